@@ -1,0 +1,1 @@
+//! Records of a stream, decoded from a GetRecords answer.

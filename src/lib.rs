@@ -1,0 +1,10 @@
+//! A worker for DynamoDB Streams that scales by running more copies of it.
+
+#![forbid(unsafe_code)]
+
+pub mod aws;
+#[cfg(feature = "cli")]
+pub mod cli;
+pub mod core;
+#[cfg(feature = "local")]
+pub mod local;

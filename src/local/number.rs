@@ -1,0 +1,1 @@
+//! DynamoDB numbers: up to 38 significant digits, exact.

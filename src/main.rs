@@ -1,0 +1,5 @@
+//! The `shardkeeper` program.
+
+#![forbid(unsafe_code)]
+
+fn main() {}
