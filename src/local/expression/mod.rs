@@ -15,6 +15,8 @@
 
 #![allow(dead_code, unused_imports)] // until the service around it is in
 
+#[cfg(test)]
+mod answers;
 mod condition;
 mod condition_syntax;
 mod evaluate;
@@ -24,6 +26,8 @@ mod placeholders;
 mod projection;
 mod reserved;
 mod syntax;
+#[cfg(test)]
+mod tests;
 mod token;
 mod update;
 mod update_syntax;

@@ -83,7 +83,7 @@ mod tests {
         for word in ["name", "Status", "ZONE", "abort"] {
             assert!(is_reserved(word), "{word}");
         }
-        for word in ["company", "names", "", "statuß"] {
+        for word in ["company", "titles", "", "statuß"] {
             assert!(!is_reserved(word), "{word}");
         }
     }
