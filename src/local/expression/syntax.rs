@@ -12,6 +12,9 @@ use crate::local::value::AttributeValue;
 
 /// The most operators and functions in an expression ("Limits, Expression parameters").
 const MAX_OPERATORS: usize = 300;
+/// The most parentheses and functions that may be open at once: the parser recurses, and must end before its stack does.
+/// The service has no such limit of its own beside that of operators, but no useful expression comes near this one.
+const MAX_DEPTH: usize = 100;
 /// The most steps in a path, its attribute among them.
 const MAX_PATH_LEVELS: usize = 32;
 /// The greatest list index.
@@ -133,11 +136,10 @@ impl<'t> Parser<'t> {
         Ok(elements)
     }
 
-    /// Goes one level deeper, with a limit, since the parser recurses. No expression within the service's limits is so
-    /// deep without superfluous parentheses.
+    /// Goes one level deeper, within the limit.
     pub(super) fn enter(&mut self) -> Result<(), ExpressionError> {
         self.depth += 1;
-        if self.depth <= MAX_OPERATORS {
+        if self.depth <= MAX_DEPTH {
             return Ok(());
         }
         Err(redundant_parentheses(self.tokens.kind))
@@ -178,7 +180,7 @@ impl<'t> Parser<'t> {
 impl<'t> PathSyntax<'t> {
     /// Refuses reserved words and indexes out of range.
     pub(super) fn check_words(&self, kind: ExpressionKind) -> Result<(), ExpressionError> {
-        for name in self.names().filter(|name| is_reserved(name)) {
+        if let Some(name) = self.names().find(|name| is_reserved(name)) {
             return Err(kind.invalid(format_args!(
                 "Attribute name is a reserved keyword; reserved keyword: {name}"
             )));
