@@ -200,6 +200,8 @@ pub(super) const CONDITIONS: &[(&str, &str)] = &[
     ("NOT n = :n AND n = :n", "false"),
     ("NOT (NOT (n = :n5))", "true"),
     ("(NOT n = :n)", "true"),
+    ("((n = :n)) name", "! The expression has redundant parentheses;"),
+    ("n n ((n = :n))", r#"! Syntax error; token: "n", near: "n n (""#),
     ("((NOT n = :n))", "! The expression has redundant parentheses;"),
     ("(n = :n) = :bo", r#"! Syntax error; token: "=", near: ") = :bo""#),
     ("n", r#"! Syntax error; token: "<EOF>", near: "n""#),

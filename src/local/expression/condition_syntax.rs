@@ -93,7 +93,7 @@ impl<'t> ConditionSyntax<'t> {
             Part::Condition(condition) => condition,
             Part::Operand(operand) => as_condition(&parser, operand)?,
         };
-        parser.end()?;
+        parser.tokens.expect_end()?;
         condition.check_words(kind)?;
         check_operators(kind, condition.operators())?;
         Ok(condition)
@@ -209,8 +209,7 @@ fn primary<'t>(parser: &mut Parser<'t>) -> Result<Parsed<'t>, ExpressionError> {
     }
     parser.enter()?;
     let inner = any(parser)?;
-    parser.redundant_parentheses |= inner.parenthesised;
-    parser.leave(")")?;
+    parser.leave(inner.parenthesised)?;
     match inner.part {
         Part::Condition(condition) => Ok(Parsed {
             part: Part::Condition(condition),

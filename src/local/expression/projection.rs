@@ -23,7 +23,7 @@ impl Projection {
     pub fn parse(text: &str, placeholders: &Placeholders) -> Result<Self, ExpressionError> {
         let mut parser = Parser::new(KIND, text)?;
         let written: Vec<PathSyntax<'_>> = parser.list(Parser::path)?;
-        parser.end()?;
+        parser.tokens.expect_end()?;
         for path in &written {
             path.check_words(KIND)?;
         }

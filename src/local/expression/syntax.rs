@@ -1,7 +1,7 @@
 //! What all expressions are made of (paths, values and functions), as written, and the parser of it.
 //!
 //! What is written is checked in the service's order, which shows when an expression has several faults: first the
-//! syntax, then parentheses, then functions and reserved words, then placeholders, then operands.
+//! syntax and parentheses, then functions and reserved words, then placeholders, then operands.
 
 use super::path::{Path, Step};
 use super::placeholders::Placeholders;
@@ -52,8 +52,6 @@ pub(super) struct FunctionSyntax<'t> {
 /// A parser at some place of an expression.
 pub(super) struct Parser<'t> {
     pub(super) tokens: Tokens<'t>,
-    /// Whether parentheses stood directly within parentheses; an error once the syntax is known to be right.
-    pub(super) redundant_parentheses: bool,
     /// How many parentheses and functions are open.
     depth: usize,
 }
@@ -69,7 +67,6 @@ impl<'t> Parser<'t> {
     pub(super) fn new(kind: ExpressionKind, expression: &'t str) -> Result<Self, ExpressionError> {
         Ok(Self {
             tokens: Tokens::of(kind, expression)?,
-            redundant_parentheses: false,
             depth: 0,
         })
     }
@@ -99,9 +96,9 @@ impl<'t> Parser<'t> {
             return self.bare_operand();
         }
         self.enter()?;
-        self.redundant_parentheses |= self.tokens.at_symbol("(");
+        let redundant = self.tokens.at_symbol("(");
         let operand = self.operand()?;
-        self.leave(")")?;
+        self.leave(redundant)?;
         Ok(operand)
     }
 
@@ -145,16 +142,12 @@ impl<'t> Parser<'t> {
         Err(redundant_parentheses(self.tokens.kind))
     }
 
-    /// Leaves a level with the symbol that closes it.
-    pub(super) fn leave(&mut self, symbol: &str) -> Result<(), ExpressionError> {
+    /// Leaves a level with the parenthesis that closes it. All that stood within the pair may have been another pair,
+    /// which makes this one redundant: the service refuses it.
+    pub(super) fn leave(&mut self, redundant: bool) -> Result<(), ExpressionError> {
         self.depth -= 1;
-        self.tokens.expect_symbol(symbol)
-    }
-
-    /// Ends the expression.
-    pub(super) fn end(&self) -> Result<(), ExpressionError> {
-        self.tokens.expect_end()?;
-        if self.redundant_parentheses {
+        self.tokens.expect_symbol(")")?;
+        if redundant {
             return Err(redundant_parentheses(self.tokens.kind));
         }
         Ok(())
@@ -165,7 +158,7 @@ impl<'t> Parser<'t> {
         self.tokens.expect_symbol("(")?;
         self.enter()?;
         let arguments = self.list(Self::operand)?;
-        self.leave(")")?;
+        self.leave(false)?;
         Ok(FunctionSyntax { name, arguments })
     }
 

@@ -60,7 +60,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<ActionSyntax<'_>>, ExpressionError
     if sections.is_empty() {
         return Err(parser.tokens.unexpected());
     }
-    parser.end()?;
+    parser.tokens.expect_end()?;
     check_sections(&sections)?;
     let actions: Vec<_> = sections
         .into_iter()
@@ -189,8 +189,7 @@ fn parsed_set_value<'t>(parser: &mut Parser<'t>) -> Result<(SetSyntax<'t>, bool)
     let (left, parenthesised) = if parser.tokens.take_symbol("(") {
         parser.enter()?;
         let (inner, inner_parenthesised) = parsed_set_value(parser)?;
-        parser.redundant_parentheses |= inner_parenthesised;
-        parser.leave(")")?;
+        parser.leave(inner_parenthesised)?;
         match inner {
             SetSyntax::Operand(operand) => (operand, true),
             arithmetic => return Ok((arithmetic, true)),
