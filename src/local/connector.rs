@@ -7,7 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -61,7 +62,10 @@ impl InMemoryClient {
 
     /// The same with a hook that may make each call fail.
     #[must_use]
-    pub fn hook(mut self, hook: impl Fn(&Call<'_>) -> Option<Fault> + Send + Sync + 'static) -> Self {
+    pub fn hook(
+        mut self,
+        hook: impl Fn(&Call<'_>) -> Option<Fault> + Send + Sync + 'static,
+    ) -> Self {
         self.hook = Some(Arc::new(hook));
         self
     }
@@ -90,7 +94,11 @@ impl InMemoryClient {
 }
 
 impl HttpClient for InMemoryClient {
-    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+    fn http_connector(
+        &self,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
         SharedHttpConnector::new(self.clone())
     }
 }
@@ -114,11 +122,14 @@ impl fmt::Debug for InMemoryClient {
 }
 
 fn from_sdk(request: &HttpRequest) -> Result<Request, ConnectorError> {
-    let target = request.headers().get("x-amz-target").unwrap_or_default().to_owned();
-    let body = request
-        .body()
-        .bytes()
-        .ok_or_else(|| ConnectorError::user("the in-memory client takes no streaming bodies".into()))?;
+    let target = request
+        .headers()
+        .get("x-amz-target")
+        .unwrap_or_default()
+        .to_owned();
+    let body = request.body().bytes().ok_or_else(|| {
+        ConnectorError::user("the in-memory client takes no streaming bodies".into())
+    })?;
     Ok(Request {
         target,
         body: Bytes::copy_from_slice(body),

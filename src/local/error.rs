@@ -51,7 +51,10 @@ impl ServiceError {
     pub fn to_json(&self) -> Value {
         let mut body = self.members.clone();
         let namespace = namespace(&self.code);
-        body.insert("__type".to_owned(), format!("{namespace}#{}", self.code).into());
+        body.insert(
+            "__type".to_owned(),
+            format!("{namespace}#{}", self.code).into(),
+        );
         body.insert("message".to_owned(), self.message.clone().into());
         Value::Object(body)
     }
@@ -70,7 +73,10 @@ impl ServiceError {
     }
 
     pub(crate) fn condition_failed() -> Self {
-        Self::new("ConditionalCheckFailedException", "The conditional request failed")
+        Self::new(
+            "ConditionalCheckFailedException",
+            "The conditional request failed",
+        )
     }
 }
 

@@ -93,10 +93,11 @@ impl FaultPlan {
             plan.rules.push(FaultRule::from_json(rule)?);
         }
         for (operation, millis) in members.map("latency_ms")?.into_iter().flatten() {
-            let millis = millis
-                .as_u64()
-                .ok_or_else(|| ServiceError::validation("latency_ms holds whole numbers of milliseconds"))?;
-            plan.latency.insert(operation.clone(), Duration::from_millis(millis));
+            let millis = millis.as_u64().ok_or_else(|| {
+                ServiceError::validation("latency_ms holds whole numbers of milliseconds")
+            })?;
+            plan.latency
+                .insert(operation.clone(), Duration::from_millis(millis));
         }
         plan.deny = words(&members, "deny")?;
         for service in words(&members, "refuse")? {
@@ -117,7 +118,12 @@ impl FaultPlan {
         let latency: BTreeMap<&String, u64> = self
             .latency
             .iter()
-            .map(|(operation, latency)| (operation, u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)))
+            .map(|(operation, latency)| {
+                (
+                    operation,
+                    u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+                )
+            })
             .collect();
         let mut refuse = Vec::new();
         if self.refuse_tables {
@@ -133,7 +139,10 @@ impl FaultPlan {
     /// Draws the fault of one call.
     pub(crate) fn draw(&self, request: &Request, random: &mut Random) -> Fault {
         let operation = request.operation();
-        let latency = self.latency.get(operation).or_else(|| self.latency.get("*"));
+        let latency = self
+            .latency
+            .get(operation)
+            .or_else(|| self.latency.get("*"));
         Fault {
             delay_before: latency.copied().unwrap_or_default(),
             delay_after: Duration::ZERO,
@@ -205,7 +214,8 @@ impl FaultRule {
             Effect::None => ("none", None),
             Effect::ApplyLate(_) => ("apply_late", None),
         };
-        let mut rule = json!({"share": self.share, "effect": effect, "operations": self.operations});
+        let mut rule =
+            json!({"share": self.share, "effect": effect, "operations": self.operations});
         if let Some(code) = code {
             rule["code"] = code.into();
         }
@@ -217,7 +227,9 @@ fn words(members: &Parameters<'_>, name: &str) -> Result<BTreeSet<String>, Servi
     let list = members.list(name)?.into_iter().flatten();
     list.map(|word| match word.as_str() {
         Some(word) => Ok(word.to_owned()),
-        None => Err(ServiceError::validation(format!("{name} must be a list of strings"))),
+        None => Err(ServiceError::validation(format!(
+            "{name} must be a list of strings"
+        ))),
     })
     .collect()
 }
@@ -273,7 +285,10 @@ mod tests {
         let mut effect = |target: &str| plan.draw(&request(target), &mut random).effect;
         assert_eq!(effect("DynamoDB_20120810.PutItem"), Effect::LoseAnswer);
         assert_eq!(effect("DynamoDB_20120810.GetItem"), Effect::None);
-        assert_eq!(effect("DynamoDBStreams_20120810.GetRecords"), Effect::LoseCall);
+        assert_eq!(
+            effect("DynamoDBStreams_20120810.GetRecords"),
+            Effect::LoseCall
+        );
         let denied = effect("DynamoDB_20120810.Scan");
         assert!(matches!(denied, Effect::Refuse(error) if error.code() == "AccessDeniedException"));
     }

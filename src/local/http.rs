@@ -72,7 +72,9 @@ pub async fn serve(
 fn is_passing(error: &io::Error) -> bool {
     const TOO_MANY_FILES: [i32; 2] = [23, 24]; // ENFILE, EMFILE
     error.kind() == io::ErrorKind::ConnectionAborted
-        || error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code))
+        || error
+            .raw_os_error()
+            .is_some_and(|code| TOO_MANY_FILES.contains(&code))
 }
 
 async fn converse(stream: TcpStream, service: LocalService, stopping: CancellationToken) {
@@ -99,10 +101,16 @@ async fn converse(stream: TcpStream, service: LocalService, stopping: Cancellati
 async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, MAX_REQUEST_BYTES).collect().await else {
-        return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "the request body is too large or broke off\n"));
+        return Ok(text(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the request body is too large or broke off\n",
+        ));
     };
     let body = body.to_bytes();
-    let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
+    let target = head
+        .headers
+        .get("x-amz-target")
+        .and_then(|target| target.to_str().ok());
     match (&head.method, head.uri.path(), target) {
         (&Method::POST, "/", Some(target)) => {
             let request = Request {
@@ -115,13 +123,21 @@ async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
             "UnknownOperationException",
             "The request has no x-amz-target header",
         ))),
-        (&Method::GET, "/", _) => Ok(text(StatusCode::OK, "healthy: dynamodb, dynamodb streams (shardkeeper local)\n")),
+        (&Method::GET, "/", _) => Ok(text(
+            StatusCode::OK,
+            "healthy: dynamodb, dynamodb streams (shardkeeper local)\n",
+        )),
         (method, path, _) => Ok(control(method, path, &body, &service)),
     }
 }
 
 /// The control plane: see the module's documentation.
-fn control(method: &Method, path: &str, body: &[u8], service: &LocalService) -> Response<Full<Bytes>> {
+fn control(
+    method: &Method,
+    path: &str,
+    body: &[u8],
+    service: &LocalService,
+) -> Response<Full<Bytes>> {
     let outcome = match (method, path) {
         (&Method::GET, "/_local/stats") => Ok(service.stats().to_json()),
         (&Method::GET, "/_local/faults") => Ok(service.faults().to_json()),
@@ -152,7 +168,9 @@ fn change_streams(body: &[u8], service: &LocalService) -> Result<Value, ServiceE
     let table = members.required_text("table")?;
     let action = members.required_text("action")?;
     let action = StreamAction::parse(action).ok_or_else(|| {
-        ServiceError::validation(format!("action must be split, rollover or trim, not {action:?}"))
+        ServiceError::validation(format!(
+            "action must be split, rollover or trim, not {action:?}"
+        ))
     })?;
     let touched = service.change_shards(table, action, members.text("shard")?)?;
     Ok(json!({"shards": touched}))
@@ -174,11 +192,19 @@ fn from_answer(answer: Answer) -> Response<Full<Bytes>> {
 
 fn from_error(error: &ServiceError) -> Response<Full<Bytes>> {
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    reply(status, "application/x-amz-json-1.0", error.to_json().to_string().into())
+    reply(
+        status,
+        "application/x-amz-json-1.0",
+        error.to_json().to_string().into(),
+    )
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    reply(status, "text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()))
+    reply(
+        status,
+        "text/plain; charset=utf-8",
+        Bytes::from_static(text.as_bytes()),
+    )
 }
 
 fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {

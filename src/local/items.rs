@@ -89,11 +89,16 @@ impl PlannedWrite {
             None => None,
         };
         let condition = match condition_text {
-            Some(text) => Some(Condition::parse(ExpressionKind::ConditionExpression, text, &placeholders)?),
+            Some(text) => Some(Condition::parse(
+                ExpressionKind::ConditionExpression,
+                text,
+                &placeholders,
+            )?),
             None => None,
         };
         placeholders.check_all_used()?;
-        let on_failure = parameters.choice("ReturnValuesOnConditionCheckFailure", &["NONE", "ALL_OLD"])?;
+        let on_failure =
+            parameters.choice("ReturnValuesOnConditionCheckFailure", &["NONE", "ALL_OLD"])?;
 
         let table = world.table_for_items(name)?;
         if let Some(update) = &update {
@@ -147,7 +152,12 @@ impl PlannedWrite {
         Ok((self, Outcome { old, new }))
     }
 
-    fn updated(&self, table: &Table, update: Option<&Update>, old: Option<&Item>) -> Result<Item, WriteFailure> {
+    fn updated(
+        &self,
+        table: &Table,
+        update: Option<&Update>,
+        old: Option<&Item>,
+    ) -> Result<Item, WriteFailure> {
         let base = old.map_or_else(|| table.schema.item_of_key(&self.key), Clone::clone);
         let Some(update) = update else {
             return Ok(base);
@@ -155,8 +165,11 @@ impl PlannedWrite {
         let new = update
             .apply(&base, &table.schema.names())
             .map_err(|error| WriteFailure::Invalid(error.into()))?;
-        check_item_size(&new, "Item size to update has exceeded the maximum allowed size")
-            .map_err(WriteFailure::Invalid)?;
+        check_item_size(
+            &new,
+            "Item size to update has exceeded the maximum allowed size",
+        )
+        .map_err(WriteFailure::Invalid)?;
         Ok(new)
     }
 }
@@ -166,7 +179,9 @@ impl From<WriteFailure> for ServiceError {
         match failure {
             WriteFailure::Invalid(error) => error,
             WriteFailure::Condition(None) => Self::condition_failed(),
-            WriteFailure::Condition(Some(item)) => Self::condition_failed().with("Item", item_to_json(&item)),
+            WriteFailure::Condition(Some(item)) => {
+                Self::condition_failed().with("Item", item_to_json(&item))
+            }
         }
     }
 }
@@ -263,23 +278,34 @@ fn returned(wanted: &str, write: &PlannedWrite, outcome: &Outcome) -> Option<Ite
     }
 }
 
-fn return_values(parameters: &Parameters<'_>, kind: WriteKind) -> Result<&'static str, ServiceError> {
+fn return_values(
+    parameters: &Parameters<'_>,
+    kind: WriteKind,
+) -> Result<&'static str, ServiceError> {
     let all = ["NONE", "ALL_OLD", "UPDATED_OLD", "ALL_NEW", "UPDATED_NEW"];
     let wanted = parameters.choice("ReturnValues", &all)?;
     if kind != WriteKind::Update && !matches!(wanted, "NONE" | "ALL_OLD") {
-        return Err(ServiceError::validation("Return values set to invalid value"));
+        return Err(ServiceError::validation(
+            "Return values set to invalid value",
+        ));
     }
     Ok(wanted)
 }
 
 /// The `Key` member, which must be a whole key of the table.
-pub(super) fn read_key(table: &Table, parameters: &Parameters<'_>) -> Result<ItemKey, ServiceError> {
+pub(super) fn read_key(
+    table: &Table,
+    parameters: &Parameters<'_>,
+) -> Result<ItemKey, ServiceError> {
     let key = item_from_json(parameters.required("Key")?)?;
     table.schema.key_of_request(&key)
 }
 
 /// The `ProjectionExpression` of a request that has no other expression.
-pub(super) fn read_projection(body: &Value, parameters: &Parameters<'_>) -> Result<Option<Projection>, ServiceError> {
+pub(super) fn read_projection(
+    body: &Value,
+    parameters: &Parameters<'_>,
+) -> Result<Option<Projection>, ServiceError> {
     let placeholders = Placeholders::from_request(body)?;
     let text = parameters.text("ProjectionExpression")?;
     placeholders.check_wanted(text.is_some(), &[])?;
@@ -305,9 +331,9 @@ pub(super) fn consumed(detail: CapacityDetail, table: &str, units: f64) -> Optio
     match detail {
         CapacityDetail::None => None,
         CapacityDetail::Total => Some(json!({"TableName": table, "CapacityUnits": units})),
-        CapacityDetail::Indexes => {
-            Some(json!({"TableName": table, "CapacityUnits": units, "Table": {"CapacityUnits": units}}))
-        }
+        CapacityDetail::Indexes => Some(
+            json!({"TableName": table, "CapacityUnits": units, "Table": {"CapacityUnits": units}}),
+        ),
     }
 }
 
@@ -330,7 +356,10 @@ pub(super) fn consumed_by_table(
 fn finish(mut out: Vec<u8>, consumed: Option<&Value>) -> bytes::Bytes {
     if let Some(consumed) = consumed {
         let comma = if out.len() > 1 { "," } else { "" };
-        append(&mut out, format_args!("{comma}\"ConsumedCapacity\":{consumed}"));
+        append(
+            &mut out,
+            format_args!("{comma}\"ConsumedCapacity\":{consumed}"),
+        );
     }
     out.push(b'}');
     out.into()

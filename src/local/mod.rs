@@ -46,6 +46,8 @@ mod service;
 mod stream;
 mod table;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod timestamp;
 mod transaction;
 mod ttl;

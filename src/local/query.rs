@@ -67,7 +67,11 @@ impl World {
             ));
         };
         let partition = PartitionKey::new(condition.hash().clone());
-        if reading.start.as_ref().is_some_and(|start| start.partition != partition) {
+        if reading
+            .start
+            .as_ref()
+            .is_some_and(|start| start.partition != partition)
+        {
             return Err(ServiceError::validation(
                 "The provided starting key is outside query boundaries based on provided conditions",
             ));
@@ -78,13 +82,24 @@ impl World {
             .partition(&partition)
             .into_iter()
             .flatten()
-            .filter(|(sort, _)| sort.as_ref().is_none_or(|sort| condition.matches_range(sort)));
+            .filter(|(sort, _)| {
+                sort.as_ref()
+                    .is_none_or(|sort| condition.matches_range(sort))
+            });
         let mut page = PageBuilder::new(&reading, &table.schema);
         let ended = if forward {
-            page.fill(matching.filter(|(sort, _)| after.is_none_or(|after| *sort > after)).map(|(_, item)| item))
+            page.fill(
+                matching
+                    .filter(|(sort, _)| after.is_none_or(|after| *sort > after))
+                    .map(|(_, item)| item),
+            )
         } else {
             let backward = matching.rev();
-            page.fill(backward.filter(|(sort, _)| after.is_none_or(|after| *sort < after)).map(|(_, item)| item))
+            page.fill(
+                backward
+                    .filter(|(sort, _)| after.is_none_or(|after| *sort < after))
+                    .map(|(_, item)| item),
+            )
         }?;
         let (body, units) = page.finish(ended);
         self.stats.units_of(reading.table).read += units;
@@ -138,20 +153,26 @@ impl World {
             (None, None, false) => &["FilterExpression"],
             _ => &[],
         };
-        let has_expression = filter_text.is_some() || key_text.is_some() || projection_text.is_some();
+        let has_expression =
+            filter_text.is_some() || key_text.is_some() || projection_text.is_some();
         placeholders.check_wanted(has_expression, missing)?;
         let range_name = schema.range.as_ref().map(|range| range.name.as_str());
         let range_kind = schema.range.as_ref().map(|range| range.kind.as_str());
         let key_condition = match key_text {
             Some(text) => {
-                let condition = KeyCondition::parse(text, &placeholders, &schema.hash.name, range_name)?;
+                let condition =
+                    KeyCondition::parse(text, &placeholders, &schema.hash.name, range_name)?;
                 condition.check_types(&schema.hash.kind, range_kind)?;
                 Some(condition)
             }
             None => None,
         };
         let filter = match filter_text {
-            Some(text) => Some(Condition::parse(ExpressionKind::FilterExpression, text, &placeholders)?),
+            Some(text) => Some(Condition::parse(
+                ExpressionKind::FilterExpression,
+                text,
+                &placeholders,
+            )?),
             None => None,
         };
         let projection = match projection_text {
@@ -236,7 +257,10 @@ impl<'a> PageBuilder<'a> {
             last,
         } = self;
         let mut out = Vec::with_capacity(items.len() + 256);
-        append(&mut out, format_args!("{{\"Count\":{count},\"ScannedCount\":{scanned}"));
+        append(
+            &mut out,
+            format_args!("{{\"Count\":{count},\"ScannedCount\":{scanned}"),
+        );
         if !reading.count_only {
             out.extend_from_slice(b",\"Items\":[");
             out.extend_from_slice(&items);
@@ -267,7 +291,12 @@ fn select(parameters: &Parameters<'_>, has_projection: bool) -> Result<bool, Ser
     let Some(given) = parameters.text("Select")? else {
         return Ok(false);
     };
-    let ways = ["ALL_ATTRIBUTES", "SPECIFIC_ATTRIBUTES", "COUNT", "ALL_PROJECTED_ATTRIBUTES"];
+    let ways = [
+        "ALL_ATTRIBUTES",
+        "SPECIFIC_ATTRIBUTES",
+        "COUNT",
+        "ALL_PROJECTED_ATTRIBUTES",
+    ];
     let way = parameters.choice("Select", &ways)?;
     match (way, has_projection) {
         ("SPECIFIC_ATTRIBUTES", false) => Err(ServiceError::validation(

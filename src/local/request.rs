@@ -13,7 +13,10 @@ impl<'a> Parameters<'a> {
     /// The members of `json`, which must be an object with none but the `known` ones.
     pub(crate) fn new(json: &'a Value, known: &[&str]) -> Result<Self, ServiceError> {
         let members = json.as_object().ok_or_else(|| {
-            ServiceError::new("SerializationException", "Start of structure or map found where not expected")
+            ServiceError::new(
+                "SerializationException",
+                "Start of structure or map found where not expected",
+            )
         })?;
         for name in members.keys() {
             if !known.contains(&name.as_str()) {
@@ -71,7 +74,11 @@ impl<'a> Parameters<'a> {
     }
 
     /// A member that must be one of the given words; the first of them when absent.
-    pub(crate) fn choice(&self, name: &str, choices: &[&'static str]) -> Result<&'static str, ServiceError> {
+    pub(crate) fn choice(
+        &self,
+        name: &str,
+        choices: &[&'static str],
+    ) -> Result<&'static str, ServiceError> {
         let Some(text) = self.text(name)? else {
             return Ok(choices[0]);
         };

@@ -79,7 +79,9 @@ impl KeySchema {
 
     /// The names of the key attributes, hash first.
     pub(crate) fn names(&self) -> Vec<&str> {
-        self.attributes().map(|attribute| attribute.name.as_str()).collect()
+        self.attributes()
+            .map(|attribute| attribute.name.as_str())
+            .collect()
     }
 
     /// The `KeySchema` member of descriptions.
@@ -95,9 +97,10 @@ impl KeySchema {
     pub(crate) fn key_of_request(&self, key: &Item) -> Result<ItemKey, ServiceError> {
         let wanted = self.attributes().count();
         let fits = key.len() == wanted
-            && self
-                .attributes()
-                .all(|attribute| key.get(&attribute.name).is_some_and(|value| value.type_name() == attribute.kind));
+            && self.attributes().all(|attribute| {
+                key.get(&attribute.name)
+                    .is_some_and(|value| value.type_name() == attribute.kind)
+            });
         if !fits {
             return Err(ServiceError::validation(
                 "The provided key element does not match the schema",
@@ -122,7 +125,9 @@ impl KeySchema {
     /// The key's attributes out of an item, as `Keys` of a stream record has them.
     pub(crate) fn project(&self, item: &Item) -> Item {
         self.attributes()
-            .filter_map(|attribute| Some((attribute.name.clone(), item.get(&attribute.name)?.clone())))
+            .filter_map(|attribute| {
+                Some((attribute.name.clone(), item.get(&attribute.name)?.clone()))
+            })
             .collect()
     }
 
@@ -139,7 +144,11 @@ impl KeySchema {
 }
 
 /// A key attribute's value, of the right type, neither empty nor too long.
-fn key_value(attribute: &KeyAttribute, item: &Item, max_bytes: usize) -> Result<AttributeValue, ServiceError> {
+fn key_value(
+    attribute: &KeyAttribute,
+    item: &Item,
+    max_bytes: usize,
+) -> Result<AttributeValue, ServiceError> {
     let name = &attribute.name;
     let Some(value) = item.get(name) else {
         return Err(ServiceError::validation(format!(
@@ -239,7 +248,10 @@ impl Table {
     }
 
     /// The items of one partition, by sort key.
-    pub(crate) fn partition(&self, key: &PartitionKey) -> Option<&BTreeMap<Option<AttributeValue>, Item>> {
+    pub(crate) fn partition(
+        &self,
+        key: &PartitionKey,
+    ) -> Option<&BTreeMap<Option<AttributeValue>, Item>> {
         self.items.get(key)
     }
 
@@ -260,7 +272,9 @@ impl Table {
             .take_while(move |(partition, _)| partition.ring <= to)
             .flat_map(move |(partition, items)| {
                 let lower = match start {
-                    Some(key) if key.partition == *partition => std::ops::Bound::Excluded(&key.sort),
+                    Some(key) if key.partition == *partition => {
+                        std::ops::Bound::Excluded(&key.sort)
+                    }
                     _ => std::ops::Bound::Unbounded,
                 };
                 items.range::<Option<AttributeValue>, _>((lower, std::ops::Bound::Unbounded))
@@ -324,7 +338,10 @@ impl Table {
         let Some(mut ttl) = self.ttl.take() else {
             return;
         };
-        if let Some(second) = self.item(key).and_then(|old| expiry_second(old, &ttl.attribute)) {
+        if let Some(second) = self
+            .item(key)
+            .and_then(|old| expiry_second(old, &ttl.attribute))
+        {
             ttl.expiries.remove(&(second, key.clone()));
         }
         if let Some(second) = new.and_then(|item| expiry_second(item, &ttl.attribute)) {

@@ -35,7 +35,9 @@ impl World {
         let on_demand = mode == "PAY_PER_REQUEST";
         check_throughput(on_demand, throughput)?;
         let view = stream_specification(&parameters)?;
-        let deletion_protection = parameters.flag("DeletionProtectionEnabled")?.unwrap_or(false);
+        let deletion_protection = parameters
+            .flag("DeletionProtectionEnabled")?
+            .unwrap_or(false);
         if self.tables.contains_key(name) {
             return Err(ServiceError::new(
                 "ResourceInUseException",
@@ -165,7 +167,11 @@ impl World {
             .ok_or_else(|| ServiceError::not_found("Requested resource not found"))
     }
 
-    fn check_stream_change(&self, name: &str, view: Option<Option<ViewType>>) -> Result<(), ServiceError> {
+    fn check_stream_change(
+        &self,
+        name: &str,
+        view: Option<Option<ViewType>>,
+    ) -> Result<(), ServiceError> {
         let enabled = self.table_for_control(name)?.stream_enabled;
         match view {
             Some(Some(_)) if enabled => Err(ServiceError::validation(format!(
@@ -203,7 +209,11 @@ impl World {
 
     fn disable_stream(&mut self, now: Timestamp, table: &mut Table) {
         table.stream_enabled = false;
-        if let Some(stream) = table.latest_stream.as_ref().and_then(|arn| self.streams.get_mut(arn)) {
+        if let Some(stream) = table
+            .latest_stream
+            .as_ref()
+            .and_then(|arn| self.streams.get_mut(arn))
+        {
             let mut surroundings = Surroundings {
                 now,
                 options: &self.options,
@@ -283,12 +293,16 @@ pub(super) fn table_name<'a>(parameters: &Parameters<'a>) -> Result<&'a str, Ser
 }
 
 fn table_not_found(name: &str) -> ServiceError {
-    ServiceError::not_found(format!("Requested resource not found: Table: {name} not found"))
+    ServiceError::not_found(format!(
+        "Requested resource not found: Table: {name} not found"
+    ))
 }
 
 /// `StreamSpecification`: absent, off (`Some(None)`), or on with a view type.
 #[allow(clippy::option_option)] // three cases, and the two inner ones are what a stream can be
-fn stream_specification(parameters: &Parameters<'_>) -> Result<Option<Option<ViewType>>, ServiceError> {
+fn stream_specification(
+    parameters: &Parameters<'_>,
+) -> Result<Option<Option<ViewType>>, ServiceError> {
     let Some(specification) = parameters.value("StreamSpecification") else {
         return Ok(None);
     };
@@ -317,7 +331,9 @@ fn stream_specification(parameters: &Parameters<'_>) -> Result<Option<Option<Vie
 }
 
 fn key_schema(parameters: &Parameters<'_>) -> Result<KeySchema, ServiceError> {
-    let elements = parameters.list("KeySchema")?.ok_or_else(|| missing("KeySchema"))?;
+    let elements = parameters
+        .list("KeySchema")?
+        .ok_or_else(|| missing("KeySchema"))?;
     let definitions = parameters
         .list("AttributeDefinitions")?
         .ok_or_else(|| missing("AttributeDefinitions"))?;

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::error::ServiceError;
 use super::items::{
-    Action, CapacityDetail, PlannedWrite, WriteFailure, WriteKind, capacity_detail, consumed_by_table, read_key,
-    read_projection, read_units, write_units,
+    Action, CapacityDetail, PlannedWrite, WriteFailure, WriteKind, capacity_detail,
+    consumed_by_table, read_key, read_projection, read_units, write_units,
 };
 use super::request::Parameters;
 use super::stream::record::Cause;
@@ -38,7 +38,12 @@ struct Reason {
 
 impl Tokens {
     /// The answer that the token's first request got, if that was the same request.
-    fn answer(&mut self, now: Timestamp, token: &str, items: &Value) -> Result<Option<Bytes>, ServiceError> {
+    fn answer(
+        &mut self,
+        now: Timestamp,
+        token: &str,
+        items: &Value,
+    ) -> Result<Option<Bytes>, ServiceError> {
         self.known.retain(|_, (expiry, _, _)| *expiry > now);
         match self.known.get(token) {
             None => Ok(None),
@@ -96,7 +101,12 @@ impl World {
         let mut responses = Vec::new();
         for entry in transact_items(&parameters)? {
             let get = Parameters::new(entry, &["Get"])?.required("Get")?;
-            let known = ["TableName", "Key", "ProjectionExpression", "ExpressionAttributeNames"];
+            let known = [
+                "TableName",
+                "Key",
+                "ProjectionExpression",
+                "ExpressionAttributeNames",
+            ];
             let members = Parameters::new(get, &known)?;
             let name = table_name(&members)?;
             let projection = read_projection(get, &members)?;
@@ -107,7 +117,9 @@ impl World {
             responses.push(match (item, &projection) {
                 (None, _) => json!({}),
                 (Some(item), None) => json!({"Item": item_to_json(item)}),
-                (Some(item), Some(projection)) => json!({"Item": item_to_json(&projection.project(item))}),
+                (Some(item), Some(projection)) => {
+                    json!({"Item": item_to_json(&projection.project(item))})
+                }
             });
         }
         for (table, units) in &units {
@@ -168,7 +180,12 @@ impl World {
     }
 
     /// Looks at every action first, then makes all of them or none.
-    fn apply_writes(&mut self, now: Timestamp, writes: Vec<PlannedWrite>, detail: CapacityDetail) -> Reply {
+    fn apply_writes(
+        &mut self,
+        now: Timestamp,
+        writes: Vec<PlannedWrite>,
+        detail: CapacityDetail,
+    ) -> Reply {
         let mut reasons = Vec::with_capacity(writes.len());
         let mut planned = Vec::with_capacity(writes.len());
         for write in writes {
@@ -240,7 +257,8 @@ fn cancelled(reasons: &[Option<Reason>]) -> ServiceError {
         "Transaction cancelled, please refer cancellation reasons for specific reasons [{}]",
         codes.join(", ")
     );
-    ServiceError::new("TransactionCanceledException", message).with("CancellationReasons", listed.into())
+    ServiceError::new("TransactionCanceledException", message)
+        .with("CancellationReasons", listed.into())
 }
 
 fn transact_items<'a>(parameters: &Parameters<'a>) -> Result<&'a Vec<Value>, ServiceError> {

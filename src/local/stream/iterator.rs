@@ -19,7 +19,12 @@ pub(crate) struct ShardIterator {
 impl ShardIterator {
     /// The text handed to clients: `<arn>|1|<base64>`, as the service's looks.
     pub(crate) fn encode(&self) -> String {
-        let fields = format!("{}|{}|{}", self.shard_id, self.position, self.issued.as_millis());
+        let fields = format!(
+            "{}|{}|{}",
+            self.shard_id,
+            self.position,
+            self.issued.as_millis()
+        );
         let sealed = format!("{fields}|{:x}", checksum(&self.stream_arn, &fields));
         format!("{}|1|{}", self.stream_arn, BASE64.encode(sealed))
     }
@@ -67,7 +72,10 @@ mod tests {
         let text = iterator.encode();
         assert_eq!(ShardIterator::decode(&text), Some(iterator));
         assert_eq!(ShardIterator::decode(&text[..text.len() - 4]), None);
-        assert_eq!(ShardIterator::decode(&text.replace("table/T/", "table/U/")), None);
+        assert_eq!(
+            ShardIterator::decode(&text.replace("table/T/", "table/U/")),
+            None
+        );
         assert_eq!(ShardIterator::decode("junk"), None);
     }
 }

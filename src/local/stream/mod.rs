@@ -4,8 +4,6 @@ pub(crate) mod iterator;
 pub(crate) mod lifecycle;
 pub(crate) mod record;
 pub(crate) mod shard;
-#[cfg(test)]
-mod tests;
 
 use std::ops::Bound;
 
@@ -81,7 +79,10 @@ impl World {
         let children_of = children_filter(&parameters)?;
         let limit = page_limit(&parameters, 100)?.min(self.options.page_shards);
         let per_second = self.options.describe_stream_per_second;
-        let stream = self.streams.get_mut(arn).ok_or_else(|| stream_not_found(arn))?;
+        let stream = self
+            .streams
+            .get_mut(arn)
+            .ok_or_else(|| stream_not_found(arn))?;
         if !stream.descriptions.allow(now, per_second) {
             return Err(ServiceError::new("ThrottlingException", "Rate exceeded"));
         }
@@ -91,7 +92,9 @@ impl World {
             .shards
             .range::<str, _>((after, Bound::Unbounded))
             .map(|(_, shard)| shard)
-            .filter(|shard| children_of.is_none_or(|parent| shard.parent.as_deref() == Some(parent)));
+            .filter(|shard| {
+                children_of.is_none_or(|parent| shard.parent.as_deref() == Some(parent))
+            });
         let page: Vec<&Shard> = shards.by_ref().take(limit).collect();
         let more = shards.next().is_some();
         let mut description = json!({
@@ -111,16 +114,29 @@ impl World {
     }
 
     pub(super) fn shard_iterator(&mut self, now: Timestamp, body: &Value) -> Reply {
-        let known = ["StreamArn", "ShardId", "ShardIteratorType", "SequenceNumber"];
+        let known = [
+            "StreamArn",
+            "ShardId",
+            "ShardIteratorType",
+            "SequenceNumber",
+        ];
         let parameters = Parameters::new(body, &known)?;
         let arn = parameters.required_text("StreamArn")?;
         let shard_id = parameters.required_text("ShardId")?;
         parameters.required("ShardIteratorType")?;
-        let kinds = ["TRIM_HORIZON", "LATEST", "AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER"];
+        let kinds = [
+            "TRIM_HORIZON",
+            "LATEST",
+            "AT_SEQUENCE_NUMBER",
+            "AFTER_SEQUENCE_NUMBER",
+        ];
         let kind = parameters.choice("ShardIteratorType", &kinds)?;
         let sequence = sequence_number(&parameters, kind)?;
         let stream = self.streams.get(arn).ok_or_else(|| stream_not_found(arn))?;
-        let shard = stream.shards.get(shard_id).ok_or_else(|| shard_not_found(shard_id))?;
+        let shard = stream
+            .shards
+            .get(shard_id)
+            .ok_or_else(|| shard_not_found(shard_id))?;
         let position = match kind {
             "TRIM_HORIZON" => shard.horizon(),
             "LATEST" => stream.next_sequence,
@@ -140,8 +156,8 @@ impl World {
         let parameters = Parameters::new(body, &["ShardIterator", "Limit"])?;
         let text = parameters.required_text("ShardIterator")?;
         let limit = page_limit(&parameters, 1000)?.min(self.options.page_records);
-        let mut iterator =
-            ShardIterator::decode(text).ok_or_else(|| ServiceError::validation("Invalid ShardIterator"))?;
+        let mut iterator = ShardIterator::decode(text)
+            .ok_or_else(|| ServiceError::validation("Invalid ShardIterator"))?;
         if iterator.issued.plus(self.options.iterator_ttl) < now {
             return Err(ServiceError::new(
                 "ExpiredIteratorException",
@@ -173,14 +189,21 @@ impl World {
         let page = shard.page(iterator.position, &size);
         self.stats.records_served += page.records.len() as u64;
 
-        let bytes: usize = page.records.iter().map(|record| record.json.len() + 1).sum();
+        let bytes: usize = page
+            .records
+            .iter()
+            .map(|record| record.json.len() + 1)
+            .sum();
         let mut out = Vec::with_capacity(bytes + 512);
         out.push(b'{');
         if let Some(next) = page.next {
             iterator.position = next;
             iterator.issued = now;
             // Neither an ARN nor base64 has anything that JSON would escape.
-            append(&mut out, format_args!("\"NextShardIterator\":\"{}\",", iterator.encode()));
+            append(
+                &mut out,
+                format_args!("\"NextShardIterator\":\"{}\",", iterator.encode()),
+            );
         }
         out.extend_from_slice(b"\"Records\":[");
         for (index, record) in page.records.iter().enumerate() {
@@ -195,7 +218,11 @@ impl World {
 }
 
 /// The position named by a sequence number, if the shard still has it and ever could have had it.
-fn position_in(shard: &Shard, sequence: Option<u128>, next_sequence: u128) -> Result<u128, ServiceError> {
+fn position_in(
+    shard: &Shard,
+    sequence: Option<u128>,
+    next_sequence: u128,
+) -> Result<u128, ServiceError> {
     let Some(sequence) = sequence else {
         return Err(invalid_sequence_number());
     };
@@ -269,11 +296,15 @@ fn invalid_sequence_number() -> ServiceError {
 }
 
 fn stream_not_found(arn: &str) -> ServiceError {
-    ServiceError::not_found(format!("Requested resource not found: Stream: {arn} not found"))
+    ServiceError::not_found(format!(
+        "Requested resource not found: Stream: {arn} not found"
+    ))
 }
 
 fn shard_not_found(id: &str) -> ServiceError {
-    ServiceError::not_found(format!("Requested resource not found: Shard: {id} not found"))
+    ServiceError::not_found(format!(
+        "Requested resource not found: Shard: {id} not found"
+    ))
 }
 
 fn trimmed() -> ServiceError {

@@ -138,7 +138,9 @@ pub(crate) fn write_record(frame: &RecordFrame<'_>, change: &Change<'_>) -> Stor
         ),
     );
     if change.cause == Cause::Expiry {
-        out.extend_from_slice(br#","userIdentity":{"type":"Service","principalId":"dynamodb.amazonaws.com"}"#);
+        out.extend_from_slice(
+            br#","userIdentity":{"type":"Service","principalId":"dynamodb.amazonaws.com"}"#,
+        );
     }
     out.push(b'}');
     StoredRecord {
