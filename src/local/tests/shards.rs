@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Bench, text};
-use crate::local::{LocalOptions, StreamAction};
+use crate::local::{LocalOptions, Preload, StreamAction};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -92,7 +92,10 @@ fn an_old_shard_closes_and_one_child_goes_on() {
         assert!(!is_open(parent));
         let end = number(&parent["SequenceNumberRange"]["EndingSequenceNumber"]);
         assert!(end < number(&child["SequenceNumberRange"]["StartingSequenceNumber"]));
-        assert!(heirs.insert(text(&child["ParentShardId"])), "one child each");
+        assert!(
+            heirs.insert(text(&child["ParentShardId"])),
+            "one child each"
+        );
     }
     let values = values_by_key(&bench.read_all(&arn));
     assert_eq!(values["key3"], ["3", "13", "23", "33"]);
@@ -318,4 +321,40 @@ fn sequence_numbers_may_grow_longer() {
         .map(|record| text(&record["dynamodb"]["SequenceNumber"]).len())
         .collect();
     assert_eq!(lengths, [21, 22, 22, 22]);
+}
+
+#[test]
+fn preloaded_records_are_in_the_shards_of_their_keys_and_in_order() {
+    let mut bench = Bench::new();
+    let arn = bench.table();
+    let mut preload = Preload {
+        records_per_shard: 1200,
+        keys_per_shard: 10,
+        value_bytes: 10,
+        first_version: 0,
+    };
+    let written = bench.world.preload(bench.now, "Tab", &preload);
+    assert_eq!(written, Ok(4800));
+    bench
+        .world
+        .change_shards(bench.now, "Tab", StreamAction::Split, None)
+        .expect("open shards");
+    preload.first_version = 120;
+    preload.keys_per_shard = 5;
+    preload.records_per_shard = 10;
+    assert_eq!(bench.world.preload(bench.now, "Tab", &preload), Ok(80));
+    let shards = bench.shards(&arn);
+    assert_eq!(shards.len(), 12);
+    let parents = shards.iter().filter(|shard| !is_open(shard));
+    for parent in parents.map(|shard| text(&shard["ShardId"])) {
+        let (records, ended) = bench.read_shard(&arn, &parent);
+        assert!(ended);
+        assert_eq!(records.len(), 1200);
+        let values = values_by_key(&records);
+        assert_eq!(values.len(), 10);
+        for values in values.values() {
+            let wanted: Vec<String> = (0..120).map(|version| version.to_string()).collect();
+            assert_eq!(*values, wanted);
+        }
+    }
 }
