@@ -8,6 +8,7 @@ use super::scan::{Scanner, Text};
 use super::value::check_item;
 use super::view::{EventName, UserIdentity};
 use super::{DecodeError, RecordBatch};
+use crate::core::sequence_number::is_sequence_number;
 
 /// A decoded GetRecords answer.
 #[derive(Clone, Debug)]
@@ -31,7 +32,11 @@ impl Page {
         let mut text = own_text(body)?;
         let mut indexer = Indexer::new(&text);
         let next_shard_iterator = indexer.index_page()?;
-        let Indexer { mut entries, unescaped, .. } = indexer;
+        let Indexer {
+            mut entries,
+            unescaped,
+            ..
+        } = indexer;
         text.push_str(&unescaped);
         if text.capacity() - text.len() > text.len() / 4 {
             text.shrink_to_fit();
@@ -47,6 +52,7 @@ impl Page {
 }
 
 /// What a page's records share.
+#[derive(Default)]
 pub(super) struct PageData {
     /// The body as received, and after it the values of those indexed strings that hold escapes.
     text: String,
@@ -103,11 +109,15 @@ pub(super) struct Entry {
     pub(super) new_image: Span,
     pub(super) old_image: Span,
     pub(super) user_identity: Span,
-    pub(super) size_bytes: Option<u32>,
+    /// [`NO_SIZE`] when absent.
+    pub(super) size_bytes: u64,
     /// In epoch seconds; NaN when absent.
     pub(super) created_at: f64,
     pub(super) event_name: EventName,
 }
+
+/// Stands for the size of a record that has none.
+pub(super) const NO_SIZE: u64 = u64::MAX;
 
 impl Entry {
     fn blank() -> Self {
@@ -119,7 +129,7 @@ impl Entry {
             new_image: Span::ABSENT,
             old_image: Span::ABSENT,
             user_identity: Span::ABSENT,
-            size_bytes: None,
+            size_bytes: NO_SIZE,
             created_at: f64::NAN,
             event_name: EventName::Other,
         }
@@ -201,7 +211,8 @@ impl<'a> Indexer<'a> {
             if self.entries.is_empty() {
                 // Records of a page are mostly of one size; and their count is not known before its end.
                 let likely_count = self.body_len / entry.record.len().max(1) + 1;
-                self.entries.reserve(likely_count.min(MOST_EXPECTED_RECORDS));
+                self.entries
+                    .reserve(likely_count.min(MOST_EXPECTED_RECORDS));
             }
             self.entries.push(entry);
         }
@@ -273,20 +284,28 @@ impl<'a> Indexer<'a> {
             return Ok(f64::NAN);
         }
         let number = self.scanner.number()?;
-        number.parse().map_err(|_| self.scanner.error("expected a number"))
+        number
+            .parse()
+            .map_err(|_| self.scanner.error("expected a number"))
     }
 
-    fn size_bytes(&mut self) -> Result<Option<u32>, DecodeError> {
+    fn size_bytes(&mut self) -> Result<u64, DecodeError> {
         if self.scanner.null()? {
-            return Ok(None);
+            return Ok(NO_SIZE);
         }
         let number = self.scanner.number()?;
-        let size = number.parse().map_err(|_| self.scanner.error("expected a size in bytes"))?;
-        Ok(Some(size))
+        // The API's type is a signed one of 64 bits; a size is not negative.
+        let size = number
+            .parse()
+            .ok()
+            .filter(|size| i64::try_from(*size).is_ok());
+        size.ok_or_else(|| self.scanner.error("expected a size in bytes"))
     }
 
     fn user_identity(&mut self, slot: &mut Span, name: Text) -> Result<(), DecodeError> {
-        self.indexed(slot, name, |scanner| UserIdentity::decode(scanner).map(drop))
+        self.indexed(slot, name, |scanner| {
+            UserIdentity::decode(scanner).map(drop)
+        })
     }
 
     /// Notes where a value is, after `pass` has checked it; null counts as absent.
@@ -346,7 +365,7 @@ impl<'a> Indexer<'a> {
             Some(start) => &self.unescaped[start..],
             None => self.scanner.slice(start, number.end as usize),
         };
-        if digits.is_empty() || digits.len() > 40 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !is_sequence_number(digits) {
             return Err(DecodeError::new("malformed sequence number", name.end));
         }
         Ok(())

@@ -69,13 +69,18 @@ impl<'a> Item<'a> {
 
     /// The value of the attribute `name`. Should a name stand twice, the last counts, as in a map.
     pub fn get(&self, name: &str) -> Option<&Value<'a>> {
-        let found = self.attributes.iter().rfind(|(candidate, _)| candidate == name);
+        let found = self
+            .attributes
+            .iter()
+            .rfind(|(candidate, _)| candidate == name);
         found.map(|(_, value)| value)
     }
 
     /// The attributes in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value<'a>)> {
-        self.attributes.iter().map(|(name, value)| (name.as_ref(), value))
+        self.attributes
+            .iter()
+            .map(|(name, value)| (name.as_ref(), value))
     }
 
     /// How many attributes there are.
@@ -172,7 +177,12 @@ fn decode_tagged<'a>(scanner: &mut Scanner<'a>, tag: Text) -> Result<Value<'a>, 
         "SS" => Value::Ss(decode_elements(scanner, decode_text)?),
         "NS" => Value::Ns(decode_elements(scanner, decode_text)?),
         "BS" => Value::Bs(decode_elements(scanner, decode_bytes)?),
-        _ => return Err(DecodeError::new("attribute value of an unknown type", tag.start)),
+        _ => {
+            return Err(DecodeError::new(
+                "attribute value of an unknown type",
+                tag.start,
+            ));
+        }
     })
 }
 
@@ -216,8 +226,14 @@ mod tests {
         assert_eq!(item.get("b"), Some(&Value::B(b"fo".to_vec())));
         assert_eq!(item.get("t"), Some(&Value::Bool(true)));
         assert_eq!(item.get("z"), Some(&Value::Null));
-        assert_eq!(item.get("l"), Some(&Value::L(vec![Value::S("x".into()), Value::L(vec![])])));
-        assert_eq!(item.get("ss"), Some(&Value::Ss(vec!["p".into(), "q".into()])));
+        assert_eq!(
+            item.get("l"),
+            Some(&Value::L(vec![Value::S("x".into()), Value::L(vec![])]))
+        );
+        assert_eq!(
+            item.get("ss"),
+            Some(&Value::Ss(vec!["p".into(), "q".into()]))
+        );
         assert_eq!(item.get("bs"), Some(&Value::Bs(vec![vec![], vec![]])));
         assert_eq!(item.get("absent"), None);
     }
@@ -225,15 +241,31 @@ mod tests {
     #[test]
     fn text_without_escapes_is_borrowed() {
         let item = Item::decode(r#"{"a":{"S":"plain"}}"#).unwrap();
-        assert!(matches!(item.get("a"), Some(Value::S(Cow::Borrowed("plain")))));
+        assert!(matches!(
+            item.get("a"),
+            Some(Value::S(Cow::Borrowed("plain")))
+        ));
     }
 
     #[test]
     fn what_is_no_attribute_value_is_refused_by_both_ways() {
         let broken = [
-            "[]", "null", r#"{"a":1}"#, r#"{"a":null}"#, r#"{"a":{}}"#, r#"{"a":{"S":1}}"#, r#"{"a":{"S":null}}"#,
-            r#"{"a":{"N":1}}"#, r#"{"a":{"S":"x","N":"1"}}"#, r#"{"a":{"X":"x"}}"#, r#"{"a":{"B":"*"}}"#,
-            r#"{"a":{"L":[null]}}"#, r#"{"a":{"SS":"x"}}"#, r#"{"a":{"BOOL":"true"}}"#, r#"{"a":{"M":[]}}"#, r#"{"a":{"S":"x"}"#,
+            "[]",
+            "null",
+            r#"{"a":1}"#,
+            r#"{"a":null}"#,
+            r#"{"a":{}}"#,
+            r#"{"a":{"S":1}}"#,
+            r#"{"a":{"S":null}}"#,
+            r#"{"a":{"N":1}}"#,
+            r#"{"a":{"S":"x","N":"1"}}"#,
+            r#"{"a":{"X":"x"}}"#,
+            r#"{"a":{"B":"*"}}"#,
+            r#"{"a":{"L":[null]}}"#,
+            r#"{"a":{"SS":"x"}}"#,
+            r#"{"a":{"BOOL":"true"}}"#,
+            r#"{"a":{"M":[]}}"#,
+            r#"{"a":{"S":"x"}"#,
         ];
         for json in broken {
             assert!(Item::decode(json).is_err(), "{json}");
@@ -243,7 +275,13 @@ mod tests {
 
     #[test]
     fn unusual_but_legal_keys_pass_the_check() {
-        for json in [r#"{}"#, r#"{"a":{"B":"Zg=="}}"#, r#"{"a":{"\u0053":"x"}}"#, r#"{"a":{"N":null,"S":"x"}}"#, r#"{ "a" : { "S" : "x" } }"#] {
+        for json in [
+            r#"{}"#,
+            r#"{"a":{"B":"Zg=="}}"#,
+            r#"{"a":{"\u0053":"x"}}"#,
+            r#"{"a":{"N":null,"S":"x"}}"#,
+            r#"{ "a" : { "S" : "x" } }"#,
+        ] {
             let mut scanner = Scanner::new(json, 0);
             check_item(&mut scanner).unwrap();
             assert_eq!(scanner.at(), json.len());
