@@ -5,6 +5,7 @@
 pub mod aws;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod consumer;
 pub mod core;
 #[cfg(feature = "local")]
 pub mod local;

@@ -13,7 +13,7 @@ use super::rng::Rng;
 pub const FLOWING: Duration = Duration::from_millis(200);
 /// How many empty pages in a row are answered by calls at the flowing pace before the gaps begin to grow. A page may
 /// be empty although records follow (API reference, GetRecords).
-const EMPTY_PAGES_AT_FLOWING_PACE: u32 = 5;
+const EMPTY_PAGES_AT_FLOWING_PACE: u32 = 10;
 /// The widest gap that throttling alone leads to.
 const WIDEST_LEARNT_GAP: Duration = Duration::from_secs(1);
 /// A learnt gap below this is forgotten.
@@ -136,9 +136,9 @@ mod tests {
     #[test]
     fn empty_pages_slow_down_to_the_idle_pace_and_a_record_brings_it_back() {
         let (mut pacer, mut rng) = (Pacer::new(IDLE), Rng::new(1));
-        let gaps: Vec<_> = (0..12).map(|_| pacer.next(Polled::Empty, &mut rng)).collect();
-        assert!(gaps[..5].iter().all(|gap| *gap <= FLOWING && *gap >= FLOWING * 9 / 10));
-        assert!(gaps[11] <= IDLE && gaps[11] >= IDLE * 9 / 10, "{gaps:?}");
+        let gaps: Vec<_> = (0..16).map(|_| pacer.next(Polled::Empty, &mut rng)).collect();
+        assert!(gaps[..10].iter().all(|gap| *gap <= FLOWING && *gap >= FLOWING * 9 / 10));
+        assert!(gaps[15] <= IDLE && gaps[15] >= IDLE * 9 / 10, "{gaps:?}");
         assert_eq!(pacer.next(Polled::Some, &mut rng), FLOWING);
         assert!(pacer.next(Polled::Empty, &mut rng) <= FLOWING);
     }

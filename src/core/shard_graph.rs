@@ -74,6 +74,11 @@ impl ShardGraph {
         self.children.get(shard).cloned().unwrap_or_default()
     }
 
+    /// The listed ones of these shards.
+    pub fn shards_named<'a>(&self, ids: impl IntoIterator<Item = &'a ShardId>) -> Vec<Shard> {
+        ids.into_iter().filter_map(|id| self.shards.get(id)).cloned().collect()
+    }
+
     /// How many shards nobody has closed: listed, without children and without an ending sequence number.
     pub fn open_shards(&self) -> usize {
         self.shards.values().filter(|shard| !shard.closed && self.is_leaf(shard)).count()
