@@ -7,5 +7,6 @@ pub mod aws;
 pub mod cli;
 pub mod consumer;
 pub mod core;
+pub mod fleet;
 #[cfg(feature = "local")]
 pub mod local;

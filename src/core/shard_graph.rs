@@ -120,13 +120,14 @@ impl ShardGraph {
     ///
     /// KCL's rule: the shard is read to its end, its children are known, each of them has a lease that has moved
     /// beyond its start, and no parent's lease is left. So the last finished generation always stays, and tells
-    /// later listings that their shards continue something. A finished lease whose shard and parents are all gone
+    /// later listings that their shards continue something. And the listing must show that the shard has children, so
+    /// that no later one can take it for a new shard. A finished lease whose shard and parents are all gone
     /// from a complete listing may go as well. Unfinished leases are never deleted here.
     pub fn deletable(&self, leases: &BTreeMap<ShardId, Lease>) -> Vec<ShardId> {
         let may_go = |lease: &&Lease| {
             lease.is_finished()
                 && !lease.parents.iter().any(|parent| leases.contains_key(parent))
-                && (children_moved_on(lease, leases) || self.is_forgotten(lease))
+                && (self.is_continued(lease, leases) || self.is_forgotten(lease))
         };
         leases.values().filter(may_go).map(|lease| lease.key.clone()).collect()
     }
@@ -176,6 +177,13 @@ impl ShardGraph {
             at = parent;
         }
         depth
+    }
+
+    /// Whether all children have leases that moved beyond their start, and the listing, if it still has the shard,
+    /// shows that it has children: a later one would not take it for a new leaf.
+    fn is_continued(&self, lease: &Lease, leases: &BTreeMap<ShardId, Lease>) -> bool {
+        let has_visible_children = self.shards.get(&lease.key).is_none_or(|shard| !self.is_leaf(shard));
+        has_visible_children && children_moved_on(lease, leases)
     }
 
     fn is_forgotten(&self, lease: &Lease) -> bool {

@@ -14,7 +14,7 @@ use super::{Ending, Error, Notice, Options, other_children};
 use crate::aws::TableError;
 use crate::aws::fleet_table::{FleetTable, Hints, digest};
 use crate::aws::lease_table::{BadRow, LeaseTable, Outcome};
-use crate::consumer::{Alive, Exit, Handle, Start, Wish};
+use crate::consumer::{Exit, Handle, Start, Wish};
 use crate::core::lease::{Lease, ShardId, WorkerId};
 use crate::core::rng::Rng;
 
@@ -30,7 +30,6 @@ pub(super) struct Keeper {
     options: Options,
     leases: LeaseTable,
     fleet: FleetTable,
-    alive: Alive,
     presence: SharedPresence,
     view: watch::Receiver<FleetView>,
     starter: Arc<dyn Start>,
@@ -39,6 +38,8 @@ pub(super) struct Keeper {
     exit_sender: mpsc::UnboundedSender<(ShardId, Exit)>,
     /// The consumers that run.
     running: BTreeMap<ShardId, Running>,
+    /// The counters of the rows that this worker's consumers left behind: what shows an older row is out of date.
+    left: BTreeMap<ShardId, u64>,
     /// Leases on their way to this worker.
     pending: BTreeSet<ShardId>,
     /// Rows to read again, and when.
@@ -73,8 +74,7 @@ impl Keeper {
         options: Options,
         leases: LeaseTable,
         fleet: FleetTable,
-        alive: Alive,
-        presence: SharedPresence,
+            presence: SharedPresence,
         view: watch::Receiver<FleetView>,
         starter: Arc<dyn Start>,
         notices: mpsc::UnboundedReceiver<Notice>,
@@ -85,7 +85,6 @@ impl Keeper {
             options,
             leases,
             fleet,
-            alive,
             presence,
             view,
             starter,
@@ -93,6 +92,7 @@ impl Keeper {
             exits,
             exit_sender,
             running: BTreeMap::new(),
+            left: BTreeMap::new(),
             pending: BTreeSet::new(),
             rechecks: BTreeMap::new(),
             bad: BTreeMap::new(),
@@ -134,7 +134,6 @@ impl Keeper {
         match notice {
             Notice::Look(hints) if hints.everything => self.wants_scan = true,
             Notice::Look(hints) => self.look(&hints.keys).await?,
-            Notice::Rows(rows) => rows.into_iter().for_each(|row| self.reconcile(row)),
             Notice::Lapsed => {
                 for running in self.running.values() {
                     running.handle.wish(Wish::Stop);
@@ -182,10 +181,10 @@ impl Keeper {
             if is_held && !self.running.contains_key(&row.key) {
                 // Ours by id, from before a restart or a pause: raising the counter shuts out whatever of that time
                 // may still write. A hand-off that was under way is over: nobody holds anything back.
-                let owner = row.owner.as_ref().unwrap_or(&self.options.worker);
-                match self.leases.apply(&row.assign(owner)).await {
+                let owner = row.owner.clone().unwrap_or_else(|| self.options.worker.clone());
+                match self.leases.apply(&row.assign(&owner)).await {
                     Ok(Outcome::Applied(row)) if is_mine => self.reconcile(row),
-                    Ok(Outcome::Applied(row)) => self.hint(owner, hint(&row.key)),
+                    Ok(Outcome::Applied(row)) => self.hint(&owner, hint(&row.key)),
                     Ok(Outcome::Conflict(_)) => self.recheck(row.key.clone()),
                     Err(error) => {
                         pass(error, "taking a lease back")?;
@@ -197,10 +196,11 @@ impl Keeper {
             }
         }
         for (key, running) in &self.running {
-            if !seen.contains(key) {
+            if !seen.contains(key) && !self.bad.contains_key(key) {
                 running.handle.wish(Wish::Stop);
             }
         }
+        self.left.retain(|key, _| seen.contains(key));
         Ok(())
     }
 
@@ -224,9 +224,11 @@ impl Keeper {
         }
     }
 
-    /// Does what a row asks for. Exits are handled in the same loop, so a consumer that is not in `running` had ended
-    /// before the row was read.
+    /// Does what a row asks for, unless a consumer of ours has written a later one since it was read.
     fn reconcile(&mut self, row: Lease) {
+        if self.left.get(&row.key).is_some_and(|left| row.counter < *left) {
+            return;
+        }
         let me = &self.options.worker;
         let (is_owner, is_holder) = (row.owner.as_ref() == Some(me), row.holder() == Some(me));
         let running = self.running.get_mut(&row.key);
@@ -264,8 +266,12 @@ impl Keeper {
     async fn on_exit(&mut self, key: ShardId, exit: Exit) -> Result<(), Error> {
         self.running.remove(&key);
         match exit {
-            Exit::Ended { row, children } => self.on_ended(row, children).await,
+            Exit::Ended { row, children } => {
+                self.left.insert(key, row.counter);
+                self.on_ended(row, children).await
+            }
             Exit::Released(row) => {
+                self.left.insert(key.clone(), row.counter);
                 match &row.owner {
                     Some(owner) => {
                         tracing::info!(shard = %key, to = %owner, "lease handed over");

@@ -122,8 +122,6 @@ pub enum Ending {
 enum Notice {
     /// Lease rows may have changed.
     Look(Hints),
-    /// Rows of this worker, as just written by its leader.
-    Rows(Vec<Lease>),
     /// This worker could not prove itself alive in time: all its leases may be others'.
     Lapsed,
     /// The stream is switched off and everything in it is delivered.
@@ -226,7 +224,6 @@ impl Coordinator {
             self.options.clone(),
             self.leases.clone(),
             self.fleet.clone(),
-            self.alive.clone(),
             presence.clone(),
             view,
             starter,
