@@ -1,1 +1,3 @@
 //! The AWS-facing modules.
+
+pub mod record;
