@@ -8,6 +8,8 @@ pub enum Json {
     /// A number's text.
     Number(String),
     String(String),
+    /// A string that stands as it is in every style.
+    Plain(String),
     Array(Vec<Json>),
     Object(Vec<(String, Json)>),
 }
@@ -62,6 +64,7 @@ impl Writer {
             Json::Bool(truth) => self.text.push_str(if *truth { "true" } else { "false" }),
             Json::Number(digits) => self.text.push_str(digits),
             Json::String(text) => self.string(text),
+            Json::Plain(text) => self.text.push_str(&format!("\"{text}\"")),
             Json::Array(elements) => {
                 self.list('[', ']', elements, |writer, element| writer.value(element));
             }
@@ -127,7 +130,11 @@ impl Writer {
         }
         let upper_case = self.random(2) == 0;
         for unit in character.encode_utf16(&mut [0; 2]) {
-            let escape = if upper_case { format!("\\u{unit:04X}") } else { format!("\\u{unit:04x}") };
+            let escape = if upper_case {
+                format!("\\u{unit:04X}")
+            } else {
+                format!("\\u{unit:04x}")
+            };
             self.text.push_str(&escape);
         }
     }
