@@ -10,9 +10,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::measurement::WallTime;
-use criterion::{
-    BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main,
-};
+use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use shardkeeper::core::record::Page;
 
 use sdk_decoding::SdkDecoder;
@@ -31,9 +29,7 @@ fn decode(criterion: &mut Criterion) {
     for (kind, count, record) in kinds {
         let body = page(count, record);
         let mut group = criterion.benchmark_group(format!("decode/{kind}"));
-        group
-            .sample_size(30)
-            .throughput(Throughput::Elements(count.max(1) as u64));
+        group.sample_size(30).throughput(Throughput::Elements(count.max(1) as u64));
         if let Some(bytes_per_record) = body.len().checked_div(count) {
             println!("decode/{kind}: {count} records of {bytes_per_record} bytes");
         }
@@ -71,10 +67,7 @@ fn read_keys(page: &Page) {
 
 fn read_images(page: &Page) {
     for record in &page.records {
-        black_box((
-            record.new_image().expect("an item"),
-            record.old_image().expect("an item"),
-        ));
+        black_box((record.new_image().expect("an item"), record.old_image().expect("an item")));
     }
 }
 
@@ -86,11 +79,7 @@ fn convert(page: &Page) {
 
 fn page(count: usize, record: fn(usize) -> String) -> String {
     let records: Vec<String> = (0..count).map(record).collect();
-    format!(
-        r#"{{"NextShardIterator":"{}","Records":[{}]}}"#,
-        "A".repeat(300),
-        records.join(",")
-    )
+    format!(r#"{{"NextShardIterator":"{}","Records":[{}]}}"#, "A".repeat(300), records.join(","))
 }
 
 fn keys_only(index: usize) -> String {
@@ -106,20 +95,12 @@ fn one_small_image(index: usize) -> String {
 }
 
 fn both_images(index: usize) -> String {
-    let images = format!(
-        r#""NewImage":{},"OldImage":{},"#,
-        image(index, 30),
-        image(index + 1, 30)
-    );
+    let images = format!(r#""NewImage":{},"OldImage":{},"#, image(index, 30), image(index + 1, 30));
     record(index, "NEW_AND_OLD_IMAGES", &images)
 }
 
 fn both_large_images(index: usize) -> String {
-    let images = format!(
-        r#""NewImage":{},"OldImage":{},"#,
-        image(index, 4600),
-        image(index + 1, 4600)
-    );
+    let images = format!(r#""NewImage":{},"OldImage":{},"#, image(index, 4600), image(index + 1, 4600));
     record(index, "NEW_AND_OLD_IMAGES", &images)
 }
 

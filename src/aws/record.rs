@@ -39,9 +39,7 @@ impl TryFrom<Record<'_>> for types::Record {
 
 fn sdk_stream_record(record: &Record<'_>) -> Result<types::StreamRecord, DecodeError> {
     let keys = record.keys_json().map(|_| record.keys());
-    let size_bytes = record
-        .size_bytes()
-        .and_then(|size| i64::try_from(size).ok());
+    let size_bytes = record.size_bytes().and_then(|size| i64::try_from(size).ok());
     let stream_record = types::StreamRecord::builder()
         .set_approximate_creation_date_time(record.created_at().map(DateTime::from_secs_f64))
         .set_keys(keys.map(into_map))
@@ -49,11 +47,7 @@ fn sdk_stream_record(record: &Record<'_>) -> Result<types::StreamRecord, DecodeE
         .set_old_image(record.old_image()?.map(into_map))
         .sequence_number(record.sequence_number())
         .set_size_bytes(size_bytes)
-        .set_stream_view_type(
-            record
-                .stream_view_type()
-                .map(|view_type| (&*view_type).into()),
-        );
+        .set_stream_view_type(record.stream_view_type().map(|view_type| (&*view_type).into()));
     Ok(stream_record.build())
 }
 
@@ -66,9 +60,7 @@ fn sdk_identity(identity: UserIdentity<'_>) -> types::Identity {
 
 /// An item as a map of either crate's attribute values.
 fn into_map<'a, V: From<Value<'a>>>(item: Item<'a>) -> HashMap<String, V> {
-    item.into_iter()
-        .map(|(name, value)| (name.into_owned(), value.into()))
-        .collect()
+    item.into_iter().map(|(name, value)| (name.into_owned(), value.into())).collect()
 }
 
 fn into_all<A, B: From<A>>(values: Vec<A>) -> Vec<B> {
@@ -190,10 +182,7 @@ mod tests {
         let batch = phones();
         let record = batch.first().expect("a record");
         let key: Phone = record.keys_as().expect("a key");
-        assert_eq!(
-            (key.company.as_str(), key.model.as_str(), key.size),
-            ("Nokia", "3310", None)
-        );
+        assert_eq!((key.company.as_str(), key.model.as_str(), key.size), ("Nokia", "3310", None));
         let phone: Phone = record.new_image_as().expect("an item").expect("an image");
         let expected = Phone {
             company: "Nokia".into(),
@@ -208,9 +197,6 @@ mod tests {
     fn an_image_that_does_not_fit_is_an_error() {
         let batch = phones();
         let record = batch.first().expect("a record");
-        assert!(matches!(
-            record.old_image_as::<Phone>(),
-            Err(DeserializeError::Mismatch(_))
-        ));
+        assert!(matches!(record.old_image_as::<Phone>(), Err(DeserializeError::Mismatch(_))));
     }
 }

@@ -36,12 +36,7 @@ pub struct Writer {
 impl Writer {
     /// A writer in the style of `seed`.
     pub fn new(seed: u64) -> Self {
-        Self {
-            state: seed,
-            spaced: seed & 1 == 1,
-            escaping: [0, 3, 30][(seed >> 1) as usize % 3],
-            text: String::new(),
-        }
+        Self { state: seed, spaced: seed & 1 == 1, escaping: [0, 3, 30][(seed >> 1) as usize % 3], text: String::new() }
     }
 
     /// The text of `value`, with whitespace around it.
@@ -130,11 +125,7 @@ impl Writer {
         }
         let upper_case = self.random(2) == 0;
         for unit in character.encode_utf16(&mut [0; 2]) {
-            let escape = if upper_case {
-                format!("\\u{unit:04X}")
-            } else {
-                format!("\\u{unit:04x}")
-            };
+            let escape = if upper_case { format!("\\u{unit:04X}") } else { format!("\\u{unit:04x}") };
             self.text.push_str(&escape);
         }
     }

@@ -6,9 +6,7 @@ use aws_sdk_dynamodbstreams::Client;
 use aws_sdk_dynamodbstreams::config::retry::RetryConfig;
 use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Config, Credentials, Region};
 use aws_sdk_dynamodbstreams::operation::get_records::GetRecordsOutput;
-use aws_smithy_runtime_api::client::http::{
-    HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
-};
+use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
@@ -34,14 +32,8 @@ impl SdkDecoder {
             .retry_config(RetryConfig::disabled())
             .http_client(http_client_fn(move |_, _| connector.clone()))
             .build();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        Self {
-            client: Client::from_conf(config),
-            body,
-            runtime: runtime.expect("a runtime"),
-        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Self { client: Client::from_conf(config), body, runtime: runtime.expect("a runtime") }
     }
 
     /// What the SDK makes of `body`; `None` when it refuses it.
