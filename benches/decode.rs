@@ -18,8 +18,11 @@ use sdk_decoding::SdkDecoder;
 criterion_group!(benches, decode);
 criterion_main!(benches);
 
+/// Writes a record of some kind, other for each index.
+type MakeRecord = fn(usize) -> String;
+
 fn decode(criterion: &mut Criterion) {
-    let kinds: [(&str, usize, fn(usize) -> String); 5] = [
+    let kinds: [(&str, usize, MakeRecord); 5] = [
         ("empty", 0, keys_only),
         ("keys-only", 1000, keys_only),
         ("300-byte-item", 1000, one_small_image),
@@ -77,7 +80,7 @@ fn convert(page: &Page) {
     }
 }
 
-fn page(count: usize, record: fn(usize) -> String) -> String {
+fn page(count: usize, record: MakeRecord) -> String {
     let records: Vec<String> = (0..count).map(record).collect();
     format!(r#"{{"NextShardIterator":"{}","Records":[{}]}}"#, "A".repeat(300), records.join(","))
 }

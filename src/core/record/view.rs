@@ -162,7 +162,7 @@ impl<'a> Record<'a> {
     }
 
     /// A record that outlives its batch; it keeps the whole page in memory.
-    #[expect(clippy::wrong_self_convention, reason = "taking a reference, it comes before the trait's method")]
+    // It takes a reference so that it comes before `ToOwned::to_owned`, which would only copy the view.
     pub fn to_owned(&self) -> OwnedRecord {
         OwnedRecord { page: Arc::clone(self.page), index: self.index }
     }
