@@ -5,6 +5,7 @@
 pub mod clients;
 pub mod fleet_table;
 pub mod lease_table;
+pub mod record;
 pub mod stream;
 mod tables;
 

@@ -60,14 +60,8 @@ mod tests {
 
     #[test]
     fn the_vectors_of_rfc_4648_decode() {
-        let vectors = [
-            ("", ""),
-            ("Zg==", "f"),
-            ("Zm8=", "fo"),
-            ("Zm9v", "foo"),
-            ("Zm9vYg==", "foob"),
-            ("Zm9vYmE=", "fooba"),
-        ];
+        let vectors =
+            [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmE=", "fooba")];
         for (encoded, plain) in vectors {
             assert_eq!(decode(encoded).unwrap(), plain.as_bytes());
         }
@@ -76,10 +70,9 @@ mod tests {
 
     #[test]
     fn broken_text_is_refused() {
-        for broken in [
-            "Z", "Zg", "Zg=", "Zm8", "Zh==", "Zm9=", "Zg==Zg==", "=Zg=", "Z===", "====", "Zm 9",
-            "Zm-_", "Zmé",
-        ] {
+        for broken in
+            ["Z", "Zg", "Zg=", "Zm8", "Zh==", "Zm9=", "Zg==Zg==", "=Zg=", "Z===", "====", "Zm 9", "Zm-_", "Zmé"]
+        {
             assert_eq!(decode(broken), None, "{broken}");
         }
     }

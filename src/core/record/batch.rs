@@ -21,11 +21,7 @@ pub struct RecordBatch {
 impl RecordBatch {
     pub(super) fn whole(page: Arc<PageData>) -> Self {
         let end = page.entries().len() as u32;
-        Self {
-            page,
-            start: 0,
-            end,
-        }
+        Self { page, start: 0, end }
     }
 
     /// How many records there are.
@@ -41,10 +37,7 @@ impl RecordBatch {
     /// The size of the records as the service sent them, in bytes, without what stands between them.
     pub fn bytes_len(&self) -> usize {
         let range = self.start as usize..self.end as usize;
-        self.page.entries()[range]
-            .iter()
-            .map(|entry| entry.record.len())
-            .sum()
+        self.page.entries()[range].iter().map(|entry| entry.record.len()).sum()
     }
 
     /// The heap that this batch keeps alive, in bytes: the whole page with its index, however short the batch is.
@@ -73,11 +66,7 @@ impl RecordBatch {
 
     /// The records in order.
     pub fn iter(&self) -> Records<'_> {
-        Records {
-            page: &self.page,
-            next: self.start,
-            end: self.end,
-        }
+        Records { page: &self.page, next: self.start, end: self.end }
     }
 
     /// The records at the given places.
@@ -95,16 +84,8 @@ impl RecordBatch {
             Bound::Excluded(&to) => to,
             Bound::Unbounded => self.len(),
         };
-        assert!(
-            from <= to && to <= self.len(),
-            "records {from}..{to} of a batch of {}",
-            self.len()
-        );
-        Self {
-            page: Arc::clone(&self.page),
-            start: self.start + from as u32,
-            end: self.start + to as u32,
-        }
+        assert!(from <= to && to <= self.len(), "records {from}..{to} of a batch of {}", self.len());
+        Self { page: Arc::clone(&self.page), start: self.start + from as u32, end: self.start + to as u32 }
     }
 
     /// The batch without the records up to and including `position`, for going on after it.
@@ -112,9 +93,7 @@ impl RecordBatch {
     /// Only a leading run is dropped, so that no record above the position could be lost even if a service sent its
     /// records out of order.
     pub fn skip_through(&self, position: &SequenceNumber) -> RecordBatch {
-        let is_done = |record: &Record<'_>| {
-            compare_digits(record.sequence_number(), position.as_str()).is_le()
-        };
+        let is_done = |record: &Record<'_>| compare_digits(record.sequence_number(), position.as_str()).is_le();
         self.slice(self.iter().take_while(is_done).count()..)
     }
 
@@ -138,10 +117,7 @@ impl fmt::Debug for RecordBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RecordBatch")
             .field("len", &self.len())
-            .field(
-                "first",
-                &self.first().map(|record| record.sequence_number()),
-            )
+            .field("first", &self.first().map(|record| record.sequence_number()))
             .field("last", &self.last().map(|record| record.sequence_number()))
             .finish()
     }

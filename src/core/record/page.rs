@@ -32,11 +32,7 @@ impl Page {
         let mut text = own_text(body)?;
         let mut indexer = Indexer::new(&text);
         let next_shard_iterator = indexer.index_page()?;
-        let Indexer {
-            mut entries,
-            unescaped,
-            ..
-        } = indexer;
+        let Indexer { mut entries, unescaped, .. } = indexer;
         text.push_str(&unescaped);
         if text.capacity() - text.len() > text.len() / 4 {
             text.shrink_to_fit();
@@ -44,10 +40,7 @@ impl Page {
         if entries.capacity() > entries.len() * 2 {
             entries.shrink_to_fit();
         }
-        Ok(Page {
-            records: RecordBatch::whole(Arc::new(PageData { text, entries })),
-            next_shard_iterator,
-        })
+        Ok(Page { records: RecordBatch::whole(Arc::new(PageData { text, entries })), next_shard_iterator })
     }
 }
 
@@ -157,12 +150,7 @@ struct Indexer<'a> {
 
 impl<'a> Indexer<'a> {
     fn new(body: &'a str) -> Self {
-        Self {
-            scanner: Scanner::new(body, 0),
-            body_len: body.len(),
-            entries: Vec::new(),
-            unescaped: String::new(),
-        }
+        Self { scanner: Scanner::new(body, 0), body_len: body.len(), entries: Vec::new(), unescaped: String::new() }
     }
 
     /// Indexes the whole answer and returns the iterator that it ends with.
@@ -211,8 +199,7 @@ impl<'a> Indexer<'a> {
             if self.entries.is_empty() {
                 // Records of a page are mostly of one size; and their count is not known before its end.
                 let likely_count = self.body_len / entry.record.len().max(1) + 1;
-                self.entries
-                    .reserve(likely_count.min(MOST_EXPECTED_RECORDS));
+                self.entries.reserve(likely_count.min(MOST_EXPECTED_RECORDS));
             }
             self.entries.push(entry);
         }
@@ -284,9 +271,7 @@ impl<'a> Indexer<'a> {
             return Ok(f64::NAN);
         }
         let number = self.scanner.number()?;
-        number
-            .parse()
-            .map_err(|_| self.scanner.error("expected a number"))
+        number.parse().map_err(|_| self.scanner.error("expected a number"))
     }
 
     fn size_bytes(&mut self) -> Result<u64, DecodeError> {
@@ -295,17 +280,12 @@ impl<'a> Indexer<'a> {
         }
         let number = self.scanner.number()?;
         // The API's type is a signed one of 64 bits; a size is not negative.
-        let size = number
-            .parse()
-            .ok()
-            .filter(|size| i64::try_from(*size).is_ok());
+        let size = number.parse().ok().filter(|size| i64::try_from(*size).is_ok());
         size.ok_or_else(|| self.scanner.error("expected a size in bytes"))
     }
 
     fn user_identity(&mut self, slot: &mut Span, name: Text) -> Result<(), DecodeError> {
-        self.indexed(slot, name, |scanner| {
-            UserIdentity::decode(scanner).map(drop)
-        })
+        self.indexed(slot, name, |scanner| UserIdentity::decode(scanner).map(drop))
     }
 
     /// Notes where a value is, after `pass` has checked it; null counts as absent.
@@ -399,10 +379,7 @@ fn twice(name: Text) -> DecodeError {
 
 /// Offsets fit: [`own_text`] has limited the body.
 fn span(start: usize, end: usize) -> Span {
-    Span {
-        start: start as u32,
-        end: end as u32,
-    }
+    Span { start: start as u32, end: end as u32 }
 }
 
 fn pass_object(scanner: &mut Scanner<'_>) -> Result<(), DecodeError> {

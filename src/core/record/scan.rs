@@ -114,12 +114,7 @@ impl<'a> Scanner<'a> {
     }
 
     #[inline(always)]
-    fn next_in(
-        &mut self,
-        closing: u8,
-        first: &mut bool,
-        otherwise: &'static str,
-    ) -> Result<bool, DecodeError> {
+    fn next_in(&mut self, closing: u8, first: &mut bool, otherwise: &'static str) -> Result<bool, DecodeError> {
         let byte = self.peek()?;
         if byte == b',' && !*first {
             self.at += 1;
@@ -175,11 +170,7 @@ impl<'a> Scanner<'a> {
         if self.text.as_bytes().get(self.at) == Some(&b'"') {
             let end = self.at;
             self.at += 1;
-            return Ok(Text {
-                start,
-                end,
-                escaped: false,
-            });
+            return Ok(Text { start, end, escaped: false });
         }
         self.rest_of_string(start)
     }
@@ -191,11 +182,7 @@ impl<'a> Scanner<'a> {
                 Some(b'"') => {
                     let end = self.at;
                     self.at += 1;
-                    return Ok(Text {
-                        start,
-                        end,
-                        escaped: true,
-                    });
+                    return Ok(Text { start, end, escaped: true });
                 }
                 Some(b'\\') => {
                     self.escape()?;
@@ -348,11 +335,7 @@ impl<'a> Scanner<'a> {
         let rest = &self.text.as_bytes()[self.at..];
         let count = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         if count == 0 {
-            let what = if rest.is_empty() {
-                "truncated json"
-            } else {
-                "expected a digit"
-            };
+            let what = if rest.is_empty() { "truncated json" } else { "expected a digit" };
             return Err(self.error(what));
         }
         self.at += count;
@@ -484,12 +467,7 @@ mod tests {
         ];
         for text in texts {
             let expected = serde_json::from_str::<serde_json::Value>(text).is_ok();
-            assert_eq!(
-                accepts(text).is_ok(),
-                expected,
-                "{text:?}: {:?}",
-                accepts(text)
-            );
+            assert_eq!(accepts(text).is_ok(), expected, "{text:?}: {:?}", accepts(text));
         }
     }
 

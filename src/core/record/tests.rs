@@ -21,16 +21,11 @@ fn number(digits: &str) -> SequenceNumber {
 fn page_of(numbers: &[&str]) -> RecordBatch {
     let record = |number: &&str| format!(r#"{{"dynamodb":{{"SequenceNumber":"{number}"}}}}"#);
     let records: Vec<String> = numbers.iter().map(record).collect();
-    decode(&format!(r#"{{"Records":[{}]}}"#, records.join(",")))
-        .expect("a page")
-        .records
+    decode(&format!(r#"{{"Records":[{}]}}"#, records.join(","))).expect("a page").records
 }
 
 fn numbers(batch: &RecordBatch) -> Vec<&str> {
-    batch
-        .iter()
-        .map(|record| record.sequence_number())
-        .collect()
+    batch.iter().map(|record| record.sequence_number()).collect()
 }
 
 const MODIFY: &str = r#"{"eventID":"e1","eventName":"MODIFY","eventVersion":"1.1","eventSource":"aws:dynamodb","awsRegion":"eu-central-1",
@@ -40,10 +35,7 @@ const MODIFY: &str = r#"{"eventID":"e1","eventName":"MODIFY","eventVersion":"1.1
 
 #[test]
 fn a_record_gives_all_that_the_service_sent() {
-    let page = decode(&format!(
-        r#"{{"NextShardIterator":"a\/b","Records":[ {MODIFY} ]}}"#
-    ))
-    .unwrap();
+    let page = decode(&format!(r#"{{"NextShardIterator":"a\/b","Records":[ {MODIFY} ]}}"#)).unwrap();
     assert_eq!(page.next_shard_iterator.as_deref(), Some("a/b"));
     let record = page.records.first().unwrap();
     assert_eq!(record.json(), MODIFY);
@@ -53,22 +45,13 @@ fn a_record_gives_all_that_the_service_sent() {
     assert_eq!(record.event_version().as_deref(), Some("1.1"));
     assert_eq!(record.event_source().as_deref(), Some("aws:dynamodb"));
     assert_eq!(record.aws_region().as_deref(), Some("eu-central-1"));
-    assert_eq!(
-        record.stream_view_type().as_deref(),
-        Some("NEW_AND_OLD_IMAGES")
-    );
+    assert_eq!(record.stream_view_type().as_deref(), Some("NEW_AND_OLD_IMAGES"));
     assert_eq!(record.sequence_number(), "000000000000000000341");
     assert_eq!(record.created_at(), Some(1_763_727_600.0));
     assert_eq!(record.size_bytes(), Some(59));
-    assert_eq!(
-        record.keys().get("Company").and_then(Value::as_s),
-        Some("Nökia")
-    );
+    assert_eq!(record.keys().get("Company").and_then(Value::as_s), Some("Nökia"));
     assert_eq!(record.keys().get("Id"), Some(&Value::B(vec![1, 2])));
-    assert_eq!(
-        record.keys_json(),
-        Some(r#"{"Company":{"S":"N\u00f6kia"},"Id":{"B":"AQI="}}"#)
-    );
+    assert_eq!(record.keys_json(), Some(r#"{"Company":{"S":"N\u00f6kia"},"Id":{"B":"AQI="}}"#));
     let new_image = record.new_image().unwrap().unwrap();
     assert_eq!(new_image.get("x"), Some(&Value::L(vec![Value::Null])));
     assert_eq!(record.old_image_json(), Some("{}"));
@@ -95,9 +78,11 @@ fn absent_and_null_members_are_none() {
         r#"{"SequenceNumber":"1"}"#,
         r#"{"SequenceNumber":"1","Keys":null,"NewImage":null,"OldImage":null,"SizeBytes":null,"ApproximateCreationDateTime":null,"StreamViewType":null}"#,
     ] {
-        let batch = decode(&format!(r#"{{"Records":[{{"dynamodb":{dynamodb},"eventID":null,"eventName":null,"userIdentity":null}}]}}"#))
-            .unwrap()
-            .records;
+        let batch = decode(&format!(
+            r#"{{"Records":[{{"dynamodb":{dynamodb},"eventID":null,"eventName":null,"userIdentity":null}}]}}"#
+        ))
+        .unwrap()
+        .records;
         let record = batch.first().unwrap();
         assert_eq!(record.event_id(), None);
         assert_eq!(record.event_name(), EventName::Other);
@@ -117,59 +102,28 @@ fn removals_by_time_to_live_are_recognised_in_both_spellings() {
         let body = format!(
             r#"{{"Records":[{{"eventName":"REMOVE","dynamodb":{{"SequenceNumber":"1"}},"userIdentity":{identity}}}]}}"#
         );
-        decode(&body)
-            .unwrap()
-            .records
-            .first()
-            .unwrap()
-            .is_ttl_delete()
+        decode(&body).unwrap().records.first().unwrap().is_ttl_delete()
     };
-    assert!(remove(
-        r#"{"principalId":"dynamodb.amazonaws.com","type":"Service"}"#
-    ));
-    assert!(remove(
-        r#"{"Type":"Service","PrincipalId":"dynamodb.amazonaws.com"}"#
-    ));
-    assert!(!remove(
-        r#"{"Type":"Service","PrincipalId":"other.amazonaws.com"}"#
-    ));
+    assert!(remove(r#"{"principalId":"dynamodb.amazonaws.com","type":"Service"}"#));
+    assert!(remove(r#"{"Type":"Service","PrincipalId":"dynamodb.amazonaws.com"}"#));
+    assert!(!remove(r#"{"Type":"Service","PrincipalId":"other.amazonaws.com"}"#));
     assert!(!remove("{}"));
     assert!(!remove("null"));
 }
 
 #[test]
 fn an_end_of_shard_is_never_read_out_of_a_broken_answer() {
-    assert_eq!(
-        decode(r#"{"Records":[]}"#).unwrap().next_shard_iterator,
-        None
-    );
-    assert_eq!(
-        decode(r#"{"Records":[],"NextShardIterator":null}"#)
-            .unwrap()
-            .next_shard_iterator,
-        None
-    );
+    assert_eq!(decode(r#"{"Records":[]}"#).unwrap().next_shard_iterator, None);
+    assert_eq!(decode(r#"{"Records":[],"NextShardIterator":null}"#).unwrap().next_shard_iterator, None);
     assert_eq!(what("{}"), "answer without records");
-    assert_eq!(
-        what(r#"{"NextShardIterator":"x"}"#),
-        "answer without records"
-    );
+    assert_eq!(what(r#"{"NextShardIterator":"x"}"#), "answer without records");
     assert_eq!(what(r#"{"Records":null}"#), "expected an array of records");
     assert_eq!(what(r#"{"Records":{}}"#), "expected an array of records");
-    assert_eq!(
-        what(r#"{"Records":[],"NextShardIterator":""}"#),
-        "empty NextShardIterator"
-    );
-    assert_eq!(
-        what(r#"{"Records":[],"NextShardIterator":7}"#),
-        "expected a string"
-    );
+    assert_eq!(what(r#"{"Records":[],"NextShardIterator":""}"#), "empty NextShardIterator");
+    assert_eq!(what(r#"{"Records":[],"NextShardIterator":7}"#), "expected a string");
     assert_eq!(what(""), "truncated json");
     assert_eq!(what("[]"), "expected an object");
-    assert_eq!(
-        what(r#"{"Records":[]}{}"#),
-        "bytes after the end of the json"
-    );
+    assert_eq!(what(r#"{"Records":[]}{}"#), "bytes after the end of the json");
 }
 
 #[test]
@@ -178,46 +132,16 @@ fn a_record_that_is_not_whole_is_an_error() {
     let of_stream_record = |members: &str| of_record(&format!(r#"{{"dynamodb":{{{members}}}}}"#));
     assert_eq!(of_record("null"), "expected a record");
     assert_eq!(of_record("{}"), "record without a sequence number");
-    assert_eq!(
-        of_record(r#"{"dynamodb":null}"#),
-        "expected a stream record"
-    );
-    assert_eq!(
-        of_stream_record(r#""SequenceNumber":null"#),
-        "record without a sequence number"
-    );
-    assert_eq!(
-        of_stream_record(r#""SequenceNumber":"""#),
-        "malformed sequence number"
-    );
-    assert_eq!(
-        of_stream_record(r#""SequenceNumber":"1a""#),
-        "malformed sequence number"
-    );
-    assert_eq!(
-        of_stream_record(r#""SequenceNumber":"1\u0061""#),
-        "malformed sequence number"
-    );
-    assert_eq!(
-        of_stream_record(r#""SequenceNumber":1"#),
-        "expected a string"
-    );
-    assert_eq!(
-        of_stream_record(r#""SequenceNumber":"1","SequenceNumber":"2""#),
-        "member stands twice"
-    );
-    assert_eq!(
-        of_stream_record(r#""SequenceNumber":"1","Keys":{"a":{"S":1}}"#),
-        "expected a string"
-    );
-    assert_eq!(
-        of_stream_record(r#""SequenceNumber":"1","NewImage":[]"#),
-        "expected an item"
-    );
-    assert_eq!(
-        of_stream_record(r#""SequenceNumber":"1","SizeBytes":1.5"#),
-        "expected a size in bytes"
-    );
+    assert_eq!(of_record(r#"{"dynamodb":null}"#), "expected a stream record");
+    assert_eq!(of_stream_record(r#""SequenceNumber":null"#), "record without a sequence number");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"""#), "malformed sequence number");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"1a""#), "malformed sequence number");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"1\u0061""#), "malformed sequence number");
+    assert_eq!(of_stream_record(r#""SequenceNumber":1"#), "expected a string");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"1","SequenceNumber":"2""#), "member stands twice");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"1","Keys":{"a":{"S":1}}"#), "expected a string");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"1","NewImage":[]"#), "expected an item");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"1","SizeBytes":1.5"#), "expected a size in bytes");
 }
 
 #[test]
@@ -231,15 +155,10 @@ fn an_error_says_what_is_wrong_and_where() {
 #[test]
 fn an_image_that_is_json_but_no_item_fails_only_when_asked_for() {
     let batch =
-        decode(r#"{"Records":[{"dynamodb":{"SequenceNumber":"1","NewImage":{"a":{"S":5}}}}]}"#)
-            .unwrap()
-            .records;
+        decode(r#"{"Records":[{"dynamodb":{"SequenceNumber":"1","NewImage":{"a":{"S":5}}}}]}"#).unwrap().records;
     let record = batch.first().unwrap();
     assert_eq!(record.new_image_json(), Some(r#"{"a":{"S":5}}"#));
-    assert_eq!(
-        record.new_image().unwrap_err().to_string(),
-        "expected a string at byte 67"
-    );
+    assert_eq!(record.new_image().unwrap_err().to_string(), "expected a string at byte 67");
 }
 
 #[test]
@@ -249,22 +168,12 @@ fn batches_are_cut_without_copying() {
     assert_eq!(numbers(&batch.slice(1..3).slice(1..)), ["3"]);
     assert_eq!(numbers(&batch.slice(..=1)), ["1", "2"]);
     let (head, tail) = batch.split_at(1);
-    assert_eq!(
-        (numbers(&head), numbers(&tail)),
-        (vec!["1"], vec!["2", "3", "4"])
-    );
-    assert_eq!(
-        tail.last().map(|record| record.sequence_number()),
-        Some("4")
-    );
+    assert_eq!((numbers(&head), numbers(&tail)), (vec!["1"], vec!["2", "3", "4"]));
+    assert_eq!(tail.last().map(|record| record.sequence_number()), Some("4"));
     assert!(tail.get(3).is_none());
     assert!(batch.slice(4..).is_empty());
     assert!(RecordBatch::default().is_empty());
-    let backwards: Vec<_> = tail
-        .iter()
-        .rev()
-        .map(|record| record.sequence_number())
-        .collect();
+    let backwards: Vec<_> = tail.iter().rev().map(|record| record.sequence_number()).collect();
     assert_eq!(backwards, ["4", "3", "2"]);
     assert_eq!(tail.iter().len(), 3);
 }
@@ -273,15 +182,9 @@ fn batches_are_cut_without_copying() {
 fn skipping_goes_by_value_and_drops_no_record_above_the_position() {
     let batch = page_of(&["0099", "100", "101"]);
     assert_eq!(numbers(&batch.skip_through(&number("99"))), ["100", "101"]);
-    assert_eq!(
-        numbers(&batch.skip_through(&number("1"))),
-        ["0099", "100", "101"]
-    );
+    assert_eq!(numbers(&batch.skip_through(&number("1"))), ["0099", "100", "101"]);
     assert!(batch.skip_through(&number("000101")).is_empty());
-    assert_eq!(
-        numbers(&page_of(&["1", "9", "2"]).skip_through(&number("5"))),
-        ["9", "2"]
-    );
+    assert_eq!(numbers(&page_of(&["1", "9", "2"]).skip_through(&number("5"))), ["9", "2"]);
 }
 
 #[test]

@@ -69,18 +69,13 @@ impl<'a> Item<'a> {
 
     /// The value of the attribute `name`. Should a name stand twice, the last counts, as in a map.
     pub fn get(&self, name: &str) -> Option<&Value<'a>> {
-        let found = self
-            .attributes
-            .iter()
-            .rfind(|(candidate, _)| candidate == name);
+        let found = self.attributes.iter().rfind(|(candidate, _)| candidate == name);
         found.map(|(_, value)| value)
     }
 
     /// The attributes in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value<'a>)> {
-        self.attributes
-            .iter()
-            .map(|(name, value)| (name.as_ref(), value))
+        self.attributes.iter().map(|(name, value)| (name.as_ref(), value))
     }
 
     /// How many attributes there are.
@@ -178,10 +173,7 @@ fn decode_tagged<'a>(scanner: &mut Scanner<'a>, tag: Text) -> Result<Value<'a>, 
         "NS" => Value::Ns(decode_elements(scanner, decode_text)?),
         "BS" => Value::Bs(decode_elements(scanner, decode_bytes)?),
         _ => {
-            return Err(DecodeError::new(
-                "attribute value of an unknown type",
-                tag.start,
-            ));
+            return Err(DecodeError::new("attribute value of an unknown type", tag.start));
         }
     })
 }
@@ -226,14 +218,8 @@ mod tests {
         assert_eq!(item.get("b"), Some(&Value::B(b"fo".to_vec())));
         assert_eq!(item.get("t"), Some(&Value::Bool(true)));
         assert_eq!(item.get("z"), Some(&Value::Null));
-        assert_eq!(
-            item.get("l"),
-            Some(&Value::L(vec![Value::S("x".into()), Value::L(vec![])]))
-        );
-        assert_eq!(
-            item.get("ss"),
-            Some(&Value::Ss(vec!["p".into(), "q".into()]))
-        );
+        assert_eq!(item.get("l"), Some(&Value::L(vec![Value::S("x".into()), Value::L(vec![])])));
+        assert_eq!(item.get("ss"), Some(&Value::Ss(vec!["p".into(), "q".into()])));
         assert_eq!(item.get("bs"), Some(&Value::Bs(vec![vec![], vec![]])));
         assert_eq!(item.get("absent"), None);
     }
@@ -241,10 +227,7 @@ mod tests {
     #[test]
     fn text_without_escapes_is_borrowed() {
         let item = Item::decode(r#"{"a":{"S":"plain"}}"#).unwrap();
-        assert!(matches!(
-            item.get("a"),
-            Some(Value::S(Cow::Borrowed("plain")))
-        ));
+        assert!(matches!(item.get("a"), Some(Value::S(Cow::Borrowed("plain")))));
     }
 
     #[test]

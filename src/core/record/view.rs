@@ -162,15 +162,9 @@ impl<'a> Record<'a> {
     }
 
     /// A record that outlives its batch; it keeps the whole page in memory.
-    #[expect(
-        clippy::wrong_self_convention,
-        reason = "taking a reference, it comes before the trait's method"
-    )]
+    // It takes a reference so that it comes before `ToOwned::to_owned`, which would only copy the view.
     pub fn to_owned(&self) -> OwnedRecord {
-        OwnedRecord {
-            page: Arc::clone(self.page),
-            index: self.index,
-        }
+        OwnedRecord { page: Arc::clone(self.page), index: self.index }
     }
 
     #[inline]
@@ -226,11 +220,7 @@ pub struct OwnedRecord {
 impl OwnedRecord {
     /// The record itself.
     pub fn view(&self) -> Record<'_> {
-        Record {
-            page: &self.page,
-            entry: &self.page.entries()[self.index as usize],
-            index: self.index,
-        }
+        Record { page: &self.page, entry: &self.page.entries()[self.index as usize], index: self.index }
     }
 }
 
