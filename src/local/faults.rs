@@ -1,0 +1,280 @@
+//! What may go wrong on the way to the service and back: drawn by a plan, carried out by the shells.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::error::ServiceError;
+use super::random::Random;
+use super::request::Parameters;
+use super::world::Request;
+
+/// What goes wrong with one call. The default is nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fault {
+    /// How long the call takes to reach the service.
+    pub delay_before: Duration,
+    /// How long the answer takes to come back.
+    pub delay_after: Duration,
+    /// What becomes of the call.
+    pub effect: Effect,
+}
+
+/// What becomes of a call.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// It is carried out and answered.
+    #[default]
+    None,
+    /// It is refused with this error and not carried out.
+    Refuse(ServiceError),
+    /// The connection breaks before the service sees it.
+    LoseCall,
+    /// It is carried out, then the connection breaks: the caller cannot know.
+    LoseAnswer,
+    /// It never reaches the service, and the connection stays silent.
+    HangCall,
+    /// It is carried out, and the connection stays silent.
+    HangAnswer,
+    /// It is carried out, and the second half of the answer's body is missing.
+    TruncateAnswer,
+    /// The connection breaks at once, and this much later the call is carried out all the same.
+    ApplyLate(Duration),
+}
+
+/// Which faults calls meet, until told otherwise. The default is none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FaultPlan {
+    /// Each is drawn for each call in turn; the first that comes up is the call's fault.
+    pub rules: Vec<FaultRule>,
+    /// How long calls take, by operation; `*` stands for all others.
+    pub latency: BTreeMap<String, Duration>,
+    /// Operations refused with AccessDeniedException.
+    pub deny: BTreeSet<String>,
+    /// Connections that call the tables' API break.
+    pub refuse_tables: bool,
+    /// Connections that call the streams' API break.
+    pub refuse_streams: bool,
+}
+
+/// A share of calls that meet a fault.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FaultRule {
+    /// The operations it touches; all of them if empty.
+    pub operations: BTreeSet<String>,
+    /// The share of those calls, 0 to 1.
+    pub share: f64,
+    /// What becomes of them.
+    pub effect: Effect,
+}
+
+impl FaultPlan {
+    /// Reads the body of `POST /_local/faults`; every member may be missing:
+    ///
+    /// ```json
+    /// {"rules": [{"share": 0.05, "effect": "error", "code": "InternalServerError", "operations": ["GetRecords"]}],
+    ///  "latency_ms": {"GetRecords": 50, "*": 5},
+    ///  "deny": ["DescribeStream"],
+    ///  "refuse": ["tables", "streams"]}
+    /// ```
+    ///
+    /// A rule without operations touches all. Effects: `error` (with `code`, InternalServerError unless given),
+    /// `drop` (the connection breaks before the call is carried out), `drop_after` (and after it is), `hang`,
+    /// `hang_after`, `truncate` (half of the body is missing).
+    ///
+    /// # Errors
+    /// A member, effect or type that this does not know, as a ValidationException.
+    pub fn from_json(json: &Value) -> Result<Self, ServiceError> {
+        let members = Parameters::new(json, &["rules", "latency_ms", "deny", "refuse"])?;
+        let mut plan = Self::default();
+        for rule in members.list("rules")?.into_iter().flatten() {
+            plan.rules.push(FaultRule::from_json(rule)?);
+        }
+        for (operation, millis) in members.map("latency_ms")?.into_iter().flatten() {
+            let millis = millis
+                .as_u64()
+                .ok_or_else(|| ServiceError::validation("latency_ms holds whole numbers of milliseconds"))?;
+            plan.latency.insert(operation.clone(), Duration::from_millis(millis));
+        }
+        plan.deny = words(&members, "deny")?;
+        for service in words(&members, "refuse")? {
+            match service.as_str() {
+                "tables" => plan.refuse_tables = true,
+                "streams" => plan.refuse_streams = true,
+                other => {
+                    let message = format!("refuse holds \"tables\" and \"streams\", not {other:?}");
+                    return Err(ServiceError::validation(message));
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The plan as [`Self::from_json`] reads it.
+    pub fn to_json(&self) -> Value {
+        let latency: BTreeMap<&String, u64> = self
+            .latency
+            .iter()
+            .map(|(operation, latency)| (operation, u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)))
+            .collect();
+        let mut refuse = Vec::new();
+        if self.refuse_tables {
+            refuse.push("tables");
+        }
+        if self.refuse_streams {
+            refuse.push("streams");
+        }
+        let rules: Vec<Value> = self.rules.iter().map(FaultRule::to_json).collect();
+        json!({"rules": rules, "latency_ms": latency, "deny": self.deny, "refuse": refuse})
+    }
+
+    /// Draws the fault of one call.
+    pub(crate) fn draw(&self, request: &Request, random: &mut Random) -> Fault {
+        let operation = request.operation();
+        let latency = self.latency.get(operation).or_else(|| self.latency.get("*"));
+        Fault {
+            delay_before: latency.copied().unwrap_or_default(),
+            delay_after: Duration::ZERO,
+            effect: self.draw_effect(request, operation, random),
+        }
+    }
+
+    fn draw_effect(&self, request: &Request, operation: &str, random: &mut Random) -> Effect {
+        let refused = if request.is_for_streams() {
+            self.refuse_streams
+        } else {
+            self.refuse_tables
+        };
+        if refused {
+            return Effect::LoseCall;
+        }
+        if self.deny.contains(operation) {
+            let message = format!("User is not authorized to perform: dynamodb:{operation}");
+            return Effect::Refuse(ServiceError::new("AccessDeniedException", message));
+        }
+        for rule in &self.rules {
+            let touched = rule.operations.is_empty() || rule.operations.contains(operation);
+            if touched && random.chance(rule.share) {
+                return rule.effect.clone();
+            }
+        }
+        Effect::None
+    }
+}
+
+impl FaultRule {
+    fn from_json(json: &Value) -> Result<Self, ServiceError> {
+        let members = Parameters::new(json, &["share", "effect", "code", "operations"])?;
+        let share = members
+            .value("share")
+            .and_then(Value::as_f64)
+            .filter(|share| (0.0..=1.0).contains(share))
+            .ok_or_else(|| ServiceError::validation("share must be a number from 0 to 1"))?;
+        let code = members.text("code")?.unwrap_or("InternalServerError");
+        let effect = match members.text("effect")?.unwrap_or("error") {
+            "error" => Effect::Refuse(ServiceError::new(code, "This error was asked for")),
+            "drop" => Effect::LoseCall,
+            "drop_after" => Effect::LoseAnswer,
+            "hang" => Effect::HangCall,
+            "hang_after" => Effect::HangAnswer,
+            "truncate" => Effect::TruncateAnswer,
+            other => {
+                let message = format!(
+                    "effect must be error, drop, drop_after, hang, hang_after or truncate, not {other:?}"
+                );
+                return Err(ServiceError::validation(message));
+            }
+        };
+        Ok(Self {
+            operations: words(&members, "operations")?,
+            share,
+            effect,
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        let (effect, code) = match &self.effect {
+            Effect::Refuse(error) => ("error", Some(error.code())),
+            Effect::LoseCall => ("drop", None),
+            Effect::LoseAnswer => ("drop_after", None),
+            Effect::HangCall => ("hang", None),
+            Effect::HangAnswer => ("hang_after", None),
+            Effect::TruncateAnswer => ("truncate", None),
+            Effect::None => ("none", None),
+            Effect::ApplyLate(_) => ("apply_late", None),
+        };
+        let mut rule = json!({"share": self.share, "effect": effect, "operations": self.operations});
+        if let Some(code) = code {
+            rule["code"] = code.into();
+        }
+        rule
+    }
+}
+
+fn words(members: &Parameters<'_>, name: &str) -> Result<BTreeSet<String>, ServiceError> {
+    let list = members.list(name)?.into_iter().flatten();
+    list.map(|word| match word.as_str() {
+        Some(word) => Ok(word.to_owned()),
+        None => Err(ServiceError::validation(format!("{name} must be a list of strings"))),
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(target: &str) -> Request {
+        Request {
+            target: target.to_owned(),
+            body: bytes::Bytes::from_static(b"{}"),
+        }
+    }
+
+    #[test]
+    fn a_plan_reads_back_as_it_was_written() {
+        let json = json!({
+            "rules": [
+                {"share": 0.5, "effect": "error", "code": "ThrottlingException", "operations": ["GetRecords"]},
+                {"share": 1.0, "effect": "truncate", "operations": []},
+            ],
+            "latency_ms": {"*": 3},
+            "deny": ["Scan"],
+            "refuse": ["streams"],
+        });
+        let plan = FaultPlan::from_json(&json).expect("a good plan");
+        assert_eq!(plan.to_json(), json);
+    }
+
+    #[test]
+    fn a_plan_with_a_mistake_is_refused() {
+        for json in [
+            json!({"rule": []}),
+            json!({"rules": [{"share": 2, "effect": "drop"}]}),
+            json!({"rules": [{"share": 1, "effect": "explode"}]}),
+            json!({"refuse": ["everything"]}),
+            json!({"latency_ms": {"Scan": "slow"}}),
+        ] {
+            assert!(FaultPlan::from_json(&json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn rules_touch_their_operations_only_and_refusal_its_service() {
+        let json = json!({
+            "rules": [{"share": 1.0, "effect": "drop_after", "operations": ["PutItem"]}],
+            "refuse": ["streams"],
+            "deny": ["Scan"],
+        });
+        let plan = FaultPlan::from_json(&json).expect("a good plan");
+        let mut random = Random::new(1);
+        let mut effect = |target: &str| plan.draw(&request(target), &mut random).effect;
+        assert_eq!(effect("DynamoDB_20120810.PutItem"), Effect::LoseAnswer);
+        assert_eq!(effect("DynamoDB_20120810.GetItem"), Effect::None);
+        assert_eq!(effect("DynamoDBStreams_20120810.GetRecords"), Effect::LoseCall);
+        let denied = effect("DynamoDB_20120810.Scan");
+        assert!(matches!(denied, Effect::Refuse(error) if error.code() == "AccessDeniedException"));
+    }
+}

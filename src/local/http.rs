@@ -1,0 +1,191 @@
+//! The local service over HTTP/1.1: DynamoDB and DynamoDB Streams on one port, and the control plane beside them.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::error::ServiceError;
+use super::faults::FaultPlan;
+use super::request::Parameters;
+use super::service::{LocalService, LostCall};
+use super::stream::StreamAction;
+use super::world::{Answer, Request};
+
+/// The longest request body that is read: a BatchWriteItem may have 16 MB.
+const MAX_REQUEST_BYTES: usize = 20 * 1024 * 1024;
+/// How often roll-over, trimming and expiry are looked at when no calls come.
+const TICK: Duration = Duration::from_millis(100);
+/// How long open connections may take to finish at the end.
+const GRACE: Duration = Duration::from_secs(1);
+
+type HttpRequest = hyper::Request<Incoming>;
+type HttpAnswer = Result<Response<Full<Bytes>>, LostCall>;
+
+/// Serves until `shutdown` completes, then lets calls in flight finish for up to a second.
+///
+/// # Errors
+/// The listener failed for good. A single connection's failure ends that connection only.
+pub async fn serve(
+    listener: TcpListener,
+    service: LocalService,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let stopping = CancellationToken::new();
+    let mut connections = JoinSet::new();
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(converse(stream, service.clone(), stopping.clone()));
+                }
+                Err(error) if is_passing(&error) => tokio::time::sleep(TICK).await,
+                Err(error) => return Err(error),
+            },
+            Some(_) = connections.join_next() => {}
+            _ = ticks.tick() => service.tick(),
+        }
+    }
+    stopping.cancel();
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    // Connections that take longer end with the set.
+    let _ = tokio::time::timeout(GRACE, all_ended).await;
+    Ok(())
+}
+
+/// Whether accepting may succeed again: a connection that broke early, or too many open files for now.
+fn is_passing(error: &io::Error) -> bool {
+    const TOO_MANY_FILES: [i32; 2] = [23, 24]; // ENFILE, EMFILE
+    error.kind() == io::ErrorKind::ConnectionAborted
+        || error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code))
+}
+
+async fn converse(stream: TcpStream, service: LocalService, stopping: CancellationToken) {
+    // Answers are written at once, so waiting for more bytes to send only costs time.
+    let _ = stream.set_nodelay(true);
+    let respond = hyper::service::service_fn(move |request| respond(request, service.clone()));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .keep_alive(true)
+        .serve_connection(TokioIo::new(stream), respond);
+    tokio::pin!(connection);
+    let outcome = tokio::select! {
+        biased;
+        outcome = &mut connection => outcome,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "connection to the local service ended");
+    }
+}
+
+async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
+    let (head, body) = request.into_parts();
+    let Ok(body) = Limited::new(body, MAX_REQUEST_BYTES).collect().await else {
+        return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "the request body is too large or broke off\n"));
+    };
+    let body = body.to_bytes();
+    let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
+    match (&head.method, head.uri.path(), target) {
+        (&Method::POST, "/", Some(target)) => {
+            let request = Request {
+                target: target.to_owned(),
+                body,
+            };
+            Ok(from_answer(service.call(request).await?))
+        }
+        (&Method::POST, "/", None) => Ok(from_error(&ServiceError::new(
+            "UnknownOperationException",
+            "The request has no x-amz-target header",
+        ))),
+        (&Method::GET, "/", _) => Ok(text(StatusCode::OK, "healthy: dynamodb, dynamodb streams (shardkeeper local)\n")),
+        (method, path, _) => Ok(control(method, path, &body, &service)),
+    }
+}
+
+/// The control plane: see the module's documentation.
+fn control(method: &Method, path: &str, body: &[u8], service: &LocalService) -> Response<Full<Bytes>> {
+    let outcome = match (method, path) {
+        (&Method::GET, "/_local/stats") => Ok(service.stats().to_json()),
+        (&Method::GET, "/_local/faults") => Ok(service.faults().to_json()),
+        (&Method::POST, "/_local/faults") => change_faults(body, service),
+        (&Method::POST, "/_local/streams") => change_streams(body, service),
+        (&Method::POST, "/_local/tick") => {
+            service.tick();
+            Ok(json!({}))
+        }
+        _ => return text(StatusCode::NOT_FOUND, "no such page\n"),
+    };
+    match outcome {
+        Ok(json) => reply(StatusCode::OK, "application/json", json.to_string().into()),
+        Err(error) => from_error(&error),
+    }
+}
+
+fn change_faults(body: &[u8], service: &LocalService) -> Result<Value, ServiceError> {
+    let plan = FaultPlan::from_json(&parse(body)?)?;
+    let json = plan.to_json();
+    service.set_faults(plan);
+    Ok(json)
+}
+
+fn change_streams(body: &[u8], service: &LocalService) -> Result<Value, ServiceError> {
+    let json = parse(body)?;
+    let members = Parameters::new(&json, &["table", "action", "shard"])?;
+    let table = members.required_text("table")?;
+    let action = members.required_text("action")?;
+    let action = StreamAction::parse(action).ok_or_else(|| {
+        ServiceError::validation(format!("action must be split, rollover or trim, not {action:?}"))
+    })?;
+    let touched = service.change_shards(table, action, members.text("shard")?)?;
+    Ok(json!({"shards": touched}))
+}
+
+fn parse(body: &[u8]) -> Result<Value, ServiceError> {
+    serde_json::from_slice(body)
+        .map_err(|error| ServiceError::validation(format!("the request body is not JSON: {error}")))
+}
+
+fn from_answer(answer: Answer) -> Response<Full<Bytes>> {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = reply(status, "application/x-amz-json-1.0", answer.body);
+    if let Ok(id) = HeaderValue::from_str(&answer.request_id) {
+        response.headers_mut().insert("x-amzn-requestid", id);
+    }
+    response
+}
+
+fn from_error(error: &ServiceError) -> Response<Full<Bytes>> {
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    reply(status, "application/x-amz-json-1.0", error.to_json().to_string().into())
+}
+
+fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    reply(status, "text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()))
+}
+
+fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
