@@ -1,9 +1,8 @@
 //! The options of `shardkeeper demo`, and what they mean together.
 
+use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::time::Duration;
-
-use clap::ArgMatches;
 
 use super::flags::SubCommand;
 use super::layers::Layers;
@@ -88,8 +87,8 @@ pub const DEMO: SubCommand = SubCommand {
 ///
 /// # Errors
 /// Every mistake in the flags.
-pub fn read(matches: &ArgMatches) -> Result<DemoConfig, Mistakes> {
-    let mut layers = Layers::from_flags(DEMO.table, matches);
+pub fn read(arguments: &[OsString]) -> Result<DemoConfig, Mistakes> {
+    let mut layers = Layers::from_flags(DEMO.table, arguments);
     let config = DemoConfig {
         length: layers.value(&FOR),
         workers: layers.value(&WORKERS),

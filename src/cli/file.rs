@@ -9,7 +9,15 @@ use super::layers::Given;
 use super::mistakes::{Mistakes, did_you_mean};
 use super::setting::{About, Kind, Origin};
 
-/// Reads the file at `path` for the settings of `table`: what it gives, by setting, in the file's order.
+/// What a configuration file gives.
+pub struct Content {
+    /// By setting, in the file's order.
+    pub given: Vec<(&'static About, Given)>,
+    /// Whether all of it could be read: else more settings may be in it.
+    pub is_whole: bool,
+}
+
+/// Reads the file at `path` for the settings of `table`.
 ///
 /// A file that cannot be read, is not TOML, or has unknown keys or wrong types adds to `mistakes`; `named_by` says
 /// who named the file.
@@ -18,12 +26,15 @@ pub fn read(
     named_by: &str,
     table: &'static [&'static About],
     mistakes: &mut Mistakes,
-) -> Vec<(&'static About, Given)> {
+) -> Content {
     match std::fs::read_to_string(Path::new(path)) {
         Ok(content) => read_content(path, &content, table, mistakes),
         Err(error) => {
             mistakes.add(format!("{named_by}: cannot read {path:?}: {error}"));
-            Vec::new()
+            Content {
+                given: Vec::new(),
+                is_whole: false,
+            }
         }
     }
 }
@@ -33,8 +44,9 @@ fn read_content(
     content: &str,
     table: &'static [&'static About],
     mistakes: &mut Mistakes,
-) -> Vec<(&'static About, Given)> {
+) -> Content {
     let (document, errors) = DeTable::parse_recoverable(content);
+    let is_whole = errors.is_empty();
     let mut found = Vec::new();
     for error in errors {
         let line = line_of(content, error.span().map_or(0, |span| span.start));
@@ -58,7 +70,7 @@ fn read_content(
             Err(message) => mistakes.add(format!("{path}:{line}: {message}")),
         }
     }
-    given
+    Content { given, is_whole }
 }
 
 fn read_entry(

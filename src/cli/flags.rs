@@ -1,12 +1,11 @@
-//! The command line: clap's commands made from the tables of settings, and what was typed taken out of its matches.
+//! The command line: flags read by the tables of settings, and clap's commands made from the same tables.
 //!
-//! clap takes each flag as raw text, any number of times, with or without a value, and everything unknown as a stray
-//! argument, so that it hardly ever stops at a first mistake: this module finds them all.
+//! clap writes the help texts and answers what is no sub-command. It stops at the first mistake, so the flags of a
+//! sub-command are read here, all as raw text: `--name value`, `--name=value`, and `--name` alone for a switch.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 
-use clap::builder::ValueParser;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, Command};
 
 use super::layers::Given;
 use super::mistakes::{Mistakes, did_you_mean};
@@ -28,9 +27,6 @@ pub struct SubCommand {
     pub takes_layers: bool,
 }
 
-/// What unknown arguments are collected under.
-const STRAY: &str = "stray";
-
 /// The program's command line.
 pub fn command(sub_commands: &[SubCommand]) -> Command {
     Command::new("shardkeeper")
@@ -43,12 +39,6 @@ pub fn command(sub_commands: &[SubCommand]) -> Command {
 }
 
 fn sub_command(sub_command: &SubCommand) -> Command {
-    let stray = Arg::new(STRAY)
-        .hide(true)
-        .num_args(1)
-        .action(ArgAction::Append)
-        .allow_hyphen_values(true)
-        .value_parser(ValueParser::os_string());
     let usage = format!("shardkeeper {} [OPTIONS]", sub_command.name);
     Command::new(sub_command.name)
         .about(sub_command.summary)
@@ -62,79 +52,89 @@ fn sub_command(sub_command: &SubCommand) -> Command {
                 .iter()
                 .map(|about| flag(about, sub_command.takes_layers)),
         )
-        .arg(stray)
 }
 
 fn flag(about: &'static About, shows_variable: bool) -> Arg {
-    let is_switch = about.kind == Kind::Switch;
-    Arg::new(about.name)
+    let flag = Arg::new(about.name)
         .long(about.name)
         .help(about.full_help(shows_variable))
-        .help_heading(about.group)
-        .value_name(if is_switch {
-            "true|false"
-        } else {
-            about.value_name
-        })
-        .num_args(0..=1)
-        .require_equals(is_switch)
-        .action(ArgAction::Append)
-        .value_parser(ValueParser::os_string())
+        .help_heading(about.group);
+    match about.kind {
+        Kind::Switch => flag.action(ArgAction::SetTrue),
+        _ => flag.value_name(about.value_name),
+    }
 }
 
-/// What the flags give, by setting. Unknown, repeated and empty-handed ones add to `mistakes`.
+/// What `arguments`, those behind the sub-command's name, give by setting. Unknown, repeated and empty-handed flags add
+/// to `mistakes`.
 pub fn read(
     table: &'static [&'static About],
-    matches: &ArgMatches,
+    arguments: &[OsString],
     mistakes: &mut Mistakes,
 ) -> Vec<(&'static About, Given)> {
-    for argument in matches.get_raw(STRAY).into_iter().flatten() {
-        mistakes.add(stray_mistake(argument, table));
-    }
-    let mut given = Vec::new();
-    for about in table {
-        match read_flag(about, matches) {
-            Ok(Some(text)) => {
-                let origin = Origin::CommandLine;
-                given.push((*about, Given { text, origin }));
-            }
-            Ok(None) => {}
-            Err(message) => {
+    let mut given: Vec<(&'static About, Given)> = Vec::new();
+    let mut rest = arguments.iter().peekable();
+    while let Some(argument) = rest.next() {
+        let Some(argument) = argument.to_str() else {
+            let text = argument.to_string_lossy();
+            mistakes.add(format!("{text:?} (command line): not Unicode text"));
+            continue;
+        };
+        let Some(flag) = argument.strip_prefix("--") else {
+            mistakes.add(format!("{argument:?} (command line): unexpected argument"));
+            continue;
+        };
+        let (name, attached) = match flag.split_once('=') {
+            Some((name, value)) => (name, Some(OsString::from(value))),
+            None => (flag, None),
+        };
+        let about = table.iter().find(|about| about.name == name);
+        let takes_next = attached.is_none() && about.is_none_or(|about| about.kind != Kind::Switch);
+        // The value of an unknown option goes with it, rather than make a mistake of its own.
+        let next = rest.next_if(|next| takes_next && !next.as_encoded_bytes().starts_with(b"--"));
+        let value = attached.as_ref().or(next);
+        match about {
+            None => mistakes.add(unknown_option(name, table)),
+            Some(about) if given.iter().any(|(other, _)| other.name == name) => {
                 let place = Origin::CommandLine.place_of(about);
-                mistakes.add(format!("{place}: {message}"));
+                mistakes.add(format!("{place}: given more than once"));
             }
+            Some(about) => match text_of(about, value.map(OsString::as_os_str)) {
+                Ok(text) => {
+                    let origin = Origin::CommandLine;
+                    given.push((about, Given { text, origin }));
+                }
+                Err(message) => {
+                    let place = Origin::CommandLine.place_of(about);
+                    mistakes.add(format!("{place}: {message}"));
+                }
+            },
         }
     }
     given
 }
 
-fn read_flag(about: &About, matches: &ArgMatches) -> Result<Option<String>, String> {
-    let Some(occurrences) = matches.get_raw_occurrences(about.name) else {
-        return Ok(None);
-    };
-    let values: Vec<Option<&OsStr>> = occurrences.map(|mut values| values.next()).collect();
-    let [value] = values[..] else {
-        return Err(format!("given {} times; give it once", values.len()));
-    };
+fn text_of(about: &About, value: Option<&OsStr>) -> Result<String, String> {
     match value.map(OsStr::to_str) {
-        Some(Some(text)) => Ok(Some(text.to_string())),
+        Some(Some(text)) => Ok(text.to_string()),
         Some(None) => Err("not Unicode text".to_string()),
-        None if about.kind == Kind::Switch => Ok(Some("true".to_string())),
-        None => Err(format!(
-            "needs a value: {} {}",
-            about.flag(),
-            about.value_name
-        )),
+        None if about.kind == Kind::Switch => Ok("true".to_string()),
+        None => {
+            let usage = format!("{} {}", about.flag(), about.value_name);
+            Err(format!("needs a value: {usage}"))
+        }
     }
 }
 
-fn stray_mistake(argument: &OsStr, table: &[&About]) -> String {
-    let text = argument.to_string_lossy();
-    let Some(written) = text.strip_prefix("--") else {
-        return format!("{text:?} (command line): unexpected argument");
-    };
-    let name = written.split('=').next().unwrap_or(written);
+fn unknown_option(name: &str, table: &[&About]) -> String {
     let flags: Vec<String> = table.iter().map(|about| about.flag()).collect();
     let hint = did_you_mean(&format!("--{name}"), flags.iter().map(String::as_str));
     format!("--{name} (command line): unknown option{hint}")
+}
+
+/// Whether `arguments`, those behind the sub-command's name, ask for help.
+pub fn ask_for_help(arguments: &[OsString]) -> bool {
+    arguments
+        .iter()
+        .any(|word| word == "--help" || word == "-h")
 }

@@ -6,8 +6,6 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
-use clap::ArgMatches;
-
 use super::file;
 use super::flags;
 use super::mistakes::{Mistakes, did_you_mean};
@@ -55,19 +53,22 @@ pub struct Layers {
     table: &'static [&'static About],
     /// By setting name, the layer that counts first.
     given: BTreeMap<&'static str, Vec<Given>>,
+    /// Whether a setting that nobody gives might be in a file that could not be read.
+    may_hide_settings: bool,
     /// What was found wrong so far.
     mistakes: Mistakes,
 }
 
 impl Layers {
     /// Only the flags: for sub-commands that nothing else configures.
-    pub fn from_flags(table: &'static [&'static About], matches: &ArgMatches) -> Layers {
+    pub fn from_flags(table: &'static [&'static About], arguments: &[OsString]) -> Layers {
         let mut layers = Layers {
             table,
             given: BTreeMap::new(),
+            may_hide_settings: false,
             mistakes: Mistakes::none(),
         };
-        for (about, given) in flags::read(table, matches, &mut layers.mistakes) {
+        for (about, given) in flags::read(table, arguments, &mut layers.mistakes) {
             layers.put(about, given);
         }
         layers
@@ -76,15 +77,17 @@ impl Layers {
     /// Flags, then the environment, then the file that the setting `config` names in either.
     pub fn from_everywhere(
         table: &'static [&'static About],
-        matches: &ArgMatches,
+        arguments: &[OsString],
         environment: &Environment,
         config: &Setting<String>,
     ) -> Layers {
-        let mut layers = Layers::from_flags(table, matches);
+        let mut layers = Layers::from_flags(table, arguments);
         layers.read_environment(environment);
         if let Some(path) = layers.optional(config) {
             let named_by = layers.place_of(&config.about);
-            for (about, given) in file::read(&path, &named_by, table, &mut layers.mistakes) {
+            let content = file::read(&path, &named_by, table, &mut layers.mistakes);
+            layers.may_hide_settings = !content.is_whole;
+            for (about, given) in content.given {
                 layers.put(about, given);
             }
         }
@@ -180,8 +183,12 @@ impl Layers {
         self.given.contains_key(about.name)
     }
 
-    /// Notes that none of `either` was given, with the ways to give one.
+    /// Notes that none of `either` was given, with the ways to give one; not if a file that could not be read may
+    /// give it, for then it is that mistake which counts.
     pub fn missing(&mut self, either: &[&About]) {
+        if self.may_hide_settings {
+            return;
+        }
         let all = |form: &dyn Fn(&About) -> String| -> String {
             let forms: Vec<String> = either.iter().map(|about| form(about)).collect();
             forms.join(" or ")

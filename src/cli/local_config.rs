@@ -1,10 +1,9 @@
 //! The options of `shardkeeper local`, and what they mean together.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
-
-use clap::ArgMatches;
 
 use super::flags::SubCommand;
 use super::layers::Layers;
@@ -131,8 +130,8 @@ pub const LOCAL: SubCommand = SubCommand {
 ///
 /// # Errors
 /// Every mistake in the flags.
-pub fn read(matches: &ArgMatches) -> Result<LocalConfig, Mistakes> {
-    let mut layers = Layers::from_flags(LOCAL.table, matches);
+pub fn read(arguments: &[OsString]) -> Result<LocalConfig, Mistakes> {
+    let mut layers = Layers::from_flags(LOCAL.table, arguments);
     let config = LocalConfig {
         address: SocketAddr::new(layers.value(&HOST), layers.value(&PORT)),
         shards: layers.value(&SHARDS),

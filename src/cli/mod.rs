@@ -98,26 +98,40 @@ pub fn read(
     arguments: impl IntoIterator<Item = OsString>,
     environment: &Environment,
 ) -> Result<Invocation, Mistakes> {
-    let matches = match flags::command(SUB_COMMANDS).try_get_matches_from(arguments) {
-        Ok(matches) => matches,
-        Err(answer) => return read_clap_answer(&answer),
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let name = arguments.get(1).and_then(|name| name.to_str());
+    let mut known = SUB_COMMANDS.iter().map(|sub_command| sub_command.name);
+    let Some(name) = known.find(|known| Some(*known) == name) else {
+        return ask_clap(&arguments);
     };
-    match matches.subcommand() {
-        Some(("run", matches)) => Ok(match run_config::read(matches, environment)? {
+    let flags = &arguments[2..];
+    if flags::ask_for_help(flags) {
+        let program = arguments[0].clone();
+        return ask_clap(&[program, name.into(), "--help".into()]);
+    }
+    match name {
+        "run" => Ok(match run_config::read(flags, environment)? {
             RunRequest::Run(config) => Invocation::Run(config),
             RunRequest::PrintConfig(text) => Invocation::Print(text),
         }),
         #[cfg(feature = "local")]
-        Some(("local", matches)) => local_config::read(matches).map(Invocation::Local),
+        "local" => local_config::read(flags).map(Invocation::Local),
         #[cfg(feature = "local")]
-        Some(("demo", matches)) => demo_config::read(matches).map(Invocation::Demo),
-        _ => Err(Mistakes::one(
-            "no command was given; write `shardkeeper run`, or `shardkeeper --help` to see them all",
-        )),
+        "demo" => demo_config::read(flags).map(Invocation::Demo),
+        _ => unreachable!("{name} is listed and not handled"),
     }
 }
 
-/// clap answers instead of matching when it was asked for help or the version, or cannot go on.
+/// clap's answer to what is no sub-command with its flags: help, the version, or what is wrong with it.
+fn ask_clap(arguments: &[OsString]) -> Result<Invocation, Mistakes> {
+    let Err(answer) = flags::command(SUB_COMMANDS).try_get_matches_from(arguments) else {
+        return Err(Mistakes::one(
+            "no command was given; write `shardkeeper run`, or `shardkeeper --help` to see them all",
+        ));
+    };
+    read_clap_answer(&answer)
+}
+
 fn read_clap_answer(answer: &clap::Error) -> Result<Invocation, Mistakes> {
     let text = answer.render();
     match answer.kind() {
@@ -132,9 +146,11 @@ fn read_clap_answer(answer: &clap::Error) -> Result<Invocation, Mistakes> {
         }
         _ => {
             let text = text.to_string();
-            let message = text.split("\n\nUsage:").next().unwrap_or(&text);
-            let message = message.trim_start_matches("error: ").trim();
-            Err(Mistakes::one(format!("{message} (command line)")))
+            let message = text.lines().next().unwrap_or_default();
+            let message = message.trim_start_matches("error: ");
+            Err(Mistakes::one(format!(
+                "{message} (command line); `shardkeeper --help` shows what there is"
+            )))
         }
     }
 }

@@ -1,10 +1,9 @@
 //! The settings of `shardkeeper run`, and what they mean together.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
-
-use clap::ArgMatches;
 
 use super::flags::SubCommand;
 use super::layers::{Environment, Layers};
@@ -318,8 +317,8 @@ pub enum RunRequest {
 ///
 /// # Errors
 /// Every mistake in flags, environment and file.
-pub fn read(matches: &ArgMatches, environment: &Environment) -> Result<RunRequest, Mistakes> {
-    let mut layers = Layers::from_everywhere(RUN.table, matches, environment, &CONFIG);
+pub fn read(arguments: &[OsString], environment: &Environment) -> Result<RunRequest, Mistakes> {
+    let mut layers = Layers::from_everywhere(RUN.table, arguments, environment, &CONFIG);
     layers.assume(&WORKER_ID, default_worker_id(environment));
     let config = read_layers(&mut layers);
     let request = match layers.value(&PRINT_CONFIG) {
