@@ -142,8 +142,14 @@ fn a_file_that_is_not_toml_is_told_with_the_line_and_nothing_else_is_called_miss
     let line = "run --config shardkeeper.toml --idle-poll 1y";
     let told = mistakes(&run_in(&folder.0, line));
     assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[0].starts_with("shardkeeper.toml:2: not TOML: "), "{told:?}");
-    assert!(told[1].starts_with("--idle-poll (command line): \"1y\""), "{told:?}");
+    assert!(
+        told[0].starts_with("shardkeeper.toml:2: not TOML: "),
+        "{told:?}"
+    );
+    assert!(
+        told[1].starts_with("--idle-poll (command line): \"1y\""),
+        "{told:?}"
+    );
 }
 
 #[test]
