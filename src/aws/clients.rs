@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
+pub use aws_config::SdkConfig;
+use aws_config::{AppName, BehaviorVersion, Region};
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::{ProvideCredentials, SharedHttpClient};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
@@ -110,6 +111,11 @@ pub fn clients(config: &SdkConfig, endpoints: &Endpoints, lease_duration: Durati
         tables: aws_sdk_dynamodb::Client::from_conf(tables),
         streams: aws_sdk_dynamodbstreams::Client::from_conf(streams.build()),
     }
+}
+
+/// The same configuration with HTTP connections of its own.
+pub fn with_own_pool(config: &SdkConfig) -> SdkConfig {
+    config.to_builder().http_client(http_client()).build()
 }
 
 fn http_client() -> SharedHttpClient {

@@ -14,6 +14,7 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use aws_smithy_types::config_bag::ConfigBag;
 
+use super::clients::Clients;
 use super::{Fault, describe};
 use crate::core::checkpoint::Checkpoint;
 use crate::core::lease::ShardId;
@@ -166,6 +167,54 @@ impl Error {
             Fault::ConditionFailed | Fault::Transient => Self::Transient(words),
         }
     }
+}
+
+/// Why there is no stream to read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindError {
+    /// There is no stream with this ARN.
+    #[error(
+        "there is no stream {0}: it may belong to another region or account, or have been off for more than a day; \
+         --table NAME finds a table's stream"
+    )]
+    NoSuchStream(String),
+    /// There is no such table.
+    #[error("table {0} does not exist here: check its name, and the region and endpoint in use")]
+    NoSuchTable(String),
+    /// The table has no stream.
+    #[error(
+        "table {0} has no stream: switch one on, for example with `aws dynamodb update-table --table-name {0} \
+         --stream-specification StreamEnabled=true,StreamViewType=NEW_AND_OLD_IMAGES`"
+    )]
+    NotStreaming(String),
+    /// The service refuses us.
+    #[error("the stream cannot be looked up: {0}")]
+    Refused(String),
+    /// No answer, or a fault of the service: to be tried again.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// The ARN of a table's latest stream (DescribeTable). A stream that was switched off stays readable for a day, so it
+/// is found too.
+///
+/// # Errors
+/// When there is no such table or it never had a stream, or the service cannot be asked.
+pub async fn find_stream(clients: &Clients, table: &str) -> Result<String, FindError> {
+    let answer = clients.tables.describe_table().table_name(table).send().await;
+    let description = match answer {
+        Ok(answer) => answer.table,
+        Err(error) => {
+            return Err(match Fault::of(&error) {
+                Fault::NotFound => FindError::NoSuchTable(table.to_owned()),
+                Fault::Refused => FindError::Refused(describe(&error)),
+                _ => FindError::Unavailable(describe(&error)),
+            });
+        }
+    };
+    let arn = description.and_then(|description| description.latest_stream_arn).filter(|arn| !arn.is_empty());
+    arn.ok_or_else(|| FindError::NotStreaming(table.to_owned()))
 }
 
 fn described(description: Option<aws_sdk_dynamodbstreams::types::StreamDescription>) -> Result<Described, Error> {

@@ -33,6 +33,7 @@ pub mod output;
 pub mod run;
 pub mod run_config;
 pub mod setting;
+pub mod sink;
 pub mod signals;
 pub mod value;
 

@@ -8,6 +8,7 @@ mod checkpointer;
 mod children;
 mod clock;
 mod counters;
+mod for_each;
 mod held_lease;
 mod processor;
 mod reader;
@@ -22,6 +23,7 @@ pub use self::budget::Budget;
 pub use self::checkpointer::{CheckpointError, Checkpointer};
 pub use self::clock::{Alive, WallClock};
 pub use self::counters::{Counters, Totals};
+pub use self::for_each::{ForEach, ForEachRecord, for_each};
 pub use self::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 pub use self::shard_consumer::{Exit, Failure, ShardStatus, Wish};
 

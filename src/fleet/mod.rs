@@ -135,7 +135,6 @@ pub struct Coordinator {
     leases: LeaseTable,
     fleet: FleetTable,
     alive: Alive,
-    clock: WallClock,
     rng: Rng,
 }
 
@@ -147,44 +146,9 @@ impl Coordinator {
         leases: LeaseTable,
         fleet: FleetTable,
         alive: Alive,
-        clock: WallClock,
         rng: Rng,
     ) -> Self {
-        Self { options, stream, leases, fleet, alive, clock, rng }
-    }
-
-    /// Binds the application to its stream, or finds that it is bound to it, and returns the leader's item.
-    ///
-    /// # Errors
-    /// [`Error::OtherStream`] when the application has unfinished leases of another stream.
-    pub async fn bind_stream(&self) -> Result<Leadership, Error> {
-        loop {
-            let seen = self.fleet.leadership().await?;
-            let bound = seen.as_ref().and_then(|seen| seen.stream_arn.as_deref());
-            if let (Some(seen), true) = (&seen, bound == Some(self.stream.arn())) {
-                return Ok(seen.clone());
-            }
-            if let Some(other) = bound
-                && self.leases.scan().await?.iter().any(|row| row.as_ref().map_or(true, |row| !row.is_finished()))
-            {
-                return Err(Error::OtherStream {
-                    app: self.leases.name().to_owned(),
-                    other: other.to_owned(),
-                    wanted: self.stream.arn().to_owned(),
-                });
-            }
-            let wanted = Leadership {
-                worker: None,
-                incarnation: String::new(),
-                term: seen.as_ref().map_or(0, |seen| seen.term + 1),
-                stream_arn: Some(self.stream.arn().to_owned()),
-                started_at_ms: self.clock.now_ms(),
-                listed: false,
-            };
-            if self.fleet.write_leadership(&wanted, seen.map(|seen| seen.term)).await? {
-                return Ok(wanted);
-            }
-        }
+        Self { options, stream, leases, fleet, alive, rng }
     }
 
     /// Takes part in the fleet until `stop` says otherwise or the work is done; then hands all leases over.
@@ -265,6 +229,45 @@ impl Coordinator {
         };
         if let Err(error) = goodbye.await {
             tracing::debug!(%error, "leaving the fleet table failed");
+        }
+    }
+}
+
+/// Binds the application to its stream, or finds that it is bound to it, and returns the leader's item.
+///
+/// # Errors
+/// [`Error::OtherStream`] when the application has unfinished leases of another stream.
+pub async fn bind_stream(
+    leases: &LeaseTable,
+    fleet: &FleetTable,
+    stream: &Stream,
+    clock: WallClock,
+) -> Result<Leadership, Error> {
+    loop {
+        let seen = fleet.leadership().await?;
+        let bound = seen.as_ref().and_then(|seen| seen.stream_arn.as_deref());
+        if let (Some(seen), true) = (&seen, bound == Some(stream.arn())) {
+            return Ok(seen.clone());
+        }
+        if let Some(other) = bound
+            && leases.scan().await?.iter().any(|row| row.as_ref().map_or(true, |row| !row.is_finished()))
+        {
+            return Err(Error::OtherStream {
+                app: leases.name().to_owned(),
+                other: other.to_owned(),
+                wanted: stream.arn().to_owned(),
+            });
+        }
+        let wanted = Leadership {
+            worker: None,
+            incarnation: String::new(),
+            term: seen.as_ref().map_or(0, |seen| seen.term + 1),
+            stream_arn: Some(stream.arn().to_owned()),
+            started_at_ms: clock.now_ms(),
+            listed: false,
+        };
+        if fleet.write_leadership(&wanted, seen.map(|seen| seen.term)).await? {
+            return Ok(wanted);
         }
     }
 }
