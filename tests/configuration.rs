@@ -120,10 +120,7 @@ buffer-bytes = 1.5
 start = true
 ";
     let folder = Folder::with_file("wrong-types", file);
-    let told = mistakes(&run_in(
-        &folder.0,
-        "run --table Phones --config shardkeeper.toml",
-    ));
+    let told = mistakes(&run_in(&folder.0, "run --table Phones --config shardkeeper.toml"));
     assert_eq!(
         told,
         [
@@ -142,45 +139,27 @@ fn a_file_that_is_not_toml_is_told_with_the_line_and_nothing_else_is_called_miss
     let line = "run --config shardkeeper.toml --idle-poll 1y";
     let told = mistakes(&run_in(&folder.0, line));
     assert_eq!(told.len(), 2, "{told:?}");
-    assert!(
-        told[0].starts_with("shardkeeper.toml:2: not TOML: "),
-        "{told:?}"
-    );
-    assert!(
-        told[1].starts_with("--idle-poll (command line): \"1y\""),
-        "{told:?}"
-    );
+    assert!(told[0].starts_with("shardkeeper.toml:2: not TOML: "), "{told:?}");
+    assert!(told[1].starts_with("--idle-poll (command line): \"1y\""), "{told:?}");
 }
 
 #[test]
 fn a_file_that_cannot_be_read_is_told_by_who_named_it() {
     let told = mistakes(&run(&format!("{MINIMAL} --config /nowhere/x.toml")));
-    assert!(
-        told[0].starts_with("--config (command line): cannot read \"/nowhere/x.toml\""),
-        "{told:?}"
-    );
+    assert!(told[0].starts_with("--config (command line): cannot read \"/nowhere/x.toml\""), "{told:?}");
     let mut command = shardkeeper();
     command.env("SHARDKEEPER_CONFIG", "/nowhere/y.toml");
     let told = mistakes(&finish(command.args(MINIMAL.split(' '))));
-    assert!(
-        told[0].starts_with("SHARDKEEPER_CONFIG (environment): cannot read"),
-        "{told:?}"
-    );
+    assert!(told[0].starts_with("SHARDKEEPER_CONFIG (environment): cannot read"), "{told:?}");
     assert_eq!(told.len(), 1);
 }
 
 #[test]
 fn a_table_and_a_stream_together_are_refused_naming_both_places() {
     let arn = "arn:aws:dynamodb:eu-west-1:123456789012:table/Phones/stream/2026-01-31T12:00:00.000";
-    let folder = Folder::with_file(
-        "conflict",
-        &format!("app = \"audit\"\nstream-arn = \"{arn}\"\n"),
-    );
+    let folder = Folder::with_file("conflict", &format!("app = \"audit\"\nstream-arn = \"{arn}\"\n"));
     let mut command = shardkeeper();
-    command
-        .current_dir(&folder.0)
-        .env("SHARDKEEPER_TABLE", "Phones")
-        .args(["run", "--config=shardkeeper.toml"]);
+    command.current_dir(&folder.0).env("SHARDKEEPER_TABLE", "Phones").args(["run", "--config=shardkeeper.toml"]);
     assert_eq!(
         mistakes(&finish(&mut command)),
         [
@@ -205,31 +184,20 @@ fn flags_go_before_the_environment_and_that_before_the_file_and_that_before_defa
     let finished = finish(&mut command);
     let value_of = |key| printed(&finished, key);
     let pair = |value: &str, origin: &str| (value.to_string(), origin.to_string());
-    assert_eq!(
-        value_of("checkpoint-interval"),
-        pair("\"41s\"", "command line")
-    );
+    assert_eq!(value_of("checkpoint-interval"), pair("\"41s\"", "command line"));
     assert_eq!(value_of("lease-duration"), pair("\"30s\"", "environment"));
     assert_eq!(value_of("idle-poll"), pair("\"2s\"", "shardkeeper.toml:1"));
     assert_eq!(value_of("drain-timeout"), pair("\"25s\"", "default"));
-    assert!(
-        finished.stdout.contains("# region "),
-        "an empty variable gives nothing"
-    );
+    assert!(finished.stdout.contains("# region "), "an empty variable gives nothing");
 }
 
 #[test]
 fn a_wrong_value_is_told_even_where_a_flag_hides_it() {
     let mut command = shardkeeper();
     command.env("SHARDKEEPER_IDLE_POLL", "1x");
-    let told = mistakes(&finish(
-        command.args(MINIMAL.split(' ')).arg("--idle-poll=1s"),
-    ));
+    let told = mistakes(&finish(command.args(MINIMAL.split(' ')).arg("--idle-poll=1s")));
     assert_eq!(told.len(), 1);
-    assert!(
-        told[0].starts_with("SHARDKEEPER_IDLE_POLL (environment): \"1x\""),
-        "{told:?}"
-    );
+    assert!(told[0].starts_with("SHARDKEEPER_IDLE_POLL (environment): \"1x\""), "{told:?}");
 }
 
 #[test]
@@ -270,46 +238,16 @@ fn variables_that_kubernetes_injects_for_a_service_are_passed_over() {
 #[test]
 fn single_values_are_checked_against_what_they_are_for() {
     for (flags, message) in [
-        (
-            "--lease-duration=11m",
-            "--lease-duration (command line): 11m is out of range: from 1s to 10m",
-        ),
-        (
-            "--buffer-bytes=64M",
-            "--buffer-bytes (command line): \"64M\" is not a number of bytes",
-        ),
-        (
-            "--max-leases=0",
-            "--max-leases (command line): 0 is out of range",
-        ),
-        (
-            "--metrics-addr=9464",
-            "--metrics-addr (command line): \"9464\" is not an IP address and a port",
-        ),
-        (
-            "--endpoint-url=localhost:8000",
-            "--endpoint-url (command line): \"localhost:8000\" is not a URL",
-        ),
-        (
-            "--start=now",
-            "--start (command line): \"now\" is not one of: trim-horizon, latest",
-        ),
-        (
-            "--on-gap=",
-            "--on-gap (command line): \"\" is not one of: continue, stop",
-        ),
-        (
-            "--log-level=inof",
-            "--log-level (command line): \"inof\" is neither a level",
-        ),
-        (
-            "--until-caught-up=maybe",
-            "--until-caught-up (command line): \"maybe\" is neither true nor false",
-        ),
-        (
-            "--leaseduration=5s",
-            "--leaseduration (command line): unknown option; did you mean \"--lease-duration\"?",
-        ),
+        ("--lease-duration=11m", "--lease-duration (command line): 11m is out of range: from 1s to 10m"),
+        ("--buffer-bytes=64M", "--buffer-bytes (command line): \"64M\" is not a number of bytes"),
+        ("--max-leases=0", "--max-leases (command line): 0 is out of range"),
+        ("--metrics-addr=9464", "--metrics-addr (command line): \"9464\" is not an IP address and a port"),
+        ("--endpoint-url=localhost:8000", "--endpoint-url (command line): \"localhost:8000\" is not a URL"),
+        ("--start=now", "--start (command line): \"now\" is not one of: trim-horizon, latest"),
+        ("--on-gap=", "--on-gap (command line): \"\" is not one of: continue, stop"),
+        ("--log-level=inof", "--log-level (command line): \"inof\" is neither a level"),
+        ("--until-caught-up=maybe", "--until-caught-up (command line): \"maybe\" is neither true nor false"),
+        ("--leaseduration=5s", "--leaseduration (command line): unknown option; did you mean \"--lease-duration\"?"),
         ("--app other", "--app (command line): given more than once"),
         ("Phones", "\"Phones\" (command line): unexpected argument"),
     ] {
@@ -321,20 +259,14 @@ fn single_values_are_checked_against_what_they_are_for() {
 
 #[test]
 fn an_application_name_that_cannot_name_both_tables_is_refused() {
-    let told = mistakes(&run(&format!(
-        "run --table Phones --app {}",
-        "a".repeat(250)
-    )));
+    let told = mistakes(&run(&format!("run --table Phones --app {}", "a".repeat(250))));
     assert!(told[0].contains("it needs from 3 to 249"), "{told:?}");
 }
 
 #[test]
 fn the_default_worker_id_is_the_host_name_and_the_process_id() {
     let mut command = shardkeeper();
-    command
-        .env("HOSTNAME", "pod-7")
-        .args(MINIMAL.split(' '))
-        .arg("--print-config");
+    command.env("HOSTNAME", "pod-7").args(MINIMAL.split(' ')).arg("--print-config");
     let (value, origin) = printed(&finish(&mut command), "worker-id");
     let process_id = value.trim_matches('"').strip_prefix("pod-7-").unwrap();
     assert!(process_id.parse::<u32>().is_ok(), "{value}");
@@ -347,10 +279,7 @@ fn help_names_each_option_with_its_default_and_its_variable() {
     assert_eq!(help.code, 0);
     let text = help.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("--lease-duration <DURATION>"), "{text}");
-    assert!(
-        text.contains("[default: 5s] [env: SHARDKEEPER_LEASE_DURATION]"),
-        "{text}"
-    );
+    assert!(text.contains("[default: 5s] [env: SHARDKEEPER_LEASE_DURATION]"), "{text}");
     assert!(text.contains("[required] [env: SHARDKEEPER_APP]"), "{text}");
 
     // Whatever else is wrong, help is what was asked for.
@@ -363,18 +292,11 @@ fn help_and_version_of_the_program_exit_with_0() {
     let help = run("--help");
     assert_eq!(help.code, 0);
     for name in ["run", "local", "demo"] {
-        assert!(
-            help.stdout.contains(&format!("\n  {name} ")),
-            "{}",
-            help.stdout
-        );
+        assert!(help.stdout.contains(&format!("\n  {name} ")), "{}", help.stdout);
     }
     let version = run("--version");
     assert_eq!(version.code, 0);
-    assert_eq!(
-        version.stdout,
-        format!("shardkeeper {}\n", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(version.stdout, format!("shardkeeper {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]

@@ -16,10 +16,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("consumer", &["core", "aws"]),
     ("fleet", &["core", "aws", "consumer"]),
     ("worker", &["core", "aws", "consumer", "fleet"]),
-    (
-        "cli",
-        &["core", "aws", "consumer", "fleet", "worker", "local"],
-    ),
+    ("cli", &["core", "aws", "consumer", "fleet", "worker", "local"]),
 ];
 
 /// Stand above the parts and may name them all.
@@ -35,11 +32,7 @@ const AWS_OUTSIDE: &[&str] = &["local/connector.rs"];
 fn the_parts_name_each_other_only_inwards() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let files = rust_files(&src);
-    assert!(
-        files.len() > 5,
-        "found hardly any source in {}",
-        src.display()
-    );
+    assert!(files.len() > 5, "found hardly any source in {}", src.display());
     let mut broken = Vec::new();
     for file in files {
         let source = std::fs::read_to_string(&file).unwrap();
@@ -72,9 +65,7 @@ fn check(name: &str, source: &str) -> Vec<String> {
     let part = module[0].clone();
     let allowed: BTreeMap<&str, &[&str]> = PARTS.iter().copied().collect();
     let Some(may_name) = allowed.get(part.as_str()) else {
-        return vec![format!(
-            "{name}: the part {part:?} has no place in this test's table"
-        )];
+        return vec![format!("{name}: the part {part:?} has no place in this test's table")];
     };
     let mut broken = Vec::new();
     for (line, path) in paths(&tokens(source), &module) {
@@ -141,8 +132,7 @@ fn tokens(source: &str) -> Vec<Token> {
         let token: String = text[at..end].iter().collect();
         let first = text[at];
         let is_name = (first.is_alphabetic() || first == '_') && !token.ends_with(['"', '#', '\'']);
-        let is_mark =
-            token == "::" || (token.chars().count() == 1 && "{}()[],;*=<>!&|.:#".contains(first));
+        let is_mark = token == "::" || (token.chars().count() == 1 && "{}()[],;*=<>!&|.:#".contains(first));
         let lines = token.matches('\n').count();
         if is_name || is_mark {
             found.push(Token { line, text: token });
@@ -219,9 +209,7 @@ fn raw_string_end(text: &[char], at: usize) -> Option<usize> {
     let mut close = vec!['"'];
     close.extend(std::iter::repeat_n('#', hashes));
     let content = at + 2 + hashes;
-    let length = text[content..]
-        .windows(close.len())
-        .position(|window| window == close);
+    let length = text[content..].windows(close.len()).position(|window| window == close);
     Some(length.map_or(text.len(), |length| content + length + close.len()))
 }
 
@@ -235,11 +223,7 @@ fn paths(tokens: &[Token], module: &[String]) -> Vec<(usize, Vec<String>)> {
     let mut depth = 0;
     let mut at = 0;
     while at < tokens.len() {
-        let text = |offset: usize| {
-            tokens
-                .get(at + offset)
-                .map_or("", |token| token.text.as_str())
-        };
+        let text = |offset: usize| tokens.get(at + offset).map_or("", |token| token.text.as_str());
         match text(0) {
             "mod" if text(2) == "{" => {
                 module.push(text(1).to_string());
@@ -263,10 +247,7 @@ fn paths(tokens: &[Token], module: &[String]) -> Vec<(usize, Vec<String>)> {
             "use" if text(1) != "<" => {
                 let mut tree = Vec::new();
                 at = use_tree(tokens, at + 1, Vec::new(), &mut tree);
-                found.extend(
-                    tree.into_iter()
-                        .map(|(line, path)| (line, resolve(path, &module))),
-                );
+                found.extend(tree.into_iter().map(|(line, path)| (line, resolve(path, &module))));
             }
             "extern" if text(1) == "crate" => {
                 found.push((tokens[at].line, vec![text(2).to_string()]));
@@ -299,12 +280,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Reads the use tree at `at` behind `prefix`; every path in it goes to `found`. The token behind it.
-fn use_tree(
-    tokens: &[Token],
-    mut at: usize,
-    prefix: Vec<String>,
-    found: &mut Vec<(usize, Vec<String>)>,
-) -> usize {
+fn use_tree(tokens: &[Token], mut at: usize, prefix: Vec<String>, found: &mut Vec<(usize, Vec<String>)>) -> usize {
     let mut path = prefix;
     while let Some(token) = tokens.get(at) {
         match token.text.as_str() {
@@ -312,11 +288,7 @@ fn use_tree(
             "{" => {
                 at += 1;
                 while tokens.get(at).is_some_and(|token| token.text != "}") {
-                    assert_ne!(
-                        tokens[at].text, ";",
-                        "line {}: no use tree",
-                        tokens[at].line
-                    );
+                    assert_ne!(tokens[at].text, ";", "line {}: no use tree", tokens[at].line);
                     at = use_tree(tokens, at, path.clone(), found);
                     if tokens.get(at).is_some_and(|token| token.text == ",") {
                         at += 1;
@@ -333,9 +305,7 @@ fn use_tree(
             }
         }
     }
-    let line = tokens
-        .get(at.saturating_sub(1))
-        .map_or(0, |token| token.line);
+    let line = tokens.get(at.saturating_sub(1)).map_or(0, |token| token.line);
     if !path.is_empty() {
         found.push((line, path));
     }
@@ -401,11 +371,7 @@ fn inward_paths_comments_and_strings_are_let_be() {
         "fn f<'crate_>(c: char) -> bool { c == '\\'' || c == ':' }",
         "use std::fmt::{self, Display};",
     ] {
-        assert_eq!(
-            check("core/shard.rs", source),
-            Vec::<String>::new(),
-            "{source}"
-        );
+        assert_eq!(check("core/shard.rs", source), Vec::<String>::new(), "{source}");
     }
 }
 
@@ -414,24 +380,12 @@ fn each_part_is_held_to_its_own_row() {
     let is_refused = |name: &str, source: &str| !check(name, source).is_empty();
     assert!(is_refused("local/http.rs", "use crate::aws::client;"));
     assert!(is_refused("local/http.rs", "use aws_sdk_dynamodb::Client;"));
-    assert!(!is_refused(
-        "local/connector.rs",
-        "use aws_smithy_runtime_api::client;"
-    ));
-    assert!(is_refused(
-        "worker/mod.rs",
-        "use crate::cli::run_config::RunConfig;"
-    ));
+    assert!(!is_refused("local/connector.rs", "use aws_smithy_runtime_api::client;"));
+    assert!(is_refused("worker/mod.rs", "use crate::cli::run_config::RunConfig;"));
     assert!(is_refused("fleet/mod.rs", "use aws_sdk_dynamodb::Client;"));
-    assert!(!is_refused(
-        "aws/mod.rs",
-        "use aws_sdk_dynamodb::Client; use crate::core::lease;"
-    ));
+    assert!(!is_refused("aws/mod.rs", "use aws_sdk_dynamodb::Client; use crate::core::lease;"));
     assert!(is_refused("aws/mod.rs", "use crate::local;"));
-    assert!(!is_refused(
-        "cli/demo.rs",
-        "use crate::local::http; use crate::worker;"
-    ));
+    assert!(!is_refused("cli/demo.rs", "use crate::local::http; use crate::worker;"));
     assert!(is_refused("unheard_of.rs", ""));
     assert!(!is_refused("lib.rs", "pub use crate::worker::Worker;"));
 }

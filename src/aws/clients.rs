@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use aws_config::timeout::TimeoutConfig;
 pub use aws_config::SdkConfig;
+use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region};
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::{ProvideCredentials, SharedHttpClient};

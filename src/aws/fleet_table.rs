@@ -111,9 +111,10 @@ pub struct Fleet {
 /// A digest of a set of lease keys that does not depend on their order: their FNV-1a hashes, combined by exclusive or.
 pub fn digest<'a>(keys: impl IntoIterator<Item = &'a ShardId>) -> u64 {
     keys.into_iter().fold(0, |digest, key| {
-        let hash = key.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = key
+            .as_str()
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         digest ^ hash
     })
 }

@@ -11,7 +11,8 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+    AttributeValue, CancellationReason, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
+    Update,
 };
 
 use super::{Fault, TableError, tables};
@@ -423,10 +424,8 @@ impl Change {
         let (before, after) = (&transition.before, &transition.after);
         let mut set = vec![format!("{COUNTER} = :counter")];
         let mut remove = Vec::new();
-        let mut values = Item::from([
-            (":counter".into(), number(after.counter)),
-            (":seen_counter".into(), number(before.counter)),
-        ]);
+        let mut values =
+            Item::from([(":counter".into(), number(after.counter)), (":seen_counter".into(), number(before.counter))]);
         let mut put = |name: &str, value: AttributeValue| {
             set.push(format!("{name} = :{name}"));
             values.insert(format!(":{name}"), value);

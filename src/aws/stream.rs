@@ -97,8 +97,7 @@ impl Stream {
     pub async fn children(&self, parent: &ShardId) -> Result<Described, Error> {
         let mut after = None;
         loop {
-            let filter =
-                ShardFilter::builder().r#type(ShardFilterType::ChildShards).shard_id(parent.as_str()).build();
+            let filter = ShardFilter::builder().r#type(ShardFilterType::ChildShards).shard_id(parent.as_str()).build();
             let call = self.client.describe_stream().stream_arn(&*self.arn).shard_filter(filter);
             let call = call.set_exclusive_start_shard_id(after.as_ref().map(ShardId::to_string));
             let mut page = described(call.send().await.map_err(|error| Error::new(&error))?.stream_description)?;
@@ -121,9 +120,9 @@ impl Stream {
                 call.shard_iterator_type(ShardIteratorType::TrimHorizon)
             }
             Checkpoint::Latest => call.shard_iterator_type(ShardIteratorType::Latest),
-            Checkpoint::At(number) => call
-                .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
-                .sequence_number(number.as_str()),
+            Checkpoint::At(number) => {
+                call.shard_iterator_type(ShardIteratorType::AfterSequenceNumber).sequence_number(number.as_str())
+            }
             Checkpoint::ShardEnd => return Err(Error::NotFound(format!("shard {shard} has ended"))),
         };
         let answer = call.send().await.map_err(|error| Error::new(&error))?;
@@ -218,8 +217,7 @@ pub async fn find_stream(clients: &Clients, table: &str) -> Result<String, FindE
 }
 
 fn described(description: Option<aws_sdk_dynamodbstreams::types::StreamDescription>) -> Result<Described, Error> {
-    let description =
-        description.ok_or_else(|| Error::Transient("the answer holds no stream description".into()))?;
+    let description = description.ok_or_else(|| Error::Transient("the answer holds no stream description".into()))?;
     let shards = description.shards.unwrap_or_default().into_iter().filter_map(|shard| {
         Some(Shard {
             id: shard.shard_id?.into(),

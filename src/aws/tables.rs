@@ -56,8 +56,7 @@ async fn create(client: &Client, table: &str, key: &str) -> Result<(), TableErro
         .attribute_type(ScalarAttributeType::S)
         .build()
         .map_err(refused)?;
-    let schema =
-        KeySchemaElement::builder().attribute_name(key).key_type(KeyType::Hash).build().map_err(refused)?;
+    let schema = KeySchemaElement::builder().attribute_name(key).key_type(KeyType::Hash).build().map_err(refused)?;
     let answer = client
         .create_table()
         .table_name(table)
@@ -70,11 +69,9 @@ async fn create(client: &Client, table: &str, key: &str) -> Result<(), TableErro
         Ok(_) => Ok(()),
         // Another worker was quicker.
         Err(error) if error.code() == Some("ResourceInUseException") => Ok(()),
-        Err(error) if error.code() == Some("LimitExceededException") => Err(TableError::Unavailable {
-            operation: "CreateTable",
-            table: table.to_owned(),
-            reason: describe(&error),
-        }),
+        Err(error) if error.code() == Some("LimitExceededException") => {
+            Err(TableError::Unavailable { operation: "CreateTable", table: table.to_owned(), reason: describe(&error) })
+        }
         Err(error) => Err(TableError::new("CreateTable", table, &error)),
     }
 }

@@ -33,10 +33,9 @@ pub struct DemoConfig {
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-const FOR: Setting<Duration> =
-    Setting::new("for", "DURATION", |text| value::duration(text, SECOND, DAY))
-        .default(Default::Value("60s"))
-        .help("How long it takes: 1s to 24h.");
+const FOR: Setting<Duration> = Setting::new("for", "DURATION", |text| value::duration(text, SECOND, DAY))
+    .default(Default::Value("60s"))
+    .help("How long it takes: 1s to 24h.");
 
 const WORKERS: Setting<u32> = Setting::new("workers", "N", |text| value::whole(text, 1, 16))
     .kind(Kind::Integer)
@@ -48,19 +47,17 @@ const SHARDS: Setting<u32> = Setting::new("shards", "N", |text| value::whole(tex
     .default(Default::Value("8"))
     .help("How many open shards the stream has: 1 to 1000.");
 
-const ROLLOVER: Setting<Duration> = Setting::new("rollover", "DURATION", |text| {
-    value::duration(text, SECOND, DAY)
-})
-.default(Default::Value("20s"))
-.help("How old a shard grows before it is closed and goes on in a child: 1s to 24h.");
+const ROLLOVER: Setting<Duration> = Setting::new("rollover", "DURATION", |text| value::duration(text, SECOND, DAY))
+    .default(Default::Value("20s"))
+    .help("How old a shard grows before it is closed and goes on in a child: 1s to 24h.");
 
 const RATE: Setting<NonZeroU32> = Setting::new("rate", "N", value::count)
     .kind(Kind::Integer)
     .default(Default::Value("200"))
     .help("How many records are written a second.");
 
-const KEEP_GOING: Setting<bool> = Setting::switch("keep-going")
-    .help("Go on until Ctrl-C rather than end after --for, then say how it went.");
+const KEEP_GOING: Setting<bool> =
+    Setting::switch("keep-going").help("Go on until Ctrl-C rather than end after --for, then say how it went.");
 
 /// The sub-command `demo`.
 pub const DEMO: SubCommand = SubCommand {

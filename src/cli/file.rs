@@ -21,30 +21,17 @@ pub struct Content {
 ///
 /// A file that cannot be read, is not TOML, or has unknown keys or wrong types adds to `mistakes`; `named_by` says
 /// who named the file.
-pub fn read(
-    path: &str,
-    named_by: &str,
-    table: &'static [&'static About],
-    mistakes: &mut Mistakes,
-) -> Content {
+pub fn read(path: &str, named_by: &str, table: &'static [&'static About], mistakes: &mut Mistakes) -> Content {
     match std::fs::read_to_string(Path::new(path)) {
         Ok(content) => read_content(path, &content, table, mistakes),
         Err(error) => {
             mistakes.add(format!("{named_by}: cannot read {path:?}: {error}"));
-            Content {
-                given: Vec::new(),
-                is_whole: false,
-            }
+            Content { given: Vec::new(), is_whole: false }
         }
     }
 }
 
-fn read_content(
-    path: &str,
-    content: &str,
-    table: &'static [&'static About],
-    mistakes: &mut Mistakes,
-) -> Content {
+fn read_content(path: &str, content: &str, table: &'static [&'static About], mistakes: &mut Mistakes) -> Content {
     let (document, errors) = DeTable::parse_recoverable(content);
     let is_whole = errors.is_empty();
     let mut found = Vec::new();
@@ -83,8 +70,7 @@ fn read_entry(
         let hint = did_you_mean(key, keys().map(|about| about.name));
         return Err(format!("unknown key {key:?}{hint}"));
     };
-    let text = text_of(value.get_ref(), about.kind)
-        .map_err(|message| format!("{}: {message}", about.name))?;
+    let text = text_of(value.get_ref(), about.kind).map_err(|message| format!("{}: {message}", about.name))?;
     Ok((about, text))
 }
 

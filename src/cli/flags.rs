@@ -46,19 +46,11 @@ fn sub_command(sub_command: &SubCommand) -> Command {
         .after_help(sub_command.epilogue)
         .override_usage(usage)
         .next_line_help(true)
-        .args(
-            sub_command
-                .table
-                .iter()
-                .map(|about| flag(about, sub_command.takes_layers)),
-        )
+        .args(sub_command.table.iter().map(|about| flag(about, sub_command.takes_layers)))
 }
 
 fn flag(about: &'static About, shows_variable: bool) -> Arg {
-    let flag = Arg::new(about.name)
-        .long(about.name)
-        .help(about.full_help(shows_variable))
-        .help_heading(about.group);
+    let flag = Arg::new(about.name).long(about.name).help(about.full_help(shows_variable)).help_heading(about.group);
     match about.kind {
         Kind::Switch => flag.action(ArgAction::SetTrue),
         _ => flag.value_name(about.value_name),
@@ -134,7 +126,5 @@ fn unknown_option(name: &str, table: &[&About]) -> String {
 
 /// Whether `arguments`, those behind the sub-command's name, ask for help.
 pub fn ask_for_help(arguments: &[OsString]) -> bool {
-    arguments
-        .iter()
-        .any(|word| word == "--help" || word == "-h")
+    arguments.iter().any(|word| word == "--help" || word == "-h")
 }

@@ -41,9 +41,7 @@ impl Environment {
 
 impl FromIterator<(OsString, OsString)> for Environment {
     fn from_iter<I: IntoIterator<Item = (OsString, OsString)>>(variables: I) -> Environment {
-        Environment {
-            variables: variables.into_iter().collect(),
-        }
+        Environment { variables: variables.into_iter().collect() }
     }
 }
 
@@ -62,12 +60,7 @@ pub struct Layers {
 impl Layers {
     /// Only the flags: for sub-commands that nothing else configures.
     pub fn from_flags(table: &'static [&'static About], arguments: &[OsString]) -> Layers {
-        let mut layers = Layers {
-            table,
-            given: BTreeMap::new(),
-            may_hide_settings: false,
-            mistakes: Mistakes::none(),
-        };
+        let mut layers = Layers { table, given: BTreeMap::new(), may_hide_settings: false, mistakes: Mistakes::none() };
         for (about, given) in flags::read(table, arguments, &mut layers.mistakes) {
             layers.put(about, given);
         }
@@ -95,12 +88,8 @@ impl Layers {
     }
 
     fn read_environment(&mut self, environment: &Environment) {
-        let variables: BTreeMap<String, &'static About> = self
-            .table
-            .iter()
-            .filter(|about| about.in_environment())
-            .map(|about| (about.variable(), *about))
-            .collect();
+        let variables: BTreeMap<String, &'static About> =
+            self.table.iter().filter(|about| about.in_environment()).map(|about| (about.variable(), *about)).collect();
         for (name, value) in &environment.variables {
             let name = name.to_string_lossy();
             if !name.starts_with(ENVIRONMENT_PREFIX) || is_from_kubernetes(&name) {
@@ -108,8 +97,7 @@ impl Layers {
             }
             let Some(about) = variables.get(name.as_ref()) else {
                 let hint = did_you_mean(&name, variables.keys().map(String::as_str));
-                self.mistakes
-                    .add(format!("{name} (environment): unknown variable{hint}"));
+                self.mistakes.add(format!("{name} (environment): unknown variable{hint}"));
                 continue;
             };
             let origin = Origin::Environment;
@@ -160,13 +148,9 @@ impl Layers {
             return value;
         }
         let Default::Value(default) = setting.about.default else {
-            unreachable!(
-                "{} is asked for by value and has no default text",
-                setting.about.name
-            )
+            unreachable!("{} is asked for by value and has no default text", setting.about.name)
         };
-        (setting.parse)(default)
-            .unwrap_or_else(|error| unreachable!("the default of {}: {error}", setting.about.name))
+        (setting.parse)(default).unwrap_or_else(|error| unreachable!("the default of {}: {error}", setting.about.name))
     }
 
     /// The value of a setting that must be given. That it is not, or is wrong, is noted, and an empty value returned
@@ -205,9 +189,7 @@ impl Layers {
     pub fn place_of(&self, about: &About) -> String {
         let layers = self.given.get(about.name);
         let first = layers.and_then(|layers| layers.first());
-        first
-            .map_or(Origin::Default, |given| given.origin.clone())
-            .place_of(about)
+        first.map_or(Origin::Default, |given| given.origin.clone()).place_of(about)
     }
 
     /// Notes a mistake that no single value makes.
@@ -229,10 +211,7 @@ impl Layers {
         let lines: Vec<(String, String)> = in_file.map(|about| self.toml_line(about)).collect();
         let width = lines.iter().map(|(line, _)| line.chars().count()).max();
         let width = width.unwrap_or(0);
-        lines
-            .iter()
-            .map(|(line, remark)| format!("{line:width$}  # {remark}\n"))
-            .collect()
+        lines.iter().map(|(line, remark)| format!("{line:width$}  # {remark}\n")).collect()
     }
 
     fn toml_line(&self, about: &About) -> (String, String) {

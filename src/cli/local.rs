@@ -22,9 +22,9 @@ pub fn run(config: LocalConfig) -> Result<(), anyhow::Error> {
 
 async fn serve(config: LocalConfig) -> Result<(), anyhow::Error> {
     let signal = signals::first_stop().context("cannot listen for signals")?;
-    let listener = TcpListener::bind(config.address)
-        .await
-        .with_context(|| format!("cannot listen on {}: is another service there? --port chooses one", config.address))?;
+    let listener = TcpListener::bind(config.address).await.with_context(|| {
+        format!("cannot listen on {}: is another service there? --port chooses one", config.address)
+    })?;
     let address = listener.local_addr().context("cannot tell the address")?;
     let service = LocalService::new(options(&config), clock(config.clock));
     tracing::info!(%address, "serving DynamoDB and DynamoDB Streams");
@@ -35,7 +35,9 @@ async fn serve(config: LocalConfig) -> Result<(), anyhow::Error> {
     ))?;
     http::serve(listener, service, async {
         signal.await;
-    }).await.context("the listener failed")
+    })
+    .await
+    .context("the listener failed")
 }
 
 fn options(config: &LocalConfig) -> LocalOptions {

@@ -72,31 +72,27 @@ const ROLLOVER: Setting<Duration> = Setting::new("rollover", "DURATION", a_while
     .default(Default::Value("4h"))
     .help("How old a shard grows before it is closed and goes on in a child.");
 
-const RETENTION: Setting<Duration> = Setting::new("retention", "DURATION", a_while)
-    .default(Default::Value("24h"))
-    .help("How long a record is kept.");
+const RETENTION: Setting<Duration> =
+    Setting::new("retention", "DURATION", a_while).default(Default::Value("24h")).help("How long a record is kept.");
 
 const ITERATOR_TTL: Setting<Duration> = Setting::new("iterator-ttl", "DURATION", a_while)
     .default(Default::Value("15m"))
     .help("How long a shard iterator can be used.");
 
-const GET_RECORDS_PER_SECOND: Setting<NonZeroU32> =
-    Setting::new("get-records-per-second", "N", value::count)
-        .kind(Kind::Integer)
-        .help("How many GetRecords calls a second each shard allows; without it, any number.");
+const GET_RECORDS_PER_SECOND: Setting<NonZeroU32> = Setting::new("get-records-per-second", "N", value::count)
+    .kind(Kind::Integer)
+    .help("How many GetRecords calls a second each shard allows; without it, any number.");
 
-const DESCRIBE_STREAM_PER_SECOND: Setting<NonZeroU32> =
-    Setting::new("describe-stream-per-second", "N", value::count)
-        .kind(Kind::Integer)
-        .help("How many DescribeStream calls a second are allowed; without it, any number.");
+const DESCRIBE_STREAM_PER_SECOND: Setting<NonZeroU32> = Setting::new("describe-stream-per-second", "N", value::count)
+    .kind(Kind::Integer)
+    .help("How many DescribeStream calls a second are allowed; without it, any number.");
 
 const SEED: Setting<u64> = Setting::new("seed", "N", |text| value::whole(text, 0, u64::MAX))
     .kind(Kind::Integer)
     .help("Makes the same calls get the same answers each time, for tests.");
 
-const CLOCK: Setting<ClockStart> = Setting::new("clock", "real|EPOCH_MS", parse_clock)
-    .default(Default::Value("real"))
-    .help(
+const CLOCK: Setting<ClockStart> =
+    Setting::new("clock", "real|EPOCH_MS", parse_clock).default(Default::Value("real")).help(
         "What time it is there at start: the machine's, or this many milliseconds since 1970. It then runs in real \
          time.",
     );

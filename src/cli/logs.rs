@@ -12,10 +12,8 @@ use super::value;
 const GROUP: &str = "Logs";
 
 /// How much is logged.
-pub const LEVEL: Setting<Filter> = Setting::new("log-level", "LEVEL", parse_filter)
-    .group(GROUP)
-    .default(Default::Value("info"))
-    .help(
+pub const LEVEL: Setting<Filter> =
+    Setting::new("log-level", "LEVEL", parse_filter).group(GROUP).default(Default::Value("info")).help(
         "How much is logged to standard error: off, error, warn, info, debug or trace of shardkeeper's own doings \
          (libraries speak from warn on), or a filter such as info,aws_sdk_dynamodb=debug.",
     );
@@ -44,10 +42,7 @@ impl LogConfig {
             true => Format::Human,
             false => Format::Json,
         };
-        LogConfig {
-            filter: layers.value(&LEVEL),
-            format: layers.optional(&FORMAT).unwrap_or(for_stderr),
-        }
+        LogConfig { filter: layers.value(&LEVEL), format: layers.optional(&FORMAT).unwrap_or(for_stderr) }
     }
 }
 
@@ -89,9 +84,8 @@ fn parse_filter(text: &str) -> Result<Filter, String> {
 
 /// Sends the process's log lines to standard error as `config` says. To be called once; later calls change nothing.
 pub fn start(config: &LogConfig) {
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&config.filter.0))
-        .with_writer(std::io::stderr);
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&config.filter.0)).with_writer(std::io::stderr);
     // An error would mean that logs are already set up, by a program around this one: its wish counts.
     let _ = match config.format {
         Format::Human => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),

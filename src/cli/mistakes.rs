@@ -16,9 +16,7 @@ impl Mistakes {
 
     /// A single mistake.
     pub fn one(mistake: impl Into<String>) -> Mistakes {
-        Mistakes {
-            found: vec![mistake.into()],
-        }
+        Mistakes { found: vec![mistake.into()] }
     }
 
     /// Adds a mistake: one sentence that begins with its place.
@@ -49,10 +47,8 @@ impl std::error::Error for Mistakes {}
 
 /// `; did you mean "…"?` for the nearest of `known`, or nothing when none is near.
 pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let nearest = known
-        .into_iter()
-        .map(|name| (edit_distance(written, name), name))
-        .min_by_key(|(distance, _)| *distance);
+    let nearest =
+        known.into_iter().map(|name| (edit_distance(written, name), name)).min_by_key(|(distance, _)| *distance);
     match nearest {
         Some((distance, name)) if distance <= name.chars().count().div_ceil(3) => {
             format!("; did you mean \"{name}\"?")

@@ -33,8 +33,8 @@ pub mod output;
 pub mod run;
 pub mod run_config;
 pub mod setting;
-pub mod sink;
 pub mod signals;
+pub mod sink;
 pub mod value;
 
 use layers::Environment;
@@ -95,10 +95,7 @@ pub fn run_program(
 ///
 /// # Errors
 /// Every mistake in flags, environment and configuration file.
-pub fn read(
-    arguments: impl IntoIterator<Item = OsString>,
-    environment: &Environment,
-) -> Result<Invocation, Mistakes> {
+pub fn read(arguments: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Invocation, Mistakes> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let name = arguments.get(1).and_then(|name| name.to_str());
     let mut known = SUB_COMMANDS.iter().map(|sub_command| sub_command.name);
@@ -138,20 +135,14 @@ fn read_clap_answer(answer: &clap::Error) -> Result<Invocation, Mistakes> {
     match answer.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let is_terminal = std::io::stdout().is_terminal();
-            let text = if is_terminal {
-                text.ansi().to_string()
-            } else {
-                text.to_string()
-            };
+            let text = if is_terminal { text.ansi().to_string() } else { text.to_string() };
             Ok(Invocation::Print(text))
         }
         _ => {
             let text = text.to_string();
             let message = text.lines().next().unwrap_or_default();
             let message = message.trim_start_matches("error: ");
-            Err(Mistakes::one(format!(
-                "{message} (command line); `shardkeeper --help` shows what there is"
-            )))
+            Err(Mistakes::one(format!("{message} (command line); `shardkeeper --help` shows what there is")))
         }
     }
 }
@@ -194,20 +185,14 @@ mod tests {
             names.dedup();
             assert_eq!(names.len(), listed, "{}", sub_command.name);
             for about in sub_command.table {
-                assert!(
-                    about.help.ends_with('.'),
-                    "{} {}",
-                    sub_command.name,
-                    about.name
-                );
+                assert!(about.help.ends_with('.'), "{} {}", sub_command.name, about.name);
             }
         }
     }
 
     #[test]
     fn defaults_read_as_values_and_none_needs_another_option() {
-        let arguments =
-            |line: &str| -> Vec<OsString> { line.split(' ').map(OsString::from).collect() };
+        let arguments = |line: &str| -> Vec<OsString> { line.split(' ').map(OsString::from).collect() };
         let environment = Environment::default();
         for line in [
             "shardkeeper run --table Phones --app audit",

@@ -14,9 +14,7 @@ pub struct Closed;
 /// [`Closed`] when nobody reads any more, else what the operating system says.
 pub fn print(text: &str) -> Result<(), anyhow::Error> {
     let mut stdout = io::stdout().lock();
-    let written = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     written.map_err(from_stdout)
 }
 

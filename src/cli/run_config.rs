@@ -125,10 +125,7 @@ const STREAM_ARN: Setting<String> = Setting::new("stream-arn", "ARN", value::str
     .help("The stream to read, by its ARN: for example an older stream of a table that has a newer one.");
 
 const START: Setting<StartAt> = Setting::new("start", "trim-horizon|latest", |text| {
-    value::one_of(
-        text,
-        &[("trim-horizon", StartAt::TrimHorizon), ("latest", StartAt::Latest)],
-    )
+    value::one_of(text, &[("trim-horizon", StartAt::TrimHorizon), ("latest", StartAt::Latest)])
 })
 .group(READING)
 .default(Default::Value("trim-horizon"))
@@ -144,9 +141,9 @@ const TO: Setting<Sink> = Setting::new("to", "stdout|null", |text| {
 .default(Default::Value("stdout"))
 .help("Where records go: a line of JSON each on standard output, as the service sent it, or nowhere but the count.");
 
-const UNTIL_CAUGHT_UP: Setting<bool> = Setting::switch("until-caught-up").group(READING).help(
-    "Exit once everything that was in the stream at the start is delivered and checkpointed.",
-);
+const UNTIL_CAUGHT_UP: Setting<bool> = Setting::switch("until-caught-up")
+    .group(READING)
+    .help("Exit once everything that was in the stream at the start is delivered and checkpointed.");
 
 const ON_GAP: Setting<OnGap> = Setting::new("on-gap", "continue|stop", |text| {
     value::one_of(text, &[("continue", OnGap::Continue), ("stop", OnGap::Stop)])
@@ -155,10 +152,8 @@ const ON_GAP: Setting<OnGap> = Setting::new("on-gap", "continue|stop", |text| {
 .default(Default::Value("continue"))
 .help("When records were trimmed by the service before they were read: go on at the oldest one left, or stop there.");
 
-const APP: Setting<String> = Setting::new("app", "NAME", value::application)
-    .group(FLEET)
-    .default(Default::Required)
-    .help(
+const APP: Setting<String> =
+    Setting::new("app", "NAME", value::application).group(FLEET).default(Default::Required).help(
         "The application: workers of the same name share the work. Its progress is kept in a DynamoDB table of this \
          name, and the workers meet in a second one, NAME-Fleet.",
     );
@@ -171,28 +166,26 @@ const WORKER_ID: Setting<String> = Setting::new("worker-id", "ID", value::worker
          name goes on with its work at once; the default does so in a container, where both parts stay the same.",
     );
 
-const NO_CREATE_TABLES: Setting<bool> = Setting::switch("no-create-tables").group(FLEET).help(
-    "Fail if the application's tables are missing, rather than create them (billed on demand).",
-);
+const NO_CREATE_TABLES: Setting<bool> = Setting::switch("no-create-tables")
+    .group(FLEET)
+    .help("Fail if the application's tables are missing, rather than create them (billed on demand).");
 
-const LEASE_DURATION: Setting<Duration> = Setting::new("lease-duration", "DURATION", |text| {
-    value::duration(text, SECOND, 10 * MINUTE)
-})
-.group(FLEET)
-.default(Default::Value("5s"))
-.help("How long a worker may be silent before others take its work over: 1s to 10m.");
+const LEASE_DURATION: Setting<Duration> =
+    Setting::new("lease-duration", "DURATION", |text| value::duration(text, SECOND, 10 * MINUTE))
+        .group(FLEET)
+        .default(Default::Value("5s"))
+        .help("How long a worker may be silent before others take its work over: 1s to 10m.");
 
 const MAX_LEASES: Setting<NonZeroU32> = Setting::new("max-leases", "N", value::count)
     .group(FLEET)
     .kind(Kind::Integer)
     .help("The most shards that this worker reads at once; without it, its fair share.");
 
-const DRAIN_TIMEOUT: Setting<Duration> = Setting::new("drain-timeout", "DURATION", |text| {
-    value::duration(text, Duration::ZERO, HOUR)
-})
-.group(FLEET)
-.default(Default::Value("25s"))
-.help("How long to finish and hand over work after SIGTERM or Ctrl-C: up to 1h.");
+const DRAIN_TIMEOUT: Setting<Duration> =
+    Setting::new("drain-timeout", "DURATION", |text| value::duration(text, Duration::ZERO, HOUR))
+        .group(FLEET)
+        .default(Default::Value("25s"))
+        .help("How long to finish and hand over work after SIGTERM or Ctrl-C: up to 1h.");
 
 const KCL_FAILOVER_TIME: Setting<Duration> = Setting::new("kcl-failover-time", "DURATION", |text| {
     value::duration(text, SECOND, HOUR)
@@ -211,47 +204,40 @@ const CHECKPOINT_INTERVAL: Setting<Duration> = Setting::new("checkpoint-interval
 .default(Default::Value("5s"))
 .help("How often progress is written: what is delivered again after a crash is at most that much. 100ms to 10m.");
 
-const IDLE_POLL: Setting<Duration> = Setting::new("idle-poll", "DURATION", |text| {
-    value::duration(text, Duration::from_millis(50), 5 * MINUTE)
-})
-.group(PACE)
-.default(Default::Value("1s"))
-.help("How often a shard without new records is asked: 50ms to 5m.");
+const IDLE_POLL: Setting<Duration> =
+    Setting::new("idle-poll", "DURATION", |text| value::duration(text, Duration::from_millis(50), 5 * MINUTE))
+        .group(PACE)
+        .default(Default::Value("1s"))
+        .help("How often a shard without new records is asked: 50ms to 5m.");
 
-const BUFFER_BYTES: Setting<u64> = Setting::new("buffer-bytes", "SIZE", |text| {
-    value::bytes(text, MIN_BUFFER_BYTES)
-})
-.group(PACE)
-.kind(Kind::Size)
-.default(Default::Value("128MiB"))
-.help("Memory for records that are read and not yet delivered, over all shards; at least 8MiB.");
+const BUFFER_BYTES: Setting<u64> = Setting::new("buffer-bytes", "SIZE", |text| value::bytes(text, MIN_BUFFER_BYTES))
+    .group(PACE)
+    .kind(Kind::Size)
+    .default(Default::Value("128MiB"))
+    .help("Memory for records that are read and not yet delivered, over all shards; at least 8MiB.");
 
-const START_TIMEOUT: Setting<Duration> = Setting::new("start-timeout", "DURATION", |text| {
-    value::duration(text, SECOND, HOUR)
-})
-.group(PACE)
-.default(Default::Value("60s"))
-.help("How long to keep trying to reach the service at start before giving up: 1s to 1h.");
+const START_TIMEOUT: Setting<Duration> =
+    Setting::new("start-timeout", "DURATION", |text| value::duration(text, SECOND, HOUR))
+        .group(PACE)
+        .default(Default::Value("60s"))
+        .help("How long to keep trying to reach the service at start before giving up: 1s to 1h.");
 
 const REGION: Setting<String> = Setting::new("region", "REGION", value::region)
     .group(AWS)
     .help("The region, such as eu-west-1; otherwise AWS_REGION or the profile's.");
 
-const ENDPOINT_URL: Setting<String> = Setting::new("endpoint-url", "URL", value::url)
-    .group(AWS)
-    .help(
-        "Where DynamoDB is, for local services and private endpoints; otherwise AWS_ENDPOINT_URL_DYNAMODB, \
+const ENDPOINT_URL: Setting<String> = Setting::new("endpoint-url", "URL", value::url).group(AWS).help(
+    "Where DynamoDB is, for local services and private endpoints; otherwise AWS_ENDPOINT_URL_DYNAMODB, \
          AWS_ENDPOINT_URL or the region's. DynamoDB Streams is looked for there too, unless the next says otherwise.",
-    );
+);
 
 const STREAMS_ENDPOINT_URL: Setting<String> = Setting::new("streams-endpoint-url", "URL", value::url)
     .group(AWS)
     .help("Where DynamoDB Streams is; otherwise AWS_ENDPOINT_URL_DYNAMODB_STREAMS, AWS_ENDPOINT_URL or the region's.");
 
-const METRICS_ADDR: Setting<SocketAddr> =
-    Setting::new("metrics-addr", "ADDRESS", value::socket_address)
-        .group(PROGRAM)
-        .help("Serve metrics and health on this IP address and port, such as 127.0.0.1:9464.");
+const METRICS_ADDR: Setting<SocketAddr> = Setting::new("metrics-addr", "ADDRESS", value::socket_address)
+    .group(PROGRAM)
+    .help("Serve metrics and health on this IP address and port, such as 127.0.0.1:9464.");
 
 const CONFIG: Setting<String> = Setting::new("config", "FILE", value::text)
     .group(PROGRAM)
@@ -358,17 +344,12 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
 }
 
 fn read_source(layers: &mut Layers) -> Source {
-    let given = (
-        layers.is_given(&TABLE.about),
-        layers.is_given(&STREAM_ARN.about),
-    );
+    let given = (layers.is_given(&TABLE.about), layers.is_given(&STREAM_ARN.about));
     match given {
         (true, true) => {
             let table = layers.place_of(&TABLE.about);
             let stream = layers.place_of(&STREAM_ARN.about);
-            layers.add_mistake(format!(
-                "{table} and {stream}: both name what to read; give one of them"
-            ));
+            layers.add_mistake(format!("{table} and {stream}: both name what to read; give one of them"));
         }
         (false, false) => layers.missing(&[&TABLE.about, &STREAM_ARN.about]),
         _ => {}

@@ -69,11 +69,7 @@ pub enum Reach {
 
 impl<T> Setting<T> {
     /// A setting of `kind` [`Kind::Text`] that can be given everywhere and is off unless given.
-    pub const fn new(
-        name: &'static str,
-        value_name: &'static str,
-        parse: fn(&str) -> Result<T, String>,
-    ) -> Setting<T> {
+    pub const fn new(name: &'static str, value_name: &'static str, parse: fn(&str) -> Result<T, String>) -> Setting<T> {
         let about = About {
             name,
             value_name,
@@ -120,9 +116,7 @@ impl<T> Setting<T> {
 impl Setting<bool> {
     /// A switch: off unless given.
     pub const fn switch(name: &'static str) -> Setting<bool> {
-        Setting::new(name, "", super::value::switch)
-            .kind(Kind::Switch)
-            .default(Default::Value("false"))
+        Setting::new(name, "", super::value::switch).kind(Kind::Switch).default(Default::Value("false"))
     }
 }
 

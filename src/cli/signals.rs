@@ -66,10 +66,7 @@ struct Signals {
 impl Signals {
     fn install() -> io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
+        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
     async fn next(&mut self) -> StopSignal {
@@ -120,12 +117,7 @@ mod tests {
     fn the_first_signal_is_told_and_the_second_ends_the_process() {
         for (name, code) in [("TERM", 143), ("INT", 130)] {
             let mut child = Command::new(std::env::current_exe().unwrap())
-                .args([
-                    "--exact",
-                    "cli::signals::tests::child",
-                    "--ignored",
-                    "--nocapture",
-                ])
+                .args(["--exact", "cli::signals::tests::child", "--ignored", "--nocapture"])
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();

@@ -57,11 +57,7 @@ pub fn count(text: &str) -> Result<NonZeroU32, String> {
 pub fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
     let length = parse_duration(text)?;
     if length < min || length > max {
-        return Err(format!(
-            "{text} is out of range: from {} to {}",
-            format_duration(min),
-            format_duration(max)
-        ));
+        return Err(format!("{text} is out of range: from {} to {}", format_duration(min), format_duration(max)));
     }
     Ok(length)
 }
@@ -69,9 +65,7 @@ pub fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, St
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let (digits, unit) = split_unit(text);
     if !digits.is_empty() && unit.is_empty() {
-        return Err(format!(
-            "{text:?} has no unit; write {text}s for seconds, {text}ms for milliseconds"
-        ));
+        return Err(format!("{text:?} has no unit; write {text}s for seconds, {text}ms for milliseconds"));
     }
     let unit_ms: u64 = match unit {
         "ms" => 1,
@@ -81,9 +75,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(not_a_duration(text)),
     };
     let count: u64 = digits.parse().map_err(|_| not_a_duration(text))?;
-    let length_ms = count
-        .checked_mul(unit_ms)
-        .ok_or_else(|| not_a_duration(text))?;
+    let length_ms = count.checked_mul(unit_ms).ok_or_else(|| not_a_duration(text))?;
     Ok(Duration::from_millis(length_ms))
 }
 
@@ -95,9 +87,7 @@ fn not_a_duration(text: &str) -> String {
 pub fn format_duration(length: Duration) -> String {
     let length_ms = length.as_millis();
     let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    let whole_unit = units
-        .iter()
-        .find(|(unit_ms, _)| length_ms > 0 && length_ms.is_multiple_of(*unit_ms));
+    let whole_unit = units.iter().find(|(unit_ms, _)| length_ms > 0 && length_ms.is_multiple_of(*unit_ms));
     match whole_unit {
         Some((unit_ms, unit)) => format!("{}{unit}", length_ms / unit_ms),
         None if length_ms == 0 => "0s".to_string(),
@@ -129,9 +119,7 @@ pub fn bytes(text: &str, min: u64) -> Result<u64, String> {
 
 /// The digits that `text` begins with, and what follows them.
 fn split_unit(text: &str) -> (&str, &str) {
-    let end = text
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
     text.split_at(end)
 }
 
@@ -142,9 +130,7 @@ const TABLE_NAME_MAX: usize = 255;
 /// A DynamoDB table's name.
 pub fn table_name(text: &str) -> Result<String, String> {
     if text.starts_with("arn:") {
-        return Err(format!(
-            "{text:?} is an ARN; give the table's name here, or a stream's ARN with --stream-arn"
-        ));
+        return Err(format!("{text:?} is an ARN; give the table's name here, or a stream's ARN with --stream-arn"));
     }
     name_of_table(text, TABLE_NAME_MAX)
 }
@@ -158,36 +144,28 @@ pub fn application(text: &str) -> Result<String, String> {
 fn name_of_table(text: &str, max: usize) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if !text.chars().all(allowed) {
-        return Err(format!(
-            "{text:?} cannot name a DynamoDB table; use letters, digits, '_', '.' and '-'"
-        ));
+        return Err(format!("{text:?} cannot name a DynamoDB table; use letters, digits, '_', '.' and '-'"));
     }
     if !(TABLE_NAME_MIN..=max).contains(&text.len()) {
-        return Err(format!(
-            "{text:?} has {} characters; it needs from {TABLE_NAME_MIN} to {max}",
-            text.len()
-        ));
+        return Err(format!("{text:?} has {} characters; it needs from {TABLE_NAME_MIN} to {max}", text.len()));
     }
     Ok(text.to_string())
 }
 
 /// The ARN of a table's stream: `arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL`.
 pub fn stream_arn(text: &str) -> Result<String, String> {
-    let example =
-        "arn:aws:dynamodb:eu-west-1:123456789012:table/Phones/stream/2026-01-31T12:00:00.000";
+    let example = "arn:aws:dynamodb:eu-west-1:123456789012:table/Phones/stream/2026-01-31T12:00:00.000";
     let parts: Vec<&str> = text.splitn(6, ':').collect();
     let ["arn", partition, "dynamodb", _, _, resource] = parts[..] else {
         return Err(format!("{text:?} is not a stream's ARN, such as {example}"));
     };
     match resource.split('/').collect::<Vec<&str>>()[..] {
-        ["table", table, "stream", label]
-            if !partition.is_empty() && !table.is_empty() && !label.is_empty() =>
-        {
+        ["table", table, "stream", label] if !partition.is_empty() && !table.is_empty() && !label.is_empty() => {
             Ok(text.to_string())
         }
-        ["table", table] if !table.is_empty() => Err(format!(
-            "{text:?} is a table's ARN; write --table {table}, or the ARN of its stream"
-        )),
+        ["table", table] if !table.is_empty() => {
+            Err(format!("{text:?} is a table's ARN; write --table {table}, or the ARN of its stream"))
+        }
         _ => Err(format!("{text:?} is not a stream's ARN, such as {example}")),
     }
 }
@@ -196,9 +174,7 @@ pub fn stream_arn(text: &str) -> Result<String, String> {
 pub fn worker_id(text: &str) -> Result<String, String> {
     let length = text.len();
     if length == 0 || length > 255 {
-        return Err(format!(
-            "{text:?} has {length} bytes; it needs from 1 to 255"
-        ));
+        return Err(format!("{text:?} has {length} bytes; it needs from 1 to 255"));
     }
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(format!("{text:?} has spaces or control characters"));
@@ -210,9 +186,7 @@ pub fn worker_id(text: &str) -> Result<String, String> {
 pub fn region(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if text.is_empty() || !text.chars().all(allowed) {
-        return Err(format!(
-            "{text:?} is not a region; write one like eu-west-1"
-        ));
+        return Err(format!("{text:?} is not a region; write one like eu-west-1"));
     }
     Ok(text.to_string())
 }
@@ -220,10 +194,7 @@ pub fn region(text: &str) -> Result<String, String> {
 /// The address of a service: `http://` or `https://` and a host, perhaps a port and a path.
 pub fn url(text: &str) -> Result<String, String> {
     let wrong = || format!("{text:?} is not a URL; write one like http://localhost:8000");
-    let rest = text
-        .strip_prefix("http://")
-        .or_else(|| text.strip_prefix("https://"))
-        .ok_or_else(wrong)?;
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(wrong)?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -239,9 +210,7 @@ pub fn url(text: &str) -> Result<String, String> {
 
 /// An IP address and a port to listen on.
 pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        format!("{text:?} is not an IP address and a port; write 127.0.0.1:9464 or [::1]:9464")
-    })
+    text.parse().map_err(|_| format!("{text:?} is not an IP address and a port; write 127.0.0.1:9464 or [::1]:9464"))
 }
 
 /// An IP address to listen on; `localhost` is 127.0.0.1.
@@ -249,8 +218,7 @@ pub fn ip_address(text: &str) -> Result<IpAddr, String> {
     if text == "localhost" {
         return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
-    text.parse()
-        .map_err(|_| format!("{text:?} is not an IP address; write 127.0.0.1 or 0.0.0.0"))
+    text.parse().map_err(|_| format!("{text:?} is not an IP address; write 127.0.0.1 or 0.0.0.0"))
 }
 
 #[cfg(test)]
@@ -273,10 +241,7 @@ mod tests {
     fn what_is_no_duration_is_refused_with_a_hint() {
         for wrong in ["5x", "", "s", "-5s", "1.5s", "5 s", "99999999999999999999s"] {
             let message = duration(wrong, Duration::ZERO, DAY).unwrap_err();
-            assert_eq!(
-                message,
-                format!("{wrong:?} is not a duration; write 500ms, 5s or 2m")
-            );
+            assert_eq!(message, format!("{wrong:?} is not a duration; write 500ms, 5s or 2m"));
         }
         let message = duration("5", Duration::ZERO, DAY).unwrap_err();
         assert!(message.contains("has no unit; write 5s"), "{message}");
@@ -325,17 +290,12 @@ mod tests {
         assert!(application(&"a".repeat(250)).is_err());
         assert!(table_name(&"a".repeat(255)).is_ok());
         assert!(application("ab").unwrap_err().contains("from 3 to 249"));
-        assert!(
-            application("my app")
-                .unwrap_err()
-                .contains("letters, digits")
-        );
+        assert!(application("my app").unwrap_err().contains("letters, digits"));
     }
 
     #[test]
     fn a_stream_arn_is_told_from_a_table_arn() {
-        let stream =
-            "arn:aws:dynamodb:ddblocal:000000000000:table/Phones/stream/2026-01-31T12:00:00.000";
+        let stream = "arn:aws:dynamodb:ddblocal:000000000000:table/Phones/stream/2026-01-31T12:00:00.000";
         assert_eq!(stream_arn(stream), Ok(stream.to_string()));
         let table = "arn:aws-cn:dynamodb:cn-north-1:123456789012:table/Phones";
         assert!(stream_arn(table).unwrap_err().contains("--table Phones"));
@@ -346,22 +306,12 @@ mod tests {
 
     #[test]
     fn urls_need_a_scheme_and_a_host() {
-        for right in [
-            "http://localhost:8000",
-            "https://dynamodb.eu-west-1.amazonaws.com/",
-            "http://[::1]:8000",
-            "http://[::1]",
-        ] {
+        for right in
+            ["http://localhost:8000", "https://dynamodb.eu-west-1.amazonaws.com/", "http://[::1]:8000", "http://[::1]"]
+        {
             assert_eq!(url(right), Ok(right.to_string()));
         }
-        for wrong in [
-            "localhost:8000",
-            "http://",
-            "http://:80",
-            "ftp://x",
-            "http://x:y",
-            "http://a b",
-        ] {
+        for wrong in ["localhost:8000", "http://", "http://:80", "ftp://x", "http://x:y", "http://a b"] {
             assert!(url(wrong).is_err(), "{wrong}");
         }
     }

@@ -96,9 +96,8 @@ impl ChildFinder {
 
     /// Asks the service for all who wait and have no answer.
     async fn ask(&self) -> Result<(), Error> {
-        let waiting: Vec<ShardId> = self.with(|state| {
-            state.waiting.keys().filter(|shard| !state.answers.contains_key(*shard)).cloned().collect()
-        });
+        let waiting: Vec<ShardId> = self
+            .with(|state| state.waiting.keys().filter(|shard| !state.answers.contains_key(*shard)).cloned().collect());
         if waiting.len() > ASKED_ONE_BY_ONE && self.ask_by_listing(&waiting).await? {
             return Ok(());
         }

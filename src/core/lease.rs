@@ -261,11 +261,7 @@ impl Lease {
     }
 
     fn not_holder(&self, worker: &WorkerId) -> TransitionError {
-        TransitionError::NotHolder {
-            key: self.key.clone(),
-            holder: self.holder().cloned(),
-            worker: worker.clone(),
-        }
+        TransitionError::NotHolder { key: self.key.clone(), holder: self.holder().cloned(), worker: worker.clone() }
     }
 }
 

@@ -74,7 +74,7 @@ impl Keeper {
         options: Options,
         leases: LeaseTable,
         fleet: FleetTable,
-            presence: SharedPresence,
+        presence: SharedPresence,
         view: watch::Receiver<FleetView>,
         starter: Arc<dyn Start>,
         notices: mpsc::UnboundedReceiver<Notice>,
@@ -397,8 +397,7 @@ impl Keeper {
         if rows.iter().any(Result::is_err) {
             return Ok(false);
         }
-        let rows: BTreeMap<ShardId, Lease> =
-            rows.into_iter().flatten().map(|row| (row.key.clone(), row)).collect();
+        let rows: BTreeMap<ShardId, Lease> = rows.into_iter().flatten().map(|row| (row.key.clone(), row)).collect();
         let reading = rows.values().filter(|row| {
             !row.is_finished() && crate::core::shard_graph::unfinished_parents(row, &rows).next().is_none()
         });
@@ -425,8 +424,7 @@ impl Keeper {
             return;
         }
         tracing::info!(leases = self.running.len(), ?ending, "leaving the fleet");
-        self.leaving =
-            Some(Leaving { ending, since: Instant::now(), has_released: false, has_given_up: false });
+        self.leaving = Some(Leaving { ending, since: Instant::now(), has_released: false, has_given_up: false });
         self.presence.update(|presence| presence.leaving = true);
         self.presence.publish();
         self.go_on_leaving();

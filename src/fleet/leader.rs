@@ -201,8 +201,7 @@ impl Leader {
     }
 
     fn is_mine(&self, leadership: &Leadership) -> bool {
-        leadership.worker.as_ref() == Some(&self.options.worker)
-            && leadership.incarnation == self.options.incarnation
+        leadership.worker.as_ref() == Some(&self.options.worker) && leadership.incarnation == self.options.incarnation
     }
 
     /// Whether nobody leads: no leader's item, a leader that left or died, or one that was this worker's last process.
@@ -478,9 +477,7 @@ impl Leader {
 
     fn plan(&self, rows: &BTreeMap<ShardId, Lease>, office: &Office) -> Vec<Move> {
         let is_open = |row: &&Lease| {
-            !row.is_finished()
-                && row.parents.is_disjoint(&office.bad)
-                && unfinished_parents(row, rows).next().is_none()
+            !row.is_finished() && row.parents.is_disjoint(&office.bad) && unfinished_parents(row, rows).next().is_none()
         };
         let leases: Vec<LeaseToPlace> = rows
             .values()
@@ -637,7 +634,8 @@ impl Office {
     fn should_list(&self, now: Instant) -> bool {
         let Some(listed) = self.listed else { return self.listing.is_none() };
         // A finished shard without a child, while the stream is on: its child has yet to appear.
-        let is_incomplete = !self.is_disabled && self.rows.values().any(|row| row.is_finished() && row.children.is_empty());
+        let is_incomplete =
+            !self.is_disabled && self.rows.values().any(|row| row.is_finished() && row.children.is_empty());
         let interval = if is_incomplete { URGENT_LISTING_INTERVAL } else { LISTING_INTERVAL };
         now >= listed + interval.max(self.listing_took * 5)
     }

@@ -216,8 +216,7 @@ impl Coordinator {
                 && seen.worker.as_ref() == Some(&self.options.worker)
                 && seen.incarnation == presence.incarnation
             {
-                let next =
-                    Leadership { worker: None, incarnation: String::new(), term: seen.term + 1, ..seen.clone() };
+                let next = Leadership { worker: None, incarnation: String::new(), term: seen.term + 1, ..seen.clone() };
                 self.fleet.write_leadership(&next, Some(seen.term)).await?;
             }
             if let Some(member) = self.fleet.look(&self.options.worker).await?

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::error::ServiceError;
-use super::items::{capacity_detail, consumed_by_table, read_projection, read_units, write_units, Outcome};
+use super::items::{Outcome, capacity_detail, consumed_by_table, read_projection, read_units, write_units};
 use super::request::Parameters;
 use super::stream::record::Cause;
 use super::table::{ItemKey, Table, check_item_size};
@@ -113,12 +113,7 @@ impl World {
     }
 
     fn read_batch<'a>(&self, name: &str, request: &'a Value) -> Result<BatchRead<'a>, ServiceError> {
-        let known = [
-            "Keys",
-            "ConsistentRead",
-            "ProjectionExpression",
-            "ExpressionAttributeNames",
-        ];
+        let known = ["Keys", "ConsistentRead", "ProjectionExpression", "ExpressionAttributeNames"];
         let parameters = Parameters::new(request, &known)?;
         let table = self.table_for_items(name)?;
         let projection = read_projection(request, &parameters)?;
@@ -137,11 +132,7 @@ impl World {
                 return Err(duplicates());
             }
         }
-        Ok(BatchRead {
-            keys,
-            projection,
-            consistent,
-        })
+        Ok(BatchRead { keys, projection, consistent })
     }
 }
 
@@ -153,15 +144,12 @@ struct BatchRead<'a> {
 }
 
 fn request_items<'a>(parameters: &Parameters<'a>) -> Result<&'a Map<String, Value>, ServiceError> {
-    parameters
-        .map("RequestItems")?
-        .filter(|items| !items.is_empty())
-        .ok_or_else(|| {
-            ServiceError::validation(
-                "1 validation error detected: Value '{}' at 'requestItems' failed to satisfy constraint: Member must \
+    parameters.map("RequestItems")?.filter(|items| !items.is_empty()).ok_or_else(|| {
+        ServiceError::validation(
+            "1 validation error detected: Value '{}' at 'requestItems' failed to satisfy constraint: Member must \
                  have length greater than or equal to 1",
-            )
-        })
+        )
+    })
 }
 
 /// One `PutRequest` or `DeleteRequest`.
@@ -177,9 +165,7 @@ fn read_write(table: &Table, request: &Value) -> Result<(ItemKey, Option<Item>),
             let key = super::items::read_key(table, &Parameters::new(delete, &["Key"])?)?;
             Ok((key, None))
         }
-        _ => Err(ServiceError::validation(
-            "A write request must have exactly one of PutRequest and DeleteRequest",
-        )),
+        _ => Err(ServiceError::validation("A write request must have exactly one of PutRequest and DeleteRequest")),
     }
 }
 

@@ -45,11 +45,7 @@ pub struct InMemoryClient {
 impl InMemoryClient {
     /// A client of this service without a label.
     pub fn new(service: LocalService) -> Self {
-        Self {
-            service,
-            label: Arc::from(""),
-            hook: None,
-        }
+        Self { service, label: Arc::from(""), hook: None }
     }
 
     /// The same with a label, by which hooks tell clients apart.
@@ -72,11 +68,7 @@ impl InMemoryClient {
     }
 
     async fn carry(self, request: Request) -> Result<HttpResponse, ConnectorError> {
-        let call = Call {
-            client: &self.label,
-            request: &request,
-            now: self.service.now(),
-        };
+        let call = Call { client: &self.label, request: &request, now: self.service.now() };
         let fault = self.hook.as_ref().and_then(|hook| hook(&call));
         let answer = match fault {
             Some(fault) => self.service.call_with(request, fault).await,
@@ -107,9 +99,7 @@ impl HttpConnector for InMemoryClient {
 
 impl fmt::Debug for InMemoryClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InMemoryClient")
-            .field("label", &self.label)
-            .finish_non_exhaustive()
+        f.debug_struct("InMemoryClient").field("label", &self.label).finish_non_exhaustive()
     }
 }
 
@@ -119,17 +109,11 @@ fn from_sdk(request: &HttpRequest) -> Result<Request, ConnectorError> {
         .body()
         .bytes()
         .ok_or_else(|| ConnectorError::user("the in-memory client takes no streaming bodies".into()))?;
-    Ok(Request {
-        target,
-        body: Bytes::copy_from_slice(body),
-    })
+    Ok(Request { target, body: Bytes::copy_from_slice(body) })
 }
 
 fn to_response(answer: Answer) -> Result<HttpResponse, ConnectorError> {
-    let status = answer
-        .status
-        .try_into()
-        .map_err(|error| ConnectorError::other(Box::new(error), None))?;
+    let status = answer.status.try_into().map_err(|error| ConnectorError::other(Box::new(error), None))?;
     let mut response = HttpResponse::new(status, SdkBody::from(answer.body));
     let headers = response.headers_mut();
     headers.insert("content-type", "application/x-amz-json-1.0");

@@ -21,11 +21,7 @@ pub struct ServiceError {
 impl ServiceError {
     /// The error of this name, as `"ResourceNotFoundException"`.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            code: code.into(),
-            message: message.into(),
-            members: Map::new(),
-        }
+        Self { code: code.into(), message: message.into(), members: Map::new() }
     }
 
     /// The error's name, without its namespace.

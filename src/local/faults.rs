@@ -142,11 +142,7 @@ impl FaultPlan {
     }
 
     fn draw_effect(&self, request: &Request, operation: &str, random: &mut Random) -> Effect {
-        let refused = if request.is_for_streams() {
-            self.refuse_streams
-        } else {
-            self.refuse_tables
-        };
+        let refused = if request.is_for_streams() { self.refuse_streams } else { self.refuse_tables };
         if refused {
             return Effect::LoseCall;
         }
@@ -181,17 +177,12 @@ impl FaultRule {
             "hang_after" => Effect::HangAnswer,
             "truncate" => Effect::TruncateAnswer,
             other => {
-                let message = format!(
-                    "effect must be error, drop, drop_after, hang, hang_after or truncate, not {other:?}"
-                );
+                let message =
+                    format!("effect must be error, drop, drop_after, hang, hang_after or truncate, not {other:?}");
                 return Err(ServiceError::validation(message));
             }
         };
-        Ok(Self {
-            operations: words(&members, "operations")?,
-            share,
-            effect,
-        })
+        Ok(Self { operations: words(&members, "operations")?, share, effect })
     }
 
     fn to_json(&self) -> Value {
@@ -227,10 +218,7 @@ mod tests {
     use super::*;
 
     fn request(target: &str) -> Request {
-        Request {
-            target: target.to_owned(),
-            body: bytes::Bytes::from_static(b"{}"),
-        }
+        Request { target: target.to_owned(), body: bytes::Bytes::from_static(b"{}") }
     }
 
     #[test]

@@ -36,11 +36,7 @@ type HttpAnswer = Result<Response<Full<Bytes>>, LostCall>;
 ///
 /// # Errors
 /// The listener failed for good. A single connection's failure ends that connection only.
-pub async fn serve(
-    listener: TcpListener,
-    service: LocalService,
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, service: LocalService, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let stopping = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut ticks = tokio::time::interval(TICK);
@@ -79,9 +75,8 @@ async fn converse(stream: TcpStream, service: LocalService, stopping: Cancellati
     // Answers are written at once, so waiting for more bytes to send only costs time.
     let _ = stream.set_nodelay(true);
     let respond = hyper::service::service_fn(move |request| respond(request, service.clone()));
-    let connection = hyper::server::conn::http1::Builder::new()
-        .keep_alive(true)
-        .serve_connection(TokioIo::new(stream), respond);
+    let connection =
+        hyper::server::conn::http1::Builder::new().keep_alive(true).serve_connection(TokioIo::new(stream), respond);
     tokio::pin!(connection);
     let outcome = tokio::select! {
         biased;
@@ -105,16 +100,12 @@ async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
     let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
     match (&head.method, head.uri.path(), target) {
         (&Method::POST, "/", Some(target)) => {
-            let request = Request {
-                target: target.to_owned(),
-                body,
-            };
+            let request = Request { target: target.to_owned(), body };
             Ok(from_answer(service.call(request).await?))
         }
-        (&Method::POST, "/", None) => Ok(from_error(&ServiceError::new(
-            "UnknownOperationException",
-            "The request has no x-amz-target header",
-        ))),
+        (&Method::POST, "/", None) => {
+            Ok(from_error(&ServiceError::new("UnknownOperationException", "The request has no x-amz-target header")))
+        }
         (&Method::GET, "/", _) => Ok(text(StatusCode::OK, "healthy: dynamodb, dynamodb streams (shardkeeper local)\n")),
         (method, path, _) => Ok(control(method, path, &body, &service)),
     }
@@ -151,9 +142,8 @@ fn change_streams(body: &[u8], service: &LocalService) -> Result<Value, ServiceE
     let members = Parameters::new(&json, &["table", "action", "shard"])?;
     let table = members.required_text("table")?;
     let action = members.required_text("action")?;
-    let action = StreamAction::parse(action).ok_or_else(|| {
-        ServiceError::validation(format!("action must be split, rollover or trim, not {action:?}"))
-    })?;
+    let action = StreamAction::parse(action)
+        .ok_or_else(|| ServiceError::validation(format!("action must be split, rollover or trim, not {action:?}")))?;
     let touched = service.change_shards(table, action, members.text("shard")?)?;
     Ok(json!({"shards": touched}))
 }
@@ -184,8 +174,6 @@ fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -116,22 +116,14 @@ impl PlannedWrite {
                 (key, action)
             }
         };
-        Ok(Self {
-            table: name.to_owned(),
-            key,
-            action,
-            condition,
-            wants_item_on_failure: on_failure == "ALL_OLD",
-        })
+        Ok(Self { table: name.to_owned(), key, action, condition, wants_item_on_failure: on_failure == "ALL_OLD" })
     }
 
     /// Checks the condition and works out what the item becomes; writes nothing.
     pub(super) fn evaluate(self, table: &Table) -> Result<(Self, Outcome), WriteFailure> {
         let old = table.item(&self.key);
         if let Some(condition) = &self.condition {
-            let holds = condition
-                .holds(old)
-                .map_err(|error| WriteFailure::Invalid(error.into()))?;
+            let holds = condition.holds(old).map_err(|error| WriteFailure::Invalid(error.into()))?;
             if !holds {
                 let item = old.filter(|_| self.wants_item_on_failure).cloned();
                 return Err(WriteFailure::Condition(item));
@@ -152,9 +144,7 @@ impl PlannedWrite {
         let Some(update) = update else {
             return Ok(base);
         };
-        let new = update
-            .apply(&base, &table.schema.names())
-            .map_err(|error| WriteFailure::Invalid(error.into()))?;
+        let new = update.apply(&base, &table.schema.names()).map_err(|error| WriteFailure::Invalid(error.into()))?;
         check_item_size(&new, "Item size to update has exceeded the maximum allowed size")
             .map_err(WriteFailure::Invalid)?;
         Ok(new)
@@ -317,10 +307,7 @@ pub(super) fn consumed_by_table(
     units: &std::collections::BTreeMap<String, f64>,
     answer: &mut Map<String, Value>,
 ) {
-    let list: Vec<Value> = units
-        .iter()
-        .filter_map(|(table, units)| consumed(detail, table, *units))
-        .collect();
+    let list: Vec<Value> = units.iter().filter_map(|(table, units)| consumed(detail, table, *units)).collect();
     if !list.is_empty() {
         answer.insert("ConsumedCapacity".to_owned(), list.into());
     }

@@ -120,19 +120,13 @@ impl World {
         let name = table_name(parameters)?;
         let table = self.table_for_items(name)?;
         if let Some(index) = parameters.text("IndexName")? {
-            return Err(ServiceError::validation(format!(
-                "The table does not have the specified index: {index}"
-            )));
+            return Err(ServiceError::validation(format!("The table does not have the specified index: {index}")));
         }
         let schema = &table.schema;
         let placeholders = Placeholders::from_request(body)?;
         let filter_text = parameters.text("FilterExpression")?;
         let projection_text = parameters.text("ProjectionExpression")?;
-        let key_text = if is_query {
-            parameters.text("KeyConditionExpression")?
-        } else {
-            None
-        };
+        let key_text = if is_query { parameters.text("KeyConditionExpression")? } else { None };
         let missing: &[&str] = match (filter_text, key_text, is_query) {
             (None, None, true) => &["FilterExpression", "KeyConditionExpression"],
             (None, None, false) => &["FilterExpression"],
@@ -179,15 +173,7 @@ impl World {
 
 impl<'a> PageBuilder<'a> {
     fn new(reading: &'a Reading<'a>, schema: &'a KeySchema) -> Self {
-        Self {
-            reading,
-            schema,
-            items: Vec::new(),
-            count: 0,
-            scanned: 0,
-            bytes: 0,
-            last: None,
-        }
+        Self { reading, schema, items: Vec::new(), count: 0, scanned: 0, bytes: 0, last: None }
     }
 
     /// Takes items until the page is full; true if none was left.
@@ -226,15 +212,7 @@ impl<'a> PageBuilder<'a> {
 
     /// The answer's JSON, and the read units it cost.
     fn finish(self, ended: bool) -> (Vec<u8>, f64) {
-        let Self {
-            reading,
-            schema,
-            items,
-            count,
-            scanned,
-            bytes,
-            last,
-        } = self;
+        let Self { reading, schema, items, count, scanned, bytes, last } = self;
         let mut out = Vec::with_capacity(items.len() + 256);
         append(&mut out, format_args!("{{\"Count\":{count},\"ScannedCount\":{scanned}"));
         if !reading.count_only {
@@ -257,9 +235,7 @@ impl<'a> PageBuilder<'a> {
 
 fn start_key(schema: &KeySchema, json: &Value) -> Result<ItemKey, ServiceError> {
     let key = item_from_json(json)?;
-    schema
-        .key_of_request(&key)
-        .map_err(|_| ServiceError::validation("The provided starting key is invalid"))
+    schema.key_of_request(&key).map_err(|_| ServiceError::validation("The provided starting key is invalid"))
 }
 
 /// Whether only counts are wanted; refuses the ways of `Select` that do not fit.
@@ -273,9 +249,9 @@ fn select(parameters: &Parameters<'_>, has_projection: bool) -> Result<bool, Ser
         ("SPECIFIC_ATTRIBUTES", false) => Err(ServiceError::validation(
             "Must specify the ProjectionExpression when choosing to get SPECIFIC_ATTRIBUTES",
         )),
-        ("ALL_PROJECTED_ATTRIBUTES", _) => Err(ServiceError::validation(
-            "ALL_PROJECTED_ATTRIBUTES can be used only when Querying using an IndexName",
-        )),
+        ("ALL_PROJECTED_ATTRIBUTES", _) => {
+            Err(ServiceError::validation("ALL_PROJECTED_ATTRIBUTES can be used only when Querying using an IndexName"))
+        }
         ("ALL_ATTRIBUTES" | "COUNT", true) => Err(ServiceError::validation(format!(
             "Cannot specify the ProjectionExpression when choosing to get {given}"
         ))),

@@ -17,9 +17,7 @@ impl<'a> Parameters<'a> {
         })?;
         for name in members.keys() {
             if !known.contains(&name.as_str()) {
-                return Err(ServiceError::validation(format!(
-                    "{name} is not supported here by the local service"
-                )));
+                return Err(ServiceError::validation(format!("{name} is not supported here by the local service")));
             }
         }
         Ok(Self { members })
@@ -75,18 +73,14 @@ impl<'a> Parameters<'a> {
         let Some(text) = self.text(name)? else {
             return Ok(choices[0]);
         };
-        choices
-            .iter()
-            .find(|choice| **choice == text)
-            .copied()
-            .ok_or_else(|| {
-                let member = lower_first(name);
-                let set = choices.join(", ");
-                ServiceError::validation(format!(
-                    "1 validation error detected: Value '{text}' at '{member}' failed to satisfy constraint: Member \
+        choices.iter().find(|choice| **choice == text).copied().ok_or_else(|| {
+            let member = lower_first(name);
+            let set = choices.join(", ");
+            ServiceError::validation(format!(
+                "1 validation error detected: Value '{text}' at '{member}' failed to satisfy constraint: Member \
                      must satisfy enum value set: [{set}]"
-                ))
-            })
+            ))
+        })
     }
 
     fn typed<T>(
@@ -100,10 +94,7 @@ impl<'a> Parameters<'a> {
         };
         match read(value) {
             Some(value) => Ok(Some(value)),
-            None => Err(ServiceError::new(
-                "SerializationException",
-                format!("{name} must be a {wanted}"),
-            )),
+            None => Err(ServiceError::new("SerializationException", format!("{name} must be a {wanted}"))),
         }
     }
 }

@@ -56,10 +56,7 @@ impl Clock {
 impl LocalService {
     /// A service without tables.
     pub fn new(options: LocalOptions, clock: Clock) -> Self {
-        Self {
-            world: Arc::new(Mutex::new(World::new(options))),
-            clock,
-        }
+        Self { world: Arc::new(Mutex::new(World::new(options))), clock }
     }
 
     /// The service's time.

@@ -99,9 +99,7 @@ impl KeySchema {
                 .attributes()
                 .all(|attribute| key.get(&attribute.name).is_some_and(|value| value.type_name() == attribute.kind));
         if !fits {
-            return Err(ServiceError::validation(
-                "The provided key element does not match the schema",
-            ));
+            return Err(ServiceError::validation("The provided key element does not match the schema"));
         }
         self.key_of_item(key)
     }
@@ -113,10 +111,7 @@ impl KeySchema {
             Some(range) => Some(key_value(range, item, 1024)?),
             None => None,
         };
-        Ok(ItemKey {
-            partition: PartitionKey::new(hash),
-            sort,
-        })
+        Ok(ItemKey { partition: PartitionKey::new(hash), sort })
     }
 
     /// The key's attributes out of an item, as `Keys` of a stream record has them.
@@ -296,18 +291,12 @@ impl Table {
         for (partition, items) in &self.items {
             for (sort, item) in items {
                 if let Some(second) = expiry_second(item, attribute) {
-                    let key = ItemKey {
-                        partition: partition.clone(),
-                        sort: sort.clone(),
-                    };
+                    let key = ItemKey { partition: partition.clone(), sort: sort.clone() };
                     expiries.insert((second, key));
                 }
             }
         }
-        self.ttl = Some(TimeToLive {
-            attribute: attribute.to_owned(),
-            expiries,
-        });
+        self.ttl = Some(TimeToLive { attribute: attribute.to_owned(), expiries });
     }
 
     fn take(&mut self, key: &ItemKey) -> Option<Item> {

@@ -59,12 +59,7 @@ impl Tokens {
 
 impl World {
     pub(super) fn transact_write_items(&mut self, now: Timestamp, body: &Value) -> Reply {
-        let known = [
-            "TransactItems",
-            "ClientRequestToken",
-            "ReturnConsumedCapacity",
-            "ReturnItemCollectionMetrics",
-        ];
+        let known = ["TransactItems", "ClientRequestToken", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"];
         let parameters = Parameters::new(body, &known)?;
         let detail = capacity_detail(&parameters)?;
         parameters.choice("ReturnItemCollectionMetrics", &["NONE", "SIZE"])?;
@@ -141,13 +136,9 @@ impl World {
             ("ConditionCheck", WriteKind::Check, &["Key"]),
         ];
         let members = Parameters::new(entry, &kinds.map(|(name, _, _)| name))?;
-        let mut given = kinds
-            .iter()
-            .filter_map(|(name, kind, own)| Some((members.value(name)?, *kind, *own)));
+        let mut given = kinds.iter().filter_map(|(name, kind, own)| Some((members.value(name)?, *kind, *own)));
         let (Some((action, kind, own)), None) = (given.next(), given.next()) else {
-            return Err(ServiceError::validation(
-                "TransactItems can only contain one of Check, Put, Update or Delete",
-            ));
+            return Err(ServiceError::validation("TransactItems can only contain one of Check, Put, Update or Delete"));
         };
         let mut known = vec![
             "TableName",
@@ -208,21 +199,16 @@ impl From<WriteFailure> for Reason {
                 message: "The conditional request failed".to_owned(),
                 item: item.as_ref().map(item_to_json),
             },
-            WriteFailure::Invalid(error) => Self {
-                code: "ValidationError",
-                message: error.message().to_owned(),
-                item: None,
-            },
+            WriteFailure::Invalid(error) => {
+                Self { code: "ValidationError", message: error.message().to_owned(), item: None }
+            }
         }
     }
 }
 
 /// `TransactionCanceledException`, with a reason for each action in the request's order.
 fn cancelled(reasons: &[Option<Reason>]) -> ServiceError {
-    let codes: Vec<&str> = reasons
-        .iter()
-        .map(|reason| reason.as_ref().map_or("None", |reason| reason.code))
-        .collect();
+    let codes: Vec<&str> = reasons.iter().map(|reason| reason.as_ref().map_or("None", |reason| reason.code)).collect();
     let listed: Vec<Value> = reasons
         .iter()
         .map(|reason| match reason {
@@ -236,17 +222,13 @@ fn cancelled(reasons: &[Option<Reason>]) -> ServiceError {
             }
         })
         .collect();
-    let message = format!(
-        "Transaction cancelled, please refer cancellation reasons for specific reasons [{}]",
-        codes.join(", ")
-    );
+    let message =
+        format!("Transaction cancelled, please refer cancellation reasons for specific reasons [{}]", codes.join(", "));
     ServiceError::new("TransactionCanceledException", message).with("CancellationReasons", listed.into())
 }
 
 fn transact_items<'a>(parameters: &Parameters<'a>) -> Result<&'a Vec<Value>, ServiceError> {
-    let items = parameters
-        .list("TransactItems")?
-        .ok_or_else(|| super::request::missing("TransactItems"))?;
+    let items = parameters.list("TransactItems")?.ok_or_else(|| super::request::missing("TransactItems"))?;
     if items.is_empty() || items.len() > MAX_ITEMS {
         let bound = if items.is_empty() {
             "greater than or equal to 1".to_owned()

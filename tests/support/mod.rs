@@ -27,11 +27,7 @@ pub struct Finished {
 
 /// Runs `command` to its end.
 pub fn finish(command: &mut Command) -> Finished {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.output().expect("the program starts");
+    let Output { status, stdout, stderr } = command.output().expect("the program starts");
     Finished {
         code: status.code().expect("the program ends by itself"),
         stdout: String::from_utf8(stdout).expect("standard output is UTF-8"),
@@ -41,9 +37,5 @@ pub fn finish(command: &mut Command) -> Finished {
 
 /// Runs the program in `folder` with a line of arguments, split at spaces.
 pub fn run_in(folder: &Path, line: &str) -> Finished {
-    finish(
-        shardkeeper()
-            .current_dir(folder)
-            .args(line.split_whitespace()),
-    )
+    finish(shardkeeper().current_dir(folder).args(line.split_whitespace()))
 }

@@ -29,7 +29,10 @@ fn apply(leases: &mut [LeaseToPlace], moves: &[Move]) {
 }
 
 fn counts(leases: &[LeaseToPlace], members: &[Member]) -> Vec<usize> {
-    members.iter().map(|member| leases.iter().filter(|lease| lease.owner.as_ref() == Some(&member.id)).count()).collect()
+    members
+        .iter()
+        .map(|member| leases.iter().filter(|lease| lease.owner.as_ref() == Some(&member.id)).count())
+        .collect()
 }
 
 #[test]

@@ -36,20 +36,13 @@ impl ShardIterator {
         let shard_id = fields.next()?.to_owned();
         let position = fields.next()?.parse().ok()?;
         let issued = Timestamp::from_millis(fields.next()?.parse().ok()?);
-        Some(Self {
-            stream_arn: arn.to_owned(),
-            shard_id,
-            position,
-            issued,
-        })
+        Some(Self { stream_arn: arn.to_owned(), shard_id, position, issued })
     }
 }
 
 /// Catches iterators that were cut or joined wrongly; it keeps no one from forging.
 fn checksum(arn: &str, fields: &str) -> u64 {
-    arn.bytes()
-        .chain(fields.bytes())
-        .fold(0, |sum, byte| mix(sum ^ u64::from(byte)))
+    arn.bytes().chain(fields.bytes()).fold(0, |sum, byte| mix(sum ^ u64::from(byte)))
 }
 
 #[cfg(test)]

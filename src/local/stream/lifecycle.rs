@@ -212,11 +212,7 @@ impl Stream {
         let Some(rollover) = world.options.rollover else {
             return;
         };
-        let aged = |id: &&String| {
-            self.shards
-                .get(*id)
-                .is_some_and(|shard| shard.created.plus(rollover) <= world.now)
-        };
+        let aged = |id: &&String| self.shards.get(*id).is_some_and(|shard| shard.created.plus(rollover) <= world.now);
         let aged: Vec<String> = self.open.values().filter(aged).cloned().collect();
         for id in aged {
             // The ids come from the open shards, so none of them is closed.

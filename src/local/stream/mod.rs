@@ -59,9 +59,7 @@ impl World {
         let more = streams.next().is_some();
         let listed: Vec<Value> = page
             .iter()
-            .map(|stream| {
-                json!({"StreamArn": stream.arn, "TableName": stream.table, "StreamLabel": stream.label})
-            })
+            .map(|stream| json!({"StreamArn": stream.arn, "TableName": stream.table, "StreamLabel": stream.label}))
             .collect();
         let mut answer = json!({"Streams": listed});
         if let (true, Some(last)) = (more, page.last()) {
@@ -127,12 +125,8 @@ impl World {
             "AT_SEQUENCE_NUMBER" => position_in(shard, sequence, stream.next_sequence)?,
             _ => position_in(shard, sequence, stream.next_sequence)? + 1,
         };
-        let iterator = ShardIterator {
-            stream_arn: arn.to_owned(),
-            shard_id: shard_id.to_owned(),
-            position,
-            issued: now,
-        };
+        let iterator =
+            ShardIterator { stream_arn: arn.to_owned(), shard_id: shard_id.to_owned(), position, issued: now };
         json_reply(&json!({"ShardIterator": iterator.encode()}))
     }
 
@@ -149,14 +143,9 @@ impl World {
                  expire 15 minutes after they are retrieved, unless the service was told otherwise.",
             ));
         }
-        let stream = self
-            .streams
-            .get_mut(&iterator.stream_arn)
-            .ok_or_else(|| stream_not_found(&iterator.stream_arn))?;
-        let shard = stream
-            .shards
-            .get_mut(&iterator.shard_id)
-            .ok_or_else(|| shard_not_found(&iterator.shard_id))?;
+        let stream =
+            self.streams.get_mut(&iterator.stream_arn).ok_or_else(|| stream_not_found(&iterator.stream_arn))?;
+        let shard = stream.shards.get_mut(&iterator.shard_id).ok_or_else(|| shard_not_found(&iterator.shard_id))?;
         if !shard.reads.allow(now, self.options.get_records_per_second) {
             return Err(ServiceError::new(
                 "LimitExceededException",
@@ -166,10 +155,7 @@ impl World {
         if shard.is_trimmed_at(iterator.position) {
             return Err(trimmed());
         }
-        let size = PageSize {
-            records: limit,
-            bytes: self.options.page_bytes,
-        };
+        let size = PageSize { records: limit, bytes: self.options.page_bytes };
         let page = shard.page(iterator.position, &size);
         self.stats.records_served += page.records.len() as u64;
 
