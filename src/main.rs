@@ -2,4 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+use shardkeeper::cli;
+use shardkeeper::cli::layers::Environment;
+
+fn main() -> ExitCode {
+    match cli::run_program(std::env::args_os(), &Environment::of_process()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => cli::exit_code(&error),
+    }
+}

@@ -1,3 +1,15 @@
-//! The pure core.
+//! The pure core: what a correct worker decides, without a clock, randomness of its own, a runtime or a network.
+//!
+//! Times are durations since any fixed moment, randomness is a seeded [`rng::Rng`] passed in. The shells around it
+//! (`aws`, `consumer`, `fleet`, `worker`) do as it says.
 
+pub mod assignment;
+pub mod checkpoint;
+pub mod lease;
+pub mod liveness;
+pub mod pacing;
+pub mod progress;
 pub mod record;
+pub mod rng;
+pub mod sequence_number;
+pub mod shard_graph;

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::error::ServiceError;
-use super::items::{
-    Outcome, capacity_detail, consumed_by_table, read_projection, read_units, write_units,
-};
+use super::items::{Outcome, capacity_detail, consumed_by_table, read_projection, read_units, write_units};
 use super::request::Parameters;
 use super::stream::record::Cause;
 use super::table::{ItemKey, Table, check_item_size};
@@ -23,36 +21,24 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 impl World {
     pub(super) fn batch_write_item(&mut self, now: Timestamp, body: &Value) -> Reply {
-        let known = [
-            "RequestItems",
-            "ReturnConsumedCapacity",
-            "ReturnItemCollectionMetrics",
-        ];
+        let known = ["RequestItems", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"];
         let parameters = Parameters::new(body, &known)?;
         let detail = capacity_detail(&parameters)?;
         parameters.choice("ReturnItemCollectionMetrics", &["NONE", "SIZE"])?;
         let by_table = request_items(&parameters)?;
-        let total: usize = by_table
-            .values()
-            .map(|list| list.as_array().map_or(0, Vec::len))
-            .sum();
+        let total: usize = by_table.values().map(|list| list.as_array().map_or(0, Vec::len)).sum();
         if total > MAX_WRITES {
-            return Err(ServiceError::validation(
-                "Too many items requested for the BatchWriteItem call",
-            ));
+            return Err(ServiceError::validation("Too many items requested for the BatchWriteItem call"));
         }
         let mut writes = Vec::with_capacity(total);
         let mut seen = BTreeSet::new();
         for (name, list) in by_table {
             let table = self.table_for_items(name)?;
-            let list = list
-                .as_array()
-                .filter(|list| !list.is_empty())
-                .ok_or_else(|| {
-                    ServiceError::validation(format!(
-                        "The batch write request list for a table cannot be null or empty: {name}"
-                    ))
-                })?;
+            let list = list.as_array().filter(|list| !list.is_empty()).ok_or_else(|| {
+                ServiceError::validation(format!(
+                    "The batch write request list for a table cannot be null or empty: {name}"
+                ))
+            })?;
             for request in list {
                 let (key, item) = read_write(table, request)?;
                 if !seen.insert((name, key.clone())) {
@@ -65,10 +51,7 @@ impl World {
         for (table, key, new) in writes {
             let size_of_new = new.clone();
             let old = self.replace_item(now, table, &key, new, Cause::Request);
-            let outcome = Outcome {
-                old,
-                new: size_of_new,
-            };
+            let outcome = Outcome { old, new: size_of_new };
             *units.entry(table.clone()).or_insert(0.0) += write_units(&outcome);
         }
         for (table, units) in &units {
@@ -92,9 +75,7 @@ impl World {
             let read = self.read_batch(name, request)?;
             keys_seen += read.keys.len();
             if keys_seen > MAX_KEYS {
-                return Err(ServiceError::validation(
-                    "Too many items requested for the BatchGetItem call",
-                ));
+                return Err(ServiceError::validation("Too many items requested for the BatchGetItem call"));
             }
             let mut items = Vec::new();
             let mut left = Vec::new();
@@ -131,17 +112,8 @@ impl World {
         json_reply(&answer.into())
     }
 
-    fn read_batch<'a>(
-        &self,
-        name: &str,
-        request: &'a Value,
-    ) -> Result<BatchRead<'a>, ServiceError> {
-        let known = [
-            "Keys",
-            "ConsistentRead",
-            "ProjectionExpression",
-            "ExpressionAttributeNames",
-        ];
+    fn read_batch<'a>(&self, name: &str, request: &'a Value) -> Result<BatchRead<'a>, ServiceError> {
+        let known = ["Keys", "ConsistentRead", "ProjectionExpression", "ExpressionAttributeNames"];
         let parameters = Parameters::new(request, &known)?;
         let table = self.table_for_items(name)?;
         let projection = read_projection(request, &parameters)?;
@@ -160,11 +132,7 @@ impl World {
                 return Err(duplicates());
             }
         }
-        Ok(BatchRead {
-            keys,
-            projection,
-            consistent,
-        })
+        Ok(BatchRead { keys, projection, consistent })
     }
 }
 
@@ -176,24 +144,18 @@ struct BatchRead<'a> {
 }
 
 fn request_items<'a>(parameters: &Parameters<'a>) -> Result<&'a Map<String, Value>, ServiceError> {
-    parameters
-        .map("RequestItems")?
-        .filter(|items| !items.is_empty())
-        .ok_or_else(|| {
-            ServiceError::validation(
-                "1 validation error detected: Value '{}' at 'requestItems' failed to satisfy constraint: Member must \
+    parameters.map("RequestItems")?.filter(|items| !items.is_empty()).ok_or_else(|| {
+        ServiceError::validation(
+            "1 validation error detected: Value '{}' at 'requestItems' failed to satisfy constraint: Member must \
                  have length greater than or equal to 1",
-            )
-        })
+        )
+    })
 }
 
 /// One `PutRequest` or `DeleteRequest`.
 fn read_write(table: &Table, request: &Value) -> Result<(ItemKey, Option<Item>), ServiceError> {
     let parameters = Parameters::new(request, &["PutRequest", "DeleteRequest"])?;
-    match (
-        parameters.value("PutRequest"),
-        parameters.value("DeleteRequest"),
-    ) {
+    match (parameters.value("PutRequest"), parameters.value("DeleteRequest")) {
         (Some(put), None) => {
             let item = item_from_json(Parameters::new(put, &["Item"])?.required("Item")?)?;
             check_item_size(&item, "Item size has exceeded the maximum allowed size")?;
@@ -203,9 +165,7 @@ fn read_write(table: &Table, request: &Value) -> Result<(ItemKey, Option<Item>),
             let key = super::items::read_key(table, &Parameters::new(delete, &["Key"])?)?;
             Ok((key, None))
         }
-        _ => Err(ServiceError::validation(
-            "A write request must have exactly one of PutRequest and DeleteRequest",
-        )),
+        _ => Err(ServiceError::validation("A write request must have exactly one of PutRequest and DeleteRequest")),
     }
 }
 

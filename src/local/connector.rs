@@ -7,8 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
-    SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -46,11 +45,7 @@ pub struct InMemoryClient {
 impl InMemoryClient {
     /// A client of this service without a label.
     pub fn new(service: LocalService) -> Self {
-        Self {
-            service,
-            label: Arc::from(""),
-            hook: None,
-        }
+        Self { service, label: Arc::from(""), hook: None }
     }
 
     /// The same with a label, by which hooks tell clients apart.
@@ -62,10 +57,7 @@ impl InMemoryClient {
 
     /// The same with a hook that may make each call fail.
     #[must_use]
-    pub fn hook(
-        mut self,
-        hook: impl Fn(&Call<'_>) -> Option<Fault> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn hook(mut self, hook: impl Fn(&Call<'_>) -> Option<Fault> + Send + Sync + 'static) -> Self {
         self.hook = Some(Arc::new(hook));
         self
     }
@@ -76,11 +68,7 @@ impl InMemoryClient {
     }
 
     async fn carry(self, request: Request) -> Result<HttpResponse, ConnectorError> {
-        let call = Call {
-            client: &self.label,
-            request: &request,
-            now: self.service.now(),
-        };
+        let call = Call { client: &self.label, request: &request, now: self.service.now() };
         let fault = self.hook.as_ref().and_then(|hook| hook(&call));
         let answer = match fault {
             Some(fault) => self.service.call_with(request, fault).await,
@@ -94,11 +82,7 @@ impl InMemoryClient {
 }
 
 impl HttpClient for InMemoryClient {
-    fn http_connector(
-        &self,
-        _: &HttpConnectorSettings,
-        _: &RuntimeComponents,
-    ) -> SharedHttpConnector {
+    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(self.clone())
     }
 }
@@ -115,32 +99,21 @@ impl HttpConnector for InMemoryClient {
 
 impl fmt::Debug for InMemoryClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InMemoryClient")
-            .field("label", &self.label)
-            .finish_non_exhaustive()
+        f.debug_struct("InMemoryClient").field("label", &self.label).finish_non_exhaustive()
     }
 }
 
 fn from_sdk(request: &HttpRequest) -> Result<Request, ConnectorError> {
-    let target = request
-        .headers()
-        .get("x-amz-target")
-        .unwrap_or_default()
-        .to_owned();
-    let body = request.body().bytes().ok_or_else(|| {
-        ConnectorError::user("the in-memory client takes no streaming bodies".into())
-    })?;
-    Ok(Request {
-        target,
-        body: Bytes::copy_from_slice(body),
-    })
+    let target = request.headers().get("x-amz-target").unwrap_or_default().to_owned();
+    let body = request
+        .body()
+        .bytes()
+        .ok_or_else(|| ConnectorError::user("the in-memory client takes no streaming bodies".into()))?;
+    Ok(Request { target, body: Bytes::copy_from_slice(body) })
 }
 
 fn to_response(answer: Answer) -> Result<HttpResponse, ConnectorError> {
-    let status = answer
-        .status
-        .try_into()
-        .map_err(|error| ConnectorError::other(Box::new(error), None))?;
+    let status = answer.status.try_into().map_err(|error| ConnectorError::other(Box::new(error), None))?;
     let mut response = HttpResponse::new(status, SdkBody::from(answer.body));
     let headers = response.headers_mut();
     headers.insert("content-type", "application/x-amz-json-1.0");

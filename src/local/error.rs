@@ -21,11 +21,7 @@ pub struct ServiceError {
 impl ServiceError {
     /// The error of this name, as `"ResourceNotFoundException"`.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            code: code.into(),
-            message: message.into(),
-            members: Map::new(),
-        }
+        Self { code: code.into(), message: message.into(), members: Map::new() }
     }
 
     /// The error's name, without its namespace.
@@ -51,10 +47,7 @@ impl ServiceError {
     pub fn to_json(&self) -> Value {
         let mut body = self.members.clone();
         let namespace = namespace(&self.code);
-        body.insert(
-            "__type".to_owned(),
-            format!("{namespace}#{}", self.code).into(),
-        );
+        body.insert("__type".to_owned(), format!("{namespace}#{}", self.code).into());
         body.insert("message".to_owned(), self.message.clone().into());
         Value::Object(body)
     }
@@ -73,10 +66,7 @@ impl ServiceError {
     }
 
     pub(crate) fn condition_failed() -> Self {
-        Self::new(
-            "ConditionalCheckFailedException",
-            "The conditional request failed",
-        )
+        Self::new("ConditionalCheckFailedException", "The conditional request failed")
     }
 }
 

@@ -93,11 +93,10 @@ impl FaultPlan {
             plan.rules.push(FaultRule::from_json(rule)?);
         }
         for (operation, millis) in members.map("latency_ms")?.into_iter().flatten() {
-            let millis = millis.as_u64().ok_or_else(|| {
-                ServiceError::validation("latency_ms holds whole numbers of milliseconds")
-            })?;
-            plan.latency
-                .insert(operation.clone(), Duration::from_millis(millis));
+            let millis = millis
+                .as_u64()
+                .ok_or_else(|| ServiceError::validation("latency_ms holds whole numbers of milliseconds"))?;
+            plan.latency.insert(operation.clone(), Duration::from_millis(millis));
         }
         plan.deny = words(&members, "deny")?;
         for service in words(&members, "refuse")? {
@@ -118,12 +117,7 @@ impl FaultPlan {
         let latency: BTreeMap<&String, u64> = self
             .latency
             .iter()
-            .map(|(operation, latency)| {
-                (
-                    operation,
-                    u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
-                )
-            })
+            .map(|(operation, latency)| (operation, u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)))
             .collect();
         let mut refuse = Vec::new();
         if self.refuse_tables {
@@ -139,10 +133,7 @@ impl FaultPlan {
     /// Draws the fault of one call.
     pub(crate) fn draw(&self, request: &Request, random: &mut Random) -> Fault {
         let operation = request.operation();
-        let latency = self
-            .latency
-            .get(operation)
-            .or_else(|| self.latency.get("*"));
+        let latency = self.latency.get(operation).or_else(|| self.latency.get("*"));
         Fault {
             delay_before: latency.copied().unwrap_or_default(),
             delay_after: Duration::ZERO,
@@ -151,11 +142,7 @@ impl FaultPlan {
     }
 
     fn draw_effect(&self, request: &Request, operation: &str, random: &mut Random) -> Effect {
-        let refused = if request.is_for_streams() {
-            self.refuse_streams
-        } else {
-            self.refuse_tables
-        };
+        let refused = if request.is_for_streams() { self.refuse_streams } else { self.refuse_tables };
         if refused {
             return Effect::LoseCall;
         }
@@ -190,17 +177,12 @@ impl FaultRule {
             "hang_after" => Effect::HangAnswer,
             "truncate" => Effect::TruncateAnswer,
             other => {
-                let message = format!(
-                    "effect must be error, drop, drop_after, hang, hang_after or truncate, not {other:?}"
-                );
+                let message =
+                    format!("effect must be error, drop, drop_after, hang, hang_after or truncate, not {other:?}");
                 return Err(ServiceError::validation(message));
             }
         };
-        Ok(Self {
-            operations: words(&members, "operations")?,
-            share,
-            effect,
-        })
+        Ok(Self { operations: words(&members, "operations")?, share, effect })
     }
 
     fn to_json(&self) -> Value {
@@ -214,8 +196,7 @@ impl FaultRule {
             Effect::None => ("none", None),
             Effect::ApplyLate(_) => ("apply_late", None),
         };
-        let mut rule =
-            json!({"share": self.share, "effect": effect, "operations": self.operations});
+        let mut rule = json!({"share": self.share, "effect": effect, "operations": self.operations});
         if let Some(code) = code {
             rule["code"] = code.into();
         }
@@ -227,9 +208,7 @@ fn words(members: &Parameters<'_>, name: &str) -> Result<BTreeSet<String>, Servi
     let list = members.list(name)?.into_iter().flatten();
     list.map(|word| match word.as_str() {
         Some(word) => Ok(word.to_owned()),
-        None => Err(ServiceError::validation(format!(
-            "{name} must be a list of strings"
-        ))),
+        None => Err(ServiceError::validation(format!("{name} must be a list of strings"))),
     })
     .collect()
 }
@@ -239,10 +218,7 @@ mod tests {
     use super::*;
 
     fn request(target: &str) -> Request {
-        Request {
-            target: target.to_owned(),
-            body: bytes::Bytes::from_static(b"{}"),
-        }
+        Request { target: target.to_owned(), body: bytes::Bytes::from_static(b"{}") }
     }
 
     #[test]
@@ -285,10 +261,7 @@ mod tests {
         let mut effect = |target: &str| plan.draw(&request(target), &mut random).effect;
         assert_eq!(effect("DynamoDB_20120810.PutItem"), Effect::LoseAnswer);
         assert_eq!(effect("DynamoDB_20120810.GetItem"), Effect::None);
-        assert_eq!(
-            effect("DynamoDBStreams_20120810.GetRecords"),
-            Effect::LoseCall
-        );
+        assert_eq!(effect("DynamoDBStreams_20120810.GetRecords"), Effect::LoseCall);
         let denied = effect("DynamoDB_20120810.Scan");
         assert!(matches!(denied, Effect::Refuse(error) if error.code() == "AccessDeniedException"));
     }

@@ -37,11 +37,7 @@ type HttpAnswer = Result<Response<Full<Bytes>>, LostCall>;
 ///
 /// # Errors
 /// The listener failed for good. A single connection's failure ends that connection only.
-pub async fn serve(
-    listener: TcpListener,
-    service: LocalService,
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, service: LocalService, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let stopping = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut ticks = tokio::time::interval(TICK);
@@ -73,18 +69,15 @@ pub async fn serve(
 fn is_passing(error: &io::Error) -> bool {
     const TOO_MANY_FILES: [i32; 2] = [23, 24]; // ENFILE, EMFILE
     error.kind() == io::ErrorKind::ConnectionAborted
-        || error
-            .raw_os_error()
-            .is_some_and(|code| TOO_MANY_FILES.contains(&code))
+        || error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code))
 }
 
 async fn converse(stream: TcpStream, service: LocalService, stopping: CancellationToken) {
     // Answers are written at once, so waiting for more bytes to send only costs time.
     let _ = stream.set_nodelay(true);
     let respond = hyper::service::service_fn(move |request| respond(request, service.clone()));
-    let connection = hyper::server::conn::http1::Builder::new()
-        .keep_alive(true)
-        .serve_connection(TokioIo::new(stream), respond);
+    let connection =
+        hyper::server::conn::http1::Builder::new().keep_alive(true).serve_connection(TokioIo::new(stream), respond);
     tokio::pin!(connection);
     let outcome = tokio::select! {
         biased;
@@ -102,43 +95,25 @@ async fn converse(stream: TcpStream, service: LocalService, stopping: Cancellati
 async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, MAX_REQUEST_BYTES).collect().await else {
-        return Ok(text(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "the request body is too large or broke off\n",
-        ));
+        return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "the request body is too large or broke off\n"));
     };
     let body = body.to_bytes();
-    let target = head
-        .headers
-        .get("x-amz-target")
-        .and_then(|target| target.to_str().ok());
+    let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
     match (&head.method, head.uri.path(), target) {
         (&Method::POST, "/", Some(target)) => {
-            let request = Request {
-                target: target.to_owned(),
-                body,
-            };
+            let request = Request { target: target.to_owned(), body };
             Ok(from_answer(service.call(request).await?))
         }
-        (&Method::POST, "/", None) => Ok(from_error(&ServiceError::new(
-            "UnknownOperationException",
-            "The request has no x-amz-target header",
-        ))),
-        (&Method::GET, "/", _) => Ok(text(
-            StatusCode::OK,
-            "healthy: dynamodb, dynamodb streams (shardkeeper local)\n",
-        )),
+        (&Method::POST, "/", None) => {
+            Ok(from_error(&ServiceError::new("UnknownOperationException", "The request has no x-amz-target header")))
+        }
+        (&Method::GET, "/", _) => Ok(text(StatusCode::OK, "healthy: dynamodb, dynamodb streams (shardkeeper local)\n")),
         (method, path, _) => Ok(control(method, path, &body, &service)),
     }
 }
 
 /// The control plane: see the module's documentation.
-fn control(
-    method: &Method,
-    path: &str,
-    body: &[u8],
-    service: &LocalService,
-) -> Response<Full<Bytes>> {
+fn control(method: &Method, path: &str, body: &[u8], service: &LocalService) -> Response<Full<Bytes>> {
     let outcome = match (method, path) {
         (&Method::GET, "/_local/stats") => Ok(service.stats().to_json()),
         (&Method::GET, "/_local/faults") => Ok(service.faults().to_json()),
@@ -169,29 +144,21 @@ fn change_streams(body: &[u8], service: &LocalService) -> Result<Value, ServiceE
     let members = Parameters::new(&json, &["table", "action", "shard"])?;
     let table = members.required_text("table")?;
     let action = members.required_text("action")?;
-    let action = StreamAction::parse(action).ok_or_else(|| {
-        ServiceError::validation(format!(
-            "action must be split, rollover or trim, not {action:?}"
-        ))
-    })?;
+    let action = StreamAction::parse(action)
+        .ok_or_else(|| ServiceError::validation(format!("action must be split, rollover or trim, not {action:?}")))?;
     let touched = service.change_shards(table, action, members.text("shard")?)?;
     Ok(json!({"shards": touched}))
 }
 
 fn preload(body: &[u8], service: &LocalService) -> Result<Value, ServiceError> {
     let json = parse(body)?;
-    let known = [
-        "table",
-        "records_per_shard",
-        "keys_per_shard",
-        "value_bytes",
-        "first_version",
-    ];
+    let known = ["table", "records_per_shard", "keys_per_shard", "value_bytes", "first_version"];
     let members = Parameters::new(&json, &known)?;
     let number = |name, default| match members.integer(name)? {
         None => Ok(default),
-        Some(number) => u64::try_from(number)
-            .map_err(|_| ServiceError::validation(format!("{name} must not be below 0"))),
+        Some(number) => {
+            u64::try_from(number).map_err(|_| ServiceError::validation(format!("{name} must not be below 0")))
+        }
     };
     let preload = Preload {
         records_per_shard: number("records_per_shard", 1000)?,
@@ -200,9 +167,7 @@ fn preload(body: &[u8], service: &LocalService) -> Result<Value, ServiceError> {
         first_version: number("first_version", 0)?,
     };
     if preload.value_bytes > 400 * 1024 {
-        return Err(ServiceError::validation(
-            "value_bytes must not be above an item's 400 KB",
-        ));
+        return Err(ServiceError::validation("value_bytes must not be above an item's 400 KB"));
     }
     let written = service.preload(members.required_text("table")?, &preload)?;
     Ok(json!({"records": written}))
@@ -224,26 +189,16 @@ fn from_answer(answer: Answer) -> Response<Full<Bytes>> {
 
 fn from_error(error: &ServiceError) -> Response<Full<Bytes>> {
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    reply(
-        status,
-        "application/x-amz-json-1.0",
-        error.to_json().to_string().into(),
-    )
+    reply(status, "application/x-amz-json-1.0", error.to_json().to_string().into())
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    reply(
-        status,
-        "text/plain; charset=utf-8",
-        Bytes::from_static(text.as_bytes()),
-    )
+    reply(status, "text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()))
 }
 
 fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -89,16 +89,11 @@ impl PlannedWrite {
             None => None,
         };
         let condition = match condition_text {
-            Some(text) => Some(Condition::parse(
-                ExpressionKind::ConditionExpression,
-                text,
-                &placeholders,
-            )?),
+            Some(text) => Some(Condition::parse(ExpressionKind::ConditionExpression, text, &placeholders)?),
             None => None,
         };
         placeholders.check_all_used()?;
-        let on_failure =
-            parameters.choice("ReturnValuesOnConditionCheckFailure", &["NONE", "ALL_OLD"])?;
+        let on_failure = parameters.choice("ReturnValuesOnConditionCheckFailure", &["NONE", "ALL_OLD"])?;
 
         let table = world.table_for_items(name)?;
         if let Some(update) = &update {
@@ -121,22 +116,14 @@ impl PlannedWrite {
                 (key, action)
             }
         };
-        Ok(Self {
-            table: name.to_owned(),
-            key,
-            action,
-            condition,
-            wants_item_on_failure: on_failure == "ALL_OLD",
-        })
+        Ok(Self { table: name.to_owned(), key, action, condition, wants_item_on_failure: on_failure == "ALL_OLD" })
     }
 
     /// Checks the condition and works out what the item becomes; writes nothing.
     pub(super) fn evaluate(self, table: &Table) -> Result<(Self, Outcome), WriteFailure> {
         let old = table.item(&self.key);
         if let Some(condition) = &self.condition {
-            let holds = condition
-                .holds(old)
-                .map_err(|error| WriteFailure::Invalid(error.into()))?;
+            let holds = condition.holds(old).map_err(|error| WriteFailure::Invalid(error.into()))?;
             if !holds {
                 let item = old.filter(|_| self.wants_item_on_failure).cloned();
                 return Err(WriteFailure::Condition(item));
@@ -152,24 +139,14 @@ impl PlannedWrite {
         Ok((self, Outcome { old, new }))
     }
 
-    fn updated(
-        &self,
-        table: &Table,
-        update: Option<&Update>,
-        old: Option<&Item>,
-    ) -> Result<Item, WriteFailure> {
+    fn updated(&self, table: &Table, update: Option<&Update>, old: Option<&Item>) -> Result<Item, WriteFailure> {
         let base = old.map_or_else(|| table.schema.item_of_key(&self.key), Clone::clone);
         let Some(update) = update else {
             return Ok(base);
         };
-        let new = update
-            .apply(&base, &table.schema.names())
-            .map_err(|error| WriteFailure::Invalid(error.into()))?;
-        check_item_size(
-            &new,
-            "Item size to update has exceeded the maximum allowed size",
-        )
-        .map_err(WriteFailure::Invalid)?;
+        let new = update.apply(&base, &table.schema.names()).map_err(|error| WriteFailure::Invalid(error.into()))?;
+        check_item_size(&new, "Item size to update has exceeded the maximum allowed size")
+            .map_err(WriteFailure::Invalid)?;
         Ok(new)
     }
 }
@@ -179,9 +156,7 @@ impl From<WriteFailure> for ServiceError {
         match failure {
             WriteFailure::Invalid(error) => error,
             WriteFailure::Condition(None) => Self::condition_failed(),
-            WriteFailure::Condition(Some(item)) => {
-                Self::condition_failed().with("Item", item_to_json(&item))
-            }
+            WriteFailure::Condition(Some(item)) => Self::condition_failed().with("Item", item_to_json(&item)),
         }
     }
 }
@@ -278,34 +253,23 @@ fn returned(wanted: &str, write: &PlannedWrite, outcome: &Outcome) -> Option<Ite
     }
 }
 
-fn return_values(
-    parameters: &Parameters<'_>,
-    kind: WriteKind,
-) -> Result<&'static str, ServiceError> {
+fn return_values(parameters: &Parameters<'_>, kind: WriteKind) -> Result<&'static str, ServiceError> {
     let all = ["NONE", "ALL_OLD", "UPDATED_OLD", "ALL_NEW", "UPDATED_NEW"];
     let wanted = parameters.choice("ReturnValues", &all)?;
     if kind != WriteKind::Update && !matches!(wanted, "NONE" | "ALL_OLD") {
-        return Err(ServiceError::validation(
-            "Return values set to invalid value",
-        ));
+        return Err(ServiceError::validation("Return values set to invalid value"));
     }
     Ok(wanted)
 }
 
 /// The `Key` member, which must be a whole key of the table.
-pub(super) fn read_key(
-    table: &Table,
-    parameters: &Parameters<'_>,
-) -> Result<ItemKey, ServiceError> {
+pub(super) fn read_key(table: &Table, parameters: &Parameters<'_>) -> Result<ItemKey, ServiceError> {
     let key = item_from_json(parameters.required("Key")?)?;
     table.schema.key_of_request(&key)
 }
 
 /// The `ProjectionExpression` of a request that has no other expression.
-pub(super) fn read_projection(
-    body: &Value,
-    parameters: &Parameters<'_>,
-) -> Result<Option<Projection>, ServiceError> {
+pub(super) fn read_projection(body: &Value, parameters: &Parameters<'_>) -> Result<Option<Projection>, ServiceError> {
     let placeholders = Placeholders::from_request(body)?;
     let text = parameters.text("ProjectionExpression")?;
     placeholders.check_wanted(text.is_some(), &[])?;
@@ -331,9 +295,9 @@ pub(super) fn consumed(detail: CapacityDetail, table: &str, units: f64) -> Optio
     match detail {
         CapacityDetail::None => None,
         CapacityDetail::Total => Some(json!({"TableName": table, "CapacityUnits": units})),
-        CapacityDetail::Indexes => Some(
-            json!({"TableName": table, "CapacityUnits": units, "Table": {"CapacityUnits": units}}),
-        ),
+        CapacityDetail::Indexes => {
+            Some(json!({"TableName": table, "CapacityUnits": units, "Table": {"CapacityUnits": units}}))
+        }
     }
 }
 
@@ -343,10 +307,7 @@ pub(super) fn consumed_by_table(
     units: &std::collections::BTreeMap<String, f64>,
     answer: &mut Map<String, Value>,
 ) {
-    let list: Vec<Value> = units
-        .iter()
-        .filter_map(|(table, units)| consumed(detail, table, *units))
-        .collect();
+    let list: Vec<Value> = units.iter().filter_map(|(table, units)| consumed(detail, table, *units)).collect();
     if !list.is_empty() {
         answer.insert("ConsumedCapacity".to_owned(), list.into());
     }
@@ -356,10 +317,7 @@ pub(super) fn consumed_by_table(
 fn finish(mut out: Vec<u8>, consumed: Option<&Value>) -> bytes::Bytes {
     if let Some(consumed) = consumed {
         let comma = if out.len() > 1 { "," } else { "" };
-        append(
-            &mut out,
-            format_args!("{comma}\"ConsumedCapacity\":{consumed}"),
-        );
+        append(&mut out, format_args!("{comma}\"ConsumedCapacity\":{consumed}"));
     }
     out.push(b'}');
     out.into()

@@ -20,9 +20,7 @@ impl RateLimit {
             None => capacity,
             Some((level, then)) => {
                 let elapsed_ms = now.as_millis().saturating_sub(then.as_millis());
-                level
-                    .saturating_add(elapsed_ms.saturating_mul(u64::from(per_second)))
-                    .min(capacity)
+                level.saturating_add(elapsed_ms.saturating_mul(u64::from(per_second))).min(capacity)
             }
         };
         let allowed = level >= 1000;

@@ -43,11 +43,7 @@ pub enum NumberError {
 
 impl Number {
     /// Zero.
-    pub const ZERO: Self = Self {
-        negative: false,
-        coefficient: 0,
-        exponent: 0,
-    };
+    pub const ZERO: Self = Self { negative: false, coefficient: 0, exponent: 0 };
 
     /// The exact sum.
     ///
@@ -55,11 +51,7 @@ impl Number {
     /// When it leaves the service's range or needs more than 38 digits; the service refuses such a sum and
     /// does not round it.
     pub fn add(self, other: Self) -> Result<Self, NumberError> {
-        let (high, low) = if self.exponent >= other.exponent {
-            (self, other)
-        } else {
-            (other, self)
-        };
+        let (high, low) = if self.exponent >= other.exponent { (self, other) } else { (other, self) };
         if high.coefficient == 0 {
             return Ok(low);
         }
@@ -74,9 +66,7 @@ impl Number {
             .and_then(|factor| high.coefficient.checked_mul(factor))
             .ok_or(NumberError::TooPrecise)?;
         let (negative, coefficient) = if high.negative == low.negative {
-            let sum = scaled
-                .checked_add(low.coefficient)
-                .ok_or(NumberError::TooPrecise)?;
+            let sum = scaled.checked_add(low.coefficient).ok_or(NumberError::TooPrecise)?;
             (high.negative, sum)
         } else if scaled >= low.coefficient {
             (high.negative, scaled - low.coefficient)
@@ -105,18 +95,11 @@ impl Number {
     }
 
     fn negated(self) -> Self {
-        Self {
-            negative: !self.negative && self.coefficient != 0,
-            ..self
-        }
+        Self { negative: !self.negative && self.coefficient != 0, ..self }
     }
 
     /// The number `coefficient * 10^exponent`, checked and without trailing zeros.
-    fn normalised(
-        negative: bool,
-        mut coefficient: u128,
-        mut exponent: i32,
-    ) -> Result<Self, NumberError> {
+    fn normalised(negative: bool, mut coefficient: u128, mut exponent: i32) -> Result<Self, NumberError> {
         if coefficient == 0 {
             return Ok(Self::ZERO);
         }
@@ -124,11 +107,7 @@ impl Number {
             coefficient /= 10;
             exponent += 1;
         }
-        let number = Self {
-            negative,
-            coefficient,
-            exponent,
-        };
+        let number = Self { negative, coefficient, exponent };
         if number.magnitude() > MAX_MAGNITUDE {
             return Err(NumberError::Overflow);
         }
@@ -150,9 +129,7 @@ impl Number {
     fn cmp_absolute(&self, other: &Self) -> Ordering {
         // With all 38 digits written out, equal magnitudes compare by their coefficients.
         let padded = |n: &Self| n.coefficient * 10_u128.pow(MAX_DIGITS - digits(n.coefficient));
-        self.magnitude()
-            .cmp(&other.magnitude())
-            .then_with(|| padded(self).cmp(&padded(other)))
+        self.magnitude().cmp(&other.magnitude()).then_with(|| padded(self).cmp(&padded(other)))
     }
 
     /// -1, 0 or 1.
@@ -167,13 +144,11 @@ impl Number {
 
 impl Ord for Number {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.sign()
-            .cmp(&other.sign())
-            .then_with(|| match self.sign() {
-                0 => Ordering::Equal,
-                1 => self.cmp_absolute(other),
-                _ => other.cmp_absolute(self),
-            })
+        self.sign().cmp(&other.sign()).then_with(|| match self.sign() {
+            0 => Ordering::Equal,
+            1 => self.cmp_absolute(other),
+            _ => other.cmp_absolute(self),
+        })
     }
 }
 
@@ -185,8 +160,7 @@ impl PartialOrd for Number {
 
 impl From<u64> for Number {
     fn from(value: u64) -> Self {
-        Self::normalised(false, u128::from(value), 0)
-            .expect("an integer of at most 20 digits is in range")
+        Self::normalised(false, u128::from(value), 0).expect("an integer of at most 20 digits is in range")
     }
 }
 
@@ -202,9 +176,7 @@ impl FromStr for Number {
             _ => (false, text),
         };
         let (mantissa, exponent) = match rest.split_once(['e', 'E']) {
-            Some((mantissa, exponent)) => {
-                (mantissa, parse_exponent(exponent).ok_or_else(not_numeric)?)
-            }
+            Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent).ok_or_else(not_numeric)?),
             None => (rest, 0),
         };
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -250,15 +222,13 @@ impl fmt::Display for NumberError {
             Self::NotNumeric(text) => {
                 write!(f, "The parameter cannot be converted to a numeric value: {text}")
             }
-            Self::Overflow => f.write_str(
-                "Number overflow. Attempting to store a number with magnitude larger than supported range",
-            ),
+            Self::Overflow => {
+                f.write_str("Number overflow. Attempting to store a number with magnitude larger than supported range")
+            }
             Self::Underflow => f.write_str(
                 "Number underflow. Attempting to store a number with magnitude smaller than supported range",
             ),
-            Self::TooPrecise => {
-                f.write_str("Attempting to store more than 38 significant digits in a Number")
-            }
+            Self::TooPrecise => f.write_str("Attempting to store more than 38 significant digits in a Number"),
         }
     }
 }
@@ -280,12 +250,7 @@ fn parse_exponent(text: &str) -> Option<i32> {
 }
 
 /// The number with these digits, which are ASCII digits, before and behind the point.
-fn from_digits(
-    negative: bool,
-    whole: &str,
-    fraction: &str,
-    exponent: i32,
-) -> Result<Number, NumberError> {
+fn from_digits(negative: bool, whole: &str, fraction: &str, exponent: i32) -> Result<Number, NumberError> {
     let all: Vec<u8> = whole.bytes().chain(fraction.bytes()).collect();
     let leading = all.iter().take_while(|digit| **digit == b'0').count();
     if leading == all.len() {
@@ -305,9 +270,7 @@ fn from_digits(
     if offset(significant.len()) > i64::from(MAX_DIGITS) {
         return Err(NumberError::TooPrecise);
     }
-    let coefficient = significant
-        .iter()
-        .fold(0_u128, |sum, digit| sum * 10 + u128::from(digit - b'0'));
+    let coefficient = significant.iter().fold(0_u128, |sum, digit| sum * 10 + u128::from(digit - b'0'));
     let exponent = i32::try_from(last).map_err(|_| NumberError::Underflow)?;
     Number::normalised(negative, coefficient, exponent)
 }
@@ -348,10 +311,7 @@ mod tests {
             assert_eq!(number(text).to_string(), printed, "{text}");
         }
         assert_eq!(number("1e125").to_string(), format!("1{}", "0".repeat(125)));
-        assert_eq!(
-            number("-1e-130").to_string(),
-            format!("-0.{}1", "0".repeat(129))
-        );
+        assert_eq!(number("-1e-130").to_string(), format!("-0.{}1", "0".repeat(129)));
     }
 
     #[test]
@@ -394,17 +354,9 @@ mod tests {
         assert_eq!(refused("-1e126"), NumberError::Overflow);
         assert_eq!(refused("1e-131"), NumberError::Underflow);
         assert_eq!(refused(&"1".repeat(39)), NumberError::TooPrecise);
-        assert!(
-            "9.9999999999999999999999999999999999999e125"
-                .parse::<Number>()
-                .is_ok()
-        );
+        assert!("9.9999999999999999999999999999999999999e125".parse::<Number>().is_ok());
         assert!("0.1e-129".parse::<Number>().is_ok());
-        assert!(
-            format!("{}{}", "1".repeat(38), "0".repeat(80))
-                .parse::<Number>()
-                .is_ok()
-        );
+        assert!(format!("{}{}", "1".repeat(38), "0".repeat(80)).parse::<Number>().is_ok());
     }
 
     #[test]
@@ -412,11 +364,7 @@ mod tests {
         let nines = "9".repeat(38);
         for (left, right, sum) in [
             ("0.1", "0.2", "0.3"),
-            (
-                nines.as_str(),
-                "1",
-                "100000000000000000000000000000000000000",
-            ),
+            (nines.as_str(), "1", "100000000000000000000000000000000000000"),
             ("1e38", "-1", nines.as_str()),
             ("1e37", "1", "10000000000000000000000000000000000001"),
             ("1", "-1", "0"),
@@ -435,22 +383,16 @@ mod tests {
             ("9e125", "9e125", NumberError::Overflow),
             ("1.5e-129", "-1.49e-129", NumberError::Underflow),
         ] {
-            assert_eq!(
-                number(left).add(number(right)).unwrap_err(),
-                error,
-                "{left} + {right}"
-            );
+            assert_eq!(number(left).add(number(right)).unwrap_err(), error, "{left} + {right}");
         }
     }
 
     /// Any number that the service can hold.
     fn any_number() -> impl Strategy<Value = Number> {
-        (any::<bool>(), 0..10_u128.pow(38), -130..=88_i32).prop_filter_map(
-            "in range",
-            |(negative, coefficient, exponent)| {
+        (any::<bool>(), 0..10_u128.pow(38), -130..=88_i32)
+            .prop_filter_map("in range", |(negative, coefficient, exponent)| {
                 Number::normalised(negative, coefficient, exponent).ok()
-            },
-        )
+            })
     }
 
     proptest! {

@@ -36,18 +36,10 @@ impl World {
     ///
     /// # Errors
     /// No such table, or its stream is not enabled; more keys wanted than can be found for each shard.
-    pub fn preload(
-        &mut self,
-        now: Timestamp,
-        table: &str,
-        preload: &Preload,
-    ) -> Result<u64, ServiceError> {
+    pub fn preload(&mut self, now: Timestamp, table: &str, preload: &Preload) -> Result<u64, ServiceError> {
         self.tick(now);
         let described = self.table_for_control(table)?;
-        let enabled = described
-            .latest_stream
-            .clone()
-            .filter(|_| described.stream_enabled);
+        let enabled = described.latest_stream.clone().filter(|_| described.stream_enabled);
         let Some(stream) = enabled.and_then(|arn| self.streams.get_mut(&arn)) else {
             let message = format!("Table {table} has no enabled stream");
             return Err(ServiceError::validation(message));
@@ -60,24 +52,13 @@ impl World {
             let turn = index % preload.keys_per_shard.max(1);
             let version = preload.first_version + round;
             for keys in keys.values() {
-                let Some((ring, key)) = usize::try_from(turn).ok().and_then(|turn| keys.get(turn))
-                else {
+                let Some((ring, key)) = usize::try_from(turn).ok().and_then(|turn| keys.get(turn)) else {
                     continue;
                 };
                 let new = image(key, version, &pad);
-                let old = version
-                    .checked_sub(1)
-                    .map(|before| image(key, before, &pad));
-                let change = Change {
-                    old: old.as_ref(),
-                    new: Some(&new),
-                    cause: Cause::Request,
-                };
-                let mut surroundings = Surroundings {
-                    now,
-                    options: &self.options,
-                    random: &mut self.random,
-                };
+                let old = version.checked_sub(1).map(|before| image(key, before, &pad));
+                let change = Change { old: old.as_ref(), new: Some(&new), cause: Cause::Request };
+                let mut surroundings = Surroundings { now, options: &self.options, random: &mut self.random };
                 written += u64::from(stream.append(*ring, &change, &mut surroundings));
             }
         }
@@ -88,14 +69,8 @@ impl World {
 }
 
 /// For each open shard, by the beginning of its range, that many keys with their places on the ring.
-fn find_keys(
-    stream: &Stream,
-    wanted: u64,
-) -> Result<BTreeMap<u64, Vec<(u64, Item)>>, ServiceError> {
-    let mut found: BTreeMap<u64, Vec<(u64, Item)>> = stream
-        .open_ranges()
-        .map(|first| (first, Vec::new()))
-        .collect();
+fn find_keys(stream: &Stream, wanted: u64) -> Result<BTreeMap<u64, Vec<(u64, Item)>>, ServiceError> {
+    let mut found: BTreeMap<u64, Vec<(u64, Item)>> = stream.open_ranges().map(|first| (first, Vec::new())).collect();
     let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
     let mut missing = found.len();
     let most = TRIES_PER_KEY.saturating_mul(wanted as u64);
@@ -119,9 +94,7 @@ fn find_keys(
     if missing == 0 {
         return Ok(found);
     }
-    Err(ServiceError::validation(
-        "Too many shards to find keys for each",
-    ))
+    Err(ServiceError::validation("Too many shards to find keys for each"))
 }
 
 fn key_item(schema: &KeySchema, candidate: u64) -> Item {
@@ -130,10 +103,7 @@ fn key_item(schema: &KeySchema, candidate: u64) -> Item {
         "B" => AttributeValue::B(candidate.to_be_bytes().to_vec()),
         _ => AttributeValue::S(format!("key-{candidate:08}")),
     };
-    schema
-        .attributes()
-        .map(|attribute| (attribute.name.clone(), value(attribute)))
-        .collect()
+    schema.attributes().map(|attribute| (attribute.name.clone(), value(attribute))).collect()
 }
 
 fn image(key: &Item, version: u64, pad: &AttributeValue) -> Item {

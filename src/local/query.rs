@@ -69,11 +69,7 @@ impl World {
             ));
         };
         let partition = PartitionKey::new(condition.hash().clone());
-        if reading
-            .start
-            .as_ref()
-            .is_some_and(|start| start.partition != partition)
-        {
+        if reading.start.as_ref().is_some_and(|start| start.partition != partition) {
             return Err(ServiceError::validation(
                 "The provided starting key is outside query boundaries based on provided conditions",
             ));
@@ -89,17 +85,10 @@ impl World {
             .partition(&partition)
             .into_iter()
             .flat_map(|items| items.range::<Option<AttributeValue>, _>(bounds))
-            .filter(|(sort, _)| {
-                sort.as_ref()
-                    .is_none_or(|sort| condition.matches_range(sort))
-            })
+            .filter(|(sort, _)| sort.as_ref().is_none_or(|sort| condition.matches_range(sort)))
             .map(|(_, item)| item);
         let mut page = PageBuilder::new(&reading, &table.schema);
-        let ended = if forward {
-            page.fill(matching)?
-        } else {
-            page.fill(matching.rev())?
-        };
+        let ended = if forward { page.fill(matching)? } else { page.fill(matching.rev())? };
         let (body, units) = page.finish(ended);
         self.stats.units_of(reading.table).read += units;
         Ok(body.into())
@@ -134,44 +123,32 @@ impl World {
         let name = table_name(parameters)?;
         let table = self.table_for_items(name)?;
         if let Some(index) = parameters.text("IndexName")? {
-            return Err(ServiceError::validation(format!(
-                "The table does not have the specified index: {index}"
-            )));
+            return Err(ServiceError::validation(format!("The table does not have the specified index: {index}")));
         }
         let schema = &table.schema;
         let placeholders = Placeholders::from_request(body)?;
         let filter_text = parameters.text("FilterExpression")?;
         let projection_text = parameters.text("ProjectionExpression")?;
-        let key_text = if is_query {
-            parameters.text("KeyConditionExpression")?
-        } else {
-            None
-        };
+        let key_text = if is_query { parameters.text("KeyConditionExpression")? } else { None };
         let missing: &[&str] = match (filter_text, key_text, is_query) {
             (None, None, true) => &["FilterExpression", "KeyConditionExpression"],
             (None, None, false) => &["FilterExpression"],
             _ => &[],
         };
-        let has_expression =
-            filter_text.is_some() || key_text.is_some() || projection_text.is_some();
+        let has_expression = filter_text.is_some() || key_text.is_some() || projection_text.is_some();
         placeholders.check_wanted(has_expression, missing)?;
         let range_name = schema.range.as_ref().map(|range| range.name.as_str());
         let range_kind = schema.range.as_ref().map(|range| range.kind.as_str());
         let key_condition = match key_text {
             Some(text) => {
-                let condition =
-                    KeyCondition::parse(text, &placeholders, &schema.hash.name, range_name)?;
+                let condition = KeyCondition::parse(text, &placeholders, &schema.hash.name, range_name)?;
                 condition.check_types(&schema.hash.kind, range_kind)?;
                 Some(condition)
             }
             None => None,
         };
         let filter = match filter_text {
-            Some(text) => Some(Condition::parse(
-                ExpressionKind::FilterExpression,
-                text,
-                &placeholders,
-            )?),
+            Some(text) => Some(Condition::parse(ExpressionKind::FilterExpression, text, &placeholders)?),
             None => None,
         };
         let projection = match projection_text {
@@ -199,15 +176,7 @@ impl World {
 
 impl<'a> PageBuilder<'a> {
     fn new(reading: &'a Reading<'a>, schema: &'a KeySchema) -> Self {
-        Self {
-            reading,
-            schema,
-            items: Vec::new(),
-            count: 0,
-            scanned: 0,
-            bytes: 0,
-            last: None,
-        }
+        Self { reading, schema, items: Vec::new(), count: 0, scanned: 0, bytes: 0, last: None }
     }
 
     /// Takes items until the page is full; true if none was left.
@@ -246,20 +215,9 @@ impl<'a> PageBuilder<'a> {
 
     /// The answer's JSON, and the read units it cost.
     fn finish(self, ended: bool) -> (Vec<u8>, f64) {
-        let Self {
-            reading,
-            schema,
-            items,
-            count,
-            scanned,
-            bytes,
-            last,
-        } = self;
+        let Self { reading, schema, items, count, scanned, bytes, last } = self;
         let mut out = Vec::with_capacity(items.len() + 256);
-        append(
-            &mut out,
-            format_args!("{{\"Count\":{count},\"ScannedCount\":{scanned}"),
-        );
+        append(&mut out, format_args!("{{\"Count\":{count},\"ScannedCount\":{scanned}"));
         if !reading.count_only {
             out.extend_from_slice(b",\"Items\":[");
             out.extend_from_slice(&items);
@@ -280,9 +238,7 @@ impl<'a> PageBuilder<'a> {
 
 fn start_key(schema: &KeySchema, json: &Value) -> Result<ItemKey, ServiceError> {
     let key = item_from_json(json)?;
-    schema
-        .key_of_request(&key)
-        .map_err(|_| ServiceError::validation("The provided starting key is invalid"))
+    schema.key_of_request(&key).map_err(|_| ServiceError::validation("The provided starting key is invalid"))
 }
 
 /// Whether only counts are wanted; refuses the ways of `Select` that do not fit.
@@ -290,20 +246,15 @@ fn select(parameters: &Parameters<'_>, has_projection: bool) -> Result<bool, Ser
     let Some(given) = parameters.text("Select")? else {
         return Ok(false);
     };
-    let ways = [
-        "ALL_ATTRIBUTES",
-        "SPECIFIC_ATTRIBUTES",
-        "COUNT",
-        "ALL_PROJECTED_ATTRIBUTES",
-    ];
+    let ways = ["ALL_ATTRIBUTES", "SPECIFIC_ATTRIBUTES", "COUNT", "ALL_PROJECTED_ATTRIBUTES"];
     let way = parameters.choice("Select", &ways)?;
     match (way, has_projection) {
         ("SPECIFIC_ATTRIBUTES", false) => Err(ServiceError::validation(
             "Must specify the ProjectionExpression when choosing to get SPECIFIC_ATTRIBUTES",
         )),
-        ("ALL_PROJECTED_ATTRIBUTES", _) => Err(ServiceError::validation(
-            "ALL_PROJECTED_ATTRIBUTES can be used only when Querying using an IndexName",
-        )),
+        ("ALL_PROJECTED_ATTRIBUTES", _) => {
+            Err(ServiceError::validation("ALL_PROJECTED_ATTRIBUTES can be used only when Querying using an IndexName"))
+        }
         ("ALL_ATTRIBUTES" | "COUNT", true) => Err(ServiceError::validation(format!(
             "Cannot specify the ProjectionExpression when choosing to get {given}"
         ))),

@@ -13,16 +13,11 @@ impl<'a> Parameters<'a> {
     /// The members of `json`, which must be an object with none but the `known` ones.
     pub(crate) fn new(json: &'a Value, known: &[&str]) -> Result<Self, ServiceError> {
         let members = json.as_object().ok_or_else(|| {
-            ServiceError::new(
-                "SerializationException",
-                "Start of structure or map found where not expected",
-            )
+            ServiceError::new("SerializationException", "Start of structure or map found where not expected")
         })?;
         for name in members.keys() {
             if !known.contains(&name.as_str()) {
-                return Err(ServiceError::validation(format!(
-                    "{name} is not supported here by the local service"
-                )));
+                return Err(ServiceError::validation(format!("{name} is not supported here by the local service")));
             }
         }
         Ok(Self { members })
@@ -74,26 +69,18 @@ impl<'a> Parameters<'a> {
     }
 
     /// A member that must be one of the given words; the first of them when absent.
-    pub(crate) fn choice(
-        &self,
-        name: &str,
-        choices: &[&'static str],
-    ) -> Result<&'static str, ServiceError> {
+    pub(crate) fn choice(&self, name: &str, choices: &[&'static str]) -> Result<&'static str, ServiceError> {
         let Some(text) = self.text(name)? else {
             return Ok(choices[0]);
         };
-        choices
-            .iter()
-            .find(|choice| **choice == text)
-            .copied()
-            .ok_or_else(|| {
-                let member = lower_first(name);
-                let set = choices.join(", ");
-                ServiceError::validation(format!(
-                    "1 validation error detected: Value '{text}' at '{member}' failed to satisfy constraint: Member \
+        choices.iter().find(|choice| **choice == text).copied().ok_or_else(|| {
+            let member = lower_first(name);
+            let set = choices.join(", ");
+            ServiceError::validation(format!(
+                "1 validation error detected: Value '{text}' at '{member}' failed to satisfy constraint: Member \
                      must satisfy enum value set: [{set}]"
-                ))
-            })
+            ))
+        })
     }
 
     fn typed<T>(
@@ -107,10 +94,7 @@ impl<'a> Parameters<'a> {
         };
         match read(value) {
             Some(value) => Ok(Some(value)),
-            None => Err(ServiceError::new(
-                "SerializationException",
-                format!("{name} must be a {wanted}"),
-            )),
+            None => Err(ServiceError::new("SerializationException", format!("{name} must be a {wanted}"))),
         }
     }
 }

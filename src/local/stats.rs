@@ -35,12 +35,7 @@ impl Stats {
         let units: serde_json::Map<String, Value> = self
             .units
             .iter()
-            .map(|(table, units)| {
-                (
-                    table.clone(),
-                    json!({"read": units.read, "write": units.write}),
-                )
-            })
+            .map(|(table, units)| (table.clone(), json!({"read": units.read, "write": units.write})))
             .collect();
         json!({
             "calls": self.calls,

@@ -79,9 +79,7 @@ impl KeySchema {
 
     /// The names of the key attributes, hash first.
     pub(crate) fn names(&self) -> Vec<&str> {
-        self.attributes()
-            .map(|attribute| attribute.name.as_str())
-            .collect()
+        self.attributes().map(|attribute| attribute.name.as_str()).collect()
     }
 
     /// The `KeySchema` member of descriptions.
@@ -97,14 +95,11 @@ impl KeySchema {
     pub(crate) fn key_of_request(&self, key: &Item) -> Result<ItemKey, ServiceError> {
         let wanted = self.attributes().count();
         let fits = key.len() == wanted
-            && self.attributes().all(|attribute| {
-                key.get(&attribute.name)
-                    .is_some_and(|value| value.type_name() == attribute.kind)
-            });
+            && self
+                .attributes()
+                .all(|attribute| key.get(&attribute.name).is_some_and(|value| value.type_name() == attribute.kind));
         if !fits {
-            return Err(ServiceError::validation(
-                "The provided key element does not match the schema",
-            ));
+            return Err(ServiceError::validation("The provided key element does not match the schema"));
         }
         self.key_of_item(key)
     }
@@ -116,18 +111,13 @@ impl KeySchema {
             Some(range) => Some(key_value(range, item, 1024)?),
             None => None,
         };
-        Ok(ItemKey {
-            partition: PartitionKey::new(hash),
-            sort,
-        })
+        Ok(ItemKey { partition: PartitionKey::new(hash), sort })
     }
 
     /// The key's attributes out of an item, as `Keys` of a stream record has them.
     pub(crate) fn project(&self, item: &Item) -> Item {
         self.attributes()
-            .filter_map(|attribute| {
-                Some((attribute.name.clone(), item.get(&attribute.name)?.clone()))
-            })
+            .filter_map(|attribute| Some((attribute.name.clone(), item.get(&attribute.name)?.clone())))
             .collect()
     }
 
@@ -144,11 +134,7 @@ impl KeySchema {
 }
 
 /// A key attribute's value, of the right type, neither empty nor too long.
-fn key_value(
-    attribute: &KeyAttribute,
-    item: &Item,
-    max_bytes: usize,
-) -> Result<AttributeValue, ServiceError> {
+fn key_value(attribute: &KeyAttribute, item: &Item, max_bytes: usize) -> Result<AttributeValue, ServiceError> {
     let name = &attribute.name;
     let Some(value) = item.get(name) else {
         return Err(ServiceError::validation(format!(
@@ -248,10 +234,7 @@ impl Table {
     }
 
     /// The items of one partition, by sort key.
-    pub(crate) fn partition(
-        &self,
-        key: &PartitionKey,
-    ) -> Option<&BTreeMap<Option<AttributeValue>, Item>> {
+    pub(crate) fn partition(&self, key: &PartitionKey) -> Option<&BTreeMap<Option<AttributeValue>, Item>> {
         self.items.get(key)
     }
 
@@ -265,19 +248,14 @@ impl Table {
         let first = match start {
             Some(key) => key.partition.clone(),
             // No value sorts before the empty string.
-            None => PartitionKey {
-                ring: from,
-                value: AttributeValue::S(String::new()),
-            },
+            None => PartitionKey { ring: from, value: AttributeValue::S(String::new()) },
         };
         self.items
             .range(first..)
             .take_while(move |(partition, _)| partition.ring <= to)
             .flat_map(move |(partition, items)| {
                 let lower = match start {
-                    Some(key) if key.partition == *partition => {
-                        std::ops::Bound::Excluded(&key.sort)
-                    }
+                    Some(key) if key.partition == *partition => std::ops::Bound::Excluded(&key.sort),
                     _ => std::ops::Bound::Unbounded,
                 };
                 items.range::<Option<AttributeValue>, _>((lower, std::ops::Bound::Unbounded))
@@ -313,18 +291,12 @@ impl Table {
         for (partition, items) in &self.items {
             for (sort, item) in items {
                 if let Some(second) = expiry_second(item, attribute) {
-                    let key = ItemKey {
-                        partition: partition.clone(),
-                        sort: sort.clone(),
-                    };
+                    let key = ItemKey { partition: partition.clone(), sort: sort.clone() };
                     expiries.insert((second, key));
                 }
             }
         }
-        self.ttl = Some(TimeToLive {
-            attribute: attribute.to_owned(),
-            expiries,
-        });
+        self.ttl = Some(TimeToLive { attribute: attribute.to_owned(), expiries });
     }
 
     fn take(&mut self, key: &ItemKey) -> Option<Item> {
@@ -341,10 +313,7 @@ impl Table {
         let Some(mut ttl) = self.ttl.take() else {
             return;
         };
-        if let Some(second) = self
-            .item(key)
-            .and_then(|old| expiry_second(old, &ttl.attribute))
-        {
+        if let Some(second) = self.item(key).and_then(|old| expiry_second(old, &ttl.attribute)) {
             ttl.expiries.remove(&(second, key.clone()));
         }
         if let Some(second) = new.and_then(|item| expiry_second(item, &ttl.attribute)) {

@@ -35,14 +35,9 @@ impl World {
         let on_demand = mode == "PAY_PER_REQUEST";
         check_throughput(on_demand, throughput)?;
         let view = stream_specification(&parameters)?;
-        let deletion_protection = parameters
-            .flag("DeletionProtectionEnabled")?
-            .unwrap_or(false);
+        let deletion_protection = parameters.flag("DeletionProtectionEnabled")?.unwrap_or(false);
         if self.tables.contains_key(name) {
-            return Err(ServiceError::new(
-                "ResourceInUseException",
-                format!("Table already exists: {name}"),
-            ));
+            return Err(ServiceError::new("ResourceInUseException", format!("Table already exists: {name}")));
         }
         let mut table = Table::new(TableSettings {
             name: name.to_owned(),
@@ -78,10 +73,7 @@ impl World {
         }
         let start = parameters.text("ExclusiveStartTableName")?;
         let after = start.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut names = self
-            .tables
-            .range::<str, _>((after, Bound::Unbounded))
-            .map(|(name, _)| name);
+        let mut names = self.tables.range::<str, _>((after, Bound::Unbounded)).map(|(name, _)| name);
         let page: Vec<&String> = names.by_ref().take(limit).collect();
         let mut answer = json!({"TableNames": page});
         if let (true, Some(last)) = (names.next().is_some(), page.last()) {
@@ -162,24 +154,18 @@ impl World {
 
     /// The table that an operation on items names.
     pub(super) fn table_for_items(&self, name: &str) -> Result<&Table, ServiceError> {
-        self.tables
-            .get(name)
-            .ok_or_else(|| ServiceError::not_found("Requested resource not found"))
+        self.tables.get(name).ok_or_else(|| ServiceError::not_found("Requested resource not found"))
     }
 
-    fn check_stream_change(
-        &self,
-        name: &str,
-        view: Option<Option<ViewType>>,
-    ) -> Result<(), ServiceError> {
+    fn check_stream_change(&self, name: &str, view: Option<Option<ViewType>>) -> Result<(), ServiceError> {
         let enabled = self.table_for_control(name)?.stream_enabled;
         match view {
-            Some(Some(_)) if enabled => Err(ServiceError::validation(format!(
-                "Table already has an enabled stream: TableName: {name}"
-            ))),
-            Some(None) if !enabled => Err(ServiceError::validation(format!(
-                "Table has no stream to disable: TableName: {name}"
-            ))),
+            Some(Some(_)) if enabled => {
+                Err(ServiceError::validation(format!("Table already has an enabled stream: TableName: {name}")))
+            }
+            Some(None) if !enabled => {
+                Err(ServiceError::validation(format!("Table has no stream to disable: TableName: {name}")))
+            }
             _ => Ok(()),
         }
     }
@@ -197,11 +183,7 @@ impl World {
         };
         table.stream_enabled = true;
         table.latest_stream = Some(arn.clone());
-        let mut surroundings = Surroundings {
-            now,
-            options: &self.options,
-            random: &mut self.random,
-        };
+        let mut surroundings = Surroundings { now, options: &self.options, random: &mut self.random };
         let stream = Stream::new(table, arn.clone(), label, view, &mut surroundings);
         self.streams.insert(arn, stream);
         self.plan();
@@ -209,25 +191,15 @@ impl World {
 
     fn disable_stream(&mut self, now: Timestamp, table: &mut Table) {
         table.stream_enabled = false;
-        if let Some(stream) = table
-            .latest_stream
-            .as_ref()
-            .and_then(|arn| self.streams.get_mut(arn))
-        {
-            let mut surroundings = Surroundings {
-                now,
-                options: &self.options,
-                random: &mut self.random,
-            };
+        if let Some(stream) = table.latest_stream.as_ref().and_then(|arn| self.streams.get_mut(arn)) {
+            let mut surroundings = Surroundings { now, options: &self.options, random: &mut self.random };
             stream.disable(&mut surroundings);
         }
         self.plan();
     }
 
     fn table_arn(&self, name: &str) -> String {
-        let LocalOptions {
-            region, account_id, ..
-        } = &self.options;
+        let LocalOptions { region, account_id, .. } = &self.options;
         format!("arn:aws:dynamodb:{region}:{account_id}:table/{name}")
     }
 
@@ -293,23 +265,17 @@ pub(super) fn table_name<'a>(parameters: &Parameters<'a>) -> Result<&'a str, Ser
 }
 
 fn table_not_found(name: &str) -> ServiceError {
-    ServiceError::not_found(format!(
-        "Requested resource not found: Table: {name} not found"
-    ))
+    ServiceError::not_found(format!("Requested resource not found: Table: {name} not found"))
 }
 
 /// `StreamSpecification`: absent, off (`Some(None)`), or on with a view type.
 #[allow(clippy::option_option)] // three cases, and the two inner ones are what a stream can be
-fn stream_specification(
-    parameters: &Parameters<'_>,
-) -> Result<Option<Option<ViewType>>, ServiceError> {
+fn stream_specification(parameters: &Parameters<'_>) -> Result<Option<Option<ViewType>>, ServiceError> {
     let Some(specification) = parameters.value("StreamSpecification") else {
         return Ok(None);
     };
     let specification = Parameters::new(specification, &["StreamEnabled", "StreamViewType"])?;
-    let enabled = specification
-        .flag("StreamEnabled")?
-        .ok_or_else(|| missing("StreamSpecification.streamEnabled"))?;
+    let enabled = specification.flag("StreamEnabled")?.ok_or_else(|| missing("StreamSpecification.streamEnabled"))?;
     let view = specification.text("StreamViewType")?;
     match (enabled, view) {
         (false, None) => Ok(Some(None)),
@@ -331,12 +297,8 @@ fn stream_specification(
 }
 
 fn key_schema(parameters: &Parameters<'_>) -> Result<KeySchema, ServiceError> {
-    let elements = parameters
-        .list("KeySchema")?
-        .ok_or_else(|| missing("KeySchema"))?;
-    let definitions = parameters
-        .list("AttributeDefinitions")?
-        .ok_or_else(|| missing("AttributeDefinitions"))?;
+    let elements = parameters.list("KeySchema")?.ok_or_else(|| missing("KeySchema"))?;
+    let definitions = parameters.list("AttributeDefinitions")?.ok_or_else(|| missing("AttributeDefinitions"))?;
     let mut kinds = std::collections::BTreeMap::new();
     for definition in definitions {
         let definition = Parameters::new(definition, &["AttributeName", "AttributeType"])?;
@@ -358,10 +320,7 @@ fn key_schema(parameters: &Parameters<'_>) -> Result<KeySchema, ServiceError> {
                 kinds.keys().copied().collect::<Vec<_>>().join(", ")
             )));
         };
-        attributes.push(KeyAttribute {
-            name: name.to_owned(),
-            kind: (*kind).to_owned(),
-        });
+        attributes.push(KeyAttribute { name: name.to_owned(), kind: (*kind).to_owned() });
     }
     if elements.is_empty() || elements.len() > 2 {
         return Err(ServiceError::validation(
@@ -384,9 +343,7 @@ fn key_schema(parameters: &Parameters<'_>) -> Result<KeySchema, ServiceError> {
 
 fn invalid_key_schema(wanted: &str) -> ServiceError {
     let place = if wanted == "HASH" { "first" } else { "second" };
-    ServiceError::validation(format!(
-        "Invalid KeySchema: The {place} KeySchemaElement is not a {wanted} key type"
-    ))
+    ServiceError::validation(format!("Invalid KeySchema: The {place} KeySchemaElement is not a {wanted} key type"))
 }
 
 fn throughput(parameters: &Parameters<'_>) -> Result<Option<(i64, i64)>, ServiceError> {

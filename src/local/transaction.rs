@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::error::ServiceError;
 use super::items::{
-    Action, CapacityDetail, PlannedWrite, WriteFailure, WriteKind, capacity_detail,
-    consumed_by_table, read_key, read_projection, read_units, write_units,
+    Action, CapacityDetail, PlannedWrite, WriteFailure, WriteKind, capacity_detail, consumed_by_table, read_key,
+    read_projection, read_units, write_units,
 };
 use super::request::Parameters;
 use super::stream::record::Cause;
@@ -38,12 +38,7 @@ struct Reason {
 
 impl Tokens {
     /// The answer that the token's first request got, if that was the same request.
-    fn answer(
-        &mut self,
-        now: Timestamp,
-        token: &str,
-        items: &Value,
-    ) -> Result<Option<Bytes>, ServiceError> {
+    fn answer(&mut self, now: Timestamp, token: &str, items: &Value) -> Result<Option<Bytes>, ServiceError> {
         self.known.retain(|_, (expiry, _, _)| *expiry > now);
         match self.known.get(token) {
             None => Ok(None),
@@ -64,12 +59,7 @@ impl Tokens {
 
 impl World {
     pub(super) fn transact_write_items(&mut self, now: Timestamp, body: &Value) -> Reply {
-        let known = [
-            "TransactItems",
-            "ClientRequestToken",
-            "ReturnConsumedCapacity",
-            "ReturnItemCollectionMetrics",
-        ];
+        let known = ["TransactItems", "ClientRequestToken", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"];
         let parameters = Parameters::new(body, &known)?;
         let detail = capacity_detail(&parameters)?;
         parameters.choice("ReturnItemCollectionMetrics", &["NONE", "SIZE"])?;
@@ -101,12 +91,7 @@ impl World {
         let mut responses = Vec::new();
         for entry in transact_items(&parameters)? {
             let get = Parameters::new(entry, &["Get"])?.required("Get")?;
-            let known = [
-                "TableName",
-                "Key",
-                "ProjectionExpression",
-                "ExpressionAttributeNames",
-            ];
+            let known = ["TableName", "Key", "ProjectionExpression", "ExpressionAttributeNames"];
             let members = Parameters::new(get, &known)?;
             let name = table_name(&members)?;
             let projection = read_projection(get, &members)?;
@@ -153,13 +138,9 @@ impl World {
             ("ConditionCheck", WriteKind::Check, &["Key"]),
         ];
         let members = Parameters::new(entry, &kinds.map(|(name, _, _)| name))?;
-        let mut given = kinds
-            .iter()
-            .filter_map(|(name, kind, own)| Some((members.value(name)?, *kind, *own)));
+        let mut given = kinds.iter().filter_map(|(name, kind, own)| Some((members.value(name)?, *kind, *own)));
         let (Some((action, kind, own)), None) = (given.next(), given.next()) else {
-            return Err(ServiceError::validation(
-                "TransactItems can only contain one of Check, Put, Update or Delete",
-            ));
+            return Err(ServiceError::validation("TransactItems can only contain one of Check, Put, Update or Delete"));
         };
         let mut known = vec![
             "TableName",
@@ -180,12 +161,7 @@ impl World {
     }
 
     /// Looks at every action first, then makes all of them or none.
-    fn apply_writes(
-        &mut self,
-        now: Timestamp,
-        writes: Vec<PlannedWrite>,
-        detail: CapacityDetail,
-    ) -> Reply {
+    fn apply_writes(&mut self, now: Timestamp, writes: Vec<PlannedWrite>, detail: CapacityDetail) -> Reply {
         let mut reasons = Vec::with_capacity(writes.len());
         let mut planned = Vec::with_capacity(writes.len());
         for write in writes {
@@ -225,21 +201,16 @@ impl From<WriteFailure> for Reason {
                 message: "The conditional request failed".to_owned(),
                 item: item.as_ref().map(item_to_json),
             },
-            WriteFailure::Invalid(error) => Self {
-                code: "ValidationError",
-                message: error.message().to_owned(),
-                item: None,
-            },
+            WriteFailure::Invalid(error) => {
+                Self { code: "ValidationError", message: error.message().to_owned(), item: None }
+            }
         }
     }
 }
 
 /// `TransactionCanceledException`, with a reason for each action in the request's order.
 fn cancelled(reasons: &[Option<Reason>]) -> ServiceError {
-    let codes: Vec<&str> = reasons
-        .iter()
-        .map(|reason| reason.as_ref().map_or("None", |reason| reason.code))
-        .collect();
+    let codes: Vec<&str> = reasons.iter().map(|reason| reason.as_ref().map_or("None", |reason| reason.code)).collect();
     let listed: Vec<Value> = reasons
         .iter()
         .map(|reason| match reason {
@@ -253,18 +224,13 @@ fn cancelled(reasons: &[Option<Reason>]) -> ServiceError {
             }
         })
         .collect();
-    let message = format!(
-        "Transaction cancelled, please refer cancellation reasons for specific reasons [{}]",
-        codes.join(", ")
-    );
-    ServiceError::new("TransactionCanceledException", message)
-        .with("CancellationReasons", listed.into())
+    let message =
+        format!("Transaction cancelled, please refer cancellation reasons for specific reasons [{}]", codes.join(", "));
+    ServiceError::new("TransactionCanceledException", message).with("CancellationReasons", listed.into())
 }
 
 fn transact_items<'a>(parameters: &Parameters<'a>) -> Result<&'a Vec<Value>, ServiceError> {
-    let items = parameters
-        .list("TransactItems")?
-        .ok_or_else(|| super::request::missing("TransactItems"))?;
+    let items = parameters.list("TransactItems")?.ok_or_else(|| super::request::missing("TransactItems"))?;
     if items.is_empty() || items.len() > MAX_ITEMS {
         let bound = if items.is_empty() {
             "greater than or equal to 1".to_owned()

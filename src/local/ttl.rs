@@ -35,9 +35,7 @@ impl World {
         let current = self.table_for_control(name)?.ttl.as_ref();
         let refusal = match (enabled, current) {
             (true, Some(ttl)) if ttl.attribute == attribute => "TimeToLive is already enabled",
-            (_, Some(ttl)) if ttl.attribute != attribute => {
-                "TimeToLive is active on a different AttributeName"
-            }
+            (_, Some(ttl)) if ttl.attribute != attribute => "TimeToLive is active on a different AttributeName",
             (false, None) => "TimeToLive is already disabled",
             _ => "",
         };

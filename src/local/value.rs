@@ -73,11 +73,7 @@ impl AttributeValue {
             Self::Ns(set) => set.iter().map(Number::to_string).collect(),
             Self::Bs(set) => set.iter().map(|bytes| BASE64.encode(bytes)).collect(),
         };
-        Value::Object(
-            [(self.type_name().to_owned(), payload)]
-                .into_iter()
-                .collect(),
-        )
+        Value::Object([(self.type_name().to_owned(), payload)].into_iter().collect())
     }
 
     /// Appends the text of [`AttributeValue::to_json`] without building it first.
@@ -152,9 +148,7 @@ pub fn item_from_json(json: &Value) -> Result<Item, ValueError> {
 
 /// The item as the service writes it, attributes in the order of their names.
 pub fn item_to_json(item: &Item) -> Value {
-    let members = item
-        .iter()
-        .map(|(name, value)| (name.clone(), value.to_json()));
+    let members = item.iter().map(|(name, value)| (name.clone(), value.to_json()));
     Value::Object(members.collect())
 }
 
@@ -174,9 +168,7 @@ pub fn write_item_json(item: &Item, out: &mut Vec<u8>) {
 
 /// The bytes that an item counts for: its names in UTF-8 and its values.
 pub fn item_size(item: &Item) -> usize {
-    item.iter()
-        .map(|(name, value)| name.len() + value.size())
-        .sum()
+    item.iter().map(|(name, value)| name.len() + value.size()).sum()
 }
 
 /// Refuses what stands deeper than the service allows; `depth` counts the lists and maps around and at a place.
@@ -212,13 +204,9 @@ fn value_from_json(json: &Value, depth: usize) -> Result<AttributeValue, ValueEr
         Value::Null => return refuse("The supplied Item contains a null AttributeValue"),
         other => return Err(wrong_json(other, "a structure")),
     };
-    let mut known = members
-        .iter()
-        .filter(|(name, payload)| is_type_name(name) && !payload.is_null());
+    let mut known = members.iter().filter(|(name, payload)| is_type_name(name) && !payload.is_null());
     let Some((type_name, payload)) = known.next() else {
-        return refuse(
-            "Supplied AttributeValue is empty, must contain exactly one of the supported datatypes",
-        );
+        return refuse("Supplied AttributeValue is empty, must contain exactly one of the supported datatypes");
     };
     if known.next().is_some() {
         return refuse(
@@ -244,10 +232,7 @@ fn value_from_json(json: &Value, depth: usize) -> Result<AttributeValue, ValueEr
 }
 
 fn is_type_name(name: &str) -> bool {
-    matches!(
-        name,
-        "S" | "N" | "B" | "BOOL" | "NULL" | "L" | "M" | "SS" | "NS" | "BS"
-    )
+    matches!(name, "S" | "N" | "B" | "BOOL" | "NULL" | "L" | "M" | "SS" | "NS" | "BS")
 }
 
 fn map_from_json(json: &Value, depth: usize) -> Result<Item, ValueError> {
@@ -267,9 +252,7 @@ fn map_from_json(json: &Value, depth: usize) -> Result<Item, ValueError> {
 
 fn list_from_json(json: &Value, depth: usize) -> Result<AttributeValue, ValueError> {
     check_nesting(depth)?;
-    let values = array(json)?
-        .iter()
-        .map(|value| value_from_json(value, depth));
+    let values = array(json)?.iter().map(|value| value_from_json(value, depth));
     Ok(AttributeValue::L(values.collect::<Result<_, _>>()?))
 }
 
@@ -285,9 +268,7 @@ fn string_set(json: &Value) -> Result<AttributeValue, ValueError> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     if texts.is_empty() {
-        return refuse(
-            "One or more parameter values were invalid: An string set  may not be empty",
-        );
+        return refuse("One or more parameter values were invalid: An string set  may not be empty");
     }
     let set: BTreeSet<String> = texts.iter().map(|text| (*text).to_owned()).collect();
     if set.len() < texts.len() {
@@ -302,14 +283,10 @@ fn string_set(json: &Value) -> Result<AttributeValue, ValueError> {
 fn number_set(json: &Value) -> Result<AttributeValue, ValueError> {
     let numbers = array(json)?;
     if numbers.is_empty() {
-        return refuse(
-            "One or more parameter values were invalid: An number set  may not be empty",
-        );
+        return refuse("One or more parameter values were invalid: An number set  may not be empty");
     }
-    let set = numbers
-        .iter()
-        .map(|number| Ok(string(number)?.parse()?))
-        .collect::<Result<BTreeSet<Number>, ValueError>>()?;
+    let set =
+        numbers.iter().map(|number| Ok(string(number)?.parse()?)).collect::<Result<BTreeSet<Number>, ValueError>>()?;
     if set.len() < numbers.len() {
         return refuse("Input collection contains duplicates");
     }
@@ -319,14 +296,9 @@ fn number_set(json: &Value) -> Result<AttributeValue, ValueError> {
 fn binary_set(json: &Value) -> Result<AttributeValue, ValueError> {
     let binaries = array(json)?;
     if binaries.is_empty() {
-        return refuse(
-            "One or more parameter values were invalid: Binary sets should not be empty",
-        );
+        return refuse("One or more parameter values were invalid: Binary sets should not be empty");
     }
-    let set = binaries
-        .iter()
-        .map(binary)
-        .collect::<Result<BTreeSet<_>, _>>()?;
+    let set = binaries.iter().map(binary).collect::<Result<BTreeSet<_>, _>>()?;
     if set.len() < binaries.len() {
         return refuse(
             "One or more parameter values were invalid: \
@@ -363,10 +335,7 @@ fn binary(json: &Value) -> Result<Vec<u8>, ValueError> {
     BASE64.decode(text).map_err(|error| {
         let why = match text.len() % 4 {
             0 => error.to_string(),
-            _ => format!(
-                "Base64 encoded length is expected a multiple of 4 bytes but found: {}",
-                text.len()
-            ),
+            _ => format!("Base64 encoded length is expected a multiple of 4 bytes but found: {}", text.len()),
         };
         ValueError(format!("'{text}' can not be converted to a Blob: {why}"))
     })
@@ -476,8 +445,7 @@ mod tests {
 
     #[test]
     fn a_value_has_exactly_one_member_of_a_known_type() {
-        let empty =
-            "Supplied AttributeValue is empty, must contain exactly one of the supported datatypes";
+        let empty = "Supplied AttributeValue is empty, must contain exactly one of the supported datatypes";
         assert_eq!(refusal(json!({})), empty);
         assert_eq!(refusal(json!({"Q": "x"})), empty);
         assert_eq!(refusal(json!({"S": null})), empty);
@@ -492,30 +460,12 @@ mod tests {
     fn sets_are_neither_empty_nor_hold_an_element_twice() {
         let invalid = "One or more parameter values were invalid: ";
         for (json, message) in [
-            (
-                json!({"SS": []}),
-                format!("{invalid}An string set  may not be empty"),
-            ),
-            (
-                json!({"NS": []}),
-                format!("{invalid}An number set  may not be empty"),
-            ),
-            (
-                json!({"BS": []}),
-                format!("{invalid}Binary sets should not be empty"),
-            ),
-            (
-                json!({"SS": ["a", "b", "a"]}),
-                format!("{invalid}Input collection [a, b, a] contains duplicates."),
-            ),
-            (
-                json!({"NS": ["1", "1.0"]}),
-                "Input collection contains duplicates".to_owned(),
-            ),
-            (
-                json!({"BS": ["AQ==", "AQ=="]}),
-                format!("{invalid}Input collection of type BS contains duplicates."),
-            ),
+            (json!({"SS": []}), format!("{invalid}An string set  may not be empty")),
+            (json!({"NS": []}), format!("{invalid}An number set  may not be empty")),
+            (json!({"BS": []}), format!("{invalid}Binary sets should not be empty")),
+            (json!({"SS": ["a", "b", "a"]}), format!("{invalid}Input collection [a, b, a] contains duplicates.")),
+            (json!({"NS": ["1", "1.0"]}), "Input collection contains duplicates".to_owned()),
+            (json!({"BS": ["AQ==", "AQ=="]}), format!("{invalid}Input collection of type BS contains duplicates.")),
         ] {
             assert_eq!(refusal(json), message);
         }
@@ -527,10 +477,7 @@ mod tests {
             refusal(json!({"L": [{"M": {"a": {"N": "x"}}}]})),
             "The parameter cannot be converted to a numeric value: x"
         );
-        assert_eq!(
-            refusal(json!({"S": 1})),
-            "NUMBER_VALUE cannot be converted to String"
-        );
+        assert_eq!(refusal(json!({"S": 1})), "NUMBER_VALUE cannot be converted to String");
         assert_eq!(
             refusal(json!({"NULL": false})),
             "One or more parameter values were invalid: Null attribute value types must have the value of true"
@@ -540,17 +487,9 @@ mod tests {
             "'AQ' can not be converted to a Blob: \
              Base64 encoded length is expected a multiple of 4 bytes but found: 2"
         );
-        assert!(
-            refusal(json!({"B": "A?=="})).starts_with("'A?==' can not be converted to a Blob: ")
-        );
-        assert_eq!(
-            refusal(json!({"M": {"": {"S": "x"}}})),
-            "Empty attribute name"
-        );
-        assert_eq!(
-            item_from_json(&json!({"": {"S": "x"}})).unwrap_err().0,
-            "Empty attribute name"
-        );
+        assert!(refusal(json!({"B": "A?=="})).starts_with("'A?==' can not be converted to a Blob: "));
+        assert_eq!(refusal(json!({"M": {"": {"S": "x"}}})), "Empty attribute name");
+        assert_eq!(item_from_json(&json!({"": {"S": "x"}})).unwrap_err().0, "Empty attribute name");
         assert!(item_from_json(&json!([])).is_err());
     }
 
@@ -558,11 +497,7 @@ mod tests {
     fn thirty_two_levels_of_nesting_are_the_most() {
         let nested = |levels: usize| {
             (0..levels).fold(json!({"S": "x"}), |inner, level| {
-                if level % 2 == 0 {
-                    json!({"L": [inner]})
-                } else {
-                    json!({"M": {"a": inner}})
-                }
+                if level % 2 == 0 { json!({"L": [inner]}) } else { json!({"M": {"a": inner}}) }
             })
         };
         assert_eq!(value(nested(32)).nesting(), 32);
@@ -599,9 +534,8 @@ mod tests {
 
     /// Any value, lists and maps nested a few levels deep.
     fn any_value() -> impl Strategy<Value = AttributeValue> {
-        let number = (any::<i64>(), -30..30_i32).prop_map(|(digits, exponent)| {
-            format!("{digits}e{exponent}").parse::<Number>().unwrap()
-        });
+        let number = (any::<i64>(), -30..30_i32)
+            .prop_map(|(digits, exponent)| format!("{digits}e{exponent}").parse::<Number>().unwrap());
         let bytes = prop::collection::vec(any::<u8>(), 0..8);
         let leaf = prop_oneof![
             any::<String>().prop_map(AttributeValue::S),

@@ -116,11 +116,7 @@ impl World {
             return;
         }
         self.sweep_expired(self.clock);
-        let mut surroundings = Surroundings {
-            now: self.clock,
-            options: &self.options,
-            random: &mut self.random,
-        };
+        let mut surroundings = Surroundings { now: self.clock, options: &self.options, random: &mut self.random };
         for stream in self.streams.values_mut() {
             stream.advance(&mut surroundings);
         }
@@ -166,15 +162,9 @@ impl World {
             .get(table)
             .and_then(|table| table.latest_stream.clone())
             .ok_or_else(|| ServiceError::not_found(format!("Table {table} has no stream")))?;
-        let stream = self
-            .streams
-            .get_mut(&arn)
-            .ok_or_else(|| ServiceError::not_found(format!("Stream {arn} not found")))?;
-        let mut surroundings = Surroundings {
-            now: self.clock,
-            options: &self.options,
-            random: &mut self.random,
-        };
+        let stream =
+            self.streams.get_mut(&arn).ok_or_else(|| ServiceError::not_found(format!("Stream {arn} not found")))?;
+        let mut surroundings = Surroundings { now: self.clock, options: &self.options, random: &mut self.random };
         let touched = stream.act(action, shard, &mut surroundings);
         self.plan();
         touched
@@ -194,16 +184,8 @@ impl World {
         if let (true, Some(arn)) = (table.stream_enabled, &table.latest_stream)
             && let Some(stream) = self.streams.get_mut(arn)
         {
-            let change = Change {
-                old: table.item(key),
-                new: new.as_ref(),
-                cause,
-            };
-            let mut surroundings = Surroundings {
-                now,
-                options: &self.options,
-                random: &mut self.random,
-            };
+            let change = Change { old: table.item(key), new: new.as_ref(), cause };
+            let mut surroundings = Surroundings { now, options: &self.options, random: &mut self.random };
             if stream.append(key.partition.ring, &change, &mut surroundings) {
                 self.stats.records_written += 1;
                 self.next_event = self.next_event.min(stream.next_event);
@@ -215,11 +197,7 @@ impl World {
     /// Finds the next time at which something is due.
     pub(super) fn plan(&mut self) {
         let has_ttl = self.tables.values().any(|table| table.ttl.is_some());
-        let sweep = if has_ttl {
-            self.next_ttl_sweep
-        } else {
-            Timestamp::from_millis(u64::MAX)
-        };
+        let sweep = if has_ttl { self.next_ttl_sweep } else { Timestamp::from_millis(u64::MAX) };
         let streams = self.streams.values().map(|stream| stream.next_event);
         self.next_event = streams.min().unwrap_or(sweep).min(sweep);
     }
@@ -242,18 +220,10 @@ impl World {
     fn answer(&mut self, operation: &str, reply: Reply) -> Answer {
         let request_id = self.request_id();
         match reply {
-            Ok(body) => Answer {
-                status: 200,
-                body,
-                request_id,
-            },
+            Ok(body) => Answer { status: 200, body, request_id },
             Err(error) => {
                 self.stats.count_error(operation, error.code());
-                Answer {
-                    status: error.status(),
-                    body: error.to_json().to_string().into(),
-                    request_id,
-                }
+                Answer { status: error.status(), body: error.to_json().to_string().into(), request_id }
             }
         }
     }

@@ -51,11 +51,7 @@ impl Condition {
     /// # Errors
     /// With the service's message: wrong syntax, reserved words, unknown functions or placeholders, operands that can
     /// never be right, limits exceeded.
-    pub fn parse(
-        kind: ExpressionKind,
-        text: &str,
-        placeholders: &Placeholders,
-    ) -> Result<Self, ExpressionError> {
+    pub fn parse(kind: ExpressionKind, text: &str, placeholders: &Placeholders) -> Result<Self, ExpressionError> {
         let test = Test::parse(kind, text, placeholders)?;
         Ok(Self { test })
     }
@@ -117,11 +113,7 @@ impl Resolver<'_> {
             }
             ConditionSyntax::Between(operands) => {
                 let [value, low, high] = &**operands;
-                self.between([
-                    self.operand(value)?,
-                    self.operand(low)?,
-                    self.operand(high)?,
-                ])
+                self.between([self.operand(value)?, self.operand(low)?, self.operand(high)?])
             }
             ConditionSyntax::In(operand, candidates) => {
                 let operand = self.operand(operand)?;
@@ -131,12 +123,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn comparison(
-        self,
-        left: Operand,
-        comparator: Comparator,
-        right: Operand,
-    ) -> Result<Test, ExpressionError> {
+    fn comparison(self, left: Operand, comparator: Comparator, right: Operand) -> Result<Test, ExpressionError> {
         self.check_distinct(comparator.text(), &left, [&right])?;
         if comparator.is_ordering() {
             self.check_ordered(comparator.text(), [&left, &right])?;
@@ -151,9 +138,7 @@ impl Resolver<'_> {
         if let (Operand::Value(low), Operand::Value(high)) = (low, high) {
             let wrong = match order(low, high) {
                 None => "same data type for lower and upper bounds",
-                Some(std::cmp::Ordering::Greater) => {
-                    "upper bound to be greater than or equal to lower bound"
-                }
+                Some(std::cmp::Ordering::Greater) => "upper bound to be greater than or equal to lower bound",
                 Some(_) => return Ok(Test::Between(Box::new(operands))),
             };
             return Err(self.kind.invalid(format_args!(
@@ -166,11 +151,7 @@ impl Resolver<'_> {
         Ok(Test::Between(Box::new(operands)))
     }
 
-    fn membership(
-        self,
-        operand: Operand,
-        candidates: Vec<Operand>,
-    ) -> Result<Test, ExpressionError> {
+    fn membership(self, operand: Operand, candidates: Vec<Operand>) -> Result<Test, ExpressionError> {
         if candidates.len() > MAX_IN_OPERANDS {
             return Err(self.kind.invalid(format_args!(
                 "The IN operator is provided with too many operands; number of operands: {}",
@@ -200,10 +181,7 @@ impl Resolver<'_> {
         match name {
             "attribute_type" => Ok(Test::HasType(first, self.type_name(&second)?)),
             "begins_with" => {
-                for known in [&first, &second]
-                    .into_iter()
-                    .filter_map(Operand::known_type)
-                {
+                for known in [&first, &second].into_iter().filter_map(Operand::known_type) {
                     if !matches!(known, "S" | "B") {
                         return Err(self.wrong_type(name, known));
                     }
@@ -217,19 +195,14 @@ impl Resolver<'_> {
     /// The second operand of `attribute_type`.
     fn type_name(self, operand: &Operand) -> Result<String, ExpressionError> {
         match operand {
-            Operand::Value(AttributeValue::S(name)) if TYPE_NAMES.contains(&name.as_str()) => {
-                Ok(name.clone())
-            }
+            Operand::Value(AttributeValue::S(name)) if TYPE_NAMES.contains(&name.as_str()) => Ok(name.clone()),
             Operand::Value(AttributeValue::S(name)) => Err(self.kind.invalid(format_args!(
                 "Invalid attribute type name found; type: {name}, valid types: {{{}}}",
                 TYPE_NAMES.join(",")
             ))),
-            other => Err(self.wrong_type(
-                "attribute_type",
-                other
-                    .known_type()
-                    .unwrap_or("{NS,SS,L,BS,N,M,B,BOOL,NULL,S}"),
-            )),
+            other => {
+                Err(self.wrong_type("attribute_type", other.known_type().unwrap_or("{NS,SS,L,BS,N,M,B,BOOL,NULL,S}")))
+            }
         }
     }
 
@@ -242,18 +215,14 @@ impl Resolver<'_> {
     }
 
     fn operands(self, operands: &[OperandSyntax<'_>]) -> Result<Vec<Operand>, ExpressionError> {
-        operands
-            .iter()
-            .map(|operand| self.operand(operand))
-            .collect()
+        operands.iter().map(|operand| self.operand(operand)).collect()
     }
 
     /// `size`, the one function that is an operand; the syntax has no other one here.
     fn size(self, function: &FunctionSyntax<'_>) -> Result<Operand, ExpressionError> {
         let operands = self.operands(&function.arguments)?;
         let count = operands.len();
-        let [operand] =
-            <[Operand; 1]>::try_from(operands).map_err(|_| self.wrong_count("size", count))?;
+        let [operand] = <[Operand; 1]>::try_from(operands).map_err(|_| self.wrong_count("size", count))?;
         match operand.known_type() {
             Some(known @ ("N" | "BOOL" | "NULL")) => Err(self.wrong_type("size", known)),
             _ => Ok(Operand::Size(Box::new(operand))),

@@ -1,19 +1,12 @@
 //! The grammar of conditions: comparisons and functions, joined by NOT, AND and OR, in this order of strength.
 
-use super::syntax::{
-    FunctionSyntax, OperandSyntax, Parser, check_operators, misused_function, unknown_function,
-};
+use super::syntax::{FunctionSyntax, OperandSyntax, Parser, check_operators, misused_function, unknown_function};
 use super::token::{Keyword, TokenKind};
 use super::{ExpressionError, ExpressionKind};
 
 /// The functions that are conditions by themselves; `size` is the one that is an operand.
-const CONDITION_FUNCTIONS: [&str; 5] = [
-    "attribute_exists",
-    "attribute_not_exists",
-    "attribute_type",
-    "begins_with",
-    "contains",
-];
+const CONDITION_FUNCTIONS: [&str; 5] =
+    ["attribute_exists", "attribute_not_exists", "attribute_type", "begins_with", "contains"];
 
 /// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,16 +65,9 @@ impl Comparator {
     }
 
     fn from_text(text: &str) -> Option<Self> {
-        [
-            Self::Equal,
-            Self::NotEqual,
-            Self::Less,
-            Self::LessOrEqual,
-            Self::Greater,
-            Self::GreaterOrEqual,
-        ]
-        .into_iter()
-        .find(|comparator| comparator.text() == text)
+        [Self::Equal, Self::NotEqual, Self::Less, Self::LessOrEqual, Self::Greater, Self::GreaterOrEqual]
+            .into_iter()
+            .find(|comparator| comparator.text() == text)
     }
 }
 
@@ -102,34 +88,24 @@ impl<'t> ConditionSyntax<'t> {
     /// Refuses unknown and misplaced functions and reserved words, in the order in which they are written.
     fn check_words(&self, kind: ExpressionKind) -> Result<(), ExpressionError> {
         match self {
-            Self::Any(parts) | Self::All(parts) => {
-                parts.iter().try_for_each(|part| part.check_words(kind))
-            }
+            Self::Any(parts) | Self::All(parts) => parts.iter().try_for_each(|part| part.check_words(kind)),
             Self::Not(_, part) => part.check_words(kind),
-            Self::Compare(left, _, right) => [left, right]
-                .into_iter()
-                .try_for_each(|operand| check_operand(kind, operand)),
-            Self::Between(operands) => operands
-                .iter()
-                .try_for_each(|operand| check_operand(kind, operand)),
-            Self::In(operand, candidates) => std::iter::once(operand)
-                .chain(candidates)
-                .try_for_each(|operand| check_operand(kind, operand)),
-            Self::Function(function) if function.name == "size" => {
-                Err(misused_function(kind, function.name))
+            Self::Compare(left, _, right) => {
+                [left, right].into_iter().try_for_each(|operand| check_operand(kind, operand))
             }
+            Self::Between(operands) => operands.iter().try_for_each(|operand| check_operand(kind, operand)),
+            Self::In(operand, candidates) => {
+                std::iter::once(operand).chain(candidates).try_for_each(|operand| check_operand(kind, operand))
+            }
+            Self::Function(function) if function.name == "size" => Err(misused_function(kind, function.name)),
             Self::Function(function) => check_function(kind, function),
         }
     }
 
     fn operators(&self) -> usize {
-        let inner = |operands: &[OperandSyntax<'_>]| -> usize {
-            operands.iter().map(OperandSyntax::operators).sum()
-        };
+        let inner = |operands: &[OperandSyntax<'_>]| -> usize { operands.iter().map(OperandSyntax::operators).sum() };
         match self {
-            Self::Any(parts) | Self::All(parts) => {
-                parts.len() - 1 + parts.iter().map(Self::operators).sum::<usize>()
-            }
+            Self::Any(parts) | Self::All(parts) => parts.len() - 1 + parts.iter().map(Self::operators).sum::<usize>(),
             Self::Not(times, part) => times + part.operators(),
             Self::Compare(left, _, right) => 1 + left.operators() + right.operators(),
             Self::Between(operands) => 1 + inner(&operands[..]),
@@ -154,10 +130,7 @@ struct Parsed<'t> {
 
 impl<'t> From<ConditionSyntax<'t>> for Parsed<'t> {
     fn from(condition: ConditionSyntax<'t>) -> Self {
-        Self {
-            part: Part::Condition(condition),
-            parenthesised: false,
-        }
+        Self { part: Part::Condition(condition), parenthesised: false }
     }
 }
 
@@ -211,10 +184,7 @@ fn primary<'t>(parser: &mut Parser<'t>) -> Result<Parsed<'t>, ExpressionError> {
     let inner = any(parser)?;
     parser.leave(inner.parenthesised)?;
     match inner.part {
-        Part::Condition(condition) => Ok(Parsed {
-            part: Part::Condition(condition),
-            parenthesised: true,
-        }),
+        Part::Condition(condition) => Ok(Parsed { part: Part::Condition(condition), parenthesised: true }),
         Part::Operand(operand) => comparison(parser, operand, true),
     }
 }
@@ -247,16 +217,10 @@ fn comparison<'t>(
         parser.tokens.expect_symbol(")")?;
         return Ok(ConditionSyntax::In(operand, candidates).into());
     }
-    Ok(Parsed {
-        part: Part::Operand(operand),
-        parenthesised,
-    })
+    Ok(Parsed { part: Part::Operand(operand), parenthesised })
 }
 
-fn into_condition<'t>(
-    parser: &Parser<'t>,
-    part: Part<'t>,
-) -> Result<ConditionSyntax<'t>, ExpressionError> {
+fn into_condition<'t>(parser: &Parser<'t>, part: Part<'t>) -> Result<ConditionSyntax<'t>, ExpressionError> {
     match part {
         Part::Condition(condition) => Ok(condition),
         Part::Operand(operand) => as_condition(parser, operand),
@@ -264,10 +228,7 @@ fn into_condition<'t>(
 }
 
 /// A lone operand as a condition: only a function is one. Otherwise a comparison should have come next.
-fn as_condition<'t>(
-    parser: &Parser<'t>,
-    operand: OperandSyntax<'t>,
-) -> Result<ConditionSyntax<'t>, ExpressionError> {
+fn as_condition<'t>(parser: &Parser<'t>, operand: OperandSyntax<'t>) -> Result<ConditionSyntax<'t>, ExpressionError> {
     match operand {
         OperandSyntax::Function(function) => Ok(ConditionSyntax::Function(function)),
         _ => Err(parser.tokens.unexpected()),
@@ -286,15 +247,9 @@ fn check_operand(kind: ExpressionKind, operand: &OperandSyntax<'_>) -> Result<()
     }
 }
 
-fn check_function(
-    kind: ExpressionKind,
-    function: &FunctionSyntax<'_>,
-) -> Result<(), ExpressionError> {
+fn check_function(kind: ExpressionKind, function: &FunctionSyntax<'_>) -> Result<(), ExpressionError> {
     if function.name != "size" && !CONDITION_FUNCTIONS.contains(&function.name) {
         return Err(unknown_function(kind, function.name));
     }
-    function
-        .arguments
-        .iter()
-        .try_for_each(|argument| check_operand(kind, argument))
+    function.arguments.iter().try_for_each(|argument| check_operand(kind, argument))
 }

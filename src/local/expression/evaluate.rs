@@ -18,29 +18,18 @@ impl Test {
             Self::Any(tests) => tests.iter().any(|test| test.holds(item)),
             Self::All(tests) => tests.iter().all(|test| test.holds(item)),
             Self::Not(test) => !test.holds(item),
-            Self::Compare(left, comparator, right) => {
-                compare(left.value(item), *comparator, right.value(item))
-            }
+            Self::Compare(left, comparator, right) => compare(left.value(item), *comparator, right.value(item)),
             Self::Between(bounds) => {
                 let [value, low, high] = &**bounds;
-                compare(
-                    value.value(item),
-                    Comparator::GreaterOrEqual,
-                    low.value(item),
-                ) && compare(value.value(item), Comparator::LessOrEqual, high.value(item))
+                compare(value.value(item), Comparator::GreaterOrEqual, low.value(item))
+                    && compare(value.value(item), Comparator::LessOrEqual, high.value(item))
             }
-            Self::In(operand, candidates) => candidates.iter().any(|candidate| {
-                compare(
-                    operand.value(item),
-                    Comparator::Equal,
-                    candidate.value(item),
-                )
-            }),
+            Self::In(operand, candidates) => candidates
+                .iter()
+                .any(|candidate| compare(operand.value(item), Comparator::Equal, candidate.value(item))),
             Self::Exists(path) => path.find(item).is_some(),
             Self::NotExists(path) => path.find(item).is_none(),
-            Self::HasType(operand, name) => operand
-                .value(item)
-                .is_some_and(|value| value.type_name() == name),
+            Self::HasType(operand, name) => operand.value(item).is_some_and(|value| value.type_name() == name),
             Self::BeginsWith(operand, prefix) => match (operand.value(item), prefix.value(item)) {
                 (Some(value), Some(prefix)) => begins_with(&value, &prefix),
                 _ => false,
@@ -77,11 +66,7 @@ pub(super) fn order(left: &AttributeValue, right: &AttributeValue) -> Option<Ord
 }
 
 /// Whether the comparison of two present values holds.
-pub(super) fn satisfies(
-    left: &AttributeValue,
-    comparator: Comparator,
-    right: &AttributeValue,
-) -> bool {
+pub(super) fn satisfies(left: &AttributeValue, comparator: Comparator, right: &AttributeValue) -> bool {
     let ordered = |wanted: fn(Ordering) -> bool| order(left, right).is_some_and(wanted);
     match comparator {
         Comparator::Equal => left == right,

@@ -69,8 +69,7 @@ impl KeyCondition {
             None => true,
             Some(KeyTest::Compare(comparator, wanted)) => satisfies(value, *comparator, wanted),
             Some(KeyTest::Between(low, high)) => {
-                satisfies(value, Comparator::GreaterOrEqual, low)
-                    && satisfies(value, Comparator::LessOrEqual, high)
+                satisfies(value, Comparator::GreaterOrEqual, low) && satisfies(value, Comparator::LessOrEqual, high)
             }
             Some(KeyTest::BeginsWith(prefix)) => begins_with(value, prefix),
         }
@@ -80,19 +79,13 @@ impl KeyCondition {
     ///
     /// # Errors
     /// A type differs.
-    pub fn check_types(
-        &self,
-        hash_type: &str,
-        range_type: Option<&str>,
-    ) -> Result<(), ExpressionError> {
+    pub fn check_types(&self, hash_type: &str, range_type: Option<&str>) -> Result<(), ExpressionError> {
         let range_values = match &self.range {
             None => vec![],
             Some(KeyTest::Compare(_, value) | KeyTest::BeginsWith(value)) => vec![value],
             Some(KeyTest::Between(low, high)) => vec![low, high],
         };
-        let range_fits = range_values
-            .iter()
-            .all(|value| Some(value.type_name()) == range_type);
+        let range_fits = range_values.iter().all(|value| Some(value.type_name()) == range_type);
         if self.hash.type_name() == hash_type && range_fits {
             return Ok(());
         }
@@ -131,17 +124,11 @@ fn collect(test: Test, tests: &mut Vec<(String, KeyTest)>) -> Result<(), Express
         Test::HasType(..) => "attribute_type",
         Test::Contains(..) => "contains",
     };
-    refuse(&format!(
-        "Invalid operator used in KeyConditionExpression: {refused}"
-    ))
+    refuse(&format!("Invalid operator used in KeyConditionExpression: {refused}"))
 }
 
 /// A comparison, whose key attribute may stand on either side.
-fn comparison(
-    left: Operand,
-    comparator: Comparator,
-    right: Operand,
-) -> Result<(String, KeyTest), ExpressionError> {
+fn comparison(left: Operand, comparator: Comparator, right: Operand) -> Result<(String, KeyTest), ExpressionError> {
     let (key, comparator, other) = match (&left, &right) {
         (Operand::Value(_), Operand::Path(_)) => (right, comparator.mirrored(), left),
         _ => (left, comparator, right),
@@ -168,9 +155,7 @@ fn keyed<const N: usize>(
         .collect();
     match paths[..] {
         [] => {
-            return refuse(
-                "Invalid condition in KeyConditionExpression: No key attribute specified",
-            );
+            return refuse("Invalid condition in KeyConditionExpression: No key attribute specified");
         }
         [path] if !path.steps.is_empty() => {
             return refuse(&format!(
@@ -204,9 +189,8 @@ fn keyed<const N: usize>(
 }
 
 fn has_duplicate(tests: &[(String, KeyTest)]) -> bool {
-    let repeated = |(index, (name, _)): (usize, &(String, KeyTest))| {
-        tests[..index].iter().any(|(earlier, _)| earlier == name)
-    };
+    let repeated =
+        |(index, (name, _)): (usize, &(String, KeyTest))| tests[..index].iter().any(|(earlier, _)| earlier == name);
     tests.iter().enumerate().any(repeated)
 }
 
@@ -214,9 +198,7 @@ fn has_duplicate(tests: &[(String, KeyTest)]) -> bool {
 fn take(tests: &mut Vec<(String, KeyTest)>, name: &str) -> Result<KeyTest, ExpressionError> {
     match tests.iter().position(|(attribute, _)| attribute == name) {
         Some(index) => Ok(tests.swap_remove(index).1),
-        None => refuse(&format!(
-            "Query condition missed key schema element: {name}"
-        )),
+        None => refuse(&format!("Query condition missed key schema element: {name}")),
     }
 }
 

@@ -26,9 +26,7 @@ pub(super) struct Path {
 impl Path {
     /// What stands there in the item, if anything does.
     pub(super) fn find<'i>(&self, item: &'i Item) -> Option<&'i AttributeValue> {
-        self.steps
-            .iter()
-            .try_fold(item.get(&self.attribute)?, step_into)
+        self.steps.iter().try_fold(item.get(&self.attribute)?, step_into)
     }
 
     /// Whether one path leads to or through the other's place, or takes a map for a list.
@@ -81,14 +79,9 @@ fn step_into<'i>(value: &'i AttributeValue, step: &Step) -> Option<&'i Attribute
 
 /// Refuses paths of which one contains another, or which cannot both be in one item.
 pub(super) fn check_apart(kind: ExpressionKind, paths: &[&Path]) -> Result<(), ExpressionError> {
-    for (relation, verb) in [
-        (Relation::Overlap, "overlap"),
-        (Relation::Conflict, "conflict"),
-    ] {
+    for (relation, verb) in [(Relation::Overlap, "overlap"), (Relation::Conflict, "conflict")] {
         for (index, second) in paths.iter().enumerate() {
-            let clash = paths[..index]
-                .iter()
-                .find(|first| first.relation(second) == relation);
+            let clash = paths[..index].iter().find(|first| first.relation(second) == relation);
             if let Some(first) = clash {
                 return Err(kind.invalid(format_args!(
                     "Two document paths {verb} with each other; \
@@ -136,10 +129,7 @@ impl<'i> Picked<'i> {
             return Some(value.clone());
         }
         let in_list = matches!(self.inside.first_key_value()?.0, Step::Index(_));
-        let inside = self
-            .inside
-            .into_iter()
-            .filter_map(|(step, picked)| Some((step, picked.into_value()?)));
+        let inside = self.inside.into_iter().filter_map(|(step, picked)| Some((step, picked.into_value()?)));
         if in_list {
             return Some(AttributeValue::L(inside.map(|(_, value)| value).collect()));
         }

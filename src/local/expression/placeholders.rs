@@ -41,11 +41,7 @@ impl Placeholders {
         let values = members(request, "ExpressionAttributeValues", b':', |value| {
             AttributeValue::from_json(value).map_err(|error| error.0)
         })?;
-        Ok(Self {
-            names,
-            values,
-            used: RefCell::default(),
-        })
+        Ok(Self { names, values, used: RefCell::default() })
     }
 
     /// Refuses placeholders in a request without expressions. `missing` are the members that could have used values
@@ -53,11 +49,7 @@ impl Placeholders {
     ///
     /// # Errors
     /// There are placeholders that no expression could use.
-    pub fn check_wanted(
-        &self,
-        has_expression: bool,
-        missing: &[&str],
-    ) -> Result<(), ExpressionError> {
+    pub fn check_wanted(&self, has_expression: bool, missing: &[&str]) -> Result<(), ExpressionError> {
         if !self.names.is_empty() && !has_expression {
             return Err(ExpressionError(
                 "ExpressionAttributeNames can only be specified when using expressions".to_owned(),
@@ -96,16 +88,9 @@ impl Placeholders {
         Some(value)
     }
 
-    fn check_used<'a>(
-        &self,
-        member: &str,
-        keys: impl Iterator<Item = &'a String>,
-    ) -> Result<(), ExpressionError> {
+    fn check_used<'a>(&self, member: &str, keys: impl Iterator<Item = &'a String>) -> Result<(), ExpressionError> {
         let used = self.used.borrow();
-        let unused: Vec<&str> = keys
-            .filter(|key| !used.contains(*key))
-            .map(String::as_str)
-            .collect();
+        let unused: Vec<&str> = keys.filter(|key| !used.contains(*key)).map(String::as_str).collect();
         if unused.is_empty() {
             return Ok(());
         }
@@ -132,17 +117,13 @@ fn members<T>(
         return Err(ExpressionError(format!("{member} must not be empty")));
     }
     if let Some(key) = entries.keys().find(|key| !is_placeholder(key, sign)) {
-        return Err(ExpressionError(format!(
-            "{member} contains invalid key: Syntax error; key: \"{key}\""
-        )));
+        return Err(ExpressionError(format!("{member} contains invalid key: Syntax error; key: \"{key}\"")));
     }
     entries
         .iter()
         .map(|(key, value)| match read(value) {
             Ok(value) => Ok((key.clone(), value)),
-            Err(why) => Err(ExpressionError(format!(
-                "{member} contains invalid value: {why} for key {key}"
-            ))),
+            Err(why) => Err(ExpressionError(format!("{member} contains invalid value: {why} for key {key}"))),
         })
         .collect()
 }
@@ -159,14 +140,8 @@ mod tests {
     #[test]
     fn keys_and_values_are_checked_with_the_service_s_words() {
         for (request, message) in [
-            (
-                json!({"ExpressionAttributeNames": {}}),
-                "ExpressionAttributeNames must not be empty",
-            ),
-            (
-                json!({"ExpressionAttributeValues": {}}),
-                "ExpressionAttributeValues must not be empty",
-            ),
+            (json!({"ExpressionAttributeNames": {}}), "ExpressionAttributeNames must not be empty"),
+            (json!({"ExpressionAttributeValues": {}}), "ExpressionAttributeValues must not be empty"),
             (
                 json!({"ExpressionAttributeNames": {"a": "n"}}),
                 "ExpressionAttributeNames contains invalid key: Syntax error; key: \"a\"",
@@ -204,16 +179,10 @@ mod tests {
         let unused = || placeholders.check_all_used().unwrap_err().0;
         assert_eq!(placeholders.name("#a"), Some("x"));
         assert_eq!(placeholders.name("#z"), None);
-        assert_eq!(
-            unused(),
-            "Value provided in ExpressionAttributeNames unused in expressions: keys: {#b}"
-        );
+        assert_eq!(unused(), "Value provided in ExpressionAttributeNames unused in expressions: keys: {#b}");
         placeholders.name("#b");
         placeholders.value(":d");
-        assert_eq!(
-            unused(),
-            "Value provided in ExpressionAttributeValues unused in expressions: keys: {:c, :e}"
-        );
+        assert_eq!(unused(), "Value provided in ExpressionAttributeValues unused in expressions: keys: {:c, :e}");
         placeholders.value(":c");
         placeholders.value(":e");
         assert!(placeholders.check_all_used().is_ok());
@@ -221,21 +190,15 @@ mod tests {
 
     #[test]
     fn placeholders_without_an_expression_are_refused() {
-        let names =
-            Placeholders::from_request(&json!({"ExpressionAttributeNames": {"#a": "x"}})).unwrap();
+        let names = Placeholders::from_request(&json!({"ExpressionAttributeNames": {"#a": "x"}})).unwrap();
         assert_eq!(
             names.check_wanted(false, &[]).unwrap_err().0,
             "ExpressionAttributeNames can only be specified when using expressions"
         );
         assert!(names.check_wanted(true, &[]).is_ok());
-        let values =
-            Placeholders::from_request(&json!({"ExpressionAttributeValues": {":a": {"S": "x"}}}))
-                .unwrap();
+        let values = Placeholders::from_request(&json!({"ExpressionAttributeValues": {":a": {"S": "x"}}})).unwrap();
         assert_eq!(
-            values
-                .check_wanted(false, &["UpdateExpression", "ConditionExpression"])
-                .unwrap_err()
-                .0,
+            values.check_wanted(false, &["UpdateExpression", "ConditionExpression"]).unwrap_err().0,
             "ExpressionAttributeValues can only be specified when using expressions: \
              UpdateExpression and ConditionExpression are null"
         );

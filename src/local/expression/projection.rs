@@ -27,14 +27,8 @@ impl Projection {
         for path in &written {
             path.check_words(KIND)?;
         }
-        let resolver = Resolver {
-            kind: KIND,
-            placeholders,
-        };
-        let paths = written
-            .iter()
-            .map(|path| resolver.path(path))
-            .collect::<Result<Vec<_>, _>>()?;
+        let resolver = Resolver { kind: KIND, placeholders };
+        let paths = written.iter().map(|path| resolver.path(path)).collect::<Result<Vec<_>, _>>()?;
         path::check_apart(KIND, &paths.iter().collect::<Vec<_>>())?;
         Ok(Self { paths })
     }

@@ -5,9 +5,7 @@
 
 /// Whether the word, in any case, is reserved.
 pub(super) fn is_reserved(word: &str) -> bool {
-    RESERVED
-        .binary_search(&word.to_ascii_uppercase().as_str())
-        .is_ok()
+    RESERVED.binary_search(&word.to_ascii_uppercase().as_str()).is_ok()
 }
 
 /// In order, so that a word can be looked up by halving.

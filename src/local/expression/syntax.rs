@@ -65,10 +65,7 @@ pub(super) struct Resolver<'p> {
 
 impl<'t> Parser<'t> {
     pub(super) fn new(kind: ExpressionKind, expression: &'t str) -> Result<Self, ExpressionError> {
-        Ok(Self {
-            tokens: Tokens::of(kind, expression)?,
-            depth: 0,
-        })
+        Ok(Self { tokens: Tokens::of(kind, expression)?, depth: 0 })
     }
 
     /// `name`, followed by any number of `.name` and `[index]`.
@@ -174,9 +171,7 @@ impl<'t> PathSyntax<'t> {
     /// Refuses reserved words and indexes out of range.
     pub(super) fn check_words(&self, kind: ExpressionKind) -> Result<(), ExpressionError> {
         if let Some(name) = self.names().find(|name| is_reserved(name)) {
-            return Err(kind.invalid(format_args!(
-                "Attribute name is a reserved keyword; reserved keyword: {name}"
-            )));
+            return Err(kind.invalid(format_args!("Attribute name is a reserved keyword; reserved keyword: {name}")));
         }
         for step in &self.steps {
             if let StepSyntax::Index(digits) = step {
@@ -212,10 +207,9 @@ impl<'t> OperandSyntax<'t> {
         match self {
             Self::Path(path) => visit(Leaf::Path(path)),
             Self::Value(value) => visit(Leaf::Value(value)),
-            Self::Function(function) => function
-                .arguments
-                .iter()
-                .try_for_each(|argument| argument.for_each_leaf(visit)),
+            Self::Function(function) => {
+                function.arguments.iter().try_for_each(|argument| argument.for_each_leaf(visit))
+            }
         }
     }
 }
@@ -223,11 +217,7 @@ impl<'t> OperandSyntax<'t> {
 impl FunctionSyntax<'_> {
     /// How many functions stand in it, itself counted.
     pub(super) fn operators(&self) -> usize {
-        1 + self
-            .arguments
-            .iter()
-            .map(OperandSyntax::operators)
-            .sum::<usize>()
+        1 + self.arguments.iter().map(OperandSyntax::operators).sum::<usize>()
     }
 }
 
@@ -251,9 +241,9 @@ impl Resolver<'_> {
             .collect::<Result<Vec<_>, ExpressionError>>()?;
         let levels = 1 + steps.len();
         if levels > MAX_PATH_LEVELS {
-            return Err(self.kind.invalid(format_args!(
-                "The document path has too many nesting levels; nesting levels: {levels}"
-            )));
+            return Err(self
+                .kind
+                .invalid(format_args!("The document path has too many nesting levels; nesting levels: {levels}")));
         }
         Ok(Path { attribute, steps })
     }
@@ -287,9 +277,8 @@ impl Resolver<'_> {
 
     /// The error that an operand has to be a path.
     pub(super) fn path_required(self, operator: &str) -> ExpressionError {
-        self.kind.invalid(format_args!(
-            "Operator or function requires a document path; operator or function: {operator}"
-        ))
+        self.kind
+            .invalid(format_args!("Operator or function requires a document path; operator or function: {operator}"))
     }
 
     fn name(self, name: &str) -> Result<String, ExpressionError> {
@@ -313,23 +302,15 @@ pub(super) fn unknown_function(kind: ExpressionKind, name: &str) -> ExpressionEr
 
 /// The error that a function stands where it may not.
 pub(super) fn misused_function(kind: ExpressionKind, name: &str) -> ExpressionError {
-    kind.invalid(format_args!(
-        "The function is not allowed to be used this way in an expression; function: {name}"
-    ))
+    kind.invalid(format_args!("The function is not allowed to be used this way in an expression; function: {name}"))
 }
 
 /// Refuses more operators than the service allows; it stops counting at the first too many.
-pub(super) fn check_operators(
-    kind: ExpressionKind,
-    operators: usize,
-) -> Result<(), ExpressionError> {
+pub(super) fn check_operators(kind: ExpressionKind, operators: usize) -> Result<(), ExpressionError> {
     if operators <= MAX_OPERATORS {
         return Ok(());
     }
-    Err(kind.invalid(format_args!(
-        "The expression contains too many operators; operator count: {}",
-        MAX_OPERATORS + 1
-    )))
+    Err(kind.invalid(format_args!("The expression contains too many operators; operator count: {}", MAX_OPERATORS + 1)))
 }
 
 fn redundant_parentheses(kind: ExpressionKind) -> ExpressionError {
@@ -339,8 +320,6 @@ fn redundant_parentheses(kind: ExpressionKind) -> ExpressionError {
 fn index(kind: ExpressionKind, digits: &str) -> Result<usize, ExpressionError> {
     match digits.parse::<usize>() {
         Ok(index) if index <= MAX_INDEX => Ok(index),
-        _ => Err(kind.invalid(format_args!(
-            "List index is not within the allowable range; index: [{digits}]"
-        ))),
+        _ => Err(kind.invalid(format_args!("List index is not within the allowable range; index: [{digits}]"))),
     }
 }

@@ -35,11 +35,7 @@ fn shortened(error: ExpressionError, kind: ExpressionKind) -> String {
     error.0.replace(&format!("Invalid {kind:?}: "), "! ")
 }
 
-fn check(
-    table: &[(&str, &str)],
-    answer: impl Fn(&str) -> Result<String, ExpressionError>,
-    kind: ExpressionKind,
-) {
+fn check(table: &[(&str, &str)], answer: impl Fn(&str) -> Result<String, ExpressionError>, kind: ExpressionKind) {
     let wrong: Vec<String> = table
         .iter()
         .filter_map(|(expression, wanted)| {
@@ -92,11 +88,7 @@ fn key_conditions_answer_as_the_service() {
         let matches = *condition.hash() == item["h"] && condition.matches_range(&item["r"]);
         Ok(matches.to_string())
     };
-    check(
-        KEY_CONDITIONS,
-        answer,
-        ExpressionKind::KeyConditionExpression,
-    );
+    check(KEY_CONDITIONS, answer, ExpressionKind::KeyConditionExpression);
 }
 
 /// The attributes that differ, as JSON, with null for those that are gone.
@@ -105,10 +97,7 @@ fn difference(before: &Item, after: &Item) -> String {
         .iter()
         .filter(|(name, value)| before.get(*name) != Some(value))
         .map(|(name, value)| (name.clone(), value.to_json()));
-    let gone = before
-        .keys()
-        .filter(|name| !after.contains_key(*name))
-        .map(|name| (name.clone(), Value::Null));
+    let gone = before.keys().filter(|name| !after.contains_key(*name)).map(|name| (name.clone(), Value::Null));
     Value::Object(changed.chain(gone).collect()).to_string()
 }
 
@@ -129,10 +118,7 @@ fn a_placeholder_stands_for_a_whole_name() {
 fn a_condition_on_no_item_sees_no_attributes() {
     let holds = |text: &str| {
         let kind = ExpressionKind::ConditionExpression;
-        Condition::parse(kind, text, &condition_values())
-            .unwrap()
-            .holds(None)
-            .unwrap()
+        Condition::parse(kind, text, &condition_values()).unwrap().holds(None).unwrap()
     };
     assert!(holds("attribute_not_exists(h)"));
     assert!(holds("n <> :n"));
@@ -143,8 +129,7 @@ fn a_condition_on_no_item_sees_no_attributes() {
 fn size_counts_utf_16_units() {
     let item = item_from_json(&json!({"u": {"S": "é😀"}})).unwrap();
     let three = placeholders(json!({":three": {"N": "3"}}));
-    let condition =
-        Condition::parse(ExpressionKind::FilterExpression, "size(u) = :three", &three).unwrap();
+    let condition = Condition::parse(ExpressionKind::FilterExpression, "size(u) = :three", &three).unwrap();
     assert!(condition.holds(Some(&item)).unwrap());
 }
 
@@ -152,10 +137,7 @@ fn size_counts_utf_16_units() {
 fn limits_are_the_service_s_and_deep_nesting_is_refused_not_followed() {
     let refusal = |text: &str| {
         let kind = ExpressionKind::FilterExpression;
-        shortened(
-            Condition::parse(kind, text, &condition_values()).unwrap_err(),
-            kind,
-        )
+        shortened(Condition::parse(kind, text, &condition_values()).unwrap_err(), kind)
     };
     let too_many = "! The expression contains too many operators; operator count: 301";
     let redundant = "! The expression has redundant parentheses;";
@@ -176,24 +158,14 @@ fn limits_are_the_service_s_and_deep_nesting_is_refused_not_followed() {
     );
     let nested_sets = format!("SET a = {}", "if_not_exists(a, ".repeat(240));
     assert!(Update::parse(&nested_sets, &Placeholders::default()).is_err());
-    assert!(
-        Update::parse(
-            &format!("SET a = {}", "(".repeat(4000)),
-            &Placeholders::default()
-        )
-        .is_err()
-    );
+    assert!(Update::parse(&format!("SET a = {}", "(".repeat(4000)), &Placeholders::default()).is_err());
 }
 
 #[test]
 fn an_update_nests_no_deeper_than_an_item_may() {
     let deep = (0..31).fold(json!({"N": "1"}), |inner, _| json!({"L": [inner]}));
     let values = placeholders(json!({":v": deep}));
-    let apply = |text: &str| {
-        Update::parse(text, &values)
-            .unwrap()
-            .apply(&item(), &["h", "r"])
-    };
+    let apply = |text: &str| Update::parse(text, &values).unwrap().apply(&item(), &["h", "r"]);
     assert!(apply("SET m.deep = :v").is_ok());
     assert_eq!(
         apply("SET m.y.deep = :v").unwrap_err().0,
@@ -237,10 +209,7 @@ fn a_key_condition_needs_no_range_key_and_takes_ranges_of_strings() {
     let parse = |text: &str, range: Option<&str>| KeyCondition::parse(text, &values, "h", range);
     let string = |text: &str| crate::local::value::AttributeValue::S(text.to_owned());
     assert!(parse("h = :h", None).unwrap().matches_range(&string("any")));
-    assert_eq!(
-        parse("h = :h AND r = :p", None).unwrap_err().0,
-        "Query key condition not supported"
-    );
+    assert_eq!(parse("h = :h AND r = :p", None).unwrap_err().0, "Query key condition not supported");
     let prefixed = parse("begins_with(r, :p) AND h = :h", Some("r")).unwrap();
     assert_eq!(prefixed.hash(), &string("a"));
     assert!(prefixed.matches_range(&string("2024-05")));

@@ -75,12 +75,7 @@ impl<'t> Tokens<'t> {
                 expression.len()
             )));
         }
-        Ok(Self {
-            kind,
-            expression,
-            tokens: cut(expression),
-            next: 0,
-        })
+        Ok(Self { kind, expression, tokens: cut(expression), next: 0 })
     }
 
     /// The next token, without taking it.
@@ -120,11 +115,7 @@ impl<'t> Tokens<'t> {
 
     /// Takes this symbol, which must come now.
     pub(super) fn expect_symbol(&mut self, symbol: &str) -> Result<(), ExpressionError> {
-        if self.take_symbol(symbol) {
-            Ok(())
-        } else {
-            Err(self.unexpected())
-        }
+        if self.take_symbol(symbol) { Ok(()) } else { Err(self.unexpected()) }
     }
 
     /// Refuses anything but the end of the expression.
@@ -151,14 +142,8 @@ impl<'t> Tokens<'t> {
             TokenKind::End => "<EOF>",
             _ => token.text,
         };
-        let near = if self.next == 0 && token.kind == TokenKind::End {
-            self.expression
-        } else {
-            near
-        };
-        self.kind.invalid(format_args!(
-            "Syntax error; token: \"{text}\", near: \"{near}\""
-        ))
+        let near = if self.next == 0 && token.kind == TokenKind::End { self.expression } else { near };
+        self.kind.invalid(format_args!("Syntax error; token: \"{text}\", near: \"{near}\""))
     }
 }
 
@@ -170,11 +155,7 @@ fn cut(expression: &str) -> Vec<Token<'_>> {
         let rest = expression[start..].trim_start_matches(blank);
         start = expression.len() - rest.len();
         if rest.is_empty() {
-            tokens.push(Token {
-                kind: TokenKind::End,
-                text: "",
-                start,
-            });
+            tokens.push(Token { kind: TokenKind::End, text: "", start });
             return tokens;
         }
         let (kind, length) = first_token(rest);
@@ -206,13 +187,8 @@ fn first_token(text: &str) -> (TokenKind, usize) {
         }
         b'<' if matches!(bytes.get(1), Some(b'=' | b'>')) => (TokenKind::Symbol, 2),
         b'>' if bytes.get(1) == Some(&b'=') => (TokenKind::Symbol, 2),
-        b'(' | b')' | b'[' | b']' | b'.' | b',' | b'=' | b'<' | b'>' | b'+' | b'-' => {
-            (TokenKind::Symbol, 1)
-        }
-        _ => (
-            TokenKind::Unknown,
-            text.chars().next().map_or(1, char::len_utf8),
-        ),
+        b'(' | b')' | b'[' | b']' | b'.' | b',' | b'=' | b'<' | b'>' | b'+' | b'-' => (TokenKind::Symbol, 1),
+        _ => (TokenKind::Unknown, text.chars().next().map_or(1, char::len_utf8)),
     }
 }
 
@@ -228,10 +204,7 @@ fn keyword(word: &str) -> Option<Keyword> {
         ("IN", Keyword::In),
         ("BETWEEN", Keyword::Between),
     ];
-    keywords
-        .into_iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(word))
-        .map(|(_, keyword)| keyword)
+    keywords.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(word)).map(|(_, keyword)| keyword)
 }
 
 /// Whether a text is the given sign and a word: the form that the keys of placeholders have.
@@ -255,48 +228,16 @@ mod tests {
     fn expressions_are_cut_as_the_service_cuts_them() {
         assert_eq!(
             texts("SET #a.b[10]=:v-if_not_exists( x ,\t:y)"),
-            [
-                "SET",
-                "#a",
-                ".",
-                "b",
-                "[",
-                "10",
-                "]",
-                "=",
-                ":v",
-                "-",
-                "if_not_exists",
-                "(",
-                "x",
-                ",",
-                ":y",
-                ")",
-                ""
-            ]
+            ["SET", "#a", ".", "b", "[", "10", "]", "=", ":v", "-", "if_not_exists", "(", "x", ",", ":y", ")", ""]
         );
-        assert_eq!(
-            texts("a<>b<=c>=d<e>f"),
-            ["a", "<>", "b", "<=", "c", ">=", "d", "<", "e", ">", "f", ""]
-        );
-        assert_eq!(
-            texts("1a 00 _b é # ::c"),
-            ["1", "a", "0", "0", "_", "b", "é", "#", ":", ":c", ""]
-        );
+        assert_eq!(texts("a<>b<=c>=d<e>f"), ["a", "<>", "b", "<=", "c", ">=", "d", "<", "e", ">", "f", ""]);
+        assert_eq!(texts("1a 00 _b é # ::c"), ["1", "a", "0", "0", "_", "b", "é", "#", ":", ":c", ""]);
     }
 
     #[test]
     fn an_expression_is_neither_empty_nor_longer_than_four_kilobytes() {
-        let error = |text: &str| {
-            Tokens::of(ExpressionKind::FilterExpression, text)
-                .err()
-                .unwrap()
-                .0
-        };
-        assert_eq!(
-            error(""),
-            "Invalid FilterExpression: The expression can not be empty;"
-        );
+        let error = |text: &str| Tokens::of(ExpressionKind::FilterExpression, text).err().unwrap().0;
+        assert_eq!(error(""), "Invalid FilterExpression: The expression can not be empty;");
         assert_eq!(
             error(&" ".repeat(5007)),
             "Invalid FilterExpression: Expression size has exceeded the maximum allowed size; expression size: 5007"

@@ -59,23 +59,12 @@ impl Update {
     /// never be right, paths that overlap, limits exceeded.
     pub fn parse(text: &str, placeholders: &Placeholders) -> Result<Self, ExpressionError> {
         let written = update_syntax::parse(text)?;
-        let resolver = Resolver {
-            kind: KIND,
-            placeholders,
-        };
+        let resolver = Resolver { kind: KIND, placeholders };
         check_defined(&written, resolver)?;
-        let targets = written
-            .iter()
-            .map(|action| resolver.path(action.target()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let targets = written.iter().map(|action| resolver.path(action.target())).collect::<Result<Vec<_>, _>>()?;
         path::check_apart(KIND, &targets.iter().collect::<Vec<_>>())?;
-        let actions = written
-            .iter()
-            .map(|action| resolver.action(action))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self {
-            actions: targets.into_iter().zip(actions).collect(),
-        })
+        let actions = written.iter().map(|action| resolver.action(action)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { actions: targets.into_iter().zip(actions).collect() })
     }
 
     /// Refuses changes of key attributes. The service does so before it looks at the item or at a condition.
@@ -164,9 +153,7 @@ impl SetValue {
             (AttributeValue::N(left), AttributeValue::N(right)) if operation => {
                 Ok(AttributeValue::N(left.add(*right)?))
             }
-            (AttributeValue::N(left), AttributeValue::N(right)) => {
-                Ok(AttributeValue::N(left.sub(*right)?))
-            }
+            (AttributeValue::N(left), AttributeValue::N(right)) => Ok(AttributeValue::N(left.sub(*right)?)),
             _ => Err(wrong_operand()),
         }
     }
@@ -178,23 +165,20 @@ impl Operand {
             Self::Value(value) => Ok(Cow::Borrowed(value)),
             Self::Path(path) => path.find(item).map(Cow::Borrowed).ok_or_else(|| {
                 ExpressionError(
-                    "The provided expression refers to an attribute that does not exist in the item"
-                        .to_owned(),
+                    "The provided expression refers to an attribute that does not exist in the item".to_owned(),
                 )
             }),
             Self::IfNotExists(path, otherwise) => match path.find(item) {
                 Some(value) => Ok(Cow::Borrowed(value)),
                 None => otherwise.value(item),
             },
-            Self::ListAppend(first, second) => {
-                match (&*first.value(item)?, &*second.value(item)?) {
-                    (AttributeValue::L(first), AttributeValue::L(second)) => {
-                        let both = first.iter().chain(second).cloned();
-                        Ok(Cow::Owned(AttributeValue::L(both.collect())))
-                    }
-                    _ => Err(wrong_operand()),
+            Self::ListAppend(first, second) => match (&*first.value(item)?, &*second.value(item)?) {
+                (AttributeValue::L(first), AttributeValue::L(second)) => {
+                    let both = first.iter().chain(second).cloned();
+                    Ok(Cow::Owned(AttributeValue::L(both.collect())))
                 }
-            }
+                _ => Err(wrong_operand()),
+            },
         }
     }
 
@@ -281,11 +265,7 @@ impl Resolver<'_> {
     }
 
     /// Refuses what can be neither added to nor taken out of anything.
-    fn check_section_operand(
-        self,
-        section: &str,
-        value: &AttributeValue,
-    ) -> Result<(), ExpressionError> {
+    fn check_section_operand(self, section: &str, value: &AttributeValue) -> Result<(), ExpressionError> {
         let wrong = match value {
             AttributeValue::N(_) if section == "DELETE" => "NUMBER",
             AttributeValue::S(_) => "STRING",
@@ -310,10 +290,7 @@ impl From<NumberError> for ExpressionError {
 }
 
 /// Refuses undefined placeholders, names before values.
-fn check_defined(
-    actions: &[ActionSyntax<'_>],
-    resolver: Resolver<'_>,
-) -> Result<(), ExpressionError> {
+fn check_defined(actions: &[ActionSyntax<'_>], resolver: Resolver<'_>) -> Result<(), ExpressionError> {
     for action in actions {
         resolver.path(action.target())?;
         if let ActionSyntax::Set(_, value) = action {
@@ -345,23 +322,12 @@ fn check_defined(
 }
 
 /// ADD to what is there.
-fn sum(
-    current: &AttributeValue,
-    addend: &AttributeValue,
-) -> Result<AttributeValue, ExpressionError> {
+fn sum(current: &AttributeValue, addend: &AttributeValue) -> Result<AttributeValue, ExpressionError> {
     match (current, addend) {
-        (AttributeValue::N(left), AttributeValue::N(right)) => {
-            Ok(AttributeValue::N(left.add(*right)?))
-        }
-        (AttributeValue::Ss(left), AttributeValue::Ss(right)) => {
-            Ok(AttributeValue::Ss(left | right))
-        }
-        (AttributeValue::Ns(left), AttributeValue::Ns(right)) => {
-            Ok(AttributeValue::Ns(left | right))
-        }
-        (AttributeValue::Bs(left), AttributeValue::Bs(right)) => {
-            Ok(AttributeValue::Bs(left | right))
-        }
+        (AttributeValue::N(left), AttributeValue::N(right)) => Ok(AttributeValue::N(left.add(*right)?)),
+        (AttributeValue::Ss(left), AttributeValue::Ss(right)) => Ok(AttributeValue::Ss(left | right)),
+        (AttributeValue::Ns(left), AttributeValue::Ns(right)) => Ok(AttributeValue::Ns(left | right)),
+        (AttributeValue::Bs(left), AttributeValue::Bs(right)) => Ok(AttributeValue::Bs(left | right)),
         _ => Err(wrong_operand()),
     }
 }
@@ -383,11 +349,7 @@ fn without(current: &AttributeValue, elements: &AttributeValue) -> Result<Change
         }
         _ => return Err(wrong_operand()),
     };
-    Ok(if is_empty {
-        Change::Remove
-    } else {
-        Change::Put(left)
-    })
+    Ok(if is_empty { Change::Remove } else { Change::Put(left) })
 }
 
 /// Refuses a path whose last step does not stand in a map or list that is there.
@@ -395,13 +357,9 @@ fn check_place(path: &Path, item: &Item) -> Result<(), ExpressionError> {
     let Some((last, steps)) = path.steps.split_last() else {
         return Ok(());
     };
-    let parent = Path {
-        attribute: path.attribute.clone(),
-        steps: steps.to_vec(),
-    };
+    let parent = Path { attribute: path.attribute.clone(), steps: steps.to_vec() };
     match (parent.find(item), last) {
-        (Some(AttributeValue::M(_)), Step::Attribute(_))
-        | (Some(AttributeValue::L(_)), Step::Index(_)) => Ok(()),
+        (Some(AttributeValue::M(_)), Step::Attribute(_)) | (Some(AttributeValue::L(_)), Step::Index(_)) => Ok(()),
         _ => Err(wrong_path()),
     }
 }
@@ -459,7 +417,5 @@ fn wrong_operand() -> ExpressionError {
 }
 
 fn wrong_path() -> ExpressionError {
-    ExpressionError(
-        "The document path provided in the update expression is invalid for update".to_owned(),
-    )
+    ExpressionError("The document path provided in the update expression is invalid for update".to_owned())
 }

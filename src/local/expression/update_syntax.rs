@@ -1,8 +1,7 @@
 //! The grammar of updates: SET, REMOVE, ADD and DELETE sections, each at most once, in any order.
 
 use super::syntax::{
-    FunctionSyntax, OperandSyntax, Parser, PathSyntax, check_operators, misused_function,
-    unknown_function,
+    FunctionSyntax, OperandSyntax, Parser, PathSyntax, check_operators, misused_function, unknown_function,
 };
 use super::token::{Keyword, TokenKind};
 use super::{ExpressionError, ExpressionKind};
@@ -10,14 +9,8 @@ use super::{ExpressionError, ExpressionKind};
 const KIND: ExpressionKind = ExpressionKind::UpdateExpression;
 
 /// The functions of conditions, which exist but not here.
-const CONDITION_FUNCTIONS: [&str; 6] = [
-    "attribute_exists",
-    "attribute_not_exists",
-    "attribute_type",
-    "begins_with",
-    "contains",
-    "size",
-];
+const CONDITION_FUNCTIONS: [&str; 6] =
+    ["attribute_exists", "attribute_not_exists", "attribute_type", "begins_with", "contains", "size"];
 
 /// One change as written.
 #[derive(Clone, Debug)]
@@ -62,10 +55,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<ActionSyntax<'_>>, ExpressionError
     }
     parser.tokens.expect_end()?;
     check_sections(&sections)?;
-    let actions: Vec<_> = sections
-        .into_iter()
-        .flat_map(|(_, actions)| actions)
-        .collect();
+    let actions: Vec<_> = sections.into_iter().flat_map(|(_, actions)| actions).collect();
     check_operators(KIND, actions.iter().map(ActionSyntax::operators).sum())?;
     Ok(actions)
 }
@@ -74,10 +64,7 @@ impl<'t> ActionSyntax<'t> {
     /// What it changes.
     pub(super) fn target(&self) -> &PathSyntax<'t> {
         match self {
-            Self::Set(path, _)
-            | Self::Remove(path)
-            | Self::Add(path, _)
-            | Self::Delete(path, _) => path,
+            Self::Set(path, _) | Self::Remove(path) | Self::Add(path, _) | Self::Delete(path, _) => path,
         }
     }
 
@@ -113,18 +100,14 @@ impl<'t> SetSyntax<'t> {
     /// `list_append` gives a list, so it stands alone; `if_not_exists` may stand anywhere.
     fn check_words(&self) -> Result<(), ExpressionError> {
         let alone = matches!(self, Self::Operand(_));
-        self.operands()
-            .try_for_each(|operand| check_operand(operand, alone))
+        self.operands().try_for_each(|operand| check_operand(operand, alone))
     }
 }
 
 /// A section comes once; all is checked in the order in which it is written.
 fn check_sections(sections: &[(Keyword, Vec<ActionSyntax<'_>>)]) -> Result<(), ExpressionError> {
     for (index, (keyword, actions)) in sections.iter().enumerate() {
-        if sections[..index]
-            .iter()
-            .any(|(earlier, _)| earlier == keyword)
-        {
+        if sections[..index].iter().any(|(earlier, _)| earlier == keyword) {
             return Err(KIND.invalid(format_args!(
                 "The \"{}\" section can only be used once in an update expression;",
                 format!("{keyword:?}").to_ascii_uppercase()
@@ -149,16 +132,13 @@ fn check_function(function: &FunctionSyntax<'_>, alone: bool) -> Result<(), Expr
         "list_append" if alone => {}
         "list_append" => return Err(misused_function(KIND, function.name)),
         name if CONDITION_FUNCTIONS.contains(&name) => {
-            return Err(KIND.invalid(format_args!(
-                "The function is not allowed in an update expression; function: {name}"
-            )));
+            return Err(
+                KIND.invalid(format_args!("The function is not allowed in an update expression; function: {name}"))
+            );
         }
         name => return Err(unknown_function(KIND, name)),
     }
-    function
-        .arguments
-        .iter()
-        .try_for_each(|argument| check_operand(argument, false))
+    function.arguments.iter().try_for_each(|argument| check_operand(argument, false))
 }
 
 fn set<'t>(parser: &mut Parser<'t>) -> Result<ActionSyntax<'t>, ExpressionError> {

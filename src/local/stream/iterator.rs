@@ -19,12 +19,7 @@ pub(crate) struct ShardIterator {
 impl ShardIterator {
     /// The text handed to clients: `<arn>|1|<base64>`, as the service's looks.
     pub(crate) fn encode(&self) -> String {
-        let fields = format!(
-            "{}|{}|{}",
-            self.shard_id,
-            self.position,
-            self.issued.as_millis()
-        );
+        let fields = format!("{}|{}|{}", self.shard_id, self.position, self.issued.as_millis());
         let sealed = format!("{fields}|{:x}", checksum(&self.stream_arn, &fields));
         format!("{}|1|{}", self.stream_arn, BASE64.encode(sealed))
     }
@@ -41,20 +36,13 @@ impl ShardIterator {
         let shard_id = fields.next()?.to_owned();
         let position = fields.next()?.parse().ok()?;
         let issued = Timestamp::from_millis(fields.next()?.parse().ok()?);
-        Some(Self {
-            stream_arn: arn.to_owned(),
-            shard_id,
-            position,
-            issued,
-        })
+        Some(Self { stream_arn: arn.to_owned(), shard_id, position, issued })
     }
 }
 
 /// Catches iterators that were cut or joined wrongly; it keeps no one from forging.
 fn checksum(arn: &str, fields: &str) -> u64 {
-    arn.bytes()
-        .chain(fields.bytes())
-        .fold(0, |sum, byte| mix(sum ^ u64::from(byte)))
+    arn.bytes().chain(fields.bytes()).fold(0, |sum, byte| mix(sum ^ u64::from(byte)))
 }
 
 #[cfg(test)]
@@ -72,10 +60,7 @@ mod tests {
         let text = iterator.encode();
         assert_eq!(ShardIterator::decode(&text), Some(iterator));
         assert_eq!(ShardIterator::decode(&text[..text.len() - 4]), None);
-        assert_eq!(
-            ShardIterator::decode(&text.replace("table/T/", "table/U/")),
-            None
-        );
+        assert_eq!(ShardIterator::decode(&text.replace("table/T/", "table/U/")), None);
         assert_eq!(ShardIterator::decode("junk"), None);
     }
 }

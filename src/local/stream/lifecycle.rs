@@ -46,13 +46,7 @@ pub(crate) struct Surroundings<'a> {
 
 impl Stream {
     /// An enabled stream with its first shards, which divide the ring evenly.
-    pub(crate) fn new(
-        table: &Table,
-        arn: String,
-        label: String,
-        view: ViewType,
-        world: &mut Surroundings<'_>,
-    ) -> Self {
+    pub(crate) fn new(table: &Table, arn: String, label: String, view: ViewType, world: &mut Surroundings<'_>) -> Self {
         let mut stream = Self {
             arn,
             label,
@@ -79,12 +73,7 @@ impl Stream {
     }
 
     /// Writes a change of an item at this place of the ring; what changes nothing gets no record. True if written.
-    pub(crate) fn append(
-        &mut self,
-        ring: u64,
-        change: &Change<'_>,
-        world: &mut Surroundings<'_>,
-    ) -> bool {
+    pub(crate) fn append(&mut self, ring: u64, change: &Change<'_>, world: &mut Surroundings<'_>) -> bool {
         if !self.enabled || !change.is_one() {
             return false;
         }
@@ -148,9 +137,7 @@ impl Stream {
     ) -> Result<Vec<String>, ServiceError> {
         let targets = match (shard, action) {
             (Some(id), _) if !self.shards.contains_key(id) => {
-                return Err(ServiceError::not_found(format!(
-                    "Shard {id} does not exist"
-                )));
+                return Err(ServiceError::not_found(format!("Shard {id} does not exist")));
             }
             (Some(id), _) => vec![id.to_owned()],
             (None, StreamAction::Trim) => self.shards.keys().cloned().collect(),
@@ -186,11 +173,7 @@ impl Stream {
     }
 
     /// Closes an open shard; answers the range that its children take over.
-    fn close_shard(
-        &mut self,
-        id: &str,
-        world: &Surroundings<'_>,
-    ) -> Result<(u64, u64), ServiceError> {
+    fn close_shard(&mut self, id: &str, world: &Surroundings<'_>) -> Result<(u64, u64), ServiceError> {
         match self.shards.get_mut(id) {
             Some(shard) if shard.closed.is_none() => {
                 shard.close(world.now);
@@ -201,12 +184,7 @@ impl Stream {
         }
     }
 
-    fn open_shard(
-        &mut self,
-        parent: Option<String>,
-        range: (u64, u64),
-        world: &mut Surroundings<'_>,
-    ) {
+    fn open_shard(&mut self, parent: Option<String>, range: (u64, u64), world: &mut Surroundings<'_>) {
         let id = self.new_shard_id(world);
         let shard = Shard {
             id: id.clone(),
@@ -239,11 +217,7 @@ impl Stream {
         let Some(rollover) = world.options.rollover else {
             return;
         };
-        let aged = |id: &&String| {
-            self.shards
-                .get(*id)
-                .is_some_and(|shard| shard.created.plus(rollover) <= world.now)
-        };
+        let aged = |id: &&String| self.shards.get(*id).is_some_and(|shard| shard.created.plus(rollover) <= world.now);
         let aged: Vec<String> = self.open.values().filter(aged).cloned().collect();
         for id in aged {
             // The ids come from the open shards, so none of them is closed.

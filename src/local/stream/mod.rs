@@ -57,9 +57,7 @@ impl World {
         let more = streams.next().is_some();
         let listed: Vec<Value> = page
             .iter()
-            .map(|stream| {
-                json!({"StreamArn": stream.arn, "TableName": stream.table, "StreamLabel": stream.label})
-            })
+            .map(|stream| json!({"StreamArn": stream.arn, "TableName": stream.table, "StreamLabel": stream.label}))
             .collect();
         let mut answer = json!({"Streams": listed});
         if let (true, Some(last)) = (more, page.last()) {
@@ -79,10 +77,7 @@ impl World {
         let children_of = children_filter(&parameters)?;
         let limit = page_limit(&parameters, 100)?.min(self.options.page_shards);
         let per_second = self.options.describe_stream_per_second;
-        let stream = self
-            .streams
-            .get_mut(arn)
-            .ok_or_else(|| stream_not_found(arn))?;
+        let stream = self.streams.get_mut(arn).ok_or_else(|| stream_not_found(arn))?;
         if !stream.descriptions.allow(now, per_second) {
             return Err(ServiceError::new("ThrottlingException", "Rate exceeded"));
         }
@@ -92,9 +87,7 @@ impl World {
             .shards
             .range::<str, _>((after, Bound::Unbounded))
             .map(|(_, shard)| shard)
-            .filter(|shard| {
-                children_of.is_none_or(|parent| shard.parent.as_deref() == Some(parent))
-            });
+            .filter(|shard| children_of.is_none_or(|parent| shard.parent.as_deref() == Some(parent)));
         let page: Vec<&Shard> = shards.by_ref().take(limit).collect();
         let more = shards.next().is_some();
         let mut description = json!({
@@ -114,41 +107,24 @@ impl World {
     }
 
     pub(super) fn shard_iterator(&mut self, now: Timestamp, body: &Value) -> Reply {
-        let known = [
-            "StreamArn",
-            "ShardId",
-            "ShardIteratorType",
-            "SequenceNumber",
-        ];
+        let known = ["StreamArn", "ShardId", "ShardIteratorType", "SequenceNumber"];
         let parameters = Parameters::new(body, &known)?;
         let arn = parameters.required_text("StreamArn")?;
         let shard_id = parameters.required_text("ShardId")?;
         parameters.required("ShardIteratorType")?;
-        let kinds = [
-            "TRIM_HORIZON",
-            "LATEST",
-            "AT_SEQUENCE_NUMBER",
-            "AFTER_SEQUENCE_NUMBER",
-        ];
+        let kinds = ["TRIM_HORIZON", "LATEST", "AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER"];
         let kind = parameters.choice("ShardIteratorType", &kinds)?;
         let sequence = sequence_number(&parameters, kind)?;
         let stream = self.streams.get(arn).ok_or_else(|| stream_not_found(arn))?;
-        let shard = stream
-            .shards
-            .get(shard_id)
-            .ok_or_else(|| shard_not_found(shard_id))?;
+        let shard = stream.shards.get(shard_id).ok_or_else(|| shard_not_found(shard_id))?;
         let position = match kind {
             "TRIM_HORIZON" => shard.horizon(),
             "LATEST" => stream.next_sequence,
             "AT_SEQUENCE_NUMBER" => position_in(shard, sequence, stream.next_sequence)?,
             _ => position_in(shard, sequence, stream.next_sequence)? + 1,
         };
-        let iterator = ShardIterator {
-            stream_arn: arn.to_owned(),
-            shard_id: shard_id.to_owned(),
-            position,
-            issued: now,
-        };
+        let iterator =
+            ShardIterator { stream_arn: arn.to_owned(), shard_id: shard_id.to_owned(), position, issued: now };
         json_reply(&json!({"ShardIterator": iterator.encode()}))
     }
 
@@ -156,8 +132,8 @@ impl World {
         let parameters = Parameters::new(body, &["ShardIterator", "Limit"])?;
         let text = parameters.required_text("ShardIterator")?;
         let limit = page_limit(&parameters, 1000)?.min(self.options.page_records);
-        let mut iterator = ShardIterator::decode(text)
-            .ok_or_else(|| ServiceError::validation("Invalid ShardIterator"))?;
+        let mut iterator =
+            ShardIterator::decode(text).ok_or_else(|| ServiceError::validation("Invalid ShardIterator"))?;
         if iterator.issued.plus(self.options.iterator_ttl) < now {
             return Err(ServiceError::new(
                 "ExpiredIteratorException",
@@ -165,14 +141,9 @@ impl World {
                  expire 15 minutes after they are retrieved, unless the service was told otherwise.",
             ));
         }
-        let stream = self
-            .streams
-            .get_mut(&iterator.stream_arn)
-            .ok_or_else(|| stream_not_found(&iterator.stream_arn))?;
-        let shard = stream
-            .shards
-            .get_mut(&iterator.shard_id)
-            .ok_or_else(|| shard_not_found(&iterator.shard_id))?;
+        let stream =
+            self.streams.get_mut(&iterator.stream_arn).ok_or_else(|| stream_not_found(&iterator.stream_arn))?;
+        let shard = stream.shards.get_mut(&iterator.shard_id).ok_or_else(|| shard_not_found(&iterator.shard_id))?;
         if !shard.reads.allow(now, self.options.get_records_per_second) {
             return Err(ServiceError::new(
                 "LimitExceededException",
@@ -182,28 +153,18 @@ impl World {
         if shard.is_trimmed_at(iterator.position) {
             return Err(trimmed());
         }
-        let size = PageSize {
-            records: limit,
-            bytes: self.options.page_bytes,
-        };
+        let size = PageSize { records: limit, bytes: self.options.page_bytes };
         let page = shard.page(iterator.position, &size);
         self.stats.records_served += page.records.len() as u64;
 
-        let bytes: usize = page
-            .records
-            .iter()
-            .map(|record| record.json.len() + 1)
-            .sum();
+        let bytes: usize = page.records.iter().map(|record| record.json.len() + 1).sum();
         let mut out = Vec::with_capacity(bytes + 512);
         out.push(b'{');
         if let Some(next) = page.next {
             iterator.position = next;
             iterator.issued = now;
             // Neither an ARN nor base64 has anything that JSON would escape.
-            append(
-                &mut out,
-                format_args!("\"NextShardIterator\":\"{}\",", iterator.encode()),
-            );
+            append(&mut out, format_args!("\"NextShardIterator\":\"{}\",", iterator.encode()));
         }
         out.extend_from_slice(b"\"Records\":[");
         for (index, record) in page.records.iter().enumerate() {
@@ -218,11 +179,7 @@ impl World {
 }
 
 /// The position named by a sequence number, if the shard still has it and ever could have had it.
-fn position_in(
-    shard: &Shard,
-    sequence: Option<u128>,
-    next_sequence: u128,
-) -> Result<u128, ServiceError> {
+fn position_in(shard: &Shard, sequence: Option<u128>, next_sequence: u128) -> Result<u128, ServiceError> {
     let Some(sequence) = sequence else {
         return Err(invalid_sequence_number());
     };
@@ -296,15 +253,11 @@ fn invalid_sequence_number() -> ServiceError {
 }
 
 fn stream_not_found(arn: &str) -> ServiceError {
-    ServiceError::not_found(format!(
-        "Requested resource not found: Stream: {arn} not found"
-    ))
+    ServiceError::not_found(format!("Requested resource not found: Stream: {arn} not found"))
 }
 
 fn shard_not_found(id: &str) -> ServiceError {
-    ServiceError::not_found(format!(
-        "Requested resource not found: Shard: {id} not found"
-    ))
+    ServiceError::not_found(format!("Requested resource not found: Shard: {id} not found"))
 }
 
 fn trimmed() -> ServiceError {

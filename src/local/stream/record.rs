@@ -138,16 +138,10 @@ pub(crate) fn write_record(frame: &RecordFrame<'_>, change: &Change<'_>) -> Stor
         ),
     );
     if change.cause == Cause::Expiry {
-        out.extend_from_slice(
-            br#","userIdentity":{"type":"Service","principalId":"dynamodb.amazonaws.com"}"#,
-        );
+        out.extend_from_slice(br#","userIdentity":{"type":"Service","principalId":"dynamodb.amazonaws.com"}"#);
     }
     out.push(b'}');
-    StoredRecord {
-        sequence: frame.sequence,
-        created: frame.created,
-        json: Bytes::from(out),
-    }
+    StoredRecord { sequence: frame.sequence, created: frame.created, json: Bytes::from(out) }
 }
 
 /// Appends formatted text.

@@ -61,11 +61,7 @@ impl Shard {
 
     /// Drops the records created before `horizon`.
     pub(crate) fn trim(&mut self, horizon: Timestamp) {
-        while self
-            .records
-            .front()
-            .is_some_and(|record| record.created < horizon)
-        {
+        while self.records.front().is_some_and(|record| record.created < horizon) {
             if let Some(record) = self.records.pop_front() {
                 self.trimmed_to = Some(record.sequence);
             }
@@ -74,9 +70,7 @@ impl Shard {
 
     /// The page that begins at `position`; it always takes one record if there is one.
     pub(crate) fn page(&self, position: u128, size: &PageSize) -> Page<'_> {
-        let first = self
-            .records
-            .partition_point(|record| record.sequence < position);
+        let first = self.records.partition_point(|record| record.sequence < position);
         let mut bytes = 0;
         let mut records = Vec::new();
         for record in self.records.range(first..).take(size.records) {

@@ -11,11 +11,7 @@ fn bench() -> Bench {
 }
 
 fn get(bench: &mut Bench, key: &str) -> Value {
-    bench.ok(
-        "GetItem",
-        json!({"TableName": "Tab", "Key": {"k": {"S": key}}}),
-    )["Item"]
-        .clone()
+    bench.ok("GetItem", json!({"TableName": "Tab", "Key": {"k": {"S": key}}}))["Item"].clone()
 }
 
 #[test]
@@ -69,18 +65,9 @@ fn an_update_makes_the_item_and_returns_what_is_asked() {
     };
     let after = |hits: &str| json!({"hits": {"N": hits}, "other": {"N": "1"}});
     assert_eq!(bench.ok("UpdateItem", update("ALL_OLD")), json!({}));
-    assert_eq!(
-        bench.ok("UpdateItem", update("UPDATED_OLD"))["Attributes"],
-        after("1")
-    );
-    assert_eq!(
-        bench.ok("UpdateItem", update("UPDATED_NEW"))["Attributes"],
-        after("3")
-    );
-    assert_eq!(
-        bench.ok("UpdateItem", update("ALL_NEW"))["Attributes"]["k"],
-        json!({"S": "a"})
-    );
+    assert_eq!(bench.ok("UpdateItem", update("UPDATED_OLD"))["Attributes"], after("1"));
+    assert_eq!(bench.ok("UpdateItem", update("UPDATED_NEW"))["Attributes"], after("3"));
+    assert_eq!(bench.ok("UpdateItem", update("ALL_NEW"))["Attributes"]["k"], json!({"S": "a"}));
     assert_eq!(bench.ok("UpdateItem", update("NONE")), json!({}));
 }
 
@@ -90,36 +77,16 @@ fn requests_that_do_not_fit_the_table_are_refused() {
     bench.ok("CreateTable", ranged_table("Ranged"));
     let put = |item: Value| json!({"TableName": "Ranged", "Item": item});
     let cases = [
-        (
-            "PutItem",
-            put(json!({"k": {"S": "a"}})),
-            "Missing the key r",
-        ),
-        (
-            "PutItem",
-            put(json!({"k": {"S": "a"}, "r": {"S": "1"}})),
-            "expected: N actual: S",
-        ),
-        (
-            "PutItem",
-            put(json!({"k": {"S": ""}, "r": {"N": "1"}})),
-            "empty string value. Key: k",
-        ),
-        (
-            "PutItem",
-            put(json!({"k": {"S": "x".repeat(2049)}, "r": {"N": "1"}})),
-            "2048 bytes",
-        ),
+        ("PutItem", put(json!({"k": {"S": "a"}})), "Missing the key r"),
+        ("PutItem", put(json!({"k": {"S": "a"}, "r": {"S": "1"}})), "expected: N actual: S"),
+        ("PutItem", put(json!({"k": {"S": ""}, "r": {"N": "1"}})), "empty string value. Key: k"),
+        ("PutItem", put(json!({"k": {"S": "x".repeat(2049)}, "r": {"N": "1"}})), "2048 bytes"),
         (
             "PutItem",
             put(json!({"k": {"S": "a"}, "r": {"N": "1"}, "big": {"S": "x".repeat(410_000)}})),
             "exceeded the maximum allowed size",
         ),
-        (
-            "GetItem",
-            json!({"TableName": "Ranged", "Key": {"k": {"S": "a"}}}),
-            "does not match the schema",
-        ),
+        ("GetItem", json!({"TableName": "Ranged", "Key": {"k": {"S": "a"}}}), "does not match the schema"),
         (
             "PutItem",
             json!({"TableName": "Tab", "Item": {"k": {"S": "a"}}, "ReturnValues": "ALL_NEW"}),
@@ -146,43 +113,20 @@ fn requests_that_do_not_fit_the_table_are_refused() {
         bench.refused(operation, body, "ValidationException", part);
     }
     let body = json!({"TableName": "None", "Item": {"k": {"S": "a"}}});
-    bench.refused(
-        "PutItem",
-        body,
-        "ResourceNotFoundException",
-        "Requested resource not found",
-    );
-    bench.refused(
-        "ExecuteStatement",
-        json!({}),
-        "UnknownOperationException",
-        "ExecuteStatement",
-    );
+    bench.refused("PutItem", body, "ResourceNotFoundException", "Requested resource not found");
+    bench.refused("ExecuteStatement", json!({}), "UnknownOperationException", "ExecuteStatement");
 }
 
 #[test]
 fn costs_are_told_and_counted() {
     let mut bench = bench();
     let item = json!({"k": {"S": "a"}, "text": {"S": "x".repeat(5000)}});
-    let put = bench.ok(
-        "PutItem",
-        json!({"TableName": "Tab", "Item": item, "ReturnConsumedCapacity": "TOTAL"}),
-    );
-    assert_eq!(
-        put["ConsumedCapacity"],
-        json!({"TableName": "Tab", "CapacityUnits": 5.0})
-    );
-    let mut get =
-        json!({"TableName": "Tab", "Key": {"k": {"S": "a"}}, "ReturnConsumedCapacity": "TOTAL"});
-    assert_eq!(
-        bench.ok("GetItem", get.clone())["ConsumedCapacity"]["CapacityUnits"],
-        1.0
-    );
+    let put = bench.ok("PutItem", json!({"TableName": "Tab", "Item": item, "ReturnConsumedCapacity": "TOTAL"}));
+    assert_eq!(put["ConsumedCapacity"], json!({"TableName": "Tab", "CapacityUnits": 5.0}));
+    let mut get = json!({"TableName": "Tab", "Key": {"k": {"S": "a"}}, "ReturnConsumedCapacity": "TOTAL"});
+    assert_eq!(bench.ok("GetItem", get.clone())["ConsumedCapacity"]["CapacityUnits"], 1.0);
     get["ConsistentRead"] = true.into();
-    assert_eq!(
-        bench.ok("GetItem", get)["ConsumedCapacity"]["CapacityUnits"],
-        2.0
-    );
+    assert_eq!(bench.ok("GetItem", get)["ConsumedCapacity"]["CapacityUnits"], 2.0);
     let stats = bench.world.stats().to_json();
     assert_eq!(stats["units"]["Tab"], json!({"read": 3.0, "write": 5.0}));
     assert_eq!(stats["calls"]["GetItem"], 2);
@@ -192,35 +136,19 @@ fn costs_are_told_and_counted() {
 fn batches_write_and_read_many_items() {
     let mut bench = bench();
     bench.put("gone", 1);
-    let mut writes: Vec<Value> = (0..20)
-        .map(|index| json!({"PutRequest": {"Item": {"k": {"S": index.to_string()}}}}))
-        .collect();
+    let mut writes: Vec<Value> =
+        (0..20).map(|index| json!({"PutRequest": {"Item": {"k": {"S": index.to_string()}}}})).collect();
     writes.push(json!({"DeleteRequest": {"Key": {"k": {"S": "gone"}}}}));
     let answer = bench.ok("BatchWriteItem", json!({"RequestItems": {"Tab": writes}}));
     assert_eq!(answer["UnprocessedItems"], json!({}));
-    let keys: Vec<Value> = ["0", "19", "gone"]
-        .iter()
-        .map(|key| json!({"k": {"S": key}}))
-        .collect();
-    let answer = bench.ok(
-        "BatchGetItem",
-        json!({"RequestItems": {"Tab": {"Keys": keys}}}),
-    );
-    assert_eq!(
-        answer["Responses"]["Tab"],
-        json!([{"k": {"S": "0"}}, {"k": {"S": "19"}}])
-    );
+    let keys: Vec<Value> = ["0", "19", "gone"].iter().map(|key| json!({"k": {"S": key}})).collect();
+    let answer = bench.ok("BatchGetItem", json!({"RequestItems": {"Tab": {"Keys": keys}}}));
+    assert_eq!(answer["Responses"]["Tab"], json!([{"k": {"S": "0"}}, {"k": {"S": "19"}}]));
 
     let twice = json!({"RequestItems": {"Tab": [writes[0], writes[0]]}});
     bench.refused("BatchWriteItem", twice, "ValidationException", "duplicates");
-    let many: Vec<Value> = (0..26)
-        .map(|index| json!({"DeleteRequest": {"Key": {"k": {"S": index.to_string()}}}}))
-        .collect();
+    let many: Vec<Value> =
+        (0..26).map(|index| json!({"DeleteRequest": {"Key": {"k": {"S": index.to_string()}}}})).collect();
     let many = json!({"RequestItems": {"Tab": many}});
-    bench.refused(
-        "BatchWriteItem",
-        many,
-        "ValidationException",
-        "Too many items",
-    );
+    bench.refused("BatchWriteItem", many, "ValidationException", "Too many items");
 }

@@ -29,24 +29,16 @@ impl Bench {
     }
 
     pub(super) fn with(options: LocalOptions) -> Self {
-        Self {
-            world: World::new(options),
-            now: Timestamp::from_millis(1_795_346_529_400),
-        }
+        Self { world: World::new(options), now: Timestamp::from_millis(1_795_346_529_400) }
     }
 
     /// The answer's body, of a good call or of an error.
     pub(super) fn raw(&mut self, operation: &str, body: &Value) -> (u16, Value) {
         let service = match operation {
-            "ListStreams" | "DescribeStream" | "GetShardIterator" | "GetRecords" => {
-                "DynamoDBStreams_20120810"
-            }
+            "ListStreams" | "DescribeStream" | "GetShardIterator" | "GetRecords" => "DynamoDBStreams_20120810",
             _ => "DynamoDB_20120810",
         };
-        let request = Request {
-            target: format!("{service}.{operation}"),
-            body: body.to_string().into(),
-        };
+        let request = Request { target: format!("{service}.{operation}"), body: body.to_string().into() };
         let answer = self.world.handle(self.now, &request);
         let body = serde_json::from_slice(&answer.body).expect("every answer is JSON");
         (answer.status, body)
@@ -58,18 +50,14 @@ impl Bench {
             (_, error) => {
                 let kind = error["__type"].as_str().unwrap_or_default();
                 let code = kind.rsplit('#').next().unwrap_or_default().to_owned();
-                Err((
-                    code,
-                    error["message"].as_str().unwrap_or_default().to_owned(),
-                ))
+                Err((code, error["message"].as_str().unwrap_or_default().to_owned()))
             }
         }
     }
 
     pub(super) fn ok(&mut self, operation: &str, body: Value) -> Value {
         let shown = body.to_string();
-        self.call(operation, body)
-            .unwrap_or_else(|error| panic!("{operation} {shown}: {error:?}"))
+        self.call(operation, body).unwrap_or_else(|error| panic!("{operation} {shown}: {error:?}"))
     }
 
     pub(super) fn err(&mut self, operation: &str, body: Value) -> Refusal {
@@ -105,10 +93,7 @@ impl Bench {
     }
 
     pub(super) fn put(&mut self, key: &str, value: u64) {
-        self.ok(
-            "PutItem",
-            json!({"TableName": "Tab", "Item": {"k": {"S": key}, "v": {"N": value.to_string()}}}),
-        );
+        self.ok("PutItem", json!({"TableName": "Tab", "Item": {"k": {"S": key}, "v": {"N": value.to_string()}}}));
     }
 
     pub(super) fn shards(&mut self, arn: &str) -> Vec<Value> {
@@ -117,13 +102,7 @@ impl Bench {
         loop {
             let answer = self.ok("DescribeStream", request.clone());
             let description = &answer["StreamDescription"];
-            shards.extend(
-                description["Shards"]
-                    .as_array()
-                    .expect("a list")
-                    .iter()
-                    .cloned(),
-            );
+            shards.extend(description["Shards"].as_array().expect("a list").iter().cloned());
             if description["LastEvaluatedShardId"].is_null() {
                 return shards;
             }
@@ -155,10 +134,7 @@ impl Bench {
     /// The records of all shards, parents first.
     pub(super) fn read_all(&mut self, arn: &str) -> Vec<Value> {
         let shards = self.shards(arn);
-        shards
-            .iter()
-            .flat_map(|shard| self.read_shard(arn, &text(&shard["ShardId"])).0)
-            .collect()
+        shards.iter().flat_map(|shard| self.read_shard(arn, &text(&shard["ShardId"])).0).collect()
     }
 }
 
@@ -187,8 +163,5 @@ pub(super) fn ranged_table(name: &str) -> Value {
 }
 
 pub(super) fn text(value: &Value) -> String {
-    value
-        .as_str()
-        .unwrap_or_else(|| panic!("no text: {value}"))
-        .to_owned()
+    value.as_str().unwrap_or_else(|| panic!("no text: {value}")).to_owned()
 }

@@ -10,12 +10,9 @@ use super::{Bench, ranged_table, text};
 fn bench() -> Bench {
     let mut bench = Bench::new();
     bench.ok("CreateTable", ranged_table("Ranged"));
-    let keys = (0..10)
-        .map(|sort| ("a", sort))
-        .chain([("b", 1), ("c", 1), ("d", 1)]);
+    let keys = (0..10).map(|sort| ("a", sort)).chain([("b", 1), ("c", 1), ("d", 1)]);
     for (key, sort) in keys {
-        let item =
-            json!({"k": {"S": key}, "r": {"N": sort.to_string()}, "even": {"BOOL": sort % 2 == 0}});
+        let item = json!({"k": {"S": key}, "r": {"N": sort.to_string()}, "even": {"BOOL": sort % 2 == 0}});
         bench.ok("PutItem", json!({"TableName": "Ranged", "Item": item}));
     }
     bench
@@ -27,10 +24,7 @@ fn query(condition: &str, values: Value) -> Value {
 
 fn sorts(answer: &Value) -> Vec<&str> {
     let items = answer["Items"].as_array().expect("a list");
-    items
-        .iter()
-        .filter_map(|item| item["r"]["N"].as_str())
-        .collect()
+    items.iter().filter_map(|item| item["r"]["N"].as_str()).collect()
 }
 
 #[test]
@@ -38,10 +32,7 @@ fn a_query_reads_a_partition_in_the_order_of_numbers_both_ways() {
     let mut bench = bench();
     let ten = json!({"TableName": "Ranged", "Item": {"k": {"S": "a"}, "r": {"N": "10"}}});
     bench.ok("PutItem", ten);
-    let mut request = query(
-        "k = :k AND r > :r",
-        json!({":k": {"S": "a"}, ":r": {"N": "7"}}),
-    );
+    let mut request = query("k = :k AND r > :r", json!({":k": {"S": "a"}, ":r": {"N": "7"}}));
     assert_eq!(sorts(&bench.ok("Query", request.clone())), ["8", "9", "10"]);
     request["ScanIndexForward"] = false.into();
     assert_eq!(sorts(&bench.ok("Query", request)), ["10", "9", "8"]);
@@ -80,10 +71,7 @@ fn a_count_has_no_items() {
     let mut bench = bench();
     let mut request = query("k = :k", json!({":k": {"S": "a"}}));
     request["Select"] = "COUNT".into();
-    assert_eq!(
-        bench.ok("Query", request),
-        json!({"Count": 10, "ScannedCount": 10})
-    );
+    assert_eq!(bench.ok("Query", request), json!({"Count": 10, "ScannedCount": 10}));
 }
 
 #[test]
@@ -96,8 +84,7 @@ fn segments_of_a_scan_share_out_all_items() {
     let mut seen = BTreeSet::new();
     let mut busy = 0;
     for segment in 0..4 {
-        let mut request =
-            json!({"TableName": "Ranged", "Segment": segment, "TotalSegments": 4, "Limit": 7});
+        let mut request = json!({"TableName": "Ranged", "Segment": segment, "TotalSegments": 4, "Limit": 7});
         let before = seen.len();
         loop {
             let page = bench.ok("Scan", request.clone());
@@ -125,10 +112,7 @@ fn a_page_ends_after_a_megabyte() {
     }
     let page = bench.ok("Query", query("k = :k", json!({":k": {"S": "big"}})));
     assert_eq!(page["Count"], 4);
-    assert_eq!(
-        page["LastEvaluatedKey"],
-        json!({"k": {"S": "big"}, "r": {"N": "3"}})
-    );
+    assert_eq!(page["LastEvaluatedKey"], json!({"k": {"S": "big"}, "r": {"N": "3"}}));
 }
 
 #[test]
@@ -141,33 +125,13 @@ fn readings_that_make_no_sense_are_refused() {
     };
     let cases = [
         ("Query", json!({"TableName": "Ranged"}), "must be specified"),
-        (
-            "Query",
-            query("r = :r", json!({":r": {"N": "1"}})),
-            "missed key schema element: k",
-        ),
+        ("Query", query("r = :r", json!({":r": {"N": "1"}})), "missed key schema element: k"),
         ("Query", query("k = :k", json!({":k": {"N": "1"}})), "type"),
-        (
-            "Scan",
-            scan("Limit", json!(0)),
-            "greater than or equal to 1",
-        ),
-        (
-            "Scan",
-            scan("Segment", json!(0)),
-            "TotalSegments parameter is required",
-        ),
+        ("Scan", scan("Limit", json!(0)), "greater than or equal to 1"),
+        ("Scan", scan("Segment", json!(0)), "TotalSegments parameter is required"),
         ("Scan", scan("IndexName", json!("byColour")), "byColour"),
-        (
-            "Scan",
-            scan("ExclusiveStartKey", json!({"k": {"S": "a"}})),
-            "starting key is invalid",
-        ),
-        (
-            "Scan",
-            scan("ScanFilter", json!({})),
-            "ScanFilter is not supported",
-        ),
+        ("Scan", scan("ExclusiveStartKey", json!({"k": {"S": "a"}})), "starting key is invalid"),
+        ("Scan", scan("ScanFilter", json!({})), "ScanFilter is not supported"),
     ];
     for (operation, body, part) in cases {
         bench.refused(operation, body, "ValidationException", part);

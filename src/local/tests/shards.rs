@@ -23,10 +23,7 @@ fn values_by_key(records: &[Value]) -> BTreeMap<String, Vec<String>> {
     let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for record in records {
         let image = &record["dynamodb"]["NewImage"];
-        values
-            .entry(text(&image["k"]["S"]))
-            .or_default()
-            .push(text(&image["v"]["N"]));
+        values.entry(text(&image["k"]["S"])).or_default().push(text(&image["v"]["N"]));
     }
     values
 }
@@ -81,10 +78,7 @@ fn an_old_shard_closes_and_one_child_goes_on() {
     let shards = bench.shards(&arn);
     assert_eq!(shards.len(), 8);
     let (parents, children) = shards.split_at(4);
-    let by_id: BTreeMap<_, _> = parents
-        .iter()
-        .map(|shard| (text(&shard["ShardId"]), shard))
-        .collect();
+    let by_id: BTreeMap<_, _> = parents.iter().map(|shard| (text(&shard["ShardId"]), shard)).collect();
     let mut heirs = BTreeSet::new();
     for child in children {
         assert!(is_open(child));
@@ -92,10 +86,7 @@ fn an_old_shard_closes_and_one_child_goes_on() {
         assert!(!is_open(parent));
         let end = number(&parent["SequenceNumberRange"]["EndingSequenceNumber"]);
         assert!(end < number(&child["SequenceNumberRange"]["StartingSequenceNumber"]));
-        assert!(
-            heirs.insert(text(&child["ParentShardId"])),
-            "one child each"
-        );
+        assert!(heirs.insert(text(&child["ParentShardId"])), "one child each");
     }
     let values = values_by_key(&bench.read_all(&arn));
     assert_eq!(values["key3"], ["3", "13", "23", "33"]);
@@ -103,10 +94,7 @@ fn an_old_shard_closes_and_one_child_goes_on() {
 
 #[test]
 fn the_last_page_of_a_closed_shard_has_its_records_and_no_next_iterator() {
-    let mut bench = Bench::with(LocalOptions {
-        initial_shards: 1,
-        ..LocalOptions::default()
-    });
+    let mut bench = Bench::with(LocalOptions { initial_shards: 1, ..LocalOptions::default() });
     let arn = bench.table();
     bench.put("a", 1);
     let shard = text(&bench.shards(&arn)[0]["ShardId"]);
@@ -114,10 +102,7 @@ fn the_last_page_of_a_closed_shard_has_its_records_and_no_next_iterator() {
     let page = bench.ok("GetRecords", json!({"ShardIterator": open}));
     let after_all = text(&page["NextShardIterator"]);
 
-    bench
-        .world
-        .change_shards(bench.now, "Tab", StreamAction::Rollover, None)
-        .expect("open shards");
+    bench.world.change_shards(bench.now, "Tab", StreamAction::Rollover, None).expect("open shards");
     let page = bench.ok("GetRecords", json!({"ShardIterator": open}));
     assert_eq!(page["Records"].as_array().map(Vec::len), Some(1));
     assert!(page["NextShardIterator"].is_null());
@@ -130,40 +115,23 @@ fn the_last_page_of_a_closed_shard_has_its_records_and_no_next_iterator() {
 
 #[test]
 fn a_split_gives_two_children_that_share_the_keys() {
-    let mut bench = Bench::with(LocalOptions {
-        initial_shards: 1,
-        ..LocalOptions::default()
-    });
+    let mut bench = Bench::with(LocalOptions { initial_shards: 1, ..LocalOptions::default() });
     let arn = bench.table();
     for value in 0..60 {
         if value == 30 {
             let parent = text(&bench.shards(&arn)[0]["ShardId"]);
             let act = StreamAction::Split;
-            bench
-                .world
-                .change_shards(bench.now, "Tab", act, Some(&parent))
-                .expect("an open shard");
-            let again = bench
-                .world
-                .change_shards(bench.now, "Tab", act, Some(&parent));
+            bench.world.change_shards(bench.now, "Tab", act, Some(&parent)).expect("an open shard");
+            let again = bench.world.change_shards(bench.now, "Tab", act, Some(&parent));
             assert!(again.is_err(), "a closed shard does not split");
         }
         bench.put(&format!("key{}", value % 15), value);
     }
     let shards = bench.shards(&arn);
-    let parent = shards
-        .iter()
-        .find(|shard| shard["ParentShardId"].is_null())
-        .expect("the first shard");
+    let parent = shards.iter().find(|shard| shard["ParentShardId"].is_null()).expect("the first shard");
     let filter = json!({"Type": "CHILD_SHARDS", "ShardId": parent["ShardId"]});
-    let answer = bench.ok(
-        "DescribeStream",
-        json!({"StreamArn": arn, "ShardFilter": filter}),
-    );
-    let children = answer["StreamDescription"]["Shards"]
-        .as_array()
-        .expect("a list")
-        .clone();
+    let answer = bench.ok("DescribeStream", json!({"StreamArn": arn, "ShardFilter": filter}));
+    let children = answer["StreamDescription"]["Shards"].as_array().expect("a list").clone();
     assert_eq!(children.len(), 2);
     let of_parent = bench.read_shard(&arn, &text(&parent["ShardId"])).0;
     let mut all = values_by_key(&of_parent);
@@ -181,35 +149,20 @@ fn a_split_gives_two_children_that_share_the_keys() {
 
 #[test]
 fn shards_are_listed_by_pages_of_a_hundred() {
-    let mut bench = Bench::with(LocalOptions {
-        initial_shards: 250,
-        ..LocalOptions::default()
-    });
+    let mut bench = Bench::with(LocalOptions { initial_shards: 250, ..LocalOptions::default() });
     let arn = bench.table();
     let first = bench.ok("DescribeStream", json!({"StreamArn": arn}));
-    assert_eq!(
-        first["StreamDescription"]["Shards"]
-            .as_array()
-            .map(Vec::len),
-        Some(100)
-    );
+    assert_eq!(first["StreamDescription"]["Shards"].as_array().map(Vec::len), Some(100));
     let small = bench.ok("DescribeStream", json!({"StreamArn": arn, "Limit": 7}));
     let last = &small["StreamDescription"]["LastEvaluatedShardId"];
     assert_eq!(&small["StreamDescription"]["Shards"][6]["ShardId"], last);
-    let ids: BTreeSet<_> = bench
-        .shards(&arn)
-        .iter()
-        .map(|shard| text(&shard["ShardId"]))
-        .collect();
+    let ids: BTreeSet<_> = bench.shards(&arn).iter().map(|shard| text(&shard["ShardId"])).collect();
     assert_eq!(ids.len(), 250);
 }
 
 #[test]
 fn records_go_after_a_day_then_the_closed_shards() {
-    let mut bench = Bench::with(LocalOptions {
-        initial_shards: 1,
-        ..LocalOptions::default()
-    });
+    let mut bench = Bench::with(LocalOptions { initial_shards: 1, ..LocalOptions::default() });
     let arn = bench.table();
     let shard = text(&bench.shards(&arn)[0]["ShardId"]);
     bench.put("a", 1);
@@ -224,31 +177,14 @@ fn records_go_after_a_day_then_the_closed_shards() {
     assert_eq!(values_by_key(&left)["a"], ["2"]);
     for kind in ["AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER"] {
         let body = json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": kind, "SequenceNumber": number});
-        bench.refused(
-            "GetShardIterator",
-            body,
-            "TrimmedDataAccessException",
-            "oldest stream record",
-        );
+        bench.refused("GetShardIterator", body, "TrimmedDataAccessException", "oldest stream record");
     }
 
     bench.pass(25 * HOUR);
-    let ids: Vec<_> = bench
-        .shards(&arn)
-        .iter()
-        .map(|shard| text(&shard["ShardId"]))
-        .collect();
-    assert!(
-        !ids.contains(&shard),
-        "a closed shard without records is gone"
-    );
+    let ids: Vec<_> = bench.shards(&arn).iter().map(|shard| text(&shard["ShardId"])).collect();
+    assert!(!ids.contains(&shard), "a closed shard without records is gone");
     let body = json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"});
-    bench.refused(
-        "GetShardIterator",
-        body,
-        "ResourceNotFoundException",
-        &shard,
-    );
+    bench.refused("GetShardIterator", body, "ResourceNotFoundException", &shard);
 }
 
 #[test]
@@ -265,16 +201,8 @@ fn an_iterator_whose_records_are_trimmed_meanwhile_says_so() {
     let iterator = bench.iterator(&arn, &shard, "TRIM_HORIZON");
     let page = bench.ok("GetRecords", json!({"ShardIterator": iterator}));
     bench.pass(25 * HOUR);
-    bench.refused(
-        "GetRecords",
-        json!({"ShardIterator": iterator}),
-        "TrimmedDataAccessException",
-        "oldest",
-    );
-    bench.ok(
-        "GetRecords",
-        json!({"ShardIterator": page["NextShardIterator"]}),
-    );
+    bench.refused("GetRecords", json!({"ShardIterator": iterator}), "TrimmedDataAccessException", "oldest");
+    bench.ok("GetRecords", json!({"ShardIterator": page["NextShardIterator"]}));
     assert_eq!(bench.read_all(&arn).len(), 0);
 }
 
@@ -283,10 +211,7 @@ fn a_disabled_stream_is_read_to_its_end_for_a_day() {
     let mut bench = Bench::new();
     let arn = bench.table();
     bench.put("a", 1);
-    bench.ok(
-        "UpdateTable",
-        json!({"TableName": "Tab", "StreamSpecification": {"StreamEnabled": false}}),
-    );
+    bench.ok("UpdateTable", json!({"TableName": "Tab", "StreamSpecification": {"StreamEnabled": false}}));
     bench.pass(23 * HOUR);
     let answer = bench.ok("DescribeStream", json!({"StreamArn": arn}));
     assert_eq!(answer["StreamDescription"]["StreamStatus"], "DISABLED");
@@ -295,12 +220,7 @@ fn a_disabled_stream_is_read_to_its_end_for_a_day() {
     assert!(!shards.iter().any(is_open));
     assert_eq!(bench.read_all(&arn).len(), 1);
     bench.pass(2 * HOUR);
-    bench.refused(
-        "DescribeStream",
-        json!({"StreamArn": arn}),
-        "ResourceNotFoundException",
-        "not found",
-    );
+    bench.refused("DescribeStream", json!({"StreamArn": arn}), "ResourceNotFoundException", "not found");
     assert_eq!(bench.ok("ListStreams", json!({})), json!({"Streams": []}));
 }
 
@@ -315,11 +235,8 @@ fn sequence_numbers_may_grow_longer() {
     for value in 0..4 {
         bench.put("a", value);
     }
-    let lengths: Vec<usize> = bench
-        .read_all(&arn)
-        .iter()
-        .map(|record| text(&record["dynamodb"]["SequenceNumber"]).len())
-        .collect();
+    let lengths: Vec<usize> =
+        bench.read_all(&arn).iter().map(|record| text(&record["dynamodb"]["SequenceNumber"]).len()).collect();
     assert_eq!(lengths, [21, 22, 22, 22]);
 }
 
@@ -327,18 +244,10 @@ fn sequence_numbers_may_grow_longer() {
 fn preloaded_records_are_in_the_shards_of_their_keys_and_in_order() {
     let mut bench = Bench::new();
     let arn = bench.table();
-    let mut preload = Preload {
-        records_per_shard: 1200,
-        keys_per_shard: 10,
-        value_bytes: 10,
-        first_version: 0,
-    };
+    let mut preload = Preload { records_per_shard: 1200, keys_per_shard: 10, value_bytes: 10, first_version: 0 };
     let written = bench.world.preload(bench.now, "Tab", &preload);
     assert_eq!(written, Ok(4800));
-    bench
-        .world
-        .change_shards(bench.now, "Tab", StreamAction::Split, None)
-        .expect("open shards");
+    bench.world.change_shards(bench.now, "Tab", StreamAction::Split, None).expect("open shards");
     preload.first_version = 120;
     preload.keys_per_shard = 5;
     preload.records_per_shard = 10;

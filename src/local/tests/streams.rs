@@ -8,17 +8,11 @@ use super::{Bench, simple_table, text};
 use crate::local::LocalOptions;
 
 fn one_shard() -> LocalOptions {
-    LocalOptions {
-        initial_shards: 1,
-        ..LocalOptions::default()
-    }
+    LocalOptions { initial_shards: 1, ..LocalOptions::default() }
 }
 
 fn delete(bench: &mut Bench, key: &str) {
-    bench.ok(
-        "DeleteItem",
-        json!({"TableName": "Tab", "Key": {"k": {"S": key}}}),
-    );
+    bench.ok("DeleteItem", json!({"TableName": "Tab", "Key": {"k": {"S": key}}}));
 }
 
 #[test]
@@ -28,26 +22,14 @@ fn each_change_gives_a_record_and_no_change_none() {
     bench.put("a", 1);
     bench.put("a", 1);
     bench.put("a", 2);
-    bench.ok(
-        "UpdateItem",
-        json!({"TableName": "Tab", "Key": {"k": {"S": "a"}}}),
-    );
+    bench.ok("UpdateItem", json!({"TableName": "Tab", "Key": {"k": {"S": "a"}}}));
     delete(&mut bench, "a");
     delete(&mut bench, "a");
     let records = bench.read_all(&arn);
-    let events: Vec<_> = records
-        .iter()
-        .map(|record| record["eventName"].clone())
-        .collect();
+    let events: Vec<_> = records.iter().map(|record| record["eventName"].clone()).collect();
     assert_eq!(events, ["INSERT", "MODIFY", "REMOVE"]);
-    let numbers: Vec<u128> = records
-        .iter()
-        .map(|record| {
-            text(&record["dynamodb"]["SequenceNumber"])
-                .parse()
-                .expect("a number")
-        })
-        .collect();
+    let numbers: Vec<u128> =
+        records.iter().map(|record| text(&record["dynamodb"]["SequenceNumber"]).parse().expect("a number")).collect();
     assert!(numbers.is_sorted_by(|one, next| one < next));
     assert_eq!(bench.world.stats().records_written, 3);
 }
@@ -93,16 +75,8 @@ fn the_view_type_says_which_images_a_record_has() {
         bench.put("a", 1);
         bench.put("a", 2);
         let record = bench.read_all(&arn).remove(1);
-        assert_eq!(
-            record["dynamodb"]["NewImage"].is_object(),
-            has_new,
-            "{view}"
-        );
-        assert_eq!(
-            record["dynamodb"]["OldImage"].is_object(),
-            has_old,
-            "{view}"
-        );
+        assert_eq!(record["dynamodb"]["NewImage"].is_object(), has_new, "{view}");
+        assert_eq!(record["dynamodb"]["OldImage"].is_object(), has_old, "{view}");
         assert_eq!(record["dynamodb"]["StreamViewType"], view);
     }
 }
@@ -122,10 +96,7 @@ fn each_kind_of_iterator_begins_where_it_says() {
         let iterator = bench.ok("GetShardIterator", body)["ShardIterator"].clone();
         let page = bench.ok("GetRecords", json!({"ShardIterator": iterator}));
         let records = page["Records"].as_array().expect("a list");
-        records
-            .iter()
-            .map(|record| text(&record["dynamodb"]["NewImage"]["v"]["N"]))
-            .collect()
+        records.iter().map(|record| text(&record["dynamodb"]["NewImage"]["v"]["N"])).collect()
     };
     let body = |kind: &str| json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": kind});
     let numbered = |kind: &str| {
@@ -138,11 +109,7 @@ fn each_kind_of_iterator_begins_where_it_says() {
     assert_eq!(read(numbered("AFTER_SEQUENCE_NUMBER")), ["2", "3", "4"]);
     assert_eq!(read(body("LATEST")), [""; 0]);
     let page = bench.ok("GetRecords", json!({"ShardIterator": latest}));
-    assert_eq!(
-        page["Records"].as_array().map(Vec::len),
-        Some(1),
-        "what came after LATEST was asked for"
-    );
+    assert_eq!(page["Records"].as_array().map(Vec::len), Some(1), "what came after LATEST was asked for");
 }
 
 #[test]
@@ -153,41 +120,19 @@ fn iterators_that_cannot_be_are_refused() {
     let with = |kind: &str, number: &str| json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": kind, "SequenceNumber": number});
     let unknown_shard = json!({"StreamArn": arn, "ShardId": "shardId-00000000000000000001-aaaaaaaa",
         "ShardIteratorType": "LATEST"});
-    bench.refused(
-        "GetShardIterator",
-        unknown_shard,
-        "ResourceNotFoundException",
-        "Shard",
-    );
+    bench.refused("GetShardIterator", unknown_shard, "ResourceNotFoundException", "Shard");
     let far = "9".repeat(40);
     for (body, part) in [
-        (
-            with("LATEST", "100000000000000000001"),
-            "should not be passed",
-        ),
-        (
-            with("AT_SEQUENCE_NUMBER", "12"),
-            "length greater than or equal to 21",
-        ),
-        (
-            with("AT_SEQUENCE_NUMBER", "100000000000000000000"),
-            "Invalid SequenceNumber",
-        ),
-        (
-            with("AFTER_SEQUENCE_NUMBER", &far),
-            "Invalid SequenceNumber",
-        ),
+        (with("LATEST", "100000000000000000001"), "should not be passed"),
+        (with("AT_SEQUENCE_NUMBER", "12"), "length greater than or equal to 21"),
+        (with("AT_SEQUENCE_NUMBER", "100000000000000000000"), "Invalid SequenceNumber"),
+        (with("AFTER_SEQUENCE_NUMBER", &far), "Invalid SequenceNumber"),
         (with("AT_TIMESTAMP", "1"), "enum value set"),
     ] {
         bench.refused("GetShardIterator", body, "ValidationException", part);
     }
     let junk = json!({"ShardIterator": "junk"});
-    bench.refused(
-        "GetRecords",
-        junk,
-        "ValidationException",
-        "Invalid ShardIterator",
-    );
+    bench.refused("GetRecords", junk, "ValidationException", "Invalid ShardIterator");
 }
 
 #[test]
@@ -199,16 +144,8 @@ fn an_iterator_expires_and_its_successor_lives_on() {
     bench.pass(Duration::from_secs(15 * 60));
     let page = bench.ok("GetRecords", json!({"ShardIterator": iterator}));
     bench.pass(Duration::from_millis(1));
-    bench.refused(
-        "GetRecords",
-        json!({"ShardIterator": iterator}),
-        "ExpiredIteratorException",
-        "expired",
-    );
-    bench.ok(
-        "GetRecords",
-        json!({"ShardIterator": page["NextShardIterator"]}),
-    );
+    bench.refused("GetRecords", json!({"ShardIterator": iterator}), "ExpiredIteratorException", "expired");
+    bench.ok("GetRecords", json!({"ShardIterator": page["NextShardIterator"]}));
 }
 
 #[test]
@@ -226,25 +163,15 @@ fn pages_end_at_a_thousand_records_or_a_megabyte() {
         let item = json!({"k": {"S": format!("big{index}")}, "x": {"S": "y".repeat(390_000)}});
         bench.ok("PutItem", json!({"TableName": "Tab", "Item": item}));
     }
-    let second = bench.ok(
-        "GetRecords",
-        json!({"ShardIterator": first["NextShardIterator"]}),
-    );
+    let second = bench.ok("GetRecords", json!({"ShardIterator": first["NextShardIterator"]}));
     assert_eq!(second["Records"].as_array().map(Vec::len), Some(3));
-    let few = bench.ok(
-        "GetRecords",
-        json!({"ShardIterator": second["NextShardIterator"], "Limit": 1}),
-    );
+    let few = bench.ok("GetRecords", json!({"ShardIterator": second["NextShardIterator"], "Limit": 1}));
     assert_eq!(few["Records"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]
 fn rates_are_limited_where_that_is_asked_for() {
-    let options = LocalOptions {
-        get_records_per_second: Some(2),
-        describe_stream_per_second: Some(3),
-        ..one_shard()
-    };
+    let options = LocalOptions { get_records_per_second: Some(2), describe_stream_per_second: Some(3), ..one_shard() };
     let mut bench = Bench::with(options);
     let arn = bench.table();
     let shard = text(&bench.shards(&arn)[0]["ShardId"]);
@@ -258,12 +185,7 @@ fn rates_are_limited_where_that_is_asked_for() {
     for _ in 0..3 {
         bench.ok("DescribeStream", describe.clone());
     }
-    bench.refused(
-        "DescribeStream",
-        describe,
-        "ThrottlingException",
-        "Rate exceeded",
-    );
+    bench.refused("DescribeStream", describe, "ThrottlingException", "Rate exceeded");
 }
 
 #[test]
@@ -271,16 +193,12 @@ fn streams_are_listed_by_pages_and_by_table() {
     let mut bench = Bench::new();
     for name in ["aaa", "bbb"] {
         let mut table = simple_table(name);
-        table["StreamSpecification"] =
-            json!({"StreamEnabled": true, "StreamViewType": "KEYS_ONLY"});
+        table["StreamSpecification"] = json!({"StreamEnabled": true, "StreamViewType": "KEYS_ONLY"});
         bench.ok("CreateTable", table);
     }
     let first = bench.ok("ListStreams", json!({"Limit": 1}));
     assert_eq!(first["Streams"][0]["TableName"], "aaa");
-    let second = bench.ok(
-        "ListStreams",
-        json!({"ExclusiveStartStreamArn": first["LastEvaluatedStreamArn"]}),
-    );
+    let second = bench.ok("ListStreams", json!({"ExclusiveStartStreamArn": first["LastEvaluatedStreamArn"]}));
     assert_eq!(second["Streams"][0]["TableName"], "bbb");
     assert!(second["LastEvaluatedStreamArn"].is_null());
     let one = bench.ok("ListStreams", json!({"TableName": "bbb"}));
@@ -290,10 +208,7 @@ fn streams_are_listed_by_pages_and_by_table() {
 #[test]
 fn equal_seeds_and_calls_give_equal_answers() {
     let run = |seed| {
-        let mut bench = Bench::with(LocalOptions {
-            seed,
-            ..LocalOptions::default()
-        });
+        let mut bench = Bench::with(LocalOptions { seed, ..LocalOptions::default() });
         let arn = bench.table();
         for value in 0..50 {
             bench.put(&format!("key{value}"), value);

@@ -1,0 +1,264 @@
+//! The stream: its shards, their iterators and records, with every error typed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_sdk_dynamodbstreams::Client;
+use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodbstreams::types::{ShardFilter, ShardFilterType, ShardIteratorType, StreamStatus};
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextMut;
+use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::byte_stream::ByteStream;
+use aws_smithy_types::config_bag::ConfigBag;
+
+use super::clients::Clients;
+use super::{Fault, describe};
+use crate::core::checkpoint::Checkpoint;
+use crate::core::lease::ShardId;
+use crate::core::record::Page;
+use crate::core::shard_graph::Shard;
+
+/// How long the body of an answer may take once its head has arrived.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One DynamoDB stream.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    client: Client,
+    arn: Arc<str>,
+}
+
+/// A page of DescribeStream.
+#[derive(Clone, Debug, Default)]
+pub struct Described {
+    /// The shards on this page.
+    pub shards: Vec<Shard>,
+    /// Whether the stream is switched off: nothing is added to it any more, what it holds stays readable for a day.
+    pub disabled: bool,
+    /// Where the next page starts, when there is one.
+    pub next: Option<ShardId>,
+}
+
+/// Why a call on the stream failed, by what follows from it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The iterator is too old: a new one continues behind the last record.
+    #[error("the shard iterator has expired")]
+    ExpiredIterator,
+    /// The stream or the shard isn't there, or no longer.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// Trying again is of no use before somebody has changed something: credentials, permissions.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// Fewer calls are wanted.
+    #[error("throttled: {0}")]
+    Throttled(String),
+    /// No answer, a fault of the service, or an answer that could not be read: to be tried again from the same place.
+    #[error("{0}")]
+    Transient(String),
+    /// The records behind the wanted position are partly gone.
+    #[error("the records at this position are trimmed: {0}")]
+    Trimmed(String),
+}
+
+impl Stream {
+    /// The stream with this ARN.
+    pub fn new(client: Client, arn: impl Into<Arc<str>>) -> Self {
+        Self { client, arn: arn.into() }
+    }
+
+    /// The stream's ARN.
+    pub fn arn(&self) -> &str {
+        &self.arn
+    }
+
+    /// One page of the stream's shards, those behind `after` (DescribeStream; at most 100 shards, 10 calls a second).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such stream.
+    pub async fn describe(&self, after: Option<&ShardId>) -> Result<Described, Error> {
+        let call = self.client.describe_stream().stream_arn(&*self.arn);
+        let call = call.set_exclusive_start_shard_id(after.map(ToString::to_string));
+        described(call.send().await.map_err(|error| Error::new(&error))?.stream_description)
+    }
+
+    /// The children of one closed shard, as far as they are visible yet (DescribeStream's CHILD_SHARDS filter).
+    ///
+    /// Services that ignore the filter answer with all shards: those with another parent are left out, and their
+    /// pages are followed until a child is found.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such stream.
+    pub async fn children(&self, parent: &ShardId) -> Result<Described, Error> {
+        let mut after = None;
+        loop {
+            let filter = ShardFilter::builder().r#type(ShardFilterType::ChildShards).shard_id(parent.as_str()).build();
+            let call = self.client.describe_stream().stream_arn(&*self.arn).shard_filter(filter);
+            let call = call.set_exclusive_start_shard_id(after.as_ref().map(ShardId::to_string));
+            let mut page = described(call.send().await.map_err(|error| Error::new(&error))?.stream_description)?;
+            page.shards.retain(|shard| shard.parent.as_ref() == Some(parent));
+            if !page.shards.is_empty() || page.next.is_none() {
+                return Ok(page);
+            }
+            after = page.next;
+        }
+    }
+
+    /// An iterator on a shard that begins behind `checkpoint` (GetShardIterator).
+    ///
+    /// # Errors
+    /// [`Error::Trimmed`] when the position is no longer in the shard, [`Error::NotFound`] when the shard isn't.
+    pub async fn shard_iterator(&self, shard: &ShardId, checkpoint: &Checkpoint) -> Result<String, Error> {
+        let call = self.client.get_shard_iterator().stream_arn(&*self.arn).shard_id(shard.as_str());
+        let call = match checkpoint {
+            Checkpoint::AtTimestamp | Checkpoint::TrimHorizon => {
+                call.shard_iterator_type(ShardIteratorType::TrimHorizon)
+            }
+            Checkpoint::Latest => call.shard_iterator_type(ShardIteratorType::Latest),
+            Checkpoint::At(number) => {
+                call.shard_iterator_type(ShardIteratorType::AfterSequenceNumber).sequence_number(number.as_str())
+            }
+            Checkpoint::ShardEnd => return Err(Error::NotFound(format!("shard {shard} has ended"))),
+        };
+        let answer = call.send().await.map_err(|error| Error::new(&error))?;
+        answer.shard_iterator.ok_or_else(|| Error::Transient("the answer holds no shard iterator".into()))
+    }
+
+    /// The next page of records (GetRecords: at most 1000 records or 1 MB).
+    ///
+    /// The SDK signs, sends and types the errors; the body of a good answer is taken out before the SDK would decode
+    /// it, and decoded by [`Page::decode`].
+    ///
+    /// # Errors
+    /// An answer that is cut off or malformed is [`Error::Transient`].
+    pub async fn records(&self, iterator: &str) -> Result<Page, Error> {
+        let body = BodySlot::default();
+        let call = self.client.get_records().shard_iterator(iterator).customize().interceptor(body.clone());
+        call.send().await.map_err(|error| Error::new(&error))?;
+        let body = body.take().ok_or_else(|| Error::Transient("the answer had no body".into()))?;
+        let bytes = tokio::time::timeout(BODY_TIMEOUT, ByteStream::new(body).collect())
+            .await
+            .map_err(|_| Error::Transient("the answer's body did not arrive in time".into()))?
+            .map_err(|error| Error::Transient(format!("the answer's body broke off: {}", super::root_cause(&error))))?
+            .into_bytes();
+        Page::decode(bytes).map_err(|error| Error::Transient(format!("the answer is malformed: {error}")))
+    }
+}
+
+impl Error {
+    fn new<E, R>(error: &SdkError<E, R>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+        R: std::fmt::Debug,
+    {
+        let words = describe(error);
+        match Fault::of(error) {
+            Fault::ExpiredIterator => Self::ExpiredIterator,
+            Fault::NotFound => Self::NotFound(words),
+            Fault::Refused => Self::Refused(words),
+            Fault::Throttled => Self::Throttled(words),
+            Fault::Trimmed => Self::Trimmed(words),
+            Fault::ConditionFailed | Fault::Transient => Self::Transient(words),
+        }
+    }
+}
+
+/// Why there is no stream to read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindError {
+    /// There is no stream with this ARN.
+    #[error(
+        "there is no stream {0}: it may belong to another region or account, or have been off for more than a day; \
+         --table NAME finds a table's stream"
+    )]
+    NoSuchStream(String),
+    /// There is no such table.
+    #[error("table {0} does not exist here: check its name, and the region and endpoint in use")]
+    NoSuchTable(String),
+    /// The table has no stream.
+    #[error(
+        "table {0} has no stream: switch one on, for example with `aws dynamodb update-table --table-name {0} \
+         --stream-specification StreamEnabled=true,StreamViewType=NEW_AND_OLD_IMAGES`"
+    )]
+    NotStreaming(String),
+    /// The service refuses us.
+    #[error("the stream cannot be looked up: {0}")]
+    Refused(String),
+    /// No answer, or a fault of the service: to be tried again.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// The ARN of a table's latest stream (DescribeTable). A stream that was switched off stays readable for a day, so it
+/// is found too.
+///
+/// # Errors
+/// When there is no such table or it never had a stream, or the service cannot be asked.
+pub async fn find_stream(clients: &Clients, table: &str) -> Result<String, FindError> {
+    let answer = clients.tables.describe_table().table_name(table).send().await;
+    let description = match answer {
+        Ok(answer) => answer.table,
+        Err(error) => {
+            return Err(match Fault::of(&error) {
+                Fault::NotFound => FindError::NoSuchTable(table.to_owned()),
+                Fault::Refused => FindError::Refused(describe(&error)),
+                _ => FindError::Unavailable(describe(&error)),
+            });
+        }
+    };
+    let arn = description.and_then(|description| description.latest_stream_arn).filter(|arn| !arn.is_empty());
+    arn.ok_or_else(|| FindError::NotStreaming(table.to_owned()))
+}
+
+fn described(description: Option<aws_sdk_dynamodbstreams::types::StreamDescription>) -> Result<Described, Error> {
+    let description = description.ok_or_else(|| Error::Transient("the answer holds no stream description".into()))?;
+    let shards = description.shards.unwrap_or_default().into_iter().filter_map(|shard| {
+        Some(Shard {
+            id: shard.shard_id?.into(),
+            parent: shard.parent_shard_id.filter(|parent| !parent.is_empty()).map(Into::into),
+            closed: shard.sequence_number_range.is_some_and(|range| range.ending_sequence_number.is_some()),
+        })
+    });
+    Ok(Described {
+        shards: shards.collect(),
+        disabled: matches!(description.stream_status, Some(StreamStatus::Disabled | StreamStatus::Disabling)),
+        next: description.last_evaluated_shard_id.filter(|id| !id.is_empty()).map(Into::into),
+    })
+}
+
+/// Takes the body out of a good answer and leaves the SDK an empty object to decode.
+#[derive(Clone, Debug, Default)]
+struct BodySlot(Arc<Mutex<Option<SdkBody>>>);
+
+impl BodySlot {
+    fn take(&self) -> Option<SdkBody> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for BodySlot {
+    fn name(&self) -> &'static str {
+        "BodySlot"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response_mut();
+        if response.status().is_success() {
+            let body = std::mem::replace(response.body_mut(), SdkBody::from("{}"));
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        }
+        Ok(())
+    }
+}

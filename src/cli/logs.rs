@@ -1,0 +1,114 @@
+//! Logs: to standard error, for people or for machines, as much as was asked for.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use super::layers::Layers;
+use super::mistakes::did_you_mean;
+use super::setting::{Default, Setting};
+use super::value;
+
+const GROUP: &str = "Logs";
+
+/// How much is logged.
+pub const LEVEL: Setting<Filter> =
+    Setting::new("log-level", "LEVEL", parse_filter).group(GROUP).default(Default::Value("info")).help(
+        "How much is logged to standard error: off, error, warn, info, debug or trace of shardkeeper's own doings \
+         (libraries speak from warn on), or a filter such as info,aws_sdk_dynamodb=debug.",
+    );
+
+/// In which form it is logged.
+pub const FORMAT: Setting<Format> = Setting::new("log-format", "human|json", |text| {
+    value::one_of(text, &[("human", Format::Human), ("json", Format::Json)])
+})
+.group(GROUP)
+.default(Default::Described("human on a terminal, json elsewhere"))
+.help("In which form logs are written.");
+
+/// What the options say about logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// What is let through.
+    pub filter: Filter,
+    /// In which form.
+    pub format: Format,
+}
+
+impl LogConfig {
+    /// What `layers` say about logs; the form follows from whether standard error is a terminal unless it was given.
+    pub fn from_layers(layers: &mut Layers) -> LogConfig {
+        let for_stderr = match std::io::stderr().is_terminal() {
+            true => Format::Human,
+            false => Format::Json,
+        };
+        LogConfig { filter: layers.value(&LEVEL), format: layers.optional(&FORMAT).unwrap_or(for_stderr) }
+    }
+}
+
+/// A filter of log lines, in `tracing-subscriber`'s notation, known to be well formed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter(String);
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A line for people, coloured on a terminal.
+    Human,
+    /// An object a line, its fields at the top.
+    Json,
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+fn parse_filter(text: &str) -> Result<Filter, String> {
+    let level = text.to_ascii_lowercase();
+    match level.as_str() {
+        "off" | "error" | "warn" => return Ok(Filter(level)),
+        "info" | "debug" | "trace" => return Ok(Filter(format!("warn,shardkeeper={level}"))),
+        _ => {}
+    }
+    // The notation would take a lone misspelt level for the name of a module, and then log all of that.
+    if !text.contains(['=', ',']) {
+        let hint = did_you_mean(&level, LEVELS);
+        return Err(format!(
+            "{text:?} is neither a level ({}) nor a filter such as info,aws_sdk_dynamodb=debug{hint}",
+            LEVELS.join(", ")
+        ));
+    }
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(Filter(text.to_string())),
+        Err(error) => Err(format!("{text:?} is not a filter of logs: {error}")),
+    }
+}
+
+/// Sends the process's log lines to standard error as `config` says. To be called once; later calls change nothing.
+pub fn start(config: &LogConfig) {
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&config.filter.0)).with_writer(std::io::stderr);
+    // An error would mean that logs are already set up, by a program around this one: its wish counts.
+    let _ = match config.format {
+        Format::Human => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        Format::Json => lines.json().flatten_event(true).try_init(),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_speaks_of_this_program_and_leaves_libraries_at_warnings() {
+        let filter = |text: &str| parse_filter(text).unwrap().0;
+        assert_eq!(filter("debug"), "warn,shardkeeper=debug");
+        assert_eq!(filter("ERROR"), "error");
+        assert_eq!(filter("info,hyper=trace"), "info,hyper=trace");
+    }
+
+    #[test]
+    fn a_misspelt_level_is_not_taken_for_a_module() {
+        let message = parse_filter("inof").unwrap_err();
+        assert!(message.contains("did you mean \"info\""), "{message}");
+        assert!(parse_filter("shardkeeper=loud").is_err());
+    }
+}

@@ -1,0 +1,382 @@
+//! The settings of `shardkeeper run`, and what they mean together.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::flags::SubCommand;
+use super::layers::{Environment, Layers};
+use super::logs::{self, LogConfig};
+use super::mistakes::Mistakes;
+use super::setting::{Default, Kind, Reach, Setting};
+use super::value;
+
+/// Everything that a worker is told before it starts. Valid throughout: each value is in its range, and they agree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunConfig {
+    /// Which stream is read.
+    pub source: Source,
+    /// The application's name: that of its lease table and, with `-Fleet` behind it, of its fleet table. From 3 to
+    /// 249 characters that may name a table.
+    pub app: String,
+    /// This worker's name in both tables.
+    pub worker_id: String,
+    /// Where a shard is begun that has no lease yet.
+    pub start: StartAt,
+    /// Where records go.
+    pub sink: Sink,
+    /// What happens when the service trimmed records before they were read.
+    pub on_gap: OnGap,
+    /// Whether the worker ends once it has delivered what was in the stream at its start.
+    pub until_caught_up: bool,
+    /// Whether missing tables may be created.
+    pub create_tables: bool,
+    /// How long a worker may be silent before its leases are taken.
+    pub lease_duration: Duration,
+    /// How often progress is written to the lease table.
+    pub checkpoint_interval: Duration,
+    /// How long a shard is left alone that has had no records for a while.
+    pub idle_poll: Duration,
+    /// Bytes of records held in memory, over all shards.
+    pub buffer_bytes: u64,
+    /// The most leases that this worker holds; none: no limit.
+    pub max_leases: Option<NonZeroU32>,
+    /// How long to keep trying to reach the service at start.
+    pub start_timeout: Duration,
+    /// How long to finish and hand over work after being asked to stop.
+    pub drain_timeout: Duration,
+    /// How long the lease of a worker that isn't in the fleet table must stand still before its owner counts as dead.
+    pub kcl_failover_time: Duration,
+    /// Where metrics are served; none: nowhere.
+    pub metrics_addr: Option<SocketAddr>,
+    /// Region and endpoints, where they are not left to the AWS SDK's own variables and files.
+    pub aws: AwsOptions,
+    /// Logs.
+    pub logs: LogConfig,
+}
+
+/// How the stream is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The current stream of this table.
+    Table(String),
+    /// The stream with this ARN.
+    StreamArn(String),
+}
+
+/// Where a shard is begun that has no lease yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAt {
+    /// At the oldest record that the service still has.
+    TrimHorizon,
+    /// After what is there now.
+    Latest,
+}
+
+/// Where records go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    /// Standard output, a line of JSON a record.
+    Stdout,
+    /// Nowhere; they are only counted.
+    Null,
+}
+
+/// What happens when the service trimmed records before they were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnGap {
+    /// Go on from the oldest record there is.
+    Continue,
+    /// Leave the shard where it is.
+    Stop,
+}
+
+/// What of the AWS SDK's configuration was given by name here.
+#[derive(Debug, Clone, PartialEq, Eq, std::default::Default)]
+pub struct AwsOptions {
+    /// The region.
+    pub region: Option<String>,
+    /// DynamoDB's endpoint, and that of its streams unless the next says otherwise.
+    pub endpoint_url: Option<String>,
+    /// The endpoint of DynamoDB Streams.
+    pub streams_endpoint_url: Option<String>,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+const READING: &str = "What to read, and where it goes";
+const FLEET: &str = "The fleet";
+const PACE: &str = "Pace and limits";
+const AWS: &str = "AWS (the SDK's own variables and files work without these)";
+const PROGRAM: &str = "The program";
+
+/// A page of GetRecords answers is up to 1 MB of records as the service counts them, and several times that as JSON.
+const MIN_BUFFER_BYTES: u64 = 8 << 20;
+
+const TABLE: Setting<String> = Setting::new("table", "NAME", value::table_name)
+    .group(READING)
+    .help("The table whose stream is read. Either this or --stream-arn must be given.");
+
+const STREAM_ARN: Setting<String> = Setting::new("stream-arn", "ARN", value::stream_arn)
+    .group(READING)
+    .help("The stream to read, by its ARN: for example an older stream of a table that has a newer one.");
+
+const START: Setting<StartAt> = Setting::new("start", "trim-horizon|latest", |text| {
+    value::one_of(text, &[("trim-horizon", StartAt::TrimHorizon), ("latest", StartAt::Latest)])
+})
+.group(READING)
+.default(Default::Value("trim-horizon"))
+.help(
+    "Where to begin when the application has no progress yet: at the oldest record that the service still has, or \
+     after what is there now.",
+);
+
+const TO: Setting<Sink> = Setting::new("to", "stdout|null", |text| {
+    value::one_of(text, &[("stdout", Sink::Stdout), ("null", Sink::Null)])
+})
+.group(READING)
+.default(Default::Value("stdout"))
+.help("Where records go: a line of JSON each on standard output, as the service sent it, or nowhere but the count.");
+
+const UNTIL_CAUGHT_UP: Setting<bool> = Setting::switch("until-caught-up")
+    .group(READING)
+    .help("Exit once everything that was in the stream at the start is delivered and checkpointed.");
+
+const ON_GAP: Setting<OnGap> = Setting::new("on-gap", "continue|stop", |text| {
+    value::one_of(text, &[("continue", OnGap::Continue), ("stop", OnGap::Stop)])
+})
+.group(READING)
+.default(Default::Value("continue"))
+.help("When records were trimmed by the service before they were read: go on at the oldest one left, or stop there.");
+
+const APP: Setting<String> =
+    Setting::new("app", "NAME", value::application).group(FLEET).default(Default::Required).help(
+        "The application: workers of the same name share the work. Its progress is kept in a DynamoDB table of this \
+         name, and the workers meet in a second one, NAME-Fleet.",
+    );
+
+const WORKER_ID: Setting<String> = Setting::new("worker-id", "ID", value::worker_id)
+    .group(FLEET)
+    .default(Default::Described("host name and process id"))
+    .help(
+        "This worker's name, different from all others of the application. A worker that comes back under its old \
+         name goes on with its work at once; the default does so in a container, where both parts stay the same.",
+    );
+
+const NO_CREATE_TABLES: Setting<bool> = Setting::switch("no-create-tables")
+    .group(FLEET)
+    .help("Fail if the application's tables are missing, rather than create them (billed on demand).");
+
+const LEASE_DURATION: Setting<Duration> =
+    Setting::new("lease-duration", "DURATION", |text| value::duration(text, SECOND, 10 * MINUTE))
+        .group(FLEET)
+        .default(Default::Value("5s"))
+        .help("How long a worker may be silent before others take its work over: 1s to 10m.");
+
+const MAX_LEASES: Setting<NonZeroU32> = Setting::new("max-leases", "N", value::count)
+    .group(FLEET)
+    .kind(Kind::Integer)
+    .help("The most shards that this worker reads at once; without it, its fair share.");
+
+const DRAIN_TIMEOUT: Setting<Duration> =
+    Setting::new("drain-timeout", "DURATION", |text| value::duration(text, Duration::ZERO, HOUR))
+        .group(FLEET)
+        .default(Default::Value("25s"))
+        .help("How long to finish and hand over work after SIGTERM or Ctrl-C: up to 1h.");
+
+const KCL_FAILOVER_TIME: Setting<Duration> = Setting::new("kcl-failover-time", "DURATION", |text| {
+    value::duration(text, SECOND, HOUR)
+})
+.group(FLEET)
+.default(Default::Value("10s"))
+.help(
+    "For a lease table that the Kinesis Client Library left: how long a lease must stand still before its owner \
+     there counts as dead (that library's failoverTimeMillis): 1s to 1h.",
+);
+
+const CHECKPOINT_INTERVAL: Setting<Duration> = Setting::new("checkpoint-interval", "DURATION", |text| {
+    value::duration(text, Duration::from_millis(100), 10 * MINUTE)
+})
+.group(PACE)
+.default(Default::Value("5s"))
+.help("How often progress is written: what is delivered again after a crash is at most that much. 100ms to 10m.");
+
+const IDLE_POLL: Setting<Duration> =
+    Setting::new("idle-poll", "DURATION", |text| value::duration(text, Duration::from_millis(50), 5 * MINUTE))
+        .group(PACE)
+        .default(Default::Value("1s"))
+        .help("How often a shard without new records is asked: 50ms to 5m.");
+
+const BUFFER_BYTES: Setting<u64> = Setting::new("buffer-bytes", "SIZE", |text| value::bytes(text, MIN_BUFFER_BYTES))
+    .group(PACE)
+    .kind(Kind::Size)
+    .default(Default::Value("128MiB"))
+    .help("Memory for records that are read and not yet delivered, over all shards; at least 8MiB.");
+
+const START_TIMEOUT: Setting<Duration> =
+    Setting::new("start-timeout", "DURATION", |text| value::duration(text, SECOND, HOUR))
+        .group(PACE)
+        .default(Default::Value("60s"))
+        .help("How long to keep trying to reach the service at start before giving up: 1s to 1h.");
+
+const REGION: Setting<String> = Setting::new("region", "REGION", value::region)
+    .group(AWS)
+    .help("The region, such as eu-west-1; otherwise AWS_REGION or the profile's.");
+
+const ENDPOINT_URL: Setting<String> = Setting::new("endpoint-url", "URL", value::url).group(AWS).help(
+    "Where DynamoDB is, for local services and private endpoints; otherwise AWS_ENDPOINT_URL_DYNAMODB, \
+         AWS_ENDPOINT_URL or the region's. DynamoDB Streams is looked for there too, unless the next says otherwise.",
+);
+
+const STREAMS_ENDPOINT_URL: Setting<String> = Setting::new("streams-endpoint-url", "URL", value::url)
+    .group(AWS)
+    .help("Where DynamoDB Streams is; otherwise AWS_ENDPOINT_URL_DYNAMODB_STREAMS, AWS_ENDPOINT_URL or the region's.");
+
+const METRICS_ADDR: Setting<SocketAddr> = Setting::new("metrics-addr", "ADDRESS", value::socket_address)
+    .group(PROGRAM)
+    .help("Serve metrics and health on this IP address and port, such as 127.0.0.1:9464.");
+
+const CONFIG: Setting<String> = Setting::new("config", "FILE", value::text)
+    .group(PROGRAM)
+    .reach(Reach::FlagAndEnvironment)
+    .help("A TOML file of settings: each option's name without its dashes is a key.");
+
+const PRINT_CONFIG: Setting<bool> = Setting::switch("print-config")
+    .group(PROGRAM)
+    .reach(Reach::Flag)
+    .help("Print the effective settings as TOML, each with where it came from, and exit.");
+
+/// The sub-command `run`.
+pub const RUN: SubCommand = SubCommand {
+    name: "run",
+    summary: "Read a stream, together with all other workers of the same application",
+    description: "Reads a DynamoDB stream, together with all other workers of the same application: each record is \
+                  delivered at least once, and in order for each item. Run it again, here or on another machine, \
+                  and the workers share the shards.",
+    epilogue: "Each option can also be an environment variable, or a key of the --config file; flags go before \
+               variables, variables before the file. Durations: 500ms, 5s, 2m, 4h. Sizes: 64MiB, 100MB.\n\n\
+               Exit codes: 0 done or asked to stop, 64 wrong usage or configuration, 1 a failure.\n\n\
+               Example:\n  shardkeeper run --table Phones --app phone-audit",
+    table: &[
+        &TABLE.about,
+        &STREAM_ARN.about,
+        &START.about,
+        &TO.about,
+        &UNTIL_CAUGHT_UP.about,
+        &ON_GAP.about,
+        &APP.about,
+        &WORKER_ID.about,
+        &NO_CREATE_TABLES.about,
+        &LEASE_DURATION.about,
+        &MAX_LEASES.about,
+        &DRAIN_TIMEOUT.about,
+        &KCL_FAILOVER_TIME.about,
+        &CHECKPOINT_INTERVAL.about,
+        &IDLE_POLL.about,
+        &BUFFER_BYTES.about,
+        &START_TIMEOUT.about,
+        &REGION.about,
+        &ENDPOINT_URL.about,
+        &STREAMS_ENDPOINT_URL.about,
+        &CONFIG.about,
+        &PRINT_CONFIG.about,
+        &METRICS_ADDR.about,
+        &logs::LEVEL.about,
+        &logs::FORMAT.about,
+    ],
+    takes_layers: true,
+};
+
+/// What `shardkeeper run` was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunRequest {
+    /// Run a worker.
+    Run(Box<RunConfig>),
+    /// Print this text, the effective configuration.
+    PrintConfig(String),
+}
+
+/// What was typed for `shardkeeper run` becomes what it means.
+///
+/// # Errors
+/// Every mistake in flags, environment and file.
+pub fn read(arguments: &[OsString], environment: &Environment) -> Result<RunRequest, Mistakes> {
+    let mut layers = Layers::from_everywhere(RUN.table, arguments, environment, &CONFIG);
+    layers.assume(&WORKER_ID, default_worker_id(environment));
+    let config = read_layers(&mut layers);
+    let request = match layers.value(&PRINT_CONFIG) {
+        true => RunRequest::PrintConfig(layers.to_toml()),
+        false => RunRequest::Run(Box::new(config)),
+    };
+    layers.finish(request)
+}
+
+/// What `layers` mean, good only if they note no mistake.
+fn read_layers(layers: &mut Layers) -> RunConfig {
+    RunConfig {
+        source: read_source(layers),
+        app: layers.required(&APP),
+        worker_id: layers.required(&WORKER_ID),
+        start: layers.value(&START),
+        sink: layers.value(&TO),
+        on_gap: layers.value(&ON_GAP),
+        until_caught_up: layers.value(&UNTIL_CAUGHT_UP),
+        create_tables: !layers.value(&NO_CREATE_TABLES),
+        lease_duration: layers.value(&LEASE_DURATION),
+        checkpoint_interval: layers.value(&CHECKPOINT_INTERVAL),
+        idle_poll: layers.value(&IDLE_POLL),
+        buffer_bytes: layers.value(&BUFFER_BYTES),
+        max_leases: layers.optional(&MAX_LEASES),
+        start_timeout: layers.value(&START_TIMEOUT),
+        drain_timeout: layers.value(&DRAIN_TIMEOUT),
+        kcl_failover_time: layers.value(&KCL_FAILOVER_TIME),
+        metrics_addr: layers.optional(&METRICS_ADDR),
+        aws: AwsOptions {
+            region: layers.optional(&REGION),
+            endpoint_url: layers.optional(&ENDPOINT_URL),
+            streams_endpoint_url: layers.optional(&STREAMS_ENDPOINT_URL),
+        },
+        logs: LogConfig::from_layers(layers),
+    }
+}
+
+fn read_source(layers: &mut Layers) -> Source {
+    let given = (layers.is_given(&TABLE.about), layers.is_given(&STREAM_ARN.about));
+    match given {
+        (true, true) => {
+            let table = layers.place_of(&TABLE.about);
+            let stream = layers.place_of(&STREAM_ARN.about);
+            layers.add_mistake(format!("{table} and {stream}: both name what to read; give one of them"));
+        }
+        (false, false) => layers.missing(&[&TABLE.about, &STREAM_ARN.about]),
+        _ => {}
+    }
+    let table = layers.optional(&TABLE);
+    match layers.optional(&STREAM_ARN) {
+        Some(arn) => Source::StreamArn(arn),
+        None => Source::Table(table.unwrap_or_default()),
+    }
+}
+
+/// Host name and process id: different for all processes on a machine, and the same again when a container restarts,
+/// where the host name is the pod's and the process always has the same id.
+fn default_worker_id(environment: &Environment) -> String {
+    let host = host_name(environment).unwrap_or_else(|| "worker".to_string());
+    format!("{host}-{}", std::process::id())
+}
+
+fn host_name(environment: &Environment) -> Option<String> {
+    let from_variable = environment.value("HOSTNAME").map(str::to_string);
+    let from_kernel = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let from_command = || {
+        let output = std::process::Command::new("hostname").output().ok()?;
+        String::from_utf8(output.stdout).ok()
+    };
+    let name = from_variable.or_else(from_kernel).or_else(from_command)?;
+    let is_allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let name: String = name.trim().chars().filter(is_allowed).take(200).collect();
+    (!name.is_empty()).then_some(name)
+}

@@ -1,0 +1,318 @@
+//! Parsers of single values: text in, a typed value or a sentence out that says what is wrong and what to write.
+//!
+//! They do not name the setting; whoever calls them knows its place and puts that in front.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// `true` or `false` (`1` and `0` too, as environment variables often have it).
+pub fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+/// Any text but the empty one.
+pub fn text(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("the value is empty".to_string());
+    }
+    Ok(text.to_string())
+}
+
+/// One of a few words.
+pub fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
+    let found = words.iter().find(|(word, _)| *word == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        format!("{text:?} is not one of: {}", known.join(", "))
+    })
+}
+
+/// A whole number of at least `min` and at most `max`.
+pub fn whole<T>(text: &str, min: T, max: T) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + std::fmt::Display,
+{
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number {
+        return Err(format!("{text:?} is not a whole number"));
+    }
+    match text.parse::<T>() {
+        Ok(number) if min <= number && number <= max => Ok(number),
+        _ => Err(format!("{text} is out of range: from {min} to {max}")),
+    }
+}
+
+/// A whole number that is not zero.
+pub fn count(text: &str) -> Result<NonZeroU32, String> {
+    whole(text, NonZeroU32::MIN, NonZeroU32::MAX)
+}
+
+/// A length of time, a whole number and its unit (`ms`, `s`, `m`, `h`), from `min` to `max`.
+pub fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
+    let length = parse_duration(text)?;
+    if length < min || length > max {
+        return Err(format!("{text} is out of range: from {} to {}", format_duration(min), format_duration(max)));
+    }
+    Ok(length)
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (digits, unit) = split_unit(text);
+    if !digits.is_empty() && unit.is_empty() {
+        return Err(format!("{text:?} has no unit; write {text}s for seconds, {text}ms for milliseconds"));
+    }
+    let unit_ms: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(not_a_duration(text)),
+    };
+    let count: u64 = digits.parse().map_err(|_| not_a_duration(text))?;
+    let length_ms = count.checked_mul(unit_ms).ok_or_else(|| not_a_duration(text))?;
+    Ok(Duration::from_millis(length_ms))
+}
+
+fn not_a_duration(text: &str) -> String {
+    format!("{text:?} is not a duration; write 500ms, 5s or 2m")
+}
+
+/// A length of time in the largest unit that leaves a whole number: what [`duration`] reads back as the same.
+pub fn format_duration(length: Duration) -> String {
+    let length_ms = length.as_millis();
+    let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let whole_unit = units.iter().find(|(unit_ms, _)| length_ms > 0 && length_ms.is_multiple_of(*unit_ms));
+    match whole_unit {
+        Some((unit_ms, unit)) => format!("{}{unit}", length_ms / unit_ms),
+        None if length_ms == 0 => "0s".to_string(),
+        None => format!("{length_ms}ms"),
+    }
+}
+
+/// A number of bytes, plain or with a unit: `67108864`, `64MiB`, `100MB`; at least `min`.
+pub fn bytes(text: &str, min: u64) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is not a number of bytes; write 64MiB, 100MB or 67108864");
+    let (digits, unit) = split_unit(text);
+    let unit_bytes: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    let count: u64 = digits.parse().map_err(|_| wrong())?;
+    let size = count.checked_mul(unit_bytes).ok_or_else(wrong)?;
+    if size < min {
+        return Err(format!("{text} is too little: at least {min} bytes"));
+    }
+    Ok(size)
+}
+
+/// The digits that `text` begins with, and what follows them.
+fn split_unit(text: &str) -> (&str, &str) {
+    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    text.split_at(end)
+}
+
+/// DynamoDB allows names of tables from 3 to 255 of these characters (DynamoDB developer guide, "Naming rules").
+const TABLE_NAME_MIN: usize = 3;
+const TABLE_NAME_MAX: usize = 255;
+
+/// A DynamoDB table's name.
+pub fn table_name(text: &str) -> Result<String, String> {
+    if text.starts_with("arn:") {
+        return Err(format!("{text:?} is an ARN; give the table's name here, or a stream's ARN with --stream-arn"));
+    }
+    name_of_table(text, TABLE_NAME_MAX)
+}
+
+/// An application's name. It names the lease table, and with `-Fleet` behind it the fleet table, so it must be short
+/// enough for both.
+pub fn application(text: &str) -> Result<String, String> {
+    name_of_table(text, TABLE_NAME_MAX - "-Fleet".len())
+}
+
+fn name_of_table(text: &str, max: usize) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if !text.chars().all(allowed) {
+        return Err(format!("{text:?} cannot name a DynamoDB table; use letters, digits, '_', '.' and '-'"));
+    }
+    if !(TABLE_NAME_MIN..=max).contains(&text.len()) {
+        return Err(format!("{text:?} has {} characters; it needs from {TABLE_NAME_MIN} to {max}", text.len()));
+    }
+    Ok(text.to_string())
+}
+
+/// The ARN of a table's stream: `arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL`.
+pub fn stream_arn(text: &str) -> Result<String, String> {
+    let example = "arn:aws:dynamodb:eu-west-1:123456789012:table/Phones/stream/2026-01-31T12:00:00.000";
+    let parts: Vec<&str> = text.splitn(6, ':').collect();
+    let ["arn", partition, "dynamodb", _, _, resource] = parts[..] else {
+        return Err(format!("{text:?} is not a stream's ARN, such as {example}"));
+    };
+    match resource.split('/').collect::<Vec<&str>>()[..] {
+        ["table", table, "stream", label] if !partition.is_empty() && !table.is_empty() && !label.is_empty() => {
+            Ok(text.to_string())
+        }
+        ["table", table] if !table.is_empty() => {
+            Err(format!("{text:?} is a table's ARN; write --table {table}, or the ARN of its stream"))
+        }
+        _ => Err(format!("{text:?} is not a stream's ARN, such as {example}")),
+    }
+}
+
+/// A worker's name in the lease table: up to 255 bytes without spaces or control characters.
+pub fn worker_id(text: &str) -> Result<String, String> {
+    let length = text.len();
+    if length == 0 || length > 255 {
+        return Err(format!("{text:?} has {length} bytes; it needs from 1 to 255"));
+    }
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(format!("{text:?} has spaces or control characters"));
+    }
+    Ok(text.to_string())
+}
+
+/// An AWS region's name, such as `eu-west-1`; only its form is checked.
+pub fn region(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if text.is_empty() || !text.chars().all(allowed) {
+        return Err(format!("{text:?} is not a region; write one like eu-west-1"));
+    }
+    Ok(text.to_string())
+}
+
+/// The address of a service: `http://` or `https://` and a host, perhaps a port and a path.
+pub fn url(text: &str) -> Result<String, String> {
+    let wrong = || format!("{text:?} is not a URL; write one like http://localhost:8000");
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(wrong)?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let has_bad_character = text.chars().any(|c| c.is_whitespace() || c.is_control());
+    let is_port = |port: &str| port.parse::<u16>().is_ok();
+    if host.is_empty() || has_bad_character || !port.is_none_or(is_port) {
+        return Err(wrong());
+    }
+    Ok(text.to_string())
+}
+
+/// An IP address and a port to listen on.
+pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not an IP address and a port; write 127.0.0.1:9464 or [::1]:9464"))
+}
+
+/// An IP address to listen on; `localhost` is 127.0.0.1.
+pub fn ip_address(text: &str) -> Result<IpAddr, String> {
+    if text == "localhost" {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    text.parse().map_err(|_| format!("{text:?} is not an IP address; write 127.0.0.1 or 0.0.0.0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    #[test]
+    fn durations_are_read_in_each_unit() {
+        let read = |text| duration(text, Duration::ZERO, DAY).unwrap();
+        assert_eq!(read("500ms"), Duration::from_millis(500));
+        assert_eq!(read("5s"), Duration::from_secs(5));
+        assert_eq!(read("2m"), Duration::from_secs(120));
+        assert_eq!(read("4h"), Duration::from_secs(4 * 3600));
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused_with_a_hint() {
+        for wrong in ["5x", "", "s", "-5s", "1.5s", "5 s", "99999999999999999999s"] {
+            let message = duration(wrong, Duration::ZERO, DAY).unwrap_err();
+            assert_eq!(message, format!("{wrong:?} is not a duration; write 500ms, 5s or 2m"));
+        }
+        let message = duration("5", Duration::ZERO, DAY).unwrap_err();
+        assert!(message.contains("has no unit; write 5s"), "{message}");
+    }
+
+    #[test]
+    fn a_duration_outside_its_range_is_told_the_range() {
+        let second = Duration::from_secs(1);
+        let message = duration("11m", second, 600 * second).unwrap_err();
+        assert_eq!(message, "11m is out of range: from 1s to 10m");
+    }
+
+    proptest! {
+        #[test]
+        fn a_formatted_duration_reads_back_as_itself(length_ms in 0u64..200_000_000) {
+            let length = Duration::from_millis(length_ms);
+            let text = format_duration(length);
+            prop_assert_eq!(duration(&text, Duration::ZERO, Duration::MAX), Ok(length));
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_with_decimal_and_binary_units() {
+        assert_eq!(bytes("64MiB", 0), Ok(64 << 20));
+        assert_eq!(bytes("100MB", 0), Ok(100_000_000));
+        assert_eq!(bytes("1gib", 0), Ok(1 << 30));
+        assert_eq!(bytes("12345", 0), Ok(12_345));
+        assert!(bytes("64M", 0).is_err());
+        assert!(bytes("MiB", 0).is_err());
+        assert!(bytes("99999999999999GiB", 0).is_err());
+        assert!(bytes("1KB", 4096).unwrap_err().contains("too little"));
+    }
+
+    #[test]
+    fn whole_numbers_keep_to_their_range() {
+        assert_eq!(whole("8000", 0u16, u16::MAX), Ok(8000));
+        let message = whole("70000", 0u16, u16::MAX).unwrap_err();
+        assert_eq!(message, "70000 is out of range: from 0 to 65535");
+        assert!(whole("-1", 0u16, 9).is_err());
+        assert!(count("0").is_err());
+    }
+
+    #[test]
+    fn an_application_name_leaves_room_for_the_fleet_table() {
+        assert!(application(&"a".repeat(249)).is_ok());
+        assert!(application(&"a".repeat(250)).is_err());
+        assert!(table_name(&"a".repeat(255)).is_ok());
+        assert!(application("ab").unwrap_err().contains("from 3 to 249"));
+        assert!(application("my app").unwrap_err().contains("letters, digits"));
+    }
+
+    #[test]
+    fn a_stream_arn_is_told_from_a_table_arn() {
+        let stream = "arn:aws:dynamodb:ddblocal:000000000000:table/Phones/stream/2026-01-31T12:00:00.000";
+        assert_eq!(stream_arn(stream), Ok(stream.to_string()));
+        let table = "arn:aws-cn:dynamodb:cn-north-1:123456789012:table/Phones";
+        assert!(stream_arn(table).unwrap_err().contains("--table Phones"));
+        assert!(stream_arn("Phones").is_err());
+        assert!(stream_arn("arn:aws:kinesis:eu-west-1:1:stream/x").is_err());
+        assert!(table_name(table).unwrap_err().contains("is an ARN"));
+    }
+
+    #[test]
+    fn urls_need_a_scheme_and_a_host() {
+        for right in
+            ["http://localhost:8000", "https://dynamodb.eu-west-1.amazonaws.com/", "http://[::1]:8000", "http://[::1]"]
+        {
+            assert_eq!(url(right), Ok(right.to_string()));
+        }
+        for wrong in ["localhost:8000", "http://", "http://:80", "ftp://x", "http://x:y", "http://a b"] {
+            assert!(url(wrong).is_err(), "{wrong}");
+        }
+    }
+}

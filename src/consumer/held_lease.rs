@@ -1,0 +1,185 @@
+//! A lease that this worker holds: the row as last written, and all writes to it, one after the other.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex as StdMutex, PoisonError};
+
+use tokio::sync::Mutex;
+
+use super::clock::Alive;
+use crate::aws::TableError;
+use crate::aws::lease_table::{EndOutcome, LeaseTable, Outcome};
+use crate::core::checkpoint::Checkpoint;
+use crate::core::lease::{Lease, ShardId, Transition, TransitionError, WorkerId};
+use crate::core::pacing::Backoff;
+use crate::core::rng::Rng;
+use crate::core::sequence_number::SequenceNumber;
+
+/// A lease while this worker holds it.
+#[derive(Debug)]
+pub struct HeldLease {
+    key: ShardId,
+    worker: WorkerId,
+    table: LeaseTable,
+    alive: Alive,
+    /// The term of `alive` in which the lease was taken.
+    term: u64,
+    row: Mutex<Lease>,
+    /// The last record that was handed to the processor.
+    delivered: StdMutex<Option<SequenceNumber>>,
+    rng: StdMutex<Rng>,
+}
+
+/// Why a write to a held lease did not happen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// The row says that somebody else has the lease, it is gone, or this worker could not prove itself alive in time.
+    #[error("the lease is lost")]
+    Lost,
+    /// The table refused the write for a reason that waiting does not mend.
+    #[error("{0}")]
+    Table(TableError),
+}
+
+impl HeldLease {
+    /// A lease whose row is as given and names `worker` as its holder.
+    pub fn new(row: Lease, worker: WorkerId, table: LeaseTable, alive: Alive, rng: Rng) -> Self {
+        let delivered = row.checkpoint.sequence_number().cloned();
+        Self {
+            key: row.key.clone(),
+            worker,
+            table,
+            term: alive.term(),
+            alive,
+            row: Mutex::new(row),
+            delivered: StdMutex::new(delivered),
+            rng: StdMutex::new(rng),
+        }
+    }
+
+    /// The shard.
+    pub fn key(&self) -> &ShardId {
+        &self.key
+    }
+
+    /// Whether deliveries may begin now.
+    pub fn is_alive(&self) -> bool {
+        self.alive.holds(self.term)
+    }
+
+    /// The checkpoint in the row.
+    pub async fn saved(&self) -> Checkpoint {
+        self.row.lock().await.checkpoint.clone()
+    }
+
+    /// The last record that was handed to the processor.
+    pub fn delivered(&self) -> Option<SequenceNumber> {
+        self.delivered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that everything up to `position` was handed to the processor.
+    pub fn set_delivered(&self, position: SequenceNumber) {
+        *self.delivered.lock().unwrap_or_else(PoisonError::into_inner) = Some(position);
+    }
+
+    /// Moves the checkpoint forward; nothing is written when it stands there already.
+    pub async fn checkpoint(&self, position: SequenceNumber) -> Result<(), WriteError> {
+        let wanted = Checkpoint::At(position);
+        let mut row = self.row.lock().await;
+        if row.checkpoint >= wanted {
+            return Ok(());
+        }
+        self.write(&mut row, |row| row.checkpoint(&self.worker, wanted.clone())).await
+    }
+
+    /// Hands the lease to its new owner, with the last position, and returns the row.
+    pub async fn transfer(&self, position: Option<SequenceNumber>) -> Result<Lease, WriteError> {
+        let mut row = self.row.lock().await;
+        self.write(&mut row, |row| row.transfer(&self.worker, forward(row, position.clone()))).await?;
+        Ok(row.clone())
+    }
+
+    /// Gives the lease up, with the last position; to the new owner when it is being handed over. Returns the row.
+    pub async fn release(&self, position: Option<SequenceNumber>) -> Result<Lease, WriteError> {
+        let mut row = self.row.lock().await;
+        self.write(&mut row, |row| {
+            let checkpoint = forward(row, position.clone());
+            if row.is_handed_over() {
+                row.transfer(&self.worker, checkpoint)
+            } else {
+                row.release(&self.worker, checkpoint)
+            }
+        })
+        .await?;
+        Ok(row.clone())
+    }
+
+    /// Marks the shard as finished and gives its children to the lease's owner (during a hand-off the new one), in
+    /// one transaction. Returns the finished row and the children that now belong to that owner.
+    pub async fn end(&self, children: &[Lease]) -> Result<(Lease, Vec<Lease>), WriteError> {
+        let ids: BTreeSet<ShardId> = children.iter().map(|child| child.key.clone()).collect();
+        let mut row = self.row.lock().await;
+        let mut backoff = Backoff::default();
+        loop {
+            let transition = row.end(&self.worker, &ids).map_err(|_| WriteError::Lost)?;
+            let owner = row.owner.clone().unwrap_or_else(|| self.worker.clone());
+            match self.table.end_shard(&transition, children, &owner).await {
+                Ok(EndOutcome::Applied { parent, children }) => {
+                    *row = parent.clone();
+                    return Ok((parent, children));
+                }
+                Ok(EndOutcome::Conflict(found)) => self.adopt(&mut row, found)?,
+                Err(error) => self.wait_after(error, &mut backoff).await?,
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        row: &mut Lease,
+        change: impl Fn(&Lease) -> Result<Transition, TransitionError>,
+    ) -> Result<(), WriteError> {
+        let mut backoff = Backoff::default();
+        loop {
+            let transition = change(row).map_err(|_| WriteError::Lost)?;
+            match self.table.apply(&transition).await {
+                Ok(Outcome::Applied(found)) => {
+                    *row = found;
+                    return Ok(());
+                }
+                Ok(Outcome::Conflict(found)) => self.adopt(row, found)?,
+                Err(error) => self.wait_after(error, &mut backoff).await?,
+            }
+        }
+    }
+
+    /// Goes on from the row found when it differs by a hand-off alone; otherwise the lease is lost.
+    fn adopt(&self, row: &mut Lease, found: Option<Lease>) -> Result<(), WriteError> {
+        match found {
+            Some(found) if Transition::met_hand_off(row, &found) && found.holder() == Some(&self.worker) => {
+                *row = found;
+                Ok(())
+            }
+            _ => Err(WriteError::Lost),
+        }
+    }
+
+    /// Waits before a write whose outcome is unknown is tried again, for as long as this worker counts as alive.
+    async fn wait_after(&self, error: TableError, backoff: &mut Backoff) -> Result<(), WriteError> {
+        if !error.is_transient() {
+            return Err(WriteError::Table(error));
+        }
+        if !self.alive.holds(self.term) {
+            return Err(WriteError::Lost);
+        }
+        tracing::debug!(shard = %self.key, %error, "writing the lease failed, trying again");
+        let wait = backoff.next(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner));
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+}
+
+/// The position as a checkpoint, or the row's own when nothing was delivered since.
+fn forward(row: &Lease, position: Option<SequenceNumber>) -> Checkpoint {
+    let position = position.map(Checkpoint::At).filter(|position| *position > row.checkpoint);
+    position.unwrap_or_else(|| row.checkpoint.clone())
+}

@@ -1,0 +1,201 @@
+//! What a page gives and what it refuses.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::core::sequence_number::SequenceNumber;
+
+fn decode(body: &str) -> Result<Page, DecodeError> {
+    Page::decode(Bytes::copy_from_slice(body.as_bytes()))
+}
+
+fn what(body: &str) -> &'static str {
+    decode(body).expect_err(body).what()
+}
+
+fn number(digits: &str) -> SequenceNumber {
+    digits.parse().expect("a sequence number")
+}
+
+/// A page of records with these sequence numbers.
+fn page_of(numbers: &[&str]) -> RecordBatch {
+    let record = |number: &&str| format!(r#"{{"dynamodb":{{"SequenceNumber":"{number}"}}}}"#);
+    let records: Vec<String> = numbers.iter().map(record).collect();
+    decode(&format!(r#"{{"Records":[{}]}}"#, records.join(","))).expect("a page").records
+}
+
+fn numbers(batch: &RecordBatch) -> Vec<&str> {
+    batch.iter().map(|record| record.sequence_number()).collect()
+}
+
+const MODIFY: &str = r#"{"eventID":"e1","eventName":"MODIFY","eventVersion":"1.1","eventSource":"aws:dynamodb","awsRegion":"eu-central-1",
+ "dynamodb":{"ApproximateCreationDateTime":1.7637276E9,"Keys":{"Company":{"S":"N\u00f6kia"},"Id":{"B":"AQI="}},
+ "NewImage":{"Size":{"N":"5"},"x":{"L":[{"NULL":true}]}},"OldImage":{},"SequenceNumber":"000000000000000000341","SizeBytes":59,
+ "StreamViewType":"NEW_AND_OLD_IMAGES"},"foreign":[{"a":1e3}]}"#;
+
+#[test]
+fn a_record_gives_all_that_the_service_sent() {
+    let page = decode(&format!(r#"{{"NextShardIterator":"a\/b","Records":[ {MODIFY} ]}}"#)).unwrap();
+    assert_eq!(page.next_shard_iterator.as_deref(), Some("a/b"));
+    let record = page.records.first().unwrap();
+    assert_eq!(record.json(), MODIFY);
+    assert_eq!(page.records.bytes_len(), MODIFY.len());
+    assert_eq!(record.event_id(), Some("e1"));
+    assert_eq!(record.event_name(), EventName::Modify);
+    assert_eq!(record.event_version().as_deref(), Some("1.1"));
+    assert_eq!(record.event_source().as_deref(), Some("aws:dynamodb"));
+    assert_eq!(record.aws_region().as_deref(), Some("eu-central-1"));
+    assert_eq!(record.stream_view_type().as_deref(), Some("NEW_AND_OLD_IMAGES"));
+    assert_eq!(record.sequence_number(), "000000000000000000341");
+    assert_eq!(record.created_at(), Some(1_763_727_600.0));
+    assert_eq!(record.size_bytes(), Some(59));
+    assert_eq!(record.keys().get("Company").and_then(Value::as_s), Some("Nökia"));
+    assert_eq!(record.keys().get("Id"), Some(&Value::B(vec![1, 2])));
+    assert_eq!(record.keys_json(), Some(r#"{"Company":{"S":"N\u00f6kia"},"Id":{"B":"AQI="}}"#));
+    let new_image = record.new_image().unwrap().unwrap();
+    assert_eq!(new_image.get("x"), Some(&Value::L(vec![Value::Null])));
+    assert_eq!(record.old_image_json(), Some("{}"));
+    assert!(record.old_image().unwrap().unwrap().is_empty());
+    assert_eq!(record.user_identity(), None);
+    assert!(!record.is_ttl_delete());
+}
+
+#[test]
+fn escapes_in_any_name_or_string_are_understood() {
+    let body = r#"{"R\u0065cords":[{"\u0065ventID":"a\"b","eventName":"IN\u0053ERT","dynamodb":{"\u0053equenceNumber":"\u0031\u0032"}},
+        {"dynamodb":{"SequenceNumber":"1\u0033"}}]}"#;
+    let batch = decode(body).unwrap().records;
+    let record = batch.first().unwrap();
+    assert_eq!(record.event_id(), Some("a\"b"));
+    assert_eq!(record.event_name(), EventName::Insert);
+    assert_eq!(numbers(&batch), ["12", "13"]);
+    assert!(record.json().ends_with(r#""\u0031\u0032"}}"#));
+}
+
+#[test]
+fn absent_and_null_members_are_none() {
+    for dynamodb in [
+        r#"{"SequenceNumber":"1"}"#,
+        r#"{"SequenceNumber":"1","Keys":null,"NewImage":null,"OldImage":null,"SizeBytes":null,"ApproximateCreationDateTime":null,"StreamViewType":null}"#,
+    ] {
+        let batch = decode(&format!(
+            r#"{{"Records":[{{"dynamodb":{dynamodb},"eventID":null,"eventName":null,"userIdentity":null}}]}}"#
+        ))
+        .unwrap()
+        .records;
+        let record = batch.first().unwrap();
+        assert_eq!(record.event_id(), None);
+        assert_eq!(record.event_name(), EventName::Other);
+        assert_eq!(record.created_at(), None);
+        assert_eq!(record.size_bytes(), None);
+        assert!(record.keys().is_empty());
+        assert_eq!(record.keys_json(), None);
+        assert_eq!(record.new_image(), Ok(None));
+        assert_eq!(record.stream_view_type(), None);
+        assert_eq!(record.user_identity(), None);
+    }
+}
+
+#[test]
+fn removals_by_time_to_live_are_recognised_in_both_spellings() {
+    let remove = |identity: &str| {
+        let body = format!(
+            r#"{{"Records":[{{"eventName":"REMOVE","dynamodb":{{"SequenceNumber":"1"}},"userIdentity":{identity}}}]}}"#
+        );
+        decode(&body).unwrap().records.first().unwrap().is_ttl_delete()
+    };
+    assert!(remove(r#"{"principalId":"dynamodb.amazonaws.com","type":"Service"}"#));
+    assert!(remove(r#"{"Type":"Service","PrincipalId":"dynamodb.amazonaws.com"}"#));
+    assert!(!remove(r#"{"Type":"Service","PrincipalId":"other.amazonaws.com"}"#));
+    assert!(!remove("{}"));
+    assert!(!remove("null"));
+}
+
+#[test]
+fn an_end_of_shard_is_never_read_out_of_a_broken_answer() {
+    assert_eq!(decode(r#"{"Records":[]}"#).unwrap().next_shard_iterator, None);
+    assert_eq!(decode(r#"{"Records":[],"NextShardIterator":null}"#).unwrap().next_shard_iterator, None);
+    assert_eq!(what("{}"), "answer without records");
+    assert_eq!(what(r#"{"NextShardIterator":"x"}"#), "answer without records");
+    assert_eq!(what(r#"{"Records":null}"#), "expected an array of records");
+    assert_eq!(what(r#"{"Records":{}}"#), "expected an array of records");
+    assert_eq!(what(r#"{"Records":[],"NextShardIterator":""}"#), "empty NextShardIterator");
+    assert_eq!(what(r#"{"Records":[],"NextShardIterator":7}"#), "expected a string");
+    assert_eq!(what(""), "truncated json");
+    assert_eq!(what("[]"), "expected an object");
+    assert_eq!(what(r#"{"Records":[]}{}"#), "bytes after the end of the json");
+}
+
+#[test]
+fn a_record_that_is_not_whole_is_an_error() {
+    let of_record = |record: &str| what(&format!(r#"{{"Records":[{record}]}}"#));
+    let of_stream_record = |members: &str| of_record(&format!(r#"{{"dynamodb":{{{members}}}}}"#));
+    assert_eq!(of_record("null"), "expected a record");
+    assert_eq!(of_record("{}"), "record without a sequence number");
+    assert_eq!(of_record(r#"{"dynamodb":null}"#), "expected a stream record");
+    assert_eq!(of_stream_record(r#""SequenceNumber":null"#), "record without a sequence number");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"""#), "malformed sequence number");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"1a""#), "malformed sequence number");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"1\u0061""#), "malformed sequence number");
+    assert_eq!(of_stream_record(r#""SequenceNumber":1"#), "expected a string");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"1","SequenceNumber":"2""#), "member stands twice");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"1","Keys":{"a":{"S":1}}"#), "expected a string");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"1","NewImage":[]"#), "expected an item");
+    assert_eq!(of_stream_record(r#""SequenceNumber":"1","SizeBytes":1.5"#), "expected a size in bytes");
+}
+
+#[test]
+fn an_error_says_what_is_wrong_and_where() {
+    let error = decode(r#"{"Records":[x]}"#).unwrap_err();
+    assert_eq!(error.to_string(), "expected a record at byte 12");
+    let error = Page::decode(Bytes::from_static(b"{\"Records\":[\xff]}")).unwrap_err();
+    assert_eq!(error.to_string(), "invalid utf-8 at byte 12");
+}
+
+#[test]
+fn an_image_that_is_json_but_no_item_fails_only_when_asked_for() {
+    let batch =
+        decode(r#"{"Records":[{"dynamodb":{"SequenceNumber":"1","NewImage":{"a":{"S":5}}}}]}"#).unwrap().records;
+    let record = batch.first().unwrap();
+    assert_eq!(record.new_image_json(), Some(r#"{"a":{"S":5}}"#));
+    assert_eq!(record.new_image().unwrap_err().to_string(), "expected a string at byte 67");
+}
+
+#[test]
+fn batches_are_cut_without_copying() {
+    let batch = page_of(&["1", "2", "3", "4"]);
+    assert_eq!(numbers(&batch.slice(1..3)), ["2", "3"]);
+    assert_eq!(numbers(&batch.slice(1..3).slice(1..)), ["3"]);
+    assert_eq!(numbers(&batch.slice(..=1)), ["1", "2"]);
+    let (head, tail) = batch.split_at(1);
+    assert_eq!((numbers(&head), numbers(&tail)), (vec!["1"], vec!["2", "3", "4"]));
+    assert_eq!(tail.last().map(|record| record.sequence_number()), Some("4"));
+    assert!(tail.get(3).is_none());
+    assert!(batch.slice(4..).is_empty());
+    assert!(RecordBatch::default().is_empty());
+    let backwards: Vec<_> = tail.iter().rev().map(|record| record.sequence_number()).collect();
+    assert_eq!(backwards, ["4", "3", "2"]);
+    assert_eq!(tail.iter().len(), 3);
+}
+
+#[test]
+fn skipping_goes_by_value_and_drops_no_record_above_the_position() {
+    let batch = page_of(&["0099", "100", "101"]);
+    assert_eq!(numbers(&batch.skip_through(&number("99"))), ["100", "101"]);
+    assert_eq!(numbers(&batch.skip_through(&number("1"))), ["0099", "100", "101"]);
+    assert!(batch.skip_through(&number("000101")).is_empty());
+    assert_eq!(numbers(&page_of(&["1", "9", "2"]).skip_through(&number("5"))), ["9", "2"]);
+}
+
+#[test]
+fn an_owned_record_outlives_its_batch() {
+    fn assert_shareable<T: Send + Sync + 'static>() {}
+    assert_shareable::<RecordBatch>();
+    assert_shareable::<OwnedRecord>();
+    let owned = {
+        let batch = page_of(&["7", "8"]);
+        let by_reference = &batch.last().unwrap();
+        by_reference.to_owned()
+    };
+    assert_eq!(owned.view().sequence_number(), "8");
+}

@@ -1,0 +1,374 @@
+//! The shards of a stream and their descent: which leases must exist, which may start, which may go.
+//!
+//! A listing of the service is never quite consistent: a parent may be missing (trimmed), still look open though its
+//! child is there, or look like a leaf because its child isn't visible yet. So nothing here concludes anything from
+//! the absence of a shard: what is missing is at most not acted upon.
+//!
+//! The rules are those of the adapter's `DynamoDBStreamsShardSyncer`, less their hazards: no lease is deleted because
+//! a listing was empty, and a shard that appears after the first listing is read from its beginning even when the
+//! application started at `LATEST`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::checkpoint::Checkpoint;
+use super::lease::{Lease, ShardId};
+
+/// A shard as DescribeStream lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// `ShardId`.
+    pub id: ShardId,
+    /// `ParentShardId`: the shard whose end this one continues; it may no longer be listed.
+    pub parent: Option<ShardId>,
+    /// Whether `SequenceNumberRange` has an `EndingSequenceNumber`. Only a hint: some emulators set it on open shards.
+    pub closed: bool,
+}
+
+/// A complete listing of a stream's shards.
+#[derive(Clone, Debug, Default)]
+pub struct ShardGraph {
+    shards: BTreeMap<ShardId, Shard>,
+    children: BTreeMap<ShardId, BTreeSet<ShardId>>,
+}
+
+impl ShardGraph {
+    /// The graph of a complete listing.
+    pub fn new(shards: impl IntoIterator<Item = Shard>) -> Self {
+        let mut graph = Self::default();
+        for shard in shards {
+            graph.insert(shard);
+        }
+        graph
+    }
+
+    /// Adds a shard, or replaces what was known of it.
+    pub fn insert(&mut self, shard: Shard) {
+        if let Some(parent) = &shard.parent {
+            self.children.entry(parent.clone()).or_default().insert(shard.id.clone());
+        }
+        self.shards.insert(shard.id.clone(), shard);
+    }
+
+    /// How many shards are listed.
+    pub fn len(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Whether nothing is listed. That is no proof that there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.shards.is_empty()
+    }
+
+    /// Whether the shard is listed.
+    pub fn contains(&self, shard: &ShardId) -> bool {
+        self.shards.contains_key(shard)
+    }
+
+    /// The shards, by id.
+    pub fn shards(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.values()
+    }
+
+    /// The listed children of a shard.
+    pub fn children(&self, shard: &ShardId) -> BTreeSet<ShardId> {
+        self.children.get(shard).cloned().unwrap_or_default()
+    }
+
+    /// The listed ones of these shards.
+    pub fn shards_named<'a>(&self, ids: impl IntoIterator<Item = &'a ShardId>) -> Vec<Shard> {
+        ids.into_iter().filter_map(|id| self.shards.get(id)).cloned().collect()
+    }
+
+    /// How many shards nobody has closed: listed, without children and without an ending sequence number.
+    pub fn open_shards(&self) -> usize {
+        self.shards.values().filter(|shard| !shard.closed && self.is_leaf(shard)).count()
+    }
+
+    /// The leases that must be created, parents before their children.
+    ///
+    /// From each leaf without a lease up to the nearest ancestor that has one, every shard continues what that
+    /// ancestor's reader began, and is read from its beginning. A lineage without any lease is new: it starts at
+    /// `start`, from its oldest listed shard for `TRIM_HORIZON`, and with its leaf alone for `LATEST`. Shards above a
+    /// leased descendant were read and cleaned up, and stay without one.
+    ///
+    /// `start` is the application's for its first listing and [`Checkpoint::TrimHorizon`] ever after: what appears
+    /// later was written later.
+    pub fn missing_leases(&self, leases: &BTreeMap<ShardId, Lease>, start: &Checkpoint) -> Vec<Lease> {
+        let mut wanted: BTreeMap<ShardId, Checkpoint> = BTreeMap::new();
+        for leaf in self.shards.values().filter(|shard| self.is_leaf(shard)) {
+            let (line, continues) = self.line_to_lease(leaf, leases);
+            if continues || *start != Checkpoint::Latest {
+                wanted.extend(line.into_iter().map(|shard| (shard, Checkpoint::TrimHorizon)));
+            } else {
+                wanted.insert(leaf.id.clone(), Checkpoint::Latest);
+            }
+        }
+        let mut missing: Vec<(usize, Lease)> = wanted
+            .into_iter()
+            .map(|(id, checkpoint)| {
+                let parents = self.shards[&id].parent.iter().cloned().collect();
+                (self.depth(&id), Lease::new(id, parents, checkpoint))
+            })
+            .collect();
+        missing.sort_by(|(left_depth, left), (right_depth, right)| {
+            left_depth.cmp(right_depth).then_with(|| left.key.cmp(&right.key))
+        });
+        missing.into_iter().map(|(_, lease)| lease).collect()
+    }
+
+    /// The finished leases that may be deleted.
+    ///
+    /// KCL's rule: the shard is read to its end, its children are known, each of them has a lease that has moved
+    /// beyond its start, and no parent's lease is left. So the last finished generation always stays, and tells
+    /// later listings that their shards continue something. And the listing must show that the shard has children, so
+    /// that no later one can take it for a new shard. A finished lease whose shard and parents are all gone
+    /// from a complete listing may go as well. Unfinished leases are never deleted here.
+    pub fn deletable(&self, leases: &BTreeMap<ShardId, Lease>) -> Vec<ShardId> {
+        let may_go = |lease: &&Lease| {
+            lease.is_finished()
+                && !lease.parents.iter().any(|parent| leases.contains_key(parent))
+                && (self.is_continued(lease, leases) || self.is_forgotten(lease))
+        };
+        leases.values().filter(may_go).map(|lease| lease.key.clone()).collect()
+    }
+
+    /// The finished leases whose children the listing knows and their rows don't.
+    pub fn unknown_children<'a>(
+        &'a self,
+        leases: &'a BTreeMap<ShardId, Lease>,
+    ) -> impl Iterator<Item = (&'a Lease, BTreeSet<ShardId>)> {
+        leases.values().filter(|lease| lease.is_finished()).filter_map(|lease| {
+            let known = self.children.get(&lease.key)?;
+            (!known.is_subset(&lease.children)).then(|| (lease, known.clone()))
+        })
+    }
+
+    fn is_leaf(&self, shard: &Shard) -> bool {
+        !self.children.get(&shard.id).is_some_and(|children| children.iter().any(|child| self.contains(child)))
+    }
+
+    /// The shards without a lease from `leaf` upwards, and whether they end at one that has a lease.
+    fn line_to_lease(&self, leaf: &Shard, leases: &BTreeMap<ShardId, Lease>) -> (Vec<ShardId>, bool) {
+        let mut line = Vec::new();
+        let mut next = Some(leaf.id.clone());
+        while let Some(id) = next {
+            if leases.contains_key(&id) {
+                return (line, true);
+            }
+            let Some(shard) = self.shards.get(&id) else { break };
+            if line.contains(&id) {
+                break; // a ring in the listing: each shard once
+            }
+            line.push(id);
+            next = shard.parent.clone();
+        }
+        (line, false)
+    }
+
+    /// How many listed ancestors a shard has.
+    fn depth(&self, shard: &ShardId) -> usize {
+        let mut depth = 0;
+        let mut at = shard;
+        while let Some(parent) = self.shards.get(at).and_then(|shard| shard.parent.as_ref()) {
+            if depth > self.shards.len() {
+                break; // a ring in the listing
+            }
+            depth += 1;
+            at = parent;
+        }
+        depth
+    }
+
+    /// Whether all children have leases that moved beyond their start, and the listing, if it still has the shard,
+    /// shows that it has children: a later one would not take it for a new leaf.
+    fn is_continued(&self, lease: &Lease, leases: &BTreeMap<ShardId, Lease>) -> bool {
+        let has_visible_children = self.shards.get(&lease.key).is_none_or(|shard| !self.is_leaf(shard));
+        has_visible_children && children_moved_on(lease, leases)
+    }
+
+    fn is_forgotten(&self, lease: &Lease) -> bool {
+        !self.is_empty()
+            && !self.contains(&lease.key)
+            && !lease.parents.iter().any(|parent| self.contains(parent))
+            && !lease.children.iter().any(|child| self.contains(child))
+    }
+}
+
+/// The parents of `lease` that are not yet read to their end. While there are any, nothing of the shard may be
+/// delivered. A parent without a lease holds nothing up (KCL): it was cleaned up, or trimmed before anyone read it.
+pub fn unfinished_parents<'a>(
+    lease: &'a Lease,
+    leases: &'a BTreeMap<ShardId, Lease>,
+) -> impl Iterator<Item = &'a ShardId> {
+    lease.parents.iter().filter(|parent| leases.get(*parent).is_some_and(|row| !row.is_finished()))
+}
+
+fn children_moved_on(lease: &Lease, leases: &BTreeMap<ShardId, Lease>) -> bool {
+    let moved_on = |child: &ShardId| {
+        leases.get(child).is_some_and(|row| matches!(row.checkpoint, Checkpoint::At(_) | Checkpoint::ShardEnd))
+    };
+    !lease.children.is_empty() && lease.children.iter().all(moved_on)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shard(id: &str, parent: Option<&str>) -> Shard {
+        Shard { id: id.into(), parent: parent.map(Into::into), closed: false }
+    }
+
+    fn graph(shards: &[(&str, Option<&str>)]) -> ShardGraph {
+        ShardGraph::new(shards.iter().map(|(id, parent)| shard(id, *parent)))
+    }
+
+    fn leases(rows: &[(&str, &[&str], &str, &[&str])]) -> BTreeMap<ShardId, Lease> {
+        rows.iter()
+            .map(|(key, parents, checkpoint, children)| {
+                let parents = parents.iter().map(|id| ShardId::from(*id)).collect();
+                let checkpoint = Checkpoint::parse(checkpoint).expect("a checkpoint");
+                let mut lease = Lease::new((*key).into(), parents, checkpoint);
+                lease.children = children.iter().map(|id| ShardId::from(*id)).collect();
+                (lease.key.clone(), lease)
+            })
+            .collect()
+    }
+
+    fn missing(graph: &ShardGraph, leases: &BTreeMap<ShardId, Lease>, start: Checkpoint) -> Vec<String> {
+        graph.missing_leases(leases, &start).iter().map(|lease| format!("{}@{}", lease.key, lease.checkpoint)).collect()
+    }
+
+    const LINE: &[(&str, Option<&str>)] = &[("a", Some("gone")), ("b", Some("a")), ("c", Some("b"))];
+
+    #[test]
+    fn from_the_trim_horizon_every_listed_shard_gets_a_lease_parents_first() {
+        let wanted = missing(&graph(LINE), &leases(&[]), Checkpoint::TrimHorizon);
+        assert_eq!(wanted, ["a@TRIM_HORIZON", "b@TRIM_HORIZON", "c@TRIM_HORIZON"]);
+    }
+
+    #[test]
+    fn from_latest_only_the_leaves_get_a_lease() {
+        assert_eq!(missing(&graph(LINE), &leases(&[]), Checkpoint::Latest), ["c@LATEST"]);
+    }
+
+    #[test]
+    fn what_follows_a_leased_shard_is_read_from_its_beginning_even_under_latest() {
+        let rows = leases(&[("a", &[], "7", &[])]);
+        assert_eq!(missing(&graph(LINE), &rows, Checkpoint::Latest), ["b@TRIM_HORIZON", "c@TRIM_HORIZON"]);
+    }
+
+    #[test]
+    fn shards_above_a_leased_descendant_stay_without_a_lease() {
+        let rows = leases(&[("c", &["b"], "9", &[])]);
+        assert!(missing(&graph(LINE), &rows, Checkpoint::TrimHorizon).is_empty());
+    }
+
+    #[test]
+    fn both_sides_of_a_split_are_found_when_only_one_has_a_lease() {
+        let split = graph(&[("p", None), ("l", Some("p")), ("r", Some("p"))]);
+        let rows = leases(&[("p", &[], "SHARD_END", &["l"]), ("l", &["p"], "3", &[])]);
+        assert_eq!(missing(&split, &rows, Checkpoint::Latest), ["r@TRIM_HORIZON"]);
+    }
+
+    #[test]
+    fn a_closed_shard_whose_child_is_not_visible_yet_gets_its_lease() {
+        let closed = ShardGraph::new([Shard { closed: true, ..shard("a", None) }]);
+        assert_eq!(missing(&closed, &leases(&[]), Checkpoint::TrimHorizon), ["a@TRIM_HORIZON"]);
+    }
+
+    #[test]
+    fn an_open_parent_with_a_child_blocks_the_child_until_its_end() {
+        let mut rows = leases(&[("p", &[], "5", &[]), ("c", &["p"], "TRIM_HORIZON", &[])]);
+        let child = rows[&ShardId::from("c")].clone();
+        assert_eq!(unfinished_parents(&child, &rows).count(), 1);
+        rows.get_mut(&ShardId::from("p")).expect("p").checkpoint = Checkpoint::ShardEnd;
+        assert_eq!(unfinished_parents(&child, &rows).count(), 0);
+        rows.remove(&ShardId::from("p"));
+        assert_eq!(unfinished_parents(&child, &rows).count(), 0, "a parent that was cleaned up holds nothing up");
+    }
+
+    #[test]
+    fn a_finished_lease_goes_once_its_children_have_moved_on_oldest_first() {
+        let line = graph(LINE);
+        let mut rows = leases(&[
+            ("a", &["gone"], "SHARD_END", &["b"]),
+            ("b", &["a"], "SHARD_END", &["c"]),
+            ("c", &["b"], "TRIM_HORIZON", &[]),
+        ]);
+        assert_eq!(line.deletable(&rows), ["a".into()]);
+        rows.remove(&ShardId::from("a"));
+        assert!(line.deletable(&rows).is_empty(), "c stands at its start");
+        rows.get_mut(&ShardId::from("c")).expect("c").checkpoint = Checkpoint::parse("1").expect("number");
+        assert_eq!(line.deletable(&rows), ["b".into()]);
+    }
+
+    #[test]
+    fn nothing_goes_because_a_listing_was_empty() {
+        let rows = leases(&[("x", &[], "SHARD_END", &[]), ("y", &[], "12", &[])]);
+        assert!(ShardGraph::default().deletable(&rows).is_empty());
+        assert_eq!(graph(&[("z", None)]).deletable(&rows), ["x".into()], "only the finished one of the two");
+    }
+
+    #[test]
+    fn a_ring_in_a_listing_does_not_hang() {
+        let ring = graph(&[("a", Some("b")), ("b", Some("a")), ("c", Some("a"))]);
+        assert_eq!(ring.missing_leases(&leases(&[]), &Checkpoint::TrimHorizon).len(), 3);
+    }
+
+    /// Each shard's parent is an earlier one, or none: any forest.
+    fn forests() -> impl Strategy<Value = Vec<Shard>> {
+        prop::collection::vec(any::<Option<prop::sample::Index>>(), 1..40).prop_map(|parents| {
+            let name = |index: usize| format!("s{index:03}");
+            let parent_of = |(index, parent): (usize, Option<prop::sample::Index>)| {
+                let parent = parent.filter(|_| index > 0).map(|parent| name(parent.index(index)));
+                shard(&name(index), parent.as_deref())
+            };
+            parents.into_iter().enumerate().map(parent_of).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn created_leases_leave_nothing_missing_and_come_after_their_parents(shards in forests(), latest: bool) {
+            let graph = ShardGraph::new(shards);
+            let start = if latest { Checkpoint::Latest } else { Checkpoint::TrimHorizon };
+            let mut rows = BTreeMap::new();
+            for lease in graph.missing_leases(&rows, &start) {
+                for parent in &lease.parents {
+                    prop_assert!(latest || rows.contains_key(parent), "{} before its parent", lease.key);
+                }
+                rows.insert(lease.key.clone(), lease);
+            }
+            prop_assert!(graph.missing_leases(&rows, &start).is_empty());
+            if !latest {
+                prop_assert_eq!(rows.len(), graph.len());
+            }
+        }
+
+        #[test]
+        fn clean_up_never_makes_a_read_shard_look_new(shards in forests(), rounds in 1_usize..60) {
+            let graph = ShardGraph::new(shards);
+            let mut rows: BTreeMap<_, _> = graph
+                .missing_leases(&BTreeMap::new(), &Checkpoint::TrimHorizon)
+                .into_iter()
+                .map(|lease| (lease.key.clone(), lease))
+                .collect();
+            for _ in 0..rounds {
+                // Read the next shard that may start to its end, then clean up and list again.
+                let next = rows
+                    .values()
+                    .find(|lease| !lease.is_finished() && unfinished_parents(lease, &rows).next().is_none())
+                    .map(|lease| lease.key.clone());
+                let Some(next) = next else { break };
+                let row = rows.get_mut(&next).expect("listed");
+                row.checkpoint = Checkpoint::ShardEnd;
+                row.children = graph.children(&next);
+                for key in graph.deletable(&rows) {
+                    rows.remove(&key);
+                }
+                prop_assert!(graph.missing_leases(&rows, &Checkpoint::TrimHorizon).is_empty());
+            }
+        }
+    }
+}
