@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::ServiceError;
 use super::faults::FaultPlan;
+use super::preload::Preload;
 use super::request::Parameters;
 use super::service::{LocalService, LostCall};
 use super::stream::StreamAction;
@@ -118,6 +119,7 @@ fn control(method: &Method, path: &str, body: &[u8], service: &LocalService) -> 
         (&Method::GET, "/_local/faults") => Ok(service.faults().to_json()),
         (&Method::POST, "/_local/faults") => change_faults(body, service),
         (&Method::POST, "/_local/streams") => change_streams(body, service),
+        (&Method::POST, "/_local/preload") => preload(body, service),
         (&Method::POST, "/_local/tick") => {
             service.tick();
             Ok(json!({}))
@@ -146,6 +148,29 @@ fn change_streams(body: &[u8], service: &LocalService) -> Result<Value, ServiceE
         .ok_or_else(|| ServiceError::validation(format!("action must be split, rollover or trim, not {action:?}")))?;
     let touched = service.change_shards(table, action, members.text("shard")?)?;
     Ok(json!({"shards": touched}))
+}
+
+fn preload(body: &[u8], service: &LocalService) -> Result<Value, ServiceError> {
+    let json = parse(body)?;
+    let known = ["table", "records_per_shard", "keys_per_shard", "value_bytes", "first_version"];
+    let members = Parameters::new(&json, &known)?;
+    let number = |name, default| match members.integer(name)? {
+        None => Ok(default),
+        Some(number) => {
+            u64::try_from(number).map_err(|_| ServiceError::validation(format!("{name} must not be below 0")))
+        }
+    };
+    let preload = Preload {
+        records_per_shard: number("records_per_shard", 1000)?,
+        keys_per_shard: number("keys_per_shard", 100)?,
+        value_bytes: usize::try_from(number("value_bytes", 64)?).unwrap_or(usize::MAX),
+        first_version: number("first_version", 0)?,
+    };
+    if preload.value_bytes > 400 * 1024 {
+        return Err(ServiceError::validation("value_bytes must not be above an item's 400 KB"));
+    }
+    let written = service.preload(members.required_text("table")?, &preload)?;
+    Ok(json!({"records": written}))
 }
 
 fn parse(body: &[u8]) -> Result<Value, ServiceError> {

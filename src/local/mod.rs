@@ -25,6 +25,8 @@
 //!   stream. Actions: `split` and `rollover` (of the shard named by `"shard"`, else of every open shard), and `trim`
 //!   (drops the records of that shard, or of all, as if their retention were over). The answer lists the shards
 //!   that were touched.
+//! - `POST /_local/preload`: `{"table": "Phones", "records_per_shard": 1000, "keys_per_shard": 100, "value_bytes": 64,
+//!   "first_version": 0}` writes made-up records to every open shard of a table's stream: see [`Preload`].
 //! - `POST /_local/tick`: brings roll-over, trimming and expiry up to the service's clock.
 
 pub mod connector;
@@ -39,6 +41,7 @@ mod items;
 mod limits;
 mod number;
 mod options;
+mod preload;
 mod query;
 mod random;
 mod request;
@@ -46,6 +49,8 @@ mod service;
 mod stream;
 mod table;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod timestamp;
 mod transaction;
 mod ttl;
@@ -54,6 +59,7 @@ mod world;
 
 pub use error::ServiceError;
 pub use options::LocalOptions;
+pub use preload::Preload;
 pub use service::{Clock, LocalService, LostCall};
 pub use stream::StreamAction;
 pub use timestamp::Timestamp;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::error::ServiceError;
 use super::faults::{Effect, Fault, FaultPlan};
 use super::options::LocalOptions;
+use super::preload::Preload;
 use super::stats::Stats;
 use super::stream::StreamAction;
 use super::timestamp::Timestamp;
@@ -122,6 +123,15 @@ impl LocalService {
     ) -> Result<Vec<String>, ServiceError> {
         let now = self.now();
         self.world().change_shards(now, table, action, shard)
+    }
+
+    /// Writes made-up records to a table's stream: see [`World::preload`].
+    ///
+    /// # Errors
+    /// No such table, or its stream is not enabled; more keys wanted than can be found for each shard.
+    pub fn preload(&self, table: &str, preload: &Preload) -> Result<u64, ServiceError> {
+        let now = self.now();
+        self.world().preload(now, table, preload)
     }
 
     async fn outcome(&self, request: Request, effect: Effect) -> Result<Answer, LostCall> {

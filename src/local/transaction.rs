@@ -102,7 +102,9 @@ impl World {
             responses.push(match (item, &projection) {
                 (None, _) => json!({}),
                 (Some(item), None) => json!({"Item": item_to_json(item)}),
-                (Some(item), Some(projection)) => json!({"Item": item_to_json(&projection.project(item))}),
+                (Some(item), Some(projection)) => {
+                    json!({"Item": item_to_json(&projection.project(item))})
+                }
             });
         }
         for (table, units) in &units {

@@ -97,6 +97,11 @@ impl Stream {
         true
     }
 
+    /// Where the ranges of the open shards begin.
+    pub(crate) fn open_ranges(&self) -> impl Iterator<Item = u64> {
+        self.open.keys().copied()
+    }
+
     /// Does what is due: closes shards of age, drops records and shards beyond retention.
     pub(crate) fn advance(&mut self, world: &mut Surroundings<'_>) {
         if world.now < self.next_event {

@@ -4,8 +4,6 @@ pub(crate) mod iterator;
 pub(crate) mod lifecycle;
 pub(crate) mod record;
 pub(crate) mod shard;
-#[cfg(test)]
-mod tests;
 
 use std::ops::Bound;
 
