@@ -1,6 +1,7 @@
 //! The reader of one shard: iterators, GetRecords, pace and gaps. It fetches ahead of the processor, within the byte
 //! budget, and says what it found, in the shard's order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 
 use super::budget::{Budget, PAGE_BYTES, Reservation};
 use super::clock::WallClock;
+use super::shard_consumer::ShardStatus;
 use crate::aws::stream::{Error, Stream};
 use crate::core::checkpoint::Checkpoint;
 use crate::core::lease::ShardId;
@@ -70,6 +72,8 @@ pub(super) struct Reader {
     pub(super) rng: Rng,
     pub(super) clock: WallClock,
     pub(super) found: mpsc::Sender<Found>,
+    /// Where the reader shows how long it waits for others.
+    pub(super) status: Arc<ShardStatus>,
 }
 
 impl Reader {
@@ -80,7 +84,7 @@ impl Reader {
         let mut at_tip = TipProof::default();
         let mut page_bytes = PAGE_BYTES;
         loop {
-            let mut reservation = self.budget.reserve(page_bytes).await;
+            let mut reservation = self.reserve(page_bytes).await;
             let called = Instant::now();
             let page = self.fetch(&mut iterator).await;
             let wait = match page {
@@ -109,7 +113,7 @@ impl Reader {
                     );
                     self.position = Checkpoint::TrimHorizon;
                     iterator = None;
-                    if self.found.send(Found::Gap).await.is_err() {
+                    if !self.send(Found::Gap).await {
                         return;
                     }
                     self.pacer.next(Polled::Failed, &mut self.rng)
@@ -138,6 +142,17 @@ impl Reader {
                 return;
             }
         }
+    }
+
+    async fn reserve(&self, bytes: u64) -> Reservation {
+        let _waiting = self.status.waits.start();
+        self.budget.reserve(bytes).await
+    }
+
+    /// Passes a find on, when the processor has room for it; says whether anybody listens.
+    async fn send(&self, find: Found) -> bool {
+        let _waiting = self.status.waits.start();
+        self.found.send(find).await.is_ok()
     }
 
     async fn fetch(&mut self, iterator: &mut Option<String>) -> Result<Page, Error> {
@@ -177,7 +192,7 @@ impl Reader {
             None => at_tip.empty_page(self.clock.now_ms()).filter(|_| !ends),
         };
         for find in find.into_iter().chain(ends.then_some(Found::End)) {
-            if self.found.send(find).await.is_err() {
+            if !self.send(find).await {
                 return false;
             }
         }

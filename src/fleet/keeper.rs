@@ -9,7 +9,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::membership::{SharedPresence, hint};
-use super::view::FleetView;
+use super::pressure::Pressure;
+use super::view::{FleetView, Seen};
+use super::watchdog::{Verdict, Watchdog};
 use super::{Ending, Error, Notice, Options, other_children};
 use crate::aws::TableError;
 use crate::aws::fleet_table::{FleetTable, Hints, digest};
@@ -51,6 +53,8 @@ pub(super) struct Keeper {
     /// Whether all rows are to be read.
     wants_scan: bool,
     leaving: Option<Leaving>,
+    pressure: Pressure,
+    watchdog: Watchdog,
     rng: Rng,
 }
 
@@ -81,6 +85,7 @@ impl Keeper {
         rng: Rng,
     ) -> Self {
         let (exit_sender, exits) = mpsc::unbounded_channel();
+        let watchdog = Watchdog::new(options.stuck_after);
         Self {
             options,
             leases,
@@ -99,6 +104,8 @@ impl Keeper {
             hints: JoinSet::new(),
             wants_scan: true,
             leaving: None,
+            pressure: Pressure::new(),
+            watchdog,
             rng,
         }
     }
@@ -157,6 +164,7 @@ impl Keeper {
         if !due.is_empty() {
             self.look(&due).await?;
         }
+        self.give_up_stuck().await?;
         if self.leaving.is_some() {
             self.go_on_leaving();
         } else if self.options.until_caught_up && self.is_caught_up().await? {
@@ -237,7 +245,10 @@ impl Keeper {
         } else if is_owner && is_holder {
             self.pending.remove(&row.key);
             match running {
-                Some(running) => running.handle.look_at_parents(),
+                Some(running) => {
+                    running.handle.look_at_parents();
+                    self.watchdog.note_owned(&row.key);
+                }
                 None => self.start(row),
             }
         } else if is_owner {
@@ -253,6 +264,60 @@ impl Keeper {
         }
     }
 
+    /// Gives up the leases whose processor hangs, as long as there is somebody else to read their shards.
+    ///
+    /// Nothing is delivered for such a lease from the moment its consumer is told to stop, which comes before the row
+    /// is released. So a processor never gets records that another worker may be reading.
+    async fn give_up_stuck(&mut self) -> Result<(), Error> {
+        let view = self.view.borrow().clone();
+        let me = &self.options.worker;
+        let could_take = |seen: &Seen, key: &ShardId| {
+            let presence = &seen.member.presence;
+            seen.member.id != *me && !presence.leaving && !presence.stuck.contains(key)
+        };
+        let mut has_news = false;
+        for (key, running) in &self.running {
+            let has_taker = || view.live().any(|seen| could_take(seen, key));
+            if self.watchdog.judge(key, running.handle.status.call_lasts(), has_taker) == Verdict::GiveUp {
+                running.handle.wish(Wish::Stop);
+                has_news = true;
+            }
+        }
+        if has_news {
+            self.show_presence();
+            self.presence.publish();
+        }
+        for key in self.watchdog.to_release() {
+            if let Err(error) = self.release_stuck(&key).await {
+                pass(error, "giving up a lease whose processor hangs")?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn release_stuck(&mut self, key: &ShardId) -> Result<(), TableError> {
+        let me = &self.options.worker;
+        let row = self.leases.read(key).await?.and_then(Result::ok);
+        if let Some(row) = row.filter(|row| row.holder() == Some(me) && !row.is_finished()) {
+            let checkpoint = row.checkpoint.clone();
+            let given = match row.is_handed_over() {
+                true => row.transfer(me, checkpoint),
+                false => row.release(me, checkpoint),
+            };
+            let Ok(given) = given else { return Ok(()) };
+            let Outcome::Applied(row) = self.leases.apply(&given).await? else { return Ok(()) };
+            self.left.insert(key.clone(), row.counter);
+            if let Some(owner) = &row.owner {
+                self.hint(&owner.clone(), hint(key));
+            }
+        }
+        self.watchdog.note_released(key);
+        if let Some(running) = self.running.get_mut(key) {
+            running.is_owned = false;
+        }
+        Ok(())
+    }
+
     fn start(&mut self, row: Lease) {
         tracing::info!(shard = %row.key, checkpoint = %row.checkpoint, "lease taken");
         let key = row.key.clone();
@@ -265,6 +330,11 @@ impl Keeper {
 
     async fn on_exit(&mut self, key: ShardId, exit: Exit) -> Result<(), Error> {
         self.running.remove(&key);
+        if self.watchdog.forget(&key) {
+            tracing::info!(shard = %key, "the call that hung has returned; what it did is not checkpointed");
+            self.show_presence();
+            self.presence.publish();
+        }
         match exit {
             Exit::Ended { row, children } => {
                 self.left.insert(key, row.counter);
@@ -352,7 +422,7 @@ impl Keeper {
     }
 
     /// Puts into the next heartbeat which leases this worker knows to own and how far it has come.
-    fn show_presence(&self) {
+    fn show_presence(&mut self) {
         let owned: BTreeSet<&ShardId> = self
             .running
             .iter()
@@ -361,10 +431,14 @@ impl Keeper {
             .chain(&self.pending)
             .collect();
         let caught_up_to_ms = self.caught_up_to_ms();
+        let overloaded = self.pressure.look(self.running.iter().map(|(key, running)| (key, &*running.handle.status)));
+        let stuck = self.watchdog.stuck();
         self.presence.update(|presence| {
             presence.leases = owned.len() as u64;
             presence.digest = digest(owned);
             presence.caught_up_to_ms = caught_up_to_ms;
+            presence.overloaded = overloaded;
+            presence.stuck = stuck;
         });
     }
 
@@ -373,8 +447,10 @@ impl Keeper {
         if !self.pending.is_empty() {
             return None;
         }
-        let reading = self.running.values().filter(|running| !running.handle.status.is_blocked());
-        let oldest = reading.map(|running| running.handle.status.caught_up_to_ms()).min();
+        let is_read =
+            |key: &ShardId, running: &Running| !running.handle.status.is_blocked() && !self.watchdog.gave_up(key);
+        let reading = self.running.iter().filter(|(key, running)| is_read(key, running));
+        let oldest = reading.map(|(_, running)| running.handle.status.caught_up_to_ms()).min();
         match oldest {
             Some(0) => None,
             oldest => oldest.or(Some(u64::MAX)),
