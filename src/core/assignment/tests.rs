@@ -119,10 +119,11 @@ fn a_worker_with_a_hot_lease_gives_its_others_away() {
 
 #[test]
 fn a_worker_that_has_nothing_but_idle_leases_beside_a_hot_one_is_left_in_peace() {
-    let mut leases = vec![weighted(0, Some("a"), 10_000.0), weighted(1, Some("b"), 5_000.0)];
-    leases.extend((2..5).map(|number| weighted(number, Some("a"), 0.0)));
-    leases.extend((5..7).map(|number| weighted(number, Some("b"), 0.0)));
-    leases.push(weighted(7, Some("b"), 4_000.0));
+    let rates = [("a", 10_000.0), ("a", 0.0), ("b", 4_500.0), ("b", 4_000.0), ("b", 0.0)];
+    let leases: Vec<_> =
+        rates.iter().enumerate().map(|(number, (owner, rate))| weighted(number, Some(owner), *rate)).collect();
+    let loads = loads(&leases, &["a", "b"].map(member));
+    assert!(loads[0] * 10 > loads[1] * 11, "the loads differ, but the idle lease would not help: {loads:?}");
     assert_eq!(plan(&leases, &["a", "b"].map(member), NO_LIMIT), []);
 }
 
