@@ -2,6 +2,7 @@
 
 #![cfg(all(target_os = "linux", feature = "cli", feature = "local"))]
 
+#[allow(dead_code, reason = "shared with tests that use more of it")]
 mod support;
 
 use std::io::{BufRead, BufReader};
