@@ -4,7 +4,6 @@ use std::time::Duration;
 
 /// The options of a [`super::World`], with the real service's values as defaults where it has any.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct LocalOptions {
     /// The region in ARNs and records.
     pub region: String,

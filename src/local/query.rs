@@ -1,5 +1,7 @@
 //! Reading many items: Query and Scan, by pages.
 
+use std::ops::Bound;
+
 use serde_json::Value;
 
 use super::error::ServiceError;
@@ -9,7 +11,7 @@ use super::request::Parameters;
 use super::stream::record::append;
 use super::table::{ItemKey, KeySchema, PartitionKey};
 use super::tables::table_name;
-use super::value::{Item, item_from_json, item_size, write_item_json};
+use super::value::{AttributeValue, Item, item_from_json, item_size, write_item_json};
 use super::world::{Reply, World};
 
 /// The bytes of items after which a page ends, filtered ones included.
@@ -73,19 +75,20 @@ impl World {
             ));
         }
         let table = self.table_for_items(reading.table)?;
-        let after = reading.start.as_ref().map(|start| &start.sort);
+        let start = reading.start.as_ref().map(|start| &start.sort);
+        let bounds = match (start, forward) {
+            (None, _) => (Bound::Unbounded, Bound::Unbounded),
+            (Some(start), true) => (Bound::Excluded(start), Bound::Unbounded),
+            (Some(start), false) => (Bound::Unbounded, Bound::Excluded(start)),
+        };
         let matching = table
             .partition(&partition)
             .into_iter()
-            .flatten()
-            .filter(|(sort, _)| sort.as_ref().is_none_or(|sort| condition.matches_range(sort)));
+            .flat_map(|items| items.range::<Option<AttributeValue>, _>(bounds))
+            .filter(|(sort, _)| sort.as_ref().is_none_or(|sort| condition.matches_range(sort)))
+            .map(|(_, item)| item);
         let mut page = PageBuilder::new(&reading, &table.schema);
-        let ended = if forward {
-            page.fill(matching.filter(|(sort, _)| after.is_none_or(|after| *sort > after)).map(|(_, item)| item))
-        } else {
-            let backward = matching.rev();
-            page.fill(backward.filter(|(sort, _)| after.is_none_or(|after| *sort < after)).map(|(_, item)| item))
-        }?;
+        let ended = if forward { page.fill(matching)? } else { page.fill(matching.rev())? };
         let (body, units) = page.finish(ended);
         self.stats.units_of(reading.table).read += units;
         Ok(body.into())

@@ -245,13 +245,13 @@ impl Table {
         to: u64,
         start: Option<&'a ItemKey>,
     ) -> impl Iterator<Item = &'a Item> {
-        let lower = match start {
-            Some(key) => std::ops::Bound::Included(key.partition.clone()),
-            None => std::ops::Bound::Unbounded,
+        let first = match start {
+            Some(key) => key.partition.clone(),
+            // No value sorts before the empty string.
+            None => PartitionKey { ring: from, value: AttributeValue::S(String::new()) },
         };
         self.items
-            .range((lower, std::ops::Bound::Unbounded))
-            .skip_while(move |(partition, _)| partition.ring < from)
+            .range(first..)
             .take_while(move |(partition, _)| partition.ring <= to)
             .flat_map(move |(partition, items)| {
                 let lower = match start {
