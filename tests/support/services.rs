@@ -1,4 +1,5 @@
 //! The services that the tests run against, each a process of its own that ends with its value.
+#![allow(dead_code)] // each test binary uses a part of it
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};

@@ -1,5 +1,7 @@
 //! Calls of DynamoDB's API as they are on the wire: no SDK between a test and an answer.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
