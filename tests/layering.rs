@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 /// core <- aws <- consumer <- fleet <- worker <- cli, with the local service beside them on the core alone.
 const PARTS: &[(&str, &[&str])] = &[
     ("core", &[]),
+    ("metrics", &[]),
     ("aws", &["core"]),
     ("local", &["core"]),
-    ("consumer", &["core", "aws"]),
-    ("fleet", &["core", "aws", "consumer"]),
-    ("worker", &["core", "aws", "consumer", "fleet"]),
-    ("cli", &["core", "aws", "consumer", "fleet", "worker", "local"]),
+    ("consumer", &["core", "metrics", "aws"]),
+    ("fleet", &["core", "metrics", "aws", "consumer"]),
+    ("worker", &["core", "metrics", "aws", "consumer", "fleet"]),
+    ("cli", &["core", "metrics", "aws", "consumer", "fleet", "worker", "local"]),
 ];
 
 /// Stand above the parts and may name them all.

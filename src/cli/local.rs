@@ -41,15 +41,16 @@ async fn serve(config: LocalConfig) -> Result<(), anyhow::Error> {
 }
 
 fn options(config: &LocalConfig) -> LocalOptions {
-    let mut options = LocalOptions::default();
-    options.initial_shards = config.shards;
-    options.rollover = Some(config.rollover);
-    options.retention = config.retention;
-    options.iterator_ttl = config.iterator_ttl;
-    options.get_records_per_second = config.get_records_per_second.map(NonZeroU32::get);
-    options.describe_stream_per_second = config.describe_stream_per_second.map(NonZeroU32::get);
-    options.seed = config.seed.unwrap_or_else(any_seed);
-    options
+    LocalOptions {
+        initial_shards: config.shards,
+        rollover: Some(config.rollover),
+        retention: config.retention,
+        iterator_ttl: config.iterator_ttl,
+        get_records_per_second: config.get_records_per_second.map(NonZeroU32::get),
+        describe_stream_per_second: config.describe_stream_per_second.map(NonZeroU32::get),
+        seed: config.seed.unwrap_or_else(any_seed),
+        ..LocalOptions::default()
+    }
 }
 
 fn clock(start: ClockStart) -> Clock {

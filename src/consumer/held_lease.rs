@@ -94,6 +94,10 @@ impl HeldLease {
     /// Hands the lease to its new owner, with the last position, and returns the row.
     pub async fn transfer(&self, position: Option<SequenceNumber>) -> Result<Lease, WriteError> {
         let mut row = self.row.lock().await;
+        if !row.is_handed_over() {
+            // The leader has written the row since this worker last did.
+            self.read_hand_off(&mut row).await?;
+        }
         self.write(&mut row, |row| row.transfer(&self.worker, forward(row, position.clone()))).await?;
         Ok(row.clone())
     }
@@ -128,6 +132,16 @@ impl HeldLease {
                     return Ok((parent, children));
                 }
                 Ok(EndOutcome::Conflict(found)) => self.adopt(&mut row, found)?,
+                Err(error) => self.wait_after(error, &mut backoff).await?,
+            }
+        }
+    }
+
+    async fn read_hand_off(&self, row: &mut Lease) -> Result<(), WriteError> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.table.read(&self.key).await {
+                Ok(found) => return self.adopt(row, found.and_then(Result::ok)),
                 Err(error) => self.wait_after(error, &mut backoff).await?,
             }
         }

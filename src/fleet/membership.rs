@@ -13,10 +13,10 @@ use crate::consumer::Alive;
 use crate::core::lease::{ShardId, WorkerId};
 
 /// How often a worker looks at its own item, at the most.
-const LOOK_INTERVAL: Duration = Duration::from_millis(333);
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a new process waits for one that may live under its id to answer: more than the other's look interval
 /// and the way there and back.
-const CHALLENGE_WAIT: Duration = Duration::from_millis(500);
+const CHALLENGE_WAIT: Duration = Duration::from_millis(400);
 /// How often the challenger looks for the answer.
 const CHALLENGE_LOOK: Duration = Duration::from_millis(50);
 /// The part of the lease duration that a worker counts on: clocks may differ in their rate.
