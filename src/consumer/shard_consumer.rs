@@ -6,8 +6,8 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -22,6 +22,7 @@ use super::stopwatch::Stopwatch;
 use super::{Checkpoints, OnGap, Shared};
 use crate::aws::TableError;
 use crate::core::checkpoint::Checkpoint;
+use crate::core::lag::Lag;
 use crate::core::lease::{Lease, ShardId};
 use crate::core::pacing::{Backoff, Pacer};
 use crate::core::progress::Progress;
@@ -93,6 +94,8 @@ pub struct ShardStatus {
     /// Everything in the shard that was created before this moment (ms since the epoch) is delivered and
     /// checkpointed; 0 while that isn't known.
     caught_up_to_ms: AtomicU64,
+    /// See [`Lag`].
+    lag: StdMutex<Lag>,
     /// Whether the processor has been failing since its last batch.
     failing: AtomicBool,
     /// Whether the consumer waits for the shard's parents.
@@ -104,6 +107,17 @@ pub struct ShardStatus {
 }
 
 impl ShardStatus {
+    /// The shard's lag in milliseconds, as far as it is known.
+    pub fn lag_ms(&self, now_ms: u64, idle_poll: Duration) -> Option<u64> {
+        let idle_poll_ms = u64::try_from(idle_poll.as_millis()).unwrap_or(u64::MAX);
+        self.lag.lock().unwrap_or_else(PoisonError::into_inner).read(now_ms, idle_poll_ms)
+    }
+
+    /// Notes something that the lag follows from.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Lag)) {
+        change(&mut self.lag.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// See the field.
     pub fn caught_up_to_ms(&self) -> u64 {
         self.caught_up_to_ms.load(Ordering::Relaxed)
@@ -247,8 +261,8 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             pacer: Pacer::new(self.shared.options.idle_poll),
             rng: self.rng.fork(),
             clock: self.shared.clock,
+            status: Arc::clone(&self.status),
             found,
-            status: self.status.clone(),
         };
         if self.lease.counter > 0 {
             // Only a lease that was never touched since it was made can begin at the newest record there is now.
@@ -368,12 +382,14 @@ impl<F: ProcessorFactory> Delivery<F> {
         self.lease.note_taken(records.bytes_len());
         self.checkpoints.note(records.len());
         if let Some(created_ms) = created_ms {
+            self.status.note(|lag| lag.done(created_ms));
             self.caught_up_to_ms = self.caught_up_to_ms.max(created_ms);
         }
         Ok(())
     }
 
     async fn at_tip(&mut self, moment_ms: u64, empty_pages: u32) -> Result<(), Break> {
+        self.status.note(|lag| lag.at_tip(moment_ms));
         if empty_pages < SURE_TIP_EMPTY_PAGES {
             return Ok(());
         }

@@ -1,5 +1,7 @@
 //! The leases of this worker: for each, a consumer is started, told to hand over, or stopped, as the row says.
 
+mod stuck;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +12,8 @@ use tokio::time::Instant;
 
 use super::membership::{SharedPresence, hint};
 use super::pressure::Pressure;
-use super::view::{FleetView, Seen};
-use super::watchdog::{Verdict, Watchdog};
+use super::view::FleetView;
+use super::watchdog::Watchdog;
 use super::{Ending, Error, Notice, Options, other_children};
 use crate::aws::TableError;
 use crate::aws::fleet_table::{FleetTable, Hints, digest};
@@ -19,6 +21,7 @@ use crate::aws::lease_table::{BadRow, LeaseTable, Outcome};
 use crate::consumer::{Exit, Handle, Start, Wish};
 use crate::core::lease::{Lease, ShardId, WorkerId};
 use crate::core::rng::Rng;
+use crate::metrics;
 
 /// How often a row is read that is on its way to this worker.
 const PENDING_LOOK: Duration = Duration::from_millis(100);
@@ -264,60 +267,6 @@ impl Keeper {
         }
     }
 
-    /// Gives up the leases whose processor hangs, as long as there is somebody else to read their shards.
-    ///
-    /// Nothing is delivered for such a lease from the moment its consumer is told to stop, which comes before the row
-    /// is released. So a processor never gets records that another worker may be reading.
-    async fn give_up_stuck(&mut self) -> Result<(), Error> {
-        let view = self.view.borrow().clone();
-        let me = &self.options.worker;
-        let could_take = |seen: &Seen, key: &ShardId| {
-            let presence = &seen.member.presence;
-            seen.member.id != *me && !presence.leaving && !presence.stuck.contains(key)
-        };
-        let mut has_news = false;
-        for (key, running) in &self.running {
-            let has_taker = || view.live().any(|seen| could_take(seen, key));
-            if self.watchdog.judge(key, running.handle.status.call_lasts(), has_taker) == Verdict::GiveUp {
-                running.handle.wish(Wish::Stop);
-                has_news = true;
-            }
-        }
-        if has_news {
-            self.show_presence();
-            self.presence.publish();
-        }
-        for key in self.watchdog.to_release() {
-            if let Err(error) = self.release_stuck(&key).await {
-                pass(error, "giving up a lease whose processor hangs")?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn release_stuck(&mut self, key: &ShardId) -> Result<(), TableError> {
-        let me = &self.options.worker;
-        let row = self.leases.read(key).await?.and_then(Result::ok);
-        if let Some(row) = row.filter(|row| row.holder() == Some(me) && !row.is_finished()) {
-            let checkpoint = row.checkpoint.clone();
-            let given = match row.is_handed_over() {
-                true => row.transfer(me, checkpoint),
-                false => row.release(me, checkpoint),
-            };
-            let Ok(given) = given else { return Ok(()) };
-            let Outcome::Applied(row) = self.leases.apply(&given).await? else { return Ok(()) };
-            self.left.insert(key.clone(), row.counter);
-            if let Some(owner) = &row.owner {
-                self.hint(&owner.clone(), hint(key));
-            }
-        }
-        self.watchdog.note_released(key);
-        if let Some(running) = self.running.get_mut(key) {
-            running.is_owned = false;
-        }
-        Ok(())
-    }
-
     fn start(&mut self, row: Lease) {
         tracing::info!(shard = %row.key, checkpoint = %row.checkpoint, "lease taken");
         let key = row.key.clone();
@@ -433,6 +382,7 @@ impl Keeper {
         let caught_up_to_ms = self.caught_up_to_ms();
         let overloaded = self.pressure.look(self.running.iter().map(|(key, running)| (key, &*running.handle.status)));
         let stuck = self.watchdog.stuck();
+        self.show_metrics(owned.len());
         self.presence.update(|presence| {
             presence.leases = owned.len() as u64;
             presence.digest = digest(owned);
@@ -440,6 +390,26 @@ impl Keeper {
             presence.overloaded = overloaded;
             presence.stuck = stuck;
         });
+    }
+
+    fn show_metrics(&self, owned: usize) {
+        let now_ms = self.options.clock.now_ms();
+        let lags = self.running.values().filter_map(|held| held.handle.status.lag_ms(now_ms, self.options.idle_poll));
+        let mut lags: Vec<u64> = lags.collect();
+        lags.sort_unstable();
+        let at = |share: usize| lags.get((lags.len().saturating_sub(1)) * share / 100).copied().unwrap_or_default();
+        for (stat, value) in [("max", at(100)), ("p50", at(50)), ("p99", at(99))] {
+            let seconds = Duration::from_millis(value).as_secs_f64();
+            ::metrics::gauge!(metrics::LAG.name, "stat" => stat).set(seconds);
+        }
+        let view = self.view.borrow();
+        let leads = view.leader() == Some(&self.options.worker);
+        #[expect(clippy::cast_precision_loss, reason = "counts of leases, workers and bytes")]
+        let (owned, alive, buffered) = (owned as f64, view.live().count() as f64, self.starter.buffered_bytes() as f64);
+        ::metrics::gauge!(metrics::BUFFERED.name).set(buffered);
+        ::metrics::gauge!(metrics::LEASES_HELD.name).set(owned);
+        ::metrics::gauge!(metrics::WORKERS_ALIVE.name).set(alive);
+        ::metrics::gauge!(metrics::IS_LEADER.name).set(f64::from(u8::from(leads)));
     }
 
     /// The moment before which everything in this worker's shards is delivered and checkpointed, if it is known.
@@ -533,14 +503,14 @@ impl Keeper {
 
     fn has_left(&self) -> Option<Ending> {
         let leaving = self.leaving.as_ref()?;
-        (self.running.is_empty() || leaving.has_given_up).then_some(leaving.ending)
+        let has_nothing = self.running.is_empty() && self.pending.is_empty();
+        (has_nothing || leaving.has_given_up).then_some(leaving.ending)
     }
 }
 
+/// Resolves when the worker is to stop, also when nobody is left who could say so.
 async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// A failed call that may go better the next time is only noted.

@@ -120,6 +120,11 @@ impl<'a> Plan<'a> {
         for (number, lease) in leases.iter().enumerate() {
             let owner = lease.owner.as_ref().and_then(|owner| index.get(owner)).copied();
             origin.push(owner);
+            // A worker that hangs on a lease is busy with it, whoever owns it by now: it gets no other in its place.
+            for hanging in lease.avoid.iter().filter_map(|id| index.get(id)).filter(|index| Some(**index) != owner) {
+                workers[*hanging].count += 1;
+                workers[*hanging].load += weight[number];
+            }
             match owner {
                 Some(owner) => {
                     workers[owner].count += 1;

@@ -176,6 +176,15 @@ fn a_lease_is_not_given_to_a_worker_that_hangs_on_it() {
     assert_eq!(plan(&[owner], &[member("a"), Member { leaving: true, ..member("b") }], NO_LIMIT), []);
 }
 
+#[test]
+fn a_worker_that_hangs_on_a_lease_gets_no_other_in_its_place() {
+    let mut leases: Vec<_> = (0..4).map(|number| lease(number, Some(["a", "b"][number / 3]))).collect();
+    leases[0].avoid.push("b".into());
+    assert_eq!(plan(&leases, &["a", "b"].map(member), NO_LIMIT), []);
+    leases[0].avoid.clear();
+    assert_eq!(plan(&leases, &["a", "b"].map(member), NO_LIMIT).len(), 1);
+}
+
 /// Fleets whose leases deliver from nothing to very much, and some of which nobody knows how much.
 fn weighted_problems() -> impl Strategy<Value = (Vec<LeaseToPlace>, Vec<Member>)> {
     let rate = prop_oneof![
