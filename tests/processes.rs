@@ -3,6 +3,7 @@
 
 #![cfg(all(unix, feature = "cli", feature = "local"))]
 
+#[expect(dead_code, reason = "the configuration tests use more of it")]
 mod support;
 
 #[path = "support/deliveries.rs"]

@@ -57,6 +57,8 @@ fn an_endpoint_that_comes_up_late_is_used() {
     worker.wait_for_log("cannot be reached yet, trying on");
     scene.service.faults(&json!({}));
     deliveries.wait_for_all(&written);
+    // No region is set, and where the service is was told: there is nothing to ask the cloud for.
+    assert!(!worker.log().contains("IMDS"), "{}", worker.log());
     assert_eq!(worker.stop(), 0);
 }
 

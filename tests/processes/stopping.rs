@@ -131,7 +131,7 @@ fn a_closed_pipe_stops_the_worker_and_nothing_unwritten_is_acknowledged() {
     deliveries.begin_after(&written); // the pipe is closed now, with all of this read
     scene.service.write(TABLE, &mut written, 200);
     assert_eq!(worker.exit_code(), 0, "{}", worker.log());
-    assert!(!worker.log().contains("error: "), "{}", worker.log());
+    assert!(!worker.log().lines().any(|line| line.starts_with("error: ")), "{}", worker.log());
     assert!(scene.service.leases("audit").values().all(|row| row.owner.is_none()), "all leases are released");
 
     let mut worker = scene.worker("audit", "w", &deliveries, "");

@@ -16,20 +16,13 @@ use crate::support::shardkeeper;
 const KEYS: u64 = 40;
 /// BatchWriteItem takes no more.
 const BATCH: usize = 25;
+/// No call takes this long, but one that a fault keeps silent.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running local service. It ends with this value.
 pub struct LocalService {
     child: Child,
     address: String,
-}
-
-/// An error that the service answered, or the connection's end.
-#[derive(Debug)]
-pub struct CallError {
-    /// The error's name, without its namespace; empty when there was no answer.
-    pub code: String,
-    /// What else is known.
-    pub message: String,
 }
 
 /// How many records were written for each key: its items hold `n` = 1, 2, … in that order.
@@ -97,8 +90,8 @@ impl LocalService {
         self.try_call(operation, request).unwrap_or_else(|error| panic!("{operation} {request}: {error:?}"))
     }
 
-    /// Calls an operation.
-    pub fn try_call(&self, operation: &str, request: &Value) -> Result<Value, CallError> {
+    /// Calls an operation; the error is in the service's words, or says how the connection ended.
+    pub fn try_call(&self, operation: &str, request: &Value) -> Result<Value, String> {
         let streams = ["ListStreams", "DescribeStream", "GetShardIterator", "GetRecords"];
         let api = if streams.contains(&operation) { "DynamoDBStreams_20120810" } else { "DynamoDB_20120810" };
         let target = format!("x-amz-target: {api}.{operation}\r\n");
@@ -234,27 +227,26 @@ impl LocalService {
         }
     }
 
-    fn exchange(&self, method: &str, path: &str, headers: &str, body: &str) -> Result<Value, CallError> {
-        let lost = |error: std::io::Error| CallError { code: String::new(), message: error.to_string() };
-        let mut connection = TcpStream::connect(&self.address).map_err(lost)?;
-        connection.set_read_timeout(Some(Duration::from_secs(20))).map_err(lost)?;
-        let length = body.len();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\n{headers}connection: close\r\ncontent-length: {length}\r\n\r\n{body}",
-            self.address
-        );
-        connection.write_all(request.as_bytes()).map_err(lost)?;
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).map_err(lost)?;
-        let unreadable = || CallError { code: String::new(), message: format!("no HTTP answer: {answer:?}") };
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(unreadable)?;
-        let json: Value = serde_json::from_str(body).map_err(|_| unreadable())?;
-        if head.starts_with("HTTP/1.1 200") {
-            return Ok(json);
+    fn exchange(&self, method: &str, path: &str, headers: &str, body: &str) -> Result<Value, String> {
+        let answer = self.send(method, path, headers, body).map_err(|error| error.to_string())?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no HTTP answer: {answer:?}"))?;
+        if !head.starts_with("HTTP/1.1 200") {
+            return Err(body.to_owned());
         }
-        let code = json["__type"].as_str().unwrap_or_default();
-        let code = code.rsplit('#').next().unwrap_or_default().to_owned();
-        Err(CallError { code, message: json["message"].as_str().unwrap_or_default().to_owned() })
+        serde_json::from_str(body).map_err(|error| format!("{error} in {body:?}"))
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> std::io::Result<String> {
+        let mut connection = TcpStream::connect(&self.address)?;
+        connection.set_read_timeout(Some(CALL_TIMEOUT))?;
+        let (host, length) = (&self.address, body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{headers}connection: close\r\ncontent-length: {length}\r\n\r\n"
+        );
+        connection.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 }
 
