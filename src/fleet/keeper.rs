@@ -461,10 +461,9 @@ impl Keeper {
     }
 }
 
+/// Resolves when the worker is to stop, also when nobody is left who could say so.
 async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// A failed call that may go better the next time is only noted.
