@@ -130,12 +130,11 @@ impl LocalService {
     /// same item changes nothing, so it makes no record.
     pub fn write(&self, table: &str, written: &mut Written, count: usize) {
         let mut wanted = Vec::with_capacity(count);
-        let mut turn: u64 = written.0.values().sum();
-        for _ in 0..count {
+        let turns: u64 = written.0.values().sum();
+        for turn in (turns..).take(count) {
             let key = format!("key-{:02}", turn % KEYS);
             let n = written.0.entry(key.clone()).and_modify(|n| *n += 1).or_insert(1);
             wanted.push(json!({"PutRequest": {"Item": {"key": {"S": key}, "n": {"N": n.to_string()}}}}));
-            turn += 1;
         }
         for batch in wanted.chunks(BATCH) {
             let request = json!({"RequestItems": {table: batch}});
