@@ -1,6 +1,7 @@
 //! The reader of one shard: iterators, GetRecords, pace and gaps. It fetches ahead of the processor, within the byte
 //! budget, and says what it found, in the shard's order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 
 use super::budget::{Budget, PAGE_BYTES, Reservation};
 use super::clock::WallClock;
+use super::shard_consumer::ShardStatus;
 use crate::aws::stream::{Error, Stream};
 use crate::core::checkpoint::Checkpoint;
 use crate::core::lease::ShardId;
@@ -69,6 +71,7 @@ pub(super) struct Reader {
     pub(super) pacer: Pacer,
     pub(super) rng: Rng,
     pub(super) clock: WallClock,
+    pub(super) status: Arc<ShardStatus>,
     pub(super) found: mpsc::Sender<Found>,
 }
 
@@ -175,6 +178,9 @@ impl Reader {
                 self.position = Checkpoint::At(last);
                 at_tip.reset();
                 let records = self.not_too_old(page.records);
+                if let Some(created) = records.first().and_then(|record| record.created_at()) {
+                    self.status.note(|lag| lag.fetched(seconds_to_ms(created)));
+                }
                 (!records.is_empty()).then_some(Found::Records(records, reservation))
             }
             None => at_tip.empty_page(self.clock.now_ms()).filter(|_| !ends),
