@@ -383,8 +383,7 @@ impl Keeper {
         let view = self.view.borrow();
         let leads = view.leader() == Some(&self.options.worker);
         #[expect(clippy::cast_precision_loss, reason = "counts of leases, workers and bytes")]
-        let (owned, alive, buffered) =
-            (owned as f64, view.live().count() as f64, self.starter.buffered_bytes() as f64);
+        let (owned, alive, buffered) = (owned as f64, view.live().count() as f64, self.starter.buffered_bytes() as f64);
         ::metrics::gauge!(metrics::BUFFERED.name).set(buffered);
         ::metrics::gauge!(metrics::LEASES_HELD.name).set(owned);
         ::metrics::gauge!(metrics::WORKERS_ALIVE.name).set(alive);
@@ -480,7 +479,8 @@ impl Keeper {
 
     fn has_left(&self) -> Option<Ending> {
         let leaving = self.leaving.as_ref()?;
-        (self.running.is_empty() || leaving.has_given_up).then_some(leaving.ending)
+        let has_nothing = self.running.is_empty() && self.pending.is_empty();
+        (has_nothing || leaving.has_given_up).then_some(leaving.ending)
     }
 }
 
