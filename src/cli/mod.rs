@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
+pub mod admin;
 pub mod connection;
 #[cfg(feature = "local")]
 pub mod demo;
