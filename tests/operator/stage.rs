@@ -120,9 +120,13 @@ impl Stage {
         serde_json::from_str(&finished.stdout).expect("JSON")
     }
 
-    /// Looks until the status is as wanted.
+    /// Looks until the status is as wanted; at first the workers have yet to make the tables.
     pub fn wait_for_status(&self, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
-        wait_for(what, || Some(self.status()).filter(&is_wanted))
+        wait_for(what, || {
+            let finished = self.operator("status --json");
+            let status = serde_json::from_str(&finished.stdout).ok();
+            status.filter(|status| finished.code == 0 && is_wanted(status))
+        })
     }
 
     fn command(&self) -> Command {
@@ -177,7 +181,7 @@ impl Drop for Worker {
 }
 
 /// Tries until there is something, and fails the test when there never is.
-pub fn wait_for<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+fn wait_for<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     let (_sender, silence) = mpsc::channel::<()>();
     loop {
