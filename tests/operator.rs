@@ -162,3 +162,22 @@ fn a_reset_shard_is_delivered_again_from_there() {
     let status = stage.status();
     assert_eq!(status["shards"][0]["state"], "finished");
 }
+
+#[test]
+fn a_finished_shard_is_reset_under_a_running_fleet_and_read_again_to_its_end() {
+    let mut stage = Stage::new("finished", 1);
+    stage.write(5);
+    let worker = stage.worker("w-1");
+    let records = worker.wait_for_records(5);
+    stage.roll_over();
+    let is_rolled_over = |status: &Value| status["totals"]["shards"] == json!({"finished": 1, "reading": 1});
+    let status = stage.wait_for_status("the child to be read", is_rolled_over);
+    let shards = status["shards"].as_array().unwrap();
+    let finished = shards.iter().find(|shard| shard["state"] == "finished").unwrap();
+    let parent = finished["id"].as_str().unwrap();
+
+    let done = stage.operator(&format!("lease reset {parent} --at trim-horizon --yes"));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert_eq!(worker.wait_for_records(10)[5..], records);
+    stage.wait_for_status("the parent to be finished again", is_rolled_over);
+}

@@ -62,11 +62,19 @@ impl Stage {
 
     /// Calls an operation of DynamoDB that must succeed.
     pub fn call(&self, operation: &str, request: &Value) -> Value {
+        self.post("/", &format!("x-amz-target: DynamoDB_20120810.{operation}\r\n"), request)
+    }
+
+    /// Closes the open shards; each goes on in a child.
+    pub fn roll_over(&self) {
+        self.post("/_local/streams", "", &json!({"table": TABLE, "action": "rollover"}));
+    }
+
+    fn post(&self, path: &str, headers: &str, request: &Value) -> Value {
         let body = request.to_string();
         let mut connection = TcpStream::connect(&self.address).expect("the service is there");
         let head = format!(
-            "POST / HTTP/1.1\r\nhost: {}\r\nx-amz-target: DynamoDB_20120810.{operation}\r\nconnection: close\r\n\
-             content-length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nhost: {}\r\n{headers}connection: close\r\ncontent-length: {}\r\n\r\n",
             self.address,
             body.len()
         );
@@ -74,7 +82,7 @@ impl Stage {
         let mut answer = String::new();
         connection.read_to_string(&mut answer).expect("the service answers");
         let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-        assert!(head.starts_with("HTTP/1.1 200"), "{operation}: {answer}");
+        assert!(head.starts_with("HTTP/1.1 200"), "{request}: {answer}");
         serde_json::from_str(body).expect("JSON")
     }
 
