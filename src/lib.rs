@@ -26,7 +26,7 @@
 //! - [`aws`]: the calls: the stream, the lease table, the fleet table.
 //! - [`consumer`]: reads the shards whose leases this worker holds, and hands their records to processors.
 //! - [`fleet`]: who holds which lease: heartbeats, leader, assignment, hand-over.
-//! - [`worker`]: wires all that together.
+//! - [`worker`]: wires all that together. [`metrics`]: what it counts.
 //! - `cli`: the `shardkeeper` program.
 //! - `local`: DynamoDB with Streams in this process, for demos, tests and load.
 
@@ -40,6 +40,7 @@ pub mod core;
 pub mod fleet;
 #[cfg(feature = "local")]
 pub mod local;
+pub mod metrics;
 pub mod worker;
 
 pub use consumer::{

@@ -157,12 +157,13 @@ pub struct Worker<F> {
     factory: F,
     config: Option<SdkConfig>,
     counters: Counters,
+    alive: Alive,
 }
 
 impl<F: ProcessorFactory> Worker<F> {
     /// A worker that reads as `options` say and hands records to the processors that `factory` makes.
     pub fn new(options: Options, factory: F) -> Self {
-        Self { options, factory, config: None, counters: Counters::default() }
+        Self { options, factory, config: None, counters: Counters::default(), alive: Alive::new() }
     }
 
     /// Uses this AWS configuration instead of loading the environment's.
@@ -175,6 +176,11 @@ impl<F: ProcessorFactory> Worker<F> {
     /// What the worker has done so far, also while it runs.
     pub fn counters(&self) -> Counters {
         self.counters.clone()
+    }
+
+    /// Until when the worker has proved itself alive, also while it runs.
+    pub fn alive(&self) -> Alive {
+        self.alive.clone()
     }
 
     /// Runs until `stop` completes, the work is done or going on is impossible. Asked to stop, it hands its leases
@@ -200,7 +206,7 @@ impl<F: ProcessorFactory> Worker<F> {
     }
 
     async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<Ending, Error> {
-        let Self { options, factory, config, counters } = self;
+        let Self { options, factory, config, counters, alive } = self;
         let started_ms = options.clock.now_ms();
         let mut rng = Rng::new(options.seed.unwrap_or_else(random_seed));
         let incarnation = format!("{:016x}", rng.next_u64());
@@ -220,7 +226,6 @@ impl<F: ProcessorFactory> Worker<F> {
             _ = stop.wait_for(|stop| *stop) => return Ok(Ending::Stopped),
             ready = prepare => ready?,
         };
-        let alive = Alive::new();
         let worker = WorkerId::from(options.worker_id.as_str());
         let shared = Shared::new(
             stream.clone(),
@@ -250,6 +255,8 @@ impl<F: ProcessorFactory> Worker<F> {
             kcl_failover_time: options.kcl_failover_time,
             start: options.start.clone(),
             until_caught_up: options.until_caught_up,
+            idle_poll: options.idle_poll,
+            clock: options.clock,
             started_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };

@@ -53,7 +53,7 @@ const ROLLOVER: Setting<Duration> = Setting::new("rollover", "DURATION", |text| 
 
 const RATE: Setting<NonZeroU32> = Setting::new("rate", "N", value::count)
     .kind(Kind::Integer)
-    .default(Default::Value("200"))
+    .default(Default::Value("50"))
     .help("How many records are written a second.");
 
 const KEEP_GOING: Setting<bool> =

@@ -30,8 +30,8 @@ async fn serve(config: LocalConfig) -> Result<(), anyhow::Error> {
     tracing::info!(%address, "serving DynamoDB and DynamoDB Streams");
     super::output::print(&format!(
         "DynamoDB with Streams on http://{address} (data lives in memory)\n\
-         export AWS_ENDPOINT_URL=http://{address} AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=local \
-         AWS_SECRET_ACCESS_KEY=local\n"
+         export AWS_ENDPOINT_URL=http://{address} AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1 \
+         AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local\n"
     ))?;
     http::serve(listener, service, async {
         signal.await;

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
+pub mod admin;
 #[cfg(feature = "local")]
 pub mod demo;
 #[cfg(feature = "local")]

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::run_config::{self, RunConfig, Sink, Source, StartAt};
 use super::sink::{Lines, Null};
-use super::{output, signals};
+use super::{admin, output, signals};
 use crate::aws::clients::Endpoints;
 use crate::consumer::{Checkpoints, OnGap, ProcessorFactory};
 use crate::core::checkpoint::Checkpoint;
@@ -36,13 +36,12 @@ async fn read(config: RunConfig) -> Result<(), anyhow::Error> {
         asked.cancel();
     });
     let closed = CancellationToken::new();
-    let options = options(&config);
-    tracing::info!(app = options.app, worker = options.worker_id, "starting");
+    tracing::info!(app = config.app, worker = config.worker_id, "starting");
     let report = match config.sink {
-        Sink::Null => work(options, |_: &_| Null, &stop, &closed).await?,
+        Sink::Null => work(&config, |_: &_| Null, &stop, &closed).await?,
         Sink::Stdout => {
             let lines = Lines::new(io::stdout(), closed.clone()).context("cannot start the output thread")?;
-            work(options, move |_: &_| lines.clone(), &stop, &closed).await?
+            work(&config, move |_: &_| lines.clone(), &stop, &closed).await?
         }
     };
     let totals = report.totals;
@@ -54,7 +53,7 @@ async fn read(config: RunConfig) -> Result<(), anyhow::Error> {
 }
 
 async fn work(
-    options: Options,
+    config: &RunConfig,
     factory: impl ProcessorFactory,
     stop: &CancellationToken,
     closed: &CancellationToken,
@@ -65,7 +64,16 @@ async fn work(
             () = closed.cancelled() => {}
         }
     };
-    Ok(Worker::new(options, factory).run(stopped).await?)
+    let worker = Worker::new(options(config), factory);
+    if let Some(address) = config.metrics_addr {
+        let table = match &config.source {
+            Source::Table(name) => name,
+            // arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL
+            Source::StreamArn(arn) => arn.split('/').nth(1).unwrap_or(arn),
+        };
+        admin::start(address, &config.app, table, worker.alive()).await?;
+    }
+    Ok(worker.run(stopped).await?)
 }
 
 fn options(config: &RunConfig) -> Options {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::metrics;
+
 /// The counters of a worker; clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Counters(Arc<Inner>);
@@ -45,18 +47,25 @@ impl Counters {
             inner.records.fetch_add(records as u64, Ordering::Relaxed);
             inner.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
             inner.batches.fetch_add(1, Ordering::Relaxed);
+            ::metrics::counter!(metrics::RECORDS_PROCESSED.name).increment(records as u64);
+            ::metrics::counter!(metrics::BYTES_PROCESSED.name).increment(bytes as u64);
+            ::metrics::counter!(metrics::BATCHES.name).increment(1);
         } else {
             inner.failures.fetch_add(1, Ordering::Relaxed);
+            ::metrics::counter!(metrics::PROCESSOR_ERRORS.name).increment(1);
         }
+        ::metrics::histogram!(metrics::PROCESSOR_SECONDS.name).record(took.as_secs_f64());
         inner.processing_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub(super) fn checkpoint(&self) {
         self.0.checkpoints.fetch_add(1, Ordering::Relaxed);
+        ::metrics::counter!(metrics::CHECKPOINTS.name).increment(1);
     }
 
     pub(super) fn gap(&self) {
         self.0.gaps.fetch_add(1, Ordering::Relaxed);
+        ::metrics::counter!(metrics::DATA_GAPS.name).increment(1);
     }
 
     /// What was counted so far.

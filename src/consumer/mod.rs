@@ -136,6 +136,9 @@ impl Handle {
 pub trait Start: Send + Sync {
     /// Starts the consumer of a lease that names this worker as its holder. Its end is reported on `exits`.
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle;
+
+    /// Bytes of the buffer in use.
+    fn buffered_bytes(&self) -> u64;
 }
 
 /// Starts consumers on a runtime of their own choice.
@@ -171,5 +174,9 @@ impl<F: ProcessorFactory> Start for Starter<F> {
             let _ = exits.send((key, exit));
         });
         Handle { wishes, look, status }
+    }
+
+    fn buffered_bytes(&self) -> u64 {
+        self.shared.budget.held_bytes()
     }
 }

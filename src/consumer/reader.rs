@@ -1,6 +1,7 @@
 //! The reader of one shard: iterators, GetRecords, pace and gaps. It fetches ahead of the processor, within the byte
 //! budget, and says what it found, in the shard's order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 
 use super::budget::{Budget, PAGE_BYTES, Reservation};
 use super::clock::WallClock;
+use super::shard_consumer::ShardStatus;
 use crate::aws::stream::{Error, Stream};
 use crate::core::checkpoint::Checkpoint;
 use crate::core::lease::ShardId;
@@ -37,7 +39,7 @@ const GONE_PROOF: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) enum Found {
     /// Records, with the part of the byte budget that they take.
-    Records(RecordBatch, Reservation),
+    Records(RecordBatch, Option<Reservation>),
     /// The open shard is read to its tip, as far as some empty pages in a row can say.
     Tip {
         /// The moment of the last of them (ms since the epoch).
@@ -69,6 +71,7 @@ pub(super) struct Reader {
     pub(super) pacer: Pacer,
     pub(super) rng: Rng,
     pub(super) clock: WallClock,
+    pub(super) status: Arc<ShardStatus>,
     pub(super) found: mpsc::Sender<Found>,
 }
 
@@ -80,7 +83,7 @@ impl Reader {
         let mut at_tip = TipProof::default();
         let mut page_bytes = PAGE_BYTES;
         loop {
-            let mut reservation = self.budget.reserve(page_bytes).await;
+            let mut reservation = Some(self.budget.reserve(page_bytes).await);
             let called = Instant::now();
             let page = self.fetch(&mut iterator).await;
             let wait = match page {
@@ -88,11 +91,14 @@ impl Reader {
                     faults.over();
                     let bytes = page.records.memory_bytes() as u64;
                     page_bytes = page_bytes.max(bytes);
-                    self.budget.settle(&mut reservation, bytes);
+                    let mut taken = reservation.take();
+                    if let Some(taken) = &mut taken {
+                        self.budget.settle(taken, bytes);
+                    }
                     iterator = page.next_shard_iterator.clone();
                     let polled = self.judge(&page);
                     let wait = self.pacer.next(polled, &mut self.rng);
-                    if !self.pass_on(page, reservation, &mut at_tip).await {
+                    if !self.pass_on(page, taken, &mut at_tip).await {
                         return;
                     }
                     wait
@@ -132,7 +138,7 @@ impl Reader {
                     self.pacer.next(Polled::Failed, &mut self.rng)
                 }
             };
-            // The reservation is given back while waiting: an idle shard holds nothing of the budget.
+            drop(reservation); // a shard that waits holds nothing of the budget
             tokio::time::sleep_until(called + wait).await;
             if self.found.is_closed() {
                 return;
@@ -165,13 +171,16 @@ impl Reader {
     }
 
     /// Sends what a page holds; says whether the reading goes on.
-    async fn pass_on(&mut self, page: Page, reservation: Reservation, at_tip: &mut TipProof) -> bool {
+    async fn pass_on(&mut self, page: Page, reservation: Option<Reservation>, at_tip: &mut TipProof) -> bool {
         let ends = page.next_shard_iterator.is_none();
         let find = match last_position(&page.records) {
             Some(last) => {
                 self.position = Checkpoint::At(last);
                 at_tip.reset();
                 let records = self.not_too_old(page.records);
+                if let Some(created) = records.first().and_then(|record| record.created_at()) {
+                    self.status.note(|lag| lag.fetched(seconds_to_ms(created)));
+                }
                 (!records.is_empty()).then_some(Found::Records(records, reservation))
             }
             None => at_tip.empty_page(self.clock.now_ms()).filter(|_| !ends),

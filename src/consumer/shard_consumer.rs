@@ -6,8 +6,8 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -21,6 +21,7 @@ use super::reader::{Found, Reader, channel, last_position, seconds_to_ms};
 use super::{Checkpoints, OnGap, Shared};
 use crate::aws::TableError;
 use crate::core::checkpoint::Checkpoint;
+use crate::core::lag::Lag;
 use crate::core::lease::{Lease, ShardId};
 use crate::core::pacing::{Backoff, Pacer};
 use crate::core::progress::Progress;
@@ -92,6 +93,8 @@ pub struct ShardStatus {
     /// Everything in the shard that was created before this moment (ms since the epoch) is delivered and
     /// checkpointed; 0 while that isn't known.
     caught_up_to_ms: AtomicU64,
+    /// See [`Lag`].
+    lag: StdMutex<Lag>,
     /// Whether the processor has been failing since its last batch.
     failing: AtomicBool,
     /// Whether the consumer waits for the shard's parents.
@@ -99,6 +102,17 @@ pub struct ShardStatus {
 }
 
 impl ShardStatus {
+    /// The shard's lag in milliseconds, as far as it is known.
+    pub fn lag_ms(&self, now_ms: u64, idle_poll: Duration) -> Option<u64> {
+        let idle_poll_ms = u64::try_from(idle_poll.as_millis()).unwrap_or(u64::MAX);
+        self.lag.lock().unwrap_or_else(PoisonError::into_inner).read(now_ms, idle_poll_ms)
+    }
+
+    /// Notes something that the lag follows from.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Lag)) {
+        change(&mut self.lag.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// See the field.
     pub fn caught_up_to_ms(&self) -> u64 {
         self.caught_up_to_ms.load(Ordering::Relaxed)
@@ -232,6 +246,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             pacer: Pacer::new(self.shared.options.idle_poll),
             rng: self.rng.fork(),
             clock: self.shared.clock,
+            status: Arc::clone(&self.status),
             found,
         };
         if self.lease.counter > 0 {
@@ -351,12 +366,14 @@ impl<F: ProcessorFactory> Delivery<F> {
         self.progress.acknowledge(ticket);
         self.checkpoints.note(records.len());
         if let Some(created_ms) = created_ms {
+            self.status.note(|lag| lag.done(created_ms));
             self.caught_up_to_ms = self.caught_up_to_ms.max(created_ms);
         }
         Ok(())
     }
 
     async fn at_tip(&mut self, moment_ms: u64, empty_pages: u32) -> Result<(), Break> {
+        self.status.note(|lag| lag.at_tip(moment_ms));
         if empty_pages < SURE_TIP_EMPTY_PAGES {
             return Ok(());
         }

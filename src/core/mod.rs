@@ -5,6 +5,7 @@
 
 pub mod assignment;
 pub mod checkpoint;
+pub mod lag;
 pub mod lease;
 pub mod liveness;
 pub mod pacing;

@@ -17,6 +17,7 @@ use crate::aws::lease_table::{BadRow, LeaseTable, Outcome};
 use crate::consumer::{Exit, Handle, Start, Wish};
 use crate::core::lease::{Lease, ShardId, WorkerId};
 use crate::core::rng::Rng;
+use crate::metrics;
 
 /// How often a row is read that is on its way to this worker.
 const PENDING_LOOK: Duration = Duration::from_millis(100);
@@ -361,11 +362,32 @@ impl Keeper {
             .chain(&self.pending)
             .collect();
         let caught_up_to_ms = self.caught_up_to_ms();
+        self.show_metrics(owned.len());
         self.presence.update(|presence| {
             presence.leases = owned.len() as u64;
             presence.digest = digest(owned);
             presence.caught_up_to_ms = caught_up_to_ms;
         });
+    }
+
+    fn show_metrics(&self, owned: usize) {
+        let now_ms = self.options.clock.now_ms();
+        let lags = self.running.values().filter_map(|held| held.handle.status.lag_ms(now_ms, self.options.idle_poll));
+        let mut lags: Vec<u64> = lags.collect();
+        lags.sort_unstable();
+        let at = |share: usize| lags.get((lags.len().saturating_sub(1)) * share / 100).copied().unwrap_or_default();
+        for (stat, value) in [("max", at(100)), ("p50", at(50)), ("p99", at(99))] {
+            let seconds = Duration::from_millis(value).as_secs_f64();
+            ::metrics::gauge!(metrics::LAG.name, "stat" => stat).set(seconds);
+        }
+        let view = self.view.borrow();
+        let leads = view.leader() == Some(&self.options.worker);
+        #[expect(clippy::cast_precision_loss, reason = "counts of leases, workers and bytes")]
+        let (owned, alive, buffered) = (owned as f64, view.live().count() as f64, self.starter.buffered_bytes() as f64);
+        ::metrics::gauge!(metrics::BUFFERED.name).set(buffered);
+        ::metrics::gauge!(metrics::LEASES_HELD.name).set(owned);
+        ::metrics::gauge!(metrics::WORKERS_ALIVE.name).set(alive);
+        ::metrics::gauge!(metrics::IS_LEADER.name).set(f64::from(u8::from(leads)));
     }
 
     /// The moment before which everything in this worker's shards is delivered and checkpointed, if it is known.
@@ -457,14 +479,14 @@ impl Keeper {
 
     fn has_left(&self) -> Option<Ending> {
         let leaving = self.leaving.as_ref()?;
-        (self.running.is_empty() || leaving.has_given_up).then_some(leaving.ending)
+        let has_nothing = self.running.is_empty() && self.pending.is_empty();
+        (has_nothing || leaving.has_given_up).then_some(leaving.ending)
     }
 }
 
+/// Resolves when the worker is to stop, also when nobody is left who could say so.
 async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// A failed call that may go better the next time is only noted.

@@ -46,6 +46,10 @@ const URGENT_LISTING_INTERVAL: Duration = Duration::from_secs(2);
 /// For how long an owner that isn't in the fleet table must renew before it counts as a KCL worker: one of ours that
 /// lost its item has joined again by then.
 const FOREIGN_PROOF: Duration = Duration::from_secs(2);
+/// How many workers that have left are remembered.
+const DEPARTED_LIMIT: usize = 1000;
+/// How often rows are written again at once that turned out to be younger than thought.
+const PLACING_ROUNDS: usize = 3;
 /// How often a worker that keeps its leases wrong is told to look at all of them, in scans.
 const WRONG_SCANS: u32 = 3;
 
@@ -66,8 +70,18 @@ pub(super) struct Leader {
     missing_leaders: Observations<u64, ()>,
     reads: u64,
     view: FleetView,
+    /// Workers whose items were there once: they are no strangers.
+    departed: BTreeMap<WorkerId, Departure>,
     /// What this worker knows while it leads.
     office: Option<Office>,
+}
+
+/// A worker whose item has gone from the fleet table.
+#[derive(Clone, Copy, Debug)]
+struct Departure {
+    last_seen: Instant,
+    /// Whether it was leaving: then it holds nothing any more.
+    was_leaving: bool,
 }
 
 /// What a leader knows of the leases and shards.
@@ -122,6 +136,7 @@ impl Leader {
             missing_leaders: Observations::default(),
             reads: 0,
             view: FleetView::default(),
+            departed: BTreeMap::new(),
             office: None,
         }
     }
@@ -176,6 +191,7 @@ impl Leader {
             let value = (member.presence.incarnation.clone(), member.presence.heartbeat);
             self.heartbeats.observe(&member.id, value, sent, arrived);
         }
+        self.note_departures(&fleet.members);
         self.heartbeats.retain(|id| fleet.members.iter().any(|member| member.id == *id));
         self.reads += 1;
         self.view = FleetView::new(fleet, &self.heartbeats, self.options.lease_duration, self.reads);
@@ -194,6 +210,32 @@ impl Leader {
         }
         self.view_sender.send_replace(self.view.clone());
         self.check_stream()
+    }
+
+    fn note_departures(&mut self, members: &[crate::aws::fleet_table::Member]) {
+        let is_there = |id: &WorkerId| members.iter().any(|member| member.id == *id);
+        for seen in &self.view.workers {
+            if !is_there(&seen.member.id) {
+                let was_leaving = seen.member.presence.leaving;
+                let departure = Departure { last_seen: Instant::now(), was_leaving };
+                self.departed.insert(seen.member.id.clone(), departure);
+            }
+        }
+        self.departed.retain(|id, _| !is_there(id));
+        while self.departed.len() > DEPARTED_LIMIT {
+            let oldest = self.departed.iter().min_by_key(|(_, departure)| departure.last_seen);
+            let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { break };
+            self.departed.remove(&oldest);
+        }
+    }
+
+    /// Whether a worker may be delivering: its heartbeat lives, or its item vanished less than a lease duration ago
+    /// though it was not leaving.
+    fn may_be_alive(&self, id: &WorkerId) -> bool {
+        let lingers = |departure: &Departure| {
+            !departure.was_leaving && departure.last_seen.elapsed() < self.options.lease_duration
+        };
+        self.view.is_alive(id) || self.departed.get(id).is_some_and(lingers)
     }
 
     fn leads(&self) -> bool {
@@ -302,7 +344,13 @@ impl Leader {
             self.clean_up(office, &listing).await?;
             office.listed = Some(Instant::now());
         }
-        let placed = self.place(office, &mut hints).await;
+        let mut placed = Ok(true);
+        for _ in 0..PLACING_ROUNDS {
+            placed = self.place(office, &mut hints).await;
+            if !matches!(placed, Ok(true)) {
+                break;
+            }
+        }
         self.send_hints(hints).await;
         placed?;
         self.forget_the_dead(office).await?;
@@ -320,7 +368,8 @@ impl Leader {
             .clamp(SHORTEST_SCAN_INTERVAL, LONGEST_SCAN_INTERVAL);
         office.scanned = Some(Instant::now());
         for row in office.rows.values().filter(|row| !row.is_finished()) {
-            if let Some(holder) = row.holder().filter(|holder| self.view.worker(holder).is_none()) {
+            let is_stranger = |id: &&WorkerId| self.view.worker(id).is_none() && !self.departed.contains_key(*id);
+            if let Some(holder) = row.holder().filter(is_stranger) {
                 office.foreign.observe(&row.key, (holder.clone(), row.counter), sent, arrived);
                 office.foreign_since.entry(row.key.clone()).or_insert_with(Instant::now);
             } else {
@@ -427,8 +476,8 @@ impl Leader {
         Ok(())
     }
 
-    /// Gives unowned leases away and evens out the rest.
-    async fn place(&mut self, office: &mut Office, hints: &mut BTreeMap<WorkerId, Hints>) -> Result<(), Error> {
+    /// Gives unowned leases away and evens out the rest. Says whether some rows turned out to be younger than thought.
+    async fn place(&mut self, office: &mut Office, hints: &mut BTreeMap<WorkerId, Hints>) -> Result<bool, Error> {
         let mut transitions = Vec::new();
         for step in self.plan(&office.rows, office) {
             let (Move::Assign { lease, .. } | Move::HandOff { lease, .. }) = &step;
@@ -454,7 +503,7 @@ impl Leader {
             let leases = leases.clone();
             async move { leases.apply(&transition).await.map(|outcome| (transition, outcome)) }
         });
-        let mut failed = None;
+        let (mut failed, mut met_younger) = (None, false);
         for outcome in applied.await {
             match outcome {
                 Ok((_, Outcome::Applied(row))) => {
@@ -463,7 +512,10 @@ impl Leader {
                     }
                     office.rows.insert(row.key.clone(), row);
                 }
-                Ok((_, Outcome::Conflict(Some(row)))) => drop(office.rows.insert(row.key.clone(), row)),
+                Ok((_, Outcome::Conflict(Some(row)))) => {
+                    met_younger = true;
+                    office.rows.insert(row.key.clone(), row);
+                }
                 Ok((transition, Outcome::Conflict(None))) => drop(office.rows.remove(&transition.before.key)),
                 Err(error) => {
                     office.scanned = None; // what happened is in the table
@@ -472,7 +524,7 @@ impl Leader {
             }
         }
         office.note_hand_offs();
-        failed.map_or(Ok(()), |error| Err(error.into()))
+        failed.map_or(Ok(met_younger), |error| Err(error.into()))
     }
 
     fn plan(&self, rows: &BTreeMap<ShardId, Lease>, office: &Office) -> Vec<Move> {
@@ -484,8 +536,11 @@ impl Leader {
             .filter(is_open)
             .map(|row| LeaseToPlace {
                 key: row.key.clone(),
-                owner: row.owner.clone().filter(|_| row.holder().is_some_and(|holder| self.view.is_alive(holder))),
-                moving: row.is_handed_over() && row.holder().is_some_and(|holder| self.view.is_alive(holder)),
+                owner: row.owner.clone().filter(|_| row.holder().is_some_and(|holder| self.may_be_alive(holder))),
+                moving: row.holder().is_some_and(|holder| {
+                    let is_leaving_unseen = self.view.worker(holder).is_none();
+                    self.may_be_alive(holder) && (row.is_handed_over() || is_leaving_unseen)
+                }),
             })
             .collect();
         let members: Vec<Member> = self

@@ -55,6 +55,10 @@ pub struct Options {
     pub start: Checkpoint,
     /// Whether to end when everything that was in the stream at `started_ms` is delivered.
     pub until_caught_up: bool,
+    /// The longest gap between two calls on an empty shard.
+    pub idle_poll: Duration,
+    /// The time of day, for what the worker shows.
+    pub clock: WallClock,
     /// When this worker started (ms since the epoch).
     pub started_ms: u64,
     /// The version that this worker shows to others.

@@ -84,9 +84,12 @@ impl Number {
         self.add(other.negated())
     }
 
-    /// How many significant digits it has; 0 for zero.
-    pub fn significant_digits(&self) -> usize {
-        usize::try_from(digits(self.coefficient)).unwrap_or(usize::MAX)
+    /// How many pairs of digits, counted from the decimal point, hold its significant digits; 0 for zero.
+    pub fn significant_pairs(&self) -> usize {
+        let digits = usize::try_from(digits(self.coefficient)).unwrap_or(usize::MAX);
+        // Where the last digit stands first in its pair, a zero fills that pair up.
+        let filled = usize::from(self.exponent.rem_euclid(2) == 1);
+        (digits + filled).div_ceil(2)
     }
 
     /// Whether the value is below zero.

@@ -151,6 +151,9 @@ impl World {
             Some(text) => Some(Condition::parse(ExpressionKind::FilterExpression, text, &placeholders)?),
             None => None,
         };
+        if let (Some(filter), true) = (&filter, is_query) {
+            filter.check_no_keys(&schema.names())?;
+        }
         let projection = match projection_text {
             Some(text) => Some(Projection::parse(text, &placeholders)?),
             None => None,

@@ -32,6 +32,13 @@ impl World {
         members.required("Enabled")?;
         let enabled = members.flag("Enabled")?.unwrap_or(false);
         let attribute = members.required_text("AttributeName")?;
+        if !(1..=255).contains(&attribute.len()) {
+            let bound = if attribute.is_empty() { "greater than or equal to 1" } else { "less than or equal to 255" };
+            return Err(ServiceError::validation(format!(
+                "1 validation error detected: Value '{attribute}' at 'timeToLiveSpecification.attributeName' failed to \
+                 satisfy constraint: Member must have length {bound}"
+            )));
+        }
         let current = self.table_for_control(name)?.ttl.as_ref();
         let refusal = match (enabled, current) {
             (true, Some(ttl)) if ttl.attribute == attribute => "TimeToLive is already enabled",

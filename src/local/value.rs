@@ -363,9 +363,10 @@ fn refuse<T>(message: &str) -> Result<T, ValueError> {
     Err(ValueError(message.to_owned()))
 }
 
-/// One byte for each two significant digits, one more, and one for a minus sign.
+/// One byte for each pair of significant digits, one more, and one for a minus sign. Pairs are counted from the
+/// decimal point, as DynamoDB Local does it: 6.3 is 06 and 30.
 fn number_size(number: &Number) -> usize {
-    number.significant_digits().div_ceil(2) + 1 + usize::from(number.is_negative())
+    number.significant_pairs() + 1 + usize::from(number.is_negative())
 }
 
 fn write_array<'a, T: 'a>(

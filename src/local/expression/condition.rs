@@ -64,6 +64,21 @@ impl Condition {
         const NO_ITEM: &Item = &Item::new();
         Ok(self.test.holds(item.unwrap_or(NO_ITEM)))
     }
+
+    /// Refuses key attributes, which a query's filter must leave to its key condition ("Filter expressions for the
+    /// Query operation").
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn check_no_keys(&self, key_names: &[&str]) -> Result<(), ExpressionError> {
+        match self.test.paths().into_iter().find(|path| key_names.contains(&path.attribute.as_str())) {
+            None => Ok(()),
+            Some(path) => Err(ExpressionError(format!(
+                "Filter Expression can only contain non-primary key attributes: Primary key attribute: {}",
+                path.attribute
+            ))),
+        }
+    }
 }
 
 impl Test {
@@ -76,6 +91,23 @@ impl Test {
         let resolver = Resolver { kind, placeholders };
         resolver.test(&ConditionSyntax::parse(kind, text)?)
     }
+
+    /// Every path that it looks at.
+    fn paths(&self) -> Vec<&Path> {
+        match self {
+            Self::Any(tests) | Self::All(tests) => tests.iter().flat_map(Self::paths).collect(),
+            Self::Not(test) => test.paths(),
+            Self::Exists(path) | Self::NotExists(path) => vec![path],
+            Self::HasType(operand, _) => operand.paths().collect(),
+            Self::Compare(left, _, right) | Self::BeginsWith(left, right) | Self::Contains(left, right) => {
+                left.paths().chain(right.paths()).collect()
+            }
+            Self::Between(operands) => operands.iter().flat_map(Operand::paths).collect(),
+            Self::In(operand, candidates) => {
+                operand.paths().chain(candidates.iter().flat_map(Operand::paths)).collect()
+            }
+        }
+    }
 }
 
 impl Operand {
@@ -86,6 +118,15 @@ impl Operand {
             Self::Value(value) => Some(value.type_name()),
             Self::Size(_) => Some("N"),
         }
+    }
+
+    /// The path in it, also within a `size`.
+    fn paths(&self) -> std::option::IntoIter<&Path> {
+        let mut operand = self;
+        while let Self::Size(inner) = operand {
+            operand = inner;
+        }
+        operand.path().into_iter()
     }
 
     fn path(&self) -> Option<&Path> {
