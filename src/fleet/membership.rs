@@ -159,10 +159,12 @@ impl Membership {
         }
     }
 
-    /// The item is gone, or another's.
+    /// The item is gone, or another's; or the answer to the heartbeat could not be made sense of.
     async fn rejoin(&self, presence: &Presence) -> Result<(), Error> {
-        if self.table.look(&self.worker).await?.is_some() {
-            return Err(Error::Replaced(self.worker.clone()));
+        match self.table.look(&self.worker).await? {
+            Some(member) if member.presence.incarnation == presence.incarnation => return Ok(()),
+            Some(_) => return Err(Error::Replaced(self.worker.clone())),
+            None => {}
         }
         tracing::warn!("this worker was taken for dead and joins again");
         let sent = Instant::now();
