@@ -29,12 +29,14 @@ impl Bug {
             Self::UnconditionalWrites if request.operation() == "UpdateItem" && body["TableName"] == APP => {
                 let Some(members) = body.as_object_mut() else { return };
                 members.remove("ConditionExpression");
-                if let Some(values) = members["ExpressionAttributeValues"].as_object_mut() {
+                let values = members.get_mut("ExpressionAttributeValues").and_then(Value::as_object_mut);
+                if let Some(values) = values {
                     values.retain(|name, _| !name.starts_with(":seen_"));
                 }
             }
             Self::HastyCheckpoints if request.operation() == "UpdateItem" && body["TableName"] == APP => {
-                let checkpoint = &mut body["ExpressionAttributeValues"][":checkpoint"]["S"];
+                let checkpoint = body.pointer_mut("/ExpressionAttributeValues/:checkpoint/S");
+                let Some(checkpoint) = checkpoint else { return };
                 let Some(position) = checkpoint.as_str().and_then(|digits| digits.parse::<u128>().ok()) else { return };
                 *checkpoint = (position + 3).to_string().into();
             }
@@ -43,9 +45,10 @@ impl Bug {
                 if is_put(&body) {
                     orphan(&mut body);
                 }
-                for item in body["TransactItems"].as_array_mut().into_iter().flatten() {
-                    if is_put(&item["Put"]) {
-                        orphan(&mut item["Put"]);
+                let items = body.get_mut("TransactItems").and_then(Value::as_array_mut);
+                for put in items.into_iter().flatten().filter_map(|item| item.get_mut("Put")) {
+                    if is_put(put) {
+                        orphan(put);
                     }
                 }
             }

@@ -122,7 +122,7 @@ impl Checker {
             }
             Event::ShardGone { shard } => {
                 if let Some(shard) = self.shards.get_mut(shard) {
-                    shard.is_gone = true;
+                    (shard.is_gone, shard.trimmed_to) = (true, Some(u128::MAX));
                 }
             }
             Event::Written { shard, position, key, number } => self.written(shard, *position, key, *number),

@@ -159,6 +159,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 fn keep_meant_panics_quiet() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        #[cfg(feature = "cli")]
+        if std::env::var_os("SHARDKEEPER_SIM_TRACE").is_some() {
+            let logs = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).without_time();
+            let logs = logs.with_env_filter("shardkeeper=debug").with_writer(std::io::stdout);
+            let _ = logs.try_init();
+        }
         let others = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             if panic.payload().downcast_ref::<&str>() != Some(&MEANT_PANIC) {

@@ -97,7 +97,7 @@ impl Scenario {
         service.seed = rng.next_u64();
         service.initial_shards = 1 + u32::try_from(below(&mut rng, 6)).unwrap_or_default();
         service.rollover = None;
-        service.page_records = [3, 20, 1000][below(&mut rng, 3)];
+        service.page_records = [20, 200, 1000][below(&mut rng, 3)];
         service.page_shards = [2, 5, 100][below(&mut rng, 3)];
         service.iterator_ttl = Duration::from_millis([400, 3_000, 900_000][below(&mut rng, 3)]);
         // Close below a power of ten, so that positions of unequal length meet.
