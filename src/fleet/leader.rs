@@ -367,15 +367,17 @@ impl Leader {
         office.scan_interval = (Duration::from_secs(1) * count / SCANNED_ROWS_A_SECOND)
             .clamp(SHORTEST_SCAN_INTERVAL, LONGEST_SCAN_INTERVAL);
         office.scanned = Some(Instant::now());
+        let mut strangers = BTreeSet::new();
         for row in office.rows.values().filter(|row| !row.is_finished()) {
             let is_stranger = |id: &&WorkerId| self.view.worker(id).is_none() && !self.departed.contains_key(*id);
             if let Some(holder) = row.holder().filter(is_stranger) {
                 office.foreign.observe(&row.key, (holder.clone(), row.counter), sent, arrived);
                 office.foreign_since.entry(row.key.clone()).or_insert_with(Instant::now);
-            } else {
-                office.foreign_since.remove(&row.key);
+                strangers.insert(&row.key);
             }
         }
+        // A lease that is finished or deleted by now is waited for no more.
+        office.foreign_since.retain(|key, _| strangers.contains(key));
         let foreign = &office.foreign_since;
         office.foreign.retain(|key| foreign.contains_key(key));
         self.remind(office).await;
