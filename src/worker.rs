@@ -66,6 +66,9 @@ pub struct Options {
     pub buffer_bytes: u64,
     /// The most leases that this worker will hold (default: no limit).
     pub max_leases: Option<usize>,
+    /// How long a call of a processor may last before the worker gives its shard to another one, if there is any
+    /// (default: no limit). What the call still does to the outside is not undone; what it returns is refused.
+    pub stuck_after: Option<Duration>,
     /// How long to try to reach the services at the start (default: 60 s).
     pub start_timeout: Duration,
     /// How long a worker that is asked to stop waits for its processors and for its leases to be handed over
@@ -140,6 +143,7 @@ impl Options {
             idle_poll: Duration::from_secs(1),
             buffer_bytes: 128 << 20,
             max_leases: None,
+            stuck_after: None,
             start_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(25),
             on_gap: OnGap::Continue,
@@ -251,6 +255,7 @@ impl<F: ProcessorFactory> Worker<F> {
             incarnation,
             lease_duration: options.lease_duration,
             max_leases: options.max_leases,
+            stuck_after: options.stuck_after,
             drain_timeout: options.drain_timeout,
             kcl_failover_time: options.kcl_failover_time,
             start: options.start.clone(),

@@ -93,6 +93,7 @@ fn options(config: &RunConfig) -> Options {
     options.idle_poll = config.idle_poll;
     options.buffer_bytes = config.buffer_bytes;
     options.max_leases = config.max_leases.and_then(|limit| usize::try_from(limit.get()).ok());
+    options.stuck_after = config.stuck_after;
     options.start_timeout = config.start_timeout;
     options.drain_timeout = config.drain_timeout;
     options.on_gap = match config.on_gap {

@@ -43,6 +43,8 @@ pub struct RunConfig {
     pub buffer_bytes: u64,
     /// The most leases that this worker holds; none: no limit.
     pub max_leases: Option<NonZeroU32>,
+    /// How long one call of a processor may last before its shard goes to another worker; none: any time.
+    pub stuck_after: Option<Duration>,
     /// How long to keep trying to reach the service at start.
     pub start_timeout: Duration,
     /// How long to finish and hand over work after being asked to stop.
@@ -202,6 +204,12 @@ const MAX_LEASES: Setting<NonZeroU32> = Setting::new("max-leases", "N", value::c
     .kind(Kind::Integer)
     .help("The most shards that this worker reads at once; without it, its fair share.");
 
+const STUCK_AFTER: Setting<Duration> =
+    Setting::new("stuck-after", "DURATION", |text| value::duration(text, SECOND, HOUR)).group(FLEET).help(
+        "How long the delivery of a batch may take before its shard is given to another worker, if there is one: 1s \
+         to 1h; without it, any time.",
+    );
+
 const DRAIN_TIMEOUT: Setting<Duration> =
     Setting::new("drain-timeout", "DURATION", |text| value::duration(text, Duration::ZERO, HOUR))
         .group(FLEET)
@@ -293,6 +301,7 @@ pub const RUN: SubCommand = SubCommand {
         &NO_CREATE_TABLES.about,
         &LEASE_DURATION.about,
         &MAX_LEASES.about,
+        &STUCK_AFTER.about,
         &DRAIN_TIMEOUT.about,
         &KCL_FAILOVER_TIME.about,
         &CHECKPOINT_INTERVAL.about,
@@ -353,6 +362,7 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
         idle_poll: layers.value(&IDLE_POLL),
         buffer_bytes: layers.value(&BUFFER_BYTES),
         max_leases: layers.optional(&MAX_LEASES),
+        stuck_after: layers.optional(&STUCK_AFTER),
         start_timeout: layers.value(&START_TIMEOUT),
         drain_timeout: layers.value(&DRAIN_TIMEOUT),
         kcl_failover_time: layers.value(&KCL_FAILOVER_TIME),

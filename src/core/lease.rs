@@ -282,6 +282,13 @@ impl Lease {
 }
 
 impl Transition {
+    /// The same with the shard's rate of delivery, where it is known.
+    #[must_use]
+    pub fn with_throughput(mut self, kbps: Option<f64>) -> Self {
+        self.after.throughput_kbps = kbps.or(self.after.throughput_kbps);
+        self
+    }
+
     /// Whether `row` is what this transition leaves behind: how a writer tells its own write, whose answer was lost
     /// or which the client sent twice, from somebody else's.
     ///

@@ -533,10 +533,18 @@ impl Leader {
         let is_open = |row: &&Lease| {
             !row.is_finished() && row.parents.is_disjoint(&office.bad) && unfinished_parents(row, rows).next().is_none()
         };
+        let mut stuck: BTreeMap<&ShardId, Vec<WorkerId>> = BTreeMap::new();
+        for seen in self.view.live() {
+            for key in &seen.member.presence.stuck {
+                stuck.entry(key).or_default().push(seen.member.id.clone());
+            }
+        }
         let leases: Vec<LeaseToPlace> = rows
             .values()
             .filter(is_open)
             .map(|row| LeaseToPlace {
+                weight: row.throughput_kbps,
+                avoid: stuck.get(&row.key).cloned().unwrap_or_default(),
                 key: row.key.clone(),
                 owner: row.owner.clone().filter(|_| row.holder().is_some_and(|holder| self.may_be_alive(holder))),
                 moving: row.holder().is_some_and(|holder| {
@@ -551,6 +559,7 @@ impl Leader {
             .map(|seen| Member {
                 id: seen.member.id.clone(),
                 leaving: seen.member.presence.leaving || self.is_leaving(&seen.member.id),
+                overloaded: seen.member.presence.overloaded,
                 max_leases: seen.member.presence.max_leases.and_then(|limit| usize::try_from(limit).ok()),
             })
             .collect();

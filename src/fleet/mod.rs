@@ -16,8 +16,10 @@ pub mod intervention;
 mod keeper;
 mod leader;
 mod membership;
+mod pressure;
 pub mod status;
 mod view;
+mod watchdog;
 mod watcher;
 
 use std::collections::BTreeSet;
@@ -54,6 +56,8 @@ pub struct Options {
     pub lease_duration: Duration,
     /// The most leases that this worker will hold.
     pub max_leases: Option<usize>,
+    /// How long a processor's call may last before its shard goes to another worker; `None` for any time.
+    pub stuck_after: Option<Duration>,
     /// How long a worker that is to stop waits for its leases to be handed over.
     pub drain_timeout: Duration,
     /// For how long the lease of an owner that isn't in the fleet table must stand still before the owner counts as
