@@ -291,13 +291,14 @@ impl Start<'_> {
         let started = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         let mut has_warned = false;
+        let mut reason = "no answer, or the tables are not ready yet".to_owned();
         loop {
-            let reason = match tokio::time::timeout_at(started + self.options.start_timeout, self.prepare()).await {
+            match tokio::time::timeout_at(started + self.options.start_timeout, self.prepare()).await {
                 Ok(Ok(ready)) => return Ok(ready),
-                Ok(Err(Error::Unreachable { reason, .. })) => reason,
+                Ok(Err(Error::Unreachable { reason: newest, .. })) => reason = newest,
                 Ok(Err(error)) => return Err(error),
-                Err(_) => "no answer, or the tables are not ready yet".to_owned(),
-            };
+                Err(_) => {} // the attempt was cut off: what the last whole one met says more
+            }
             let waited = started.elapsed();
             if waited >= self.options.start_timeout {
                 return Err(Error::Unreachable { waited: self.options.start_timeout, reason });
