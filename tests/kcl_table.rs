@@ -48,8 +48,11 @@ fn the_worker_goes_on_from_each_checkpoint_that_kcl_left() {
     roll_over(at);
     let [finished, half_read, quiet] = [0, 1, 2].map(|index| parents.keys().nth(index).unwrap().clone());
     // Of the third lineage nothing is written after the roll-over: its child stays at TRIM_HORIZON.
-    let busy: Vec<String> =
-        [&finished, &half_read].into_iter().flat_map(|shard| &parents[shard]).map(|record| record.key.clone()).collect();
+    let busy: Vec<String> = [&finished, &half_read]
+        .into_iter()
+        .flat_map(|shard| &parents[shard])
+        .map(|record| record.key.clone())
+        .collect();
     put(at, &busy, 2);
     let all = read_shards(at, &stream);
     let children = children(at, &stream);
@@ -74,14 +77,8 @@ fn the_worker_goes_on_from_each_checkpoint_that_kcl_left() {
     waiting["parentShardId"] = json!({"SS": [half_read]});
     let mut untouched = lease(&quiet_child, "TRIM_HORIZON", None);
     untouched["parentShardId"] = json!({"SS": [quiet]});
-    let rows = [
-        shard_end(&finished, &finished_child),
-        shard_end(&quiet, &quiet_child),
-        moved,
-        prepared,
-        waiting,
-        untouched,
-    ];
+    let rows =
+        [shard_end(&finished, &finished_child), shard_end(&quiet, &quiet_child), moved, prepared, waiting, untouched];
     rows.iter().for_each(|row| put_row(at, row));
     let before = lease_rows(at);
 
