@@ -51,6 +51,10 @@ pub struct Presence {
     pub caught_up_to_ms: Option<u64>,
     /// The most leases that the worker will hold.
     pub max_leases: Option<u64>,
+    /// Whether the worker's processors cannot keep up, so that it should get nothing new.
+    pub overloaded: bool,
+    /// Leases that the worker gave up because its processor hangs on their shards, and that it must not get back yet.
+    pub stuck: BTreeSet<ShardId>,
 }
 
 /// One worker's item.
@@ -231,6 +235,9 @@ impl FleetTable {
         if presence.caught_up_to_ms.is_none() {
             remove.push("caughtUpTo");
         }
+        if presence.stuck.is_empty() {
+            remove.push("stuck");
+        }
         let call = self
             .client
             .update_item()
@@ -401,10 +408,14 @@ fn presence_attributes(presence: &Presence) -> Vec<(&'static str, AttributeValue
         ("state", string(state)),
         ("version", string(&presence.version)),
         ("leases", number(presence.leases)),
+        ("overloaded", AttributeValue::Bool(presence.overloaded)),
         ("digest", string(format!("{:016x}", presence.digest))),
     ];
     if let Some(moment) = presence.caught_up_to_ms {
         attributes.push(("caughtUpTo", number(moment)));
+    }
+    if !presence.stuck.is_empty() {
+        attributes.push(("stuck", AttributeValue::Ss(presence.stuck.iter().map(ToString::to_string).collect())));
     }
     if let Some(limit) = presence.max_leases {
         attributes.push(("maxLeases", number(limit)));
@@ -423,10 +434,12 @@ fn read_member(item: &Item) -> Option<Member> {
         digest: text(item, "digest").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or_default(),
         caught_up_to_ms: count(item, "caughtUpTo"),
         max_leases: count(item, "maxLeases"),
+        overloaded: item.get("overloaded").and_then(|value| value.as_bool().ok()).copied().unwrap_or_default(),
+        stuck: texts(item, "stuck").map(ShardId::from).collect(),
     };
     let mut inbox = Hints::default();
-    for key in item.get("inbox").and_then(|inbox| inbox.as_ss().ok()).into_iter().flatten() {
-        match key.as_str() {
+    for key in texts(item, "inbox") {
+        match key {
             EVERYTHING => inbox.everything = true,
             key => drop(inbox.keys.insert(key.into())),
         }
@@ -457,6 +470,10 @@ fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
     item.get(name).and_then(|value| value.as_s().ok()).map(String::as_str)
 }
 
+fn texts<'a>(item: &'a Item, name: &str) -> impl Iterator<Item = &'a str> {
+    item.get(name).and_then(|value| value.as_ss().ok()).into_iter().flatten().map(String::as_str)
+}
+
 fn count(item: &Item, name: &str) -> Option<u64> {
     item.get(name).and_then(|value| value.as_n().ok()).and_then(|digits| digits.parse().ok())
 }
@@ -484,6 +501,8 @@ mod tests {
             digest: u64::MAX - 5,
             caught_up_to_ms: Some(1_700_000_000_000),
             max_leases: Some(9),
+            overloaded: true,
+            stuck: BTreeSet::from(["shardId-9".into()]),
         };
         let mut item = Item::from([(KEY.into(), string(worker_key(&"w/1".into())))]);
         item.extend(presence_attributes(&presence).into_iter().map(|(name, value)| (name.to_owned(), value)));

@@ -441,7 +441,7 @@ impl Change {
             put(CHILDREN, string_set(&after.children));
         }
         if let Some(rate) = after.throughput_kbps.filter(|_| after.throughput_kbps != before.throughput_kbps) {
-            put(THROUGHPUT, AttributeValue::N(format!("{rate:.6}")));
+            put(THROUGHPUT, rate_number(rate));
         }
         for (name, old, new) in [
             (OWNER, &before.owner, &after.owner),
@@ -484,6 +484,9 @@ fn new_item(lease: &Lease) -> Item {
     ]);
     if let Some(owner) = &lease.owner {
         item.insert(OWNER.into(), string(owner.as_str()));
+    }
+    if let Some(rate) = lease.throughput_kbps {
+        item.insert(THROUGHPUT.into(), rate_number(rate));
     }
     if !lease.parents.is_empty() {
         item.insert(PARENTS.into(), string_set(&lease.parents));
@@ -549,6 +552,11 @@ fn string(text: &str) -> AttributeValue {
 
 fn number(value: u64) -> AttributeValue {
     AttributeValue::N(value.to_string())
+}
+
+/// At most six digits behind the point, as KCL writes it.
+fn rate_number(rate: f64) -> AttributeValue {
+    AttributeValue::N(format!("{rate:.6}"))
 }
 
 fn string_set(ids: &BTreeSet<ShardId>) -> AttributeValue {
@@ -619,6 +627,17 @@ mod tests {
             change.condition,
             "leaseCounter = :seen_counter AND leaseOwner = :seen_leaseOwner AND attribute_not_exists(checkpointOwner)"
         );
+    }
+
+    #[test]
+    fn the_throughput_goes_with_a_checkpoint_when_it_has_changed_and_starts_with_a_child() {
+        let owned = Lease { throughput_kbps: Some(12.3), ..lease().owned_by(&"a".into()) };
+        assert_eq!(new_item(&owned)[THROUGHPUT], AttributeValue::N("12.300000".into()));
+        let moved = owned.checkpoint(&"a".into(), Checkpoint::parse("7").expect("digits")).expect("holder");
+        for (measured, is_written) in [(None, false), (Some(12.3), false), (Some(12.4), true)] {
+            let change = Change::new(&moved.clone().with_throughput(measured));
+            assert_eq!(change.update.contains(THROUGHPUT), is_written, "{measured:?}");
+        }
     }
 
     #[test]

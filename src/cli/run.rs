@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use super::run_config::{self, RunConfig, Sink, Source, StartAt};
 use super::sink::{Lines, Null};
 use super::{admin, output, signals};
-use crate::aws::clients::Endpoints;
 use crate::consumer::{Checkpoints, OnGap, ProcessorFactory};
 use crate::core::checkpoint::Checkpoint;
 use crate::worker::{Options, Report, StreamSelector, Worker};
@@ -82,11 +81,7 @@ fn options(config: &RunConfig) -> Options {
         Source::StreamArn(arn) => StreamSelector::Arn(arn.clone()),
     };
     let mut options = Options::new(&config.app, stream, &config.worker_id);
-    options.endpoints = Endpoints {
-        region: config.aws.region.clone(),
-        url: config.aws.endpoint_url.clone(),
-        streams_url: config.aws.streams_endpoint_url.clone(),
-    };
+    options.endpoints = config.aws.endpoints();
     options.start = match config.start {
         StartAt::TrimHorizon => Checkpoint::TrimHorizon,
         StartAt::Latest => Checkpoint::Latest,
@@ -98,6 +93,7 @@ fn options(config: &RunConfig) -> Options {
     options.idle_poll = config.idle_poll;
     options.buffer_bytes = config.buffer_bytes;
     options.max_leases = config.max_leases.and_then(|limit| usize::try_from(limit.get()).ok());
+    options.stuck_after = config.stuck_after;
     options.start_timeout = config.start_timeout;
     options.drain_timeout = config.drain_timeout;
     options.on_gap = match config.on_gap {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex as StdMutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::clock::Alive;
 use crate::aws::TableError;
@@ -13,6 +15,7 @@ use crate::core::lease::{Lease, ShardId, Transition, TransitionError, WorkerId};
 use crate::core::pacing::Backoff;
 use crate::core::rng::Rng;
 use crate::core::sequence_number::SequenceNumber;
+use crate::core::throughput::Throughput;
 
 /// A lease while this worker holds it.
 #[derive(Debug)]
@@ -26,6 +29,9 @@ pub struct HeldLease {
     row: Mutex<Lease>,
     /// The last record that was handed to the processor.
     delivered: StdMutex<Option<SequenceNumber>>,
+    /// What was delivered, by time since `taken`.
+    throughput: StdMutex<Throughput>,
+    taken: Instant,
     rng: StdMutex<Rng>,
 }
 
@@ -45,6 +51,8 @@ impl HeldLease {
     pub fn new(row: Lease, worker: WorkerId, table: LeaseTable, alive: Alive, rng: Rng) -> Self {
         let delivered = row.checkpoint.sequence_number().cloned();
         Self {
+            throughput: StdMutex::new(Throughput::new(Duration::ZERO, row.throughput_kbps)),
+            taken: Instant::now(),
             key: row.key.clone(),
             worker,
             table,
@@ -86,6 +94,16 @@ impl HeldLease {
     /// Notes that everything up to `position` was handed to the processor.
     pub fn set_delivered(&self, position: SequenceNumber) {
         *self.delivered.lock().unwrap_or_else(PoisonError::into_inner) = Some(position);
+    }
+
+    /// Notes that the processor took `bytes` of records.
+    pub fn note_taken(&self, bytes: usize) {
+        self.throughput.lock().unwrap_or_else(PoisonError::into_inner).note(self.taken.elapsed(), bytes);
+    }
+
+    /// How much the shard delivers, in KiB/s, once that is known.
+    pub fn throughput_kbps(&self) -> Option<f64> {
+        self.throughput.lock().unwrap_or_else(PoisonError::into_inner).kbps(self.taken.elapsed())
     }
 
     /// Moves the checkpoint forward; nothing is written when it stands there already.
@@ -132,6 +150,7 @@ impl HeldLease {
         let mut backoff = Backoff::default();
         loop {
             let transition = row.end(&self.worker, &ids).map_err(|_| WriteError::Lost)?;
+            let transition = transition.with_throughput(self.throughput_kbps());
             let owner = row.owner.clone().unwrap_or_else(|| self.worker.clone());
             match self.table.end_shard(&transition, children, &owner).await {
                 Ok(EndOutcome::Applied { parent, children }) => {
@@ -162,6 +181,7 @@ impl HeldLease {
         let mut backoff = Backoff::default();
         loop {
             let transition = change(row).map_err(|_| WriteError::Lost)?;
+            let transition = transition.with_throughput(self.throughput_kbps());
             match self.table.apply(&transition).await {
                 Ok(Outcome::Applied(found)) => {
                     *row = found;

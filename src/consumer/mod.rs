@@ -13,6 +13,7 @@ mod held_lease;
 mod processor;
 mod reader;
 mod shard_consumer;
+mod stopwatch;
 
 use std::sync::Arc;
 use std::time::Duration;

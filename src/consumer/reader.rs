@@ -71,6 +71,7 @@ pub(super) struct Reader {
     pub(super) pacer: Pacer,
     pub(super) rng: Rng,
     pub(super) clock: WallClock,
+    /// Where the reader shows what it has fetched, and how long it waits for others.
     pub(super) status: Arc<ShardStatus>,
     pub(super) found: mpsc::Sender<Found>,
 }
@@ -83,7 +84,7 @@ impl Reader {
         let mut at_tip = TipProof::default();
         let mut page_bytes = PAGE_BYTES;
         loop {
-            let mut reservation = Some(self.budget.reserve(page_bytes).await);
+            let mut reservation = Some(self.reserve(page_bytes).await);
             let called = Instant::now();
             let page = self.fetch(&mut iterator).await;
             let wait = match page {
@@ -115,7 +116,7 @@ impl Reader {
                     );
                     self.position = Checkpoint::TrimHorizon;
                     iterator = None;
-                    if self.found.send(Found::Gap).await.is_err() {
+                    if !self.send(Found::Gap).await {
                         return;
                     }
                     self.pacer.next(Polled::Failed, &mut self.rng)
@@ -144,6 +145,17 @@ impl Reader {
                 return;
             }
         }
+    }
+
+    async fn reserve(&self, bytes: u64) -> Reservation {
+        let _waiting = self.status.waits.start();
+        self.budget.reserve(bytes).await
+    }
+
+    /// Passes a find on, when the processor has room for it; says whether anybody listens.
+    async fn send(&self, find: Found) -> bool {
+        let _waiting = self.status.waits.start();
+        self.found.send(find).await.is_ok()
     }
 
     async fn fetch(&mut self, iterator: &mut Option<String>) -> Result<Page, Error> {
@@ -186,7 +198,7 @@ impl Reader {
             None => at_tip.empty_page(self.clock.now_ms()).filter(|_| !ends),
         };
         for find in find.into_iter().chain(ends.then_some(Found::End)) {
-            if self.found.send(find).await.is_err() {
+            if !self.send(find).await {
                 return false;
             }
         }

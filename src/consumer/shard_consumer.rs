@@ -18,6 +18,7 @@ use super::checkpointer::Checkpointer;
 use super::held_lease::{HeldLease, WriteError};
 use super::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 use super::reader::{Found, Reader, channel, last_position, seconds_to_ms};
+use super::stopwatch::Stopwatch;
 use super::{Checkpoints, OnGap, Shared};
 use crate::aws::TableError;
 use crate::core::checkpoint::Checkpoint;
@@ -99,6 +100,10 @@ pub struct ShardStatus {
     failing: AtomicBool,
     /// Whether the consumer waits for the shard's parents.
     blocked: AtomicBool,
+    /// The processor's calls.
+    calls: Stopwatch,
+    /// The reader's waiting for the processor and for memory.
+    pub(super) waits: Stopwatch,
 }
 
 impl ShardStatus {
@@ -121,6 +126,16 @@ impl ShardStatus {
     /// Whether the processor has been failing since its last batch.
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
+    }
+
+    /// How long the processor's call has lasted that is under way, if one is.
+    pub fn call_lasts(&self) -> Option<Duration> {
+        self.calls.runs_for()
+    }
+
+    /// For how long, in all, what was read has waited for the processor or for memory.
+    pub fn waited(&self) -> Duration {
+        self.waits.total()
     }
 
     /// Whether the shard waits for its parents.
@@ -333,7 +348,7 @@ impl<F: ProcessorFactory> Delivery<F> {
     async fn initialize(&mut self, context: &ShardContext) -> Result<(), Break> {
         let mut retry = Retry::new("initialize", context.shard_id.clone());
         loop {
-            match catch_panic(self.processor.initialize(context)).await {
+            match timed(&self.status, self.processor.initialize(context)).await {
                 Ok(()) => return Ok(()),
                 Err(error) => self.wait_to_retry(&mut retry, &error).await?,
             }
@@ -360,7 +375,7 @@ impl<F: ProcessorFactory> Delivery<F> {
                 attempt: retry.attempts,
             };
             let started = Instant::now();
-            let outcome = catch_panic(self.processor.process_records(input)).await;
+            let outcome = timed(&self.status, self.processor.process_records(input)).await;
             self.shared.counters.batch(records.len(), records.bytes_len(), outcome.is_ok(), started.elapsed());
             match outcome {
                 Ok(()) => break,
@@ -369,6 +384,7 @@ impl<F: ProcessorFactory> Delivery<F> {
         }
         self.status.failing.store(false, Ordering::Relaxed);
         self.progress.acknowledge(ticket);
+        self.lease.note_taken(records.bytes_len());
         self.checkpoints.note(records.len());
         if let Some(created_ms) = created_ms {
             self.status.note(|lag| lag.done(created_ms));
@@ -406,16 +422,21 @@ impl<F: ProcessorFactory> Delivery<F> {
             if !self.lease.is_alive() {
                 return Err(Break::Write(WriteError::Lost));
             }
-            match catch_panic(self.processor.shard_ended(&self.checkpointer)).await {
+            match timed(&self.status, self.processor.shard_ended(&self.checkpointer)).await {
                 Ok(()) => break,
                 Err(error) => self.wait_to_retry(&mut retry, &error).await?,
             }
         }
         let key = self.lease.key().clone();
         let children = if is_gone { Vec::new() } else { self.shared.children.children(&key).await };
+        // What the shard delivered its children will deliver: they have its keys.
+        let throughput_kbps = self.lease.throughput_kbps().map(|rate| rate / children.len().max(1) as f64);
         let children: Vec<Lease> = children
             .into_iter()
-            .map(|child| Lease::new(child.id, child.parent.into_iter().collect(), Checkpoint::TrimHorizon))
+            .map(|child| Lease {
+                throughput_kbps,
+                ..Lease::new(child.id, child.parent.into_iter().collect(), Checkpoint::TrimHorizon)
+            })
             .collect();
         let (row, children) = self.lease.end(&children).await?;
         Ok(Exit::Ended { row, children })
@@ -423,7 +444,10 @@ impl<F: ProcessorFactory> Delivery<F> {
 
     /// Stops on the coordinator's wish, with everything that is done written down.
     async fn leave(&mut self, wish: Wish) -> Exit {
-        self.processor.shutdown_requested(&self.checkpointer).await;
+        {
+            let _call = self.status.calls.start();
+            self.processor.shutdown_requested(&self.checkpointer).await;
+        }
         let exit = give_up(&self.lease, wish, self.position()).await;
         if matches!(exit, Exit::Lost) {
             self.processor.lease_lost().await;
@@ -558,6 +582,12 @@ async fn sleep_until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
+}
+
+/// A processor's call, with its duration shown.
+async fn timed(status: &ShardStatus, call: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let _call = status.calls.start();
+    catch_panic(call).await
 }
 
 /// Turns a panic of a processor into an error, so that its shard alone waits.

@@ -241,6 +241,22 @@ impl Lease {
         self.transition(|after| after.children.extend(children.iter().cloned()))
     }
 
+    /// Puts the checkpoint anywhere, also back, and the lease into nobody's hands: whoever is assigned next begins
+    /// there, and a worker that still read the shard is shut out.
+    ///
+    /// Only an operator does this, by hand, and answers for it: it is the one way by which a checkpoint goes back.
+    pub fn reset(&self, checkpoint: Checkpoint) -> Transition {
+        let after = Self {
+            owner: None,
+            checkpoint_owner: None,
+            counter: self.counter + 1,
+            checkpoint,
+            owner_switches: 0,
+            ..self.clone()
+        };
+        Transition { before: self.clone(), after }
+    }
+
     fn advance(
         &self,
         worker: &WorkerId,
@@ -278,6 +294,13 @@ impl Lease {
 }
 
 impl Transition {
+    /// The same with the shard's rate of delivery, where it is known.
+    #[must_use]
+    pub fn with_throughput(mut self, kbps: Option<f64>) -> Self {
+        self.after.throughput_kbps = kbps.or(self.after.throughput_kbps);
+        self
+    }
+
     /// Whether `row` is what this transition leaves behind: how a writer tells its own write, whose answer was lost
     /// or which the client sent twice, from somebody else's.
     ///
@@ -345,6 +368,16 @@ mod tests {
         assert!(matches!(lease.checkpoint(&id("a"), at("9")), Err(TransitionError::Backwards { .. })));
         assert!(matches!(lease.release(&id("a"), at("TRIM_HORIZON")), Err(TransitionError::Backwards { .. })));
         assert!(lease.checkpoint(&id("a"), at("10")).is_ok());
+    }
+
+    #[test]
+    fn a_reset_moves_the_checkpoint_anywhere_and_shuts_everybody_out() {
+        let moving = owned("a", "10").hand_off(&id("b")).expect("movable").after;
+        let reset = moving.reset(at("TRIM_HORIZON"));
+        assert_eq!((reset.after.holder(), reset.after.counter), (None, moving.counter + 1));
+        assert_eq!(reset.after.checkpoint, Checkpoint::TrimHorizon);
+        assert!(reset.after.checkpoint(&id("a"), at("11")).is_err(), "a no longer holds it");
+        assert!(reset.is_done_in(&reset.after) && !reset.is_done_in(&moving));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The leases of this worker: for each, a consumer is started, told to hand over, or stopped, as the row says.
 
+mod stuck;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::membership::{SharedPresence, hint};
+use super::pressure::Pressure;
 use super::view::FleetView;
+use super::watchdog::Watchdog;
 use super::{Ending, Error, Notice, Options, other_children};
 use crate::aws::TableError;
 use crate::aws::fleet_table::{FleetTable, Hints, digest};
@@ -52,6 +56,8 @@ pub(super) struct Keeper {
     /// Whether all rows are to be read.
     wants_scan: bool,
     leaving: Option<Leaving>,
+    pressure: Pressure,
+    watchdog: Watchdog,
     rng: Rng,
 }
 
@@ -82,6 +88,7 @@ impl Keeper {
         rng: Rng,
     ) -> Self {
         let (exit_sender, exits) = mpsc::unbounded_channel();
+        let watchdog = Watchdog::new(options.stuck_after);
         Self {
             options,
             leases,
@@ -100,6 +107,8 @@ impl Keeper {
             hints: JoinSet::new(),
             wants_scan: true,
             leaving: None,
+            pressure: Pressure::new(),
+            watchdog,
             rng,
         }
     }
@@ -158,6 +167,7 @@ impl Keeper {
         if !due.is_empty() {
             self.look(&due).await?;
         }
+        self.give_up_stuck().await?;
         if self.leaving.is_some() {
             self.go_on_leaving();
         } else if self.options.until_caught_up && self.is_caught_up().await? {
@@ -238,7 +248,10 @@ impl Keeper {
         } else if is_owner && is_holder {
             self.pending.remove(&row.key);
             match running {
-                Some(running) => running.handle.look_at_parents(),
+                Some(running) => {
+                    running.handle.look_at_parents();
+                    self.watchdog.note_owned(&row.key);
+                }
                 None => self.start(row),
             }
         } else if is_owner {
@@ -266,6 +279,11 @@ impl Keeper {
 
     async fn on_exit(&mut self, key: ShardId, exit: Exit) -> Result<(), Error> {
         self.running.remove(&key);
+        if self.watchdog.forget(&key) {
+            tracing::info!(shard = %key, "the call that hung has returned; what it did is not checkpointed");
+            self.show_presence();
+            self.presence.publish();
+        }
         match exit {
             Exit::Ended { row, children } => {
                 self.left.insert(key, row.counter);
@@ -353,7 +371,7 @@ impl Keeper {
     }
 
     /// Puts into the next heartbeat which leases this worker knows to own and how far it has come.
-    fn show_presence(&self) {
+    fn show_presence(&mut self) {
         let owned: BTreeSet<&ShardId> = self
             .running
             .iter()
@@ -362,11 +380,15 @@ impl Keeper {
             .chain(&self.pending)
             .collect();
         let caught_up_to_ms = self.caught_up_to_ms();
+        let overloaded = self.pressure.look(self.running.iter().map(|(key, running)| (key, &*running.handle.status)));
+        let stuck = self.watchdog.stuck();
         self.show_metrics(owned.len());
         self.presence.update(|presence| {
             presence.leases = owned.len() as u64;
             presence.digest = digest(owned);
             presence.caught_up_to_ms = caught_up_to_ms;
+            presence.overloaded = overloaded;
+            presence.stuck = stuck;
         });
     }
 
@@ -395,8 +417,10 @@ impl Keeper {
         if !self.pending.is_empty() {
             return None;
         }
-        let reading = self.running.values().filter(|running| !running.handle.status.is_blocked());
-        let oldest = reading.map(|running| running.handle.status.caught_up_to_ms()).min();
+        let is_read =
+            |key: &ShardId, running: &Running| !running.handle.status.is_blocked() && !self.watchdog.gave_up(key);
+        let reading = self.running.iter().filter(|(key, running)| is_read(key, running));
+        let oldest = reading.map(|(_, running)| running.handle.status.caught_up_to_ms()).min();
         match oldest {
             Some(0) => None,
             oldest => oldest.or(Some(u64::MAX)),

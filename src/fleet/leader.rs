@@ -367,15 +367,17 @@ impl Leader {
         office.scan_interval = (Duration::from_secs(1) * count / SCANNED_ROWS_A_SECOND)
             .clamp(SHORTEST_SCAN_INTERVAL, LONGEST_SCAN_INTERVAL);
         office.scanned = Some(Instant::now());
+        let mut strangers = BTreeSet::new();
         for row in office.rows.values().filter(|row| !row.is_finished()) {
             let is_stranger = |id: &&WorkerId| self.view.worker(id).is_none() && !self.departed.contains_key(*id);
             if let Some(holder) = row.holder().filter(is_stranger) {
                 office.foreign.observe(&row.key, (holder.clone(), row.counter), sent, arrived);
                 office.foreign_since.entry(row.key.clone()).or_insert_with(Instant::now);
-            } else {
-                office.foreign_since.remove(&row.key);
+                strangers.insert(&row.key);
             }
         }
+        // A lease that is finished or deleted by now is waited for no more.
+        office.foreign_since.retain(|key, _| strangers.contains(key));
         let foreign = &office.foreign_since;
         office.foreign.retain(|key| foreign.contains_key(key));
         self.remind(office).await;
@@ -542,10 +544,18 @@ impl Leader {
         let is_open = |row: &&Lease| {
             !row.is_finished() && row.parents.is_disjoint(&office.bad) && unfinished_parents(row, rows).next().is_none()
         };
+        let mut stuck: BTreeMap<&ShardId, Vec<WorkerId>> = BTreeMap::new();
+        for seen in self.view.live() {
+            for key in &seen.member.presence.stuck {
+                stuck.entry(key).or_default().push(seen.member.id.clone());
+            }
+        }
         let leases: Vec<LeaseToPlace> = rows
             .values()
             .filter(is_open)
             .map(|row| LeaseToPlace {
+                weight: row.throughput_kbps,
+                avoid: stuck.get(&row.key).cloned().unwrap_or_default(),
                 key: row.key.clone(),
                 owner: row.owner.clone().filter(|_| row.holder().is_some_and(|holder| self.may_be_alive(holder))),
                 moving: row.holder().is_some_and(|holder| {
@@ -560,6 +570,7 @@ impl Leader {
             .map(|seen| Member {
                 id: seen.member.id.clone(),
                 leaving: seen.member.presence.leaving || self.is_leaving(&seen.member.id),
+                overloaded: seen.member.presence.overloaded,
                 max_leases: seen.member.presence.max_leases.and_then(|limit| usize::try_from(limit).ok()),
             })
             .collect();

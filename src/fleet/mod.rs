@@ -6,13 +6,21 @@
 //! - [`keeper`]: the leases of this worker: starts, hands over and stops their consumers as the lease rows say.
 //! - [`leader`]: watches the fleet; leads it when nobody else does: lists shards, makes leases, assigns them.
 //!
+//! Beside them, for people: [`status`] puts what the tables show into words, [`intervention`] decides what an operator
+//! may do to a lease, and a [`Watcher`] looks at a fleet from outside.
+//!
 //! The rows of the lease table decide; everything else only saves time.
 
 mod discovery;
+pub mod intervention;
 mod keeper;
 mod leader;
 mod membership;
+mod pressure;
+pub mod status;
 mod view;
+mod watchdog;
+mod watcher;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,7 +29,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use self::discovery::{Listing, list};
 pub use self::view::{FleetView, Seen};
+pub use self::watcher::Watcher;
 
 use self::keeper::Keeper;
 use self::leader::Leader;
@@ -46,6 +56,8 @@ pub struct Options {
     pub lease_duration: Duration,
     /// The most leases that this worker will hold.
     pub max_leases: Option<usize>,
+    /// How long a processor's call may last before its shard goes to another worker; `None` for any time.
+    pub stuck_after: Option<Duration>,
     /// How long a worker that is to stop waits for its leases to be handed over.
     pub drain_timeout: Duration,
     /// For how long the lease of an owner that isn't in the fleet table must stand still before the owner counts as

@@ -1,9 +1,18 @@
 //! Assignment: which worker should read which shard. The problem, the wanted properties and the phases are in
 //! README.md beside this file.
 
-use std::collections::BTreeMap;
+mod weights;
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use self::weights::{AVERAGE, weights};
 use super::lease::{ShardId, WorkerId};
+
+/// A difference between two workers below this part of the fair load is no reason to move a lease for its weight.
+const LEAST_DIFFERENCE: f64 = 0.1;
+/// What a worker could give away in all must be at least this part of the fair load, or it is left in peace.
+const LEAST_GIFT: f64 = 0.05;
 
 /// A lease that somebody should hold: unfinished, and none of its parents holds it up.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +23,10 @@ pub struct LeaseToPlace {
     pub owner: Option<WorkerId>,
     /// Whether it is being handed over, and so must be left alone.
     pub moving: bool,
+    /// How much its shard delivers, in KiB/s, if that is known.
+    pub weight: Option<f64>,
+    /// Workers that must not get it, because their processor hangs on it.
+    pub avoid: Vec<WorkerId>,
 }
 
 /// A live worker.
@@ -23,6 +36,8 @@ pub struct Member {
     pub id: WorkerId,
     /// Whether it wants to give up all its leases.
     pub leaving: bool,
+    /// Whether it has more to do than it can, and should get nothing new.
+    pub overloaded: bool,
     /// The most leases that it will hold.
     pub max_leases: Option<usize>,
 }
@@ -48,44 +63,74 @@ pub enum Move {
     },
 }
 
+impl LeaseToPlace {
+    /// A lease that nobody owns and of which nothing is known.
+    pub fn new(key: ShardId) -> Self {
+        Self { key, owner: None, moving: false, weight: None, avoid: Vec::new() }
+    }
+}
+
 /// The moves that lead to an even assignment, the most urgent first: unowned leases, then those of workers that
-/// leave, then what evens out the rest. At most `hand_offs_at_once` leases are on the move at any time.
+/// leave, then what is above a worker's limit, then what evens out the rest. At most `hand_offs_at_once` leases are on
+/// the move at any time.
 pub fn plan(leases: &[LeaseToPlace], members: &[Member], hand_offs_at_once: usize) -> Vec<Move> {
-    let mut plan = Plan::new(leases, members);
+    let mut plan = Plan::new(leases, members, hand_offs_at_once);
     plan.place_unowned();
-    let moving = leases.iter().filter(|lease| lease.moving).count();
-    plan.empty_leaving(hand_offs_at_once.saturating_sub(moving));
-    plan.even_out(hand_offs_at_once.saturating_sub(moving));
-    plan.moves
+    plan.empty_leaving();
+    plan.respect_limits();
+    plan.even_out();
+    plan.into_moves()
 }
 
 /// The plan as it grows. Workers and leases are their indices in the input.
 struct Plan<'a> {
     leases: &'a [LeaseToPlace],
     members: &'a [Member],
-    /// Per worker, the leases that it could hand over, by key.
-    held: Vec<Vec<usize>>,
-    /// Per worker, how many leases it holds or is about to.
-    count: Vec<usize>,
-    /// Per worker, how many leases it should hold.
-    target: Vec<usize>,
+    weight: Vec<u64>,
+    workers: Vec<Worker>,
+    /// Per lease, who owns it at the start and by this plan.
+    origin: Vec<Option<usize>>,
+    owner: Vec<Option<usize>>,
     unowned: Vec<usize>,
-    moves: Vec<Move>,
-    hand_offs: usize,
+    /// The leases that change owner, in the order of urgency.
+    touched: Vec<usize>,
+    is_touched: Vec<bool>,
+    hand_offs_left: usize,
+    /// The load of each worker that stays, were all the same.
+    fair: f64,
+}
+
+/// A worker as the plan leaves it.
+#[derive(Default)]
+struct Worker {
+    /// The leases that it could hand over, by weight.
+    held: BTreeSet<(u64, usize)>,
+    /// How many leases it holds or is about to, and what they weigh.
+    count: usize,
+    load: u64,
 }
 
 impl<'a> Plan<'a> {
-    fn new(leases: &'a [LeaseToPlace], members: &'a [Member]) -> Self {
+    fn new(leases: &'a [LeaseToPlace], members: &'a [Member], hand_offs_at_once: usize) -> Self {
         let index: BTreeMap<_, _> = members.iter().enumerate().map(|(index, member)| (&member.id, index)).collect();
-        let mut held = vec![Vec::new(); members.len()];
-        let mut count = vec![0; members.len()];
+        let weight = weights(leases);
+        let mut workers: Vec<Worker> = members.iter().map(|_| Worker::default()).collect();
+        let mut origin = Vec::with_capacity(leases.len());
         let mut unowned = Vec::new();
         for (number, lease) in leases.iter().enumerate() {
-            match lease.owner.as_ref().and_then(|owner| index.get(owner)) {
-                Some(&owner) => {
-                    count[owner] += 1;
+            let owner = lease.owner.as_ref().and_then(|owner| index.get(owner)).copied();
+            origin.push(owner);
+            // A worker that hangs on a lease is busy with it, whoever owns it by now: it gets no other in its place.
+            for hanging in lease.avoid.iter().filter_map(|id| index.get(id)).filter(|index| Some(**index) != owner) {
+                workers[*hanging].count += 1;
+                workers[*hanging].load += weight[number];
+            }
+            match owner {
+                Some(owner) => {
+                    workers[owner].count += 1;
+                    workers[owner].load += weight[number];
                     if !lease.moving {
-                        held[owner].push(number);
+                        workers[owner].held.insert((weight[number], number));
                     }
                 }
                 // A lease on its way to a worker that died is placed again once it has arrived there.
@@ -93,92 +138,207 @@ impl<'a> Plan<'a> {
                 None => unowned.push(number),
             }
         }
-        let target = targets(members, &count, count.iter().sum::<usize>() + unowned.len());
-        Self { leases, members, held, count, target, unowned, moves: Vec::new(), hand_offs: 0 }
+        let staying = members.iter().filter(|member| !member.leaving).count();
+        let moving = leases.iter().filter(|lease| lease.moving).count();
+        Self {
+            fair: float(weight.iter().sum()) / float(staying.max(1) as u64),
+            is_touched: vec![false; leases.len()],
+            owner: origin.clone(),
+            hand_offs_left: hand_offs_at_once.saturating_sub(moving),
+            touched: Vec::new(),
+            leases,
+            members,
+            weight,
+            workers,
+            origin,
+            unowned,
+        }
     }
 
+    // The phases.
+
+    /// The heaviest first, so that the light ones even out what those leave uneven.
     fn place_unowned(&mut self) {
-        for lease in std::mem::take(&mut self.unowned) {
-            let Some(to) = self.neediest() else { return };
-            self.count[to] += 1;
-            let (lease, to) = (self.leases[lease].key.clone(), self.members[to].id.clone());
-            self.moves.push(Move::Assign { lease, to });
+        let mut unowned = std::mem::take(&mut self.unowned);
+        unowned.sort_by_key(|lease| (Reverse(self.weight[*lease]), *lease));
+        for lease in unowned {
+            if let Some(to) = self.somebody_for(lease) {
+                self.give(lease, to);
+            }
         }
     }
 
-    fn empty_leaving(&mut self, limit: usize) {
-        let leaving: Vec<_> = (0..self.members.len()).filter(|worker| self.members[*worker].leaving).collect();
-        for from in leaving {
-            while self.hand_offs < limit && self.hand_over_one(from) {}
+    fn empty_leaving(&mut self) {
+        for from in (0..self.members.len()).filter(|worker| self.members[*worker].leaving) {
+            let held: Vec<usize> = self.workers[from].held.iter().rev().map(|(_, lease)| *lease).collect();
+            for lease in held {
+                let Some(to) = self.somebody_for(lease) else { continue };
+                if !self.hand_over(lease, to) {
+                    return;
+                }
+            }
         }
     }
 
-    fn even_out(&mut self, limit: usize) {
-        let mut fullest: Vec<_> = (0..self.members.len()).filter(|worker| self.excess(*worker) > 0).collect();
-        fullest.sort_by_key(|worker| std::cmp::Reverse(self.excess(*worker)));
-        for from in fullest {
-            while self.hand_offs < limit && self.excess(from) > 0 && self.hand_over_one(from) {}
+    fn respect_limits(&mut self) {
+        for from in 0..self.members.len() {
+            while !self.members[from].leaving && self.workers[from].count > self.limit(from) {
+                let Some(to) = self.least_loaded(|plan, worker| worker != from && plan.is_free(worker)) else { break };
+                let half = self.workers[from].load.saturating_sub(self.workers[to].load) / 2;
+                let Some(lease) = self.nearest(from, to, half, u64::MAX) else { break };
+                if !self.hand_over(lease, to) {
+                    return;
+                }
+            }
         }
     }
 
-    /// Moves one lease from `from` to the worker that needs one most; says whether there was such a pair.
-    fn hand_over_one(&mut self, from: usize) -> bool {
-        let Some(to) = self.neediest() else { return false };
-        let Some(lease) = self.held[from].pop() else { return false };
-        self.count[from] -= 1;
-        self.count[to] += 1;
-        self.hand_offs += 1;
-        self.moves.push(Move::HandOff {
-            lease: self.leases[lease].key.clone(),
-            from: self.members[from].id.clone(),
-            to: self.members[to].id.clone(),
+    /// From the most loaded to the least loaded, one lease at a time, while that gains enough. Each step brings two
+    /// loads closer together, so the steps end, and what can be done by then can be done by the next plan neither.
+    fn even_out(&mut self) {
+        while let Some((lease, to)) = self.next_step() {
+            if !self.hand_over(lease, to) {
+                return;
+            }
+        }
+    }
+
+    fn into_moves(self) -> Vec<Move> {
+        let id = |worker: usize| self.members[worker].id.clone();
+        let changed = self.touched.iter().filter_map(|&lease| {
+            let to = self.owner[lease].filter(|_| self.owner[lease] != self.origin[lease])?;
+            let key = self.leases[lease].key.clone();
+            Some(match self.origin[lease] {
+                Some(from) => Move::HandOff { lease: key, from: id(from), to: id(to) },
+                None => Move::Assign { lease: key, to: id(to) },
+            })
         });
+        changed.collect()
+    }
+
+    // What is worth a move.
+
+    fn next_step(&self) -> Option<(usize, usize)> {
+        let to = self.least_loaded(Self::is_free)?;
+        let lowest = self.workers[to].load;
+        let givers = self.workers.iter().enumerate().filter(|(_, worker)| worker.load > lowest);
+        let mut givers: BinaryHeap<_> = givers.map(|(index, worker)| (worker.load, Reverse(index))).collect();
+        while let Some((_, Reverse(from))) = givers.pop() {
+            if let Some(lease) = self.worth_moving(from, to) {
+                return Some((lease, to));
+            }
+        }
+        None
+    }
+
+    fn worth_moving(&self, from: usize, to: usize) -> Option<usize> {
+        let (giver, taker) = (&self.workers[from], &self.workers[to]);
+        let difference = giver.load - taker.load;
+        let for_count = (giver.count > taker.count + 1).then(|| self.for_count(from, to, difference));
+        for_count.flatten().or_else(|| {
+            // Not much heavier than half of the difference: otherwise the two would about change places, and back.
+            let heaviest = difference * 2 / 3;
+            let is_uneven = float(difference) >= self.fair * LEAST_DIFFERENCE;
+            let is_worth_it = is_uneven && self.can_give(from, heaviest, self.fair * LEAST_GIFT);
+            self.nearest(from, to, difference / 2, heaviest).filter(|_| is_worth_it)
+        })
+    }
+
+    /// A lease by which the giver, who has the more leases, and the taker come closer by half an average lease.
+    fn for_count(&self, from: usize, to: usize, difference: u64) -> Option<usize> {
+        let lease = self.nearest(from, to, difference / 2, difference)?;
+        let gain = self.weight[lease].min(difference - self.weight[lease]);
+        (gain * 2 >= AVERAGE).then_some(lease)
+    }
+
+    /// Whether a worker's leases up to `heaviest` weigh at least `least` together.
+    fn can_give(&self, from: usize, heaviest: u64, least: f64) -> bool {
+        let mut sum = 0;
+        let fitting = self.workers[from].held.range(..=(heaviest, usize::MAX)).rev();
+        fitting.map(|(weight, _)| *weight).any(|weight| {
+            sum += weight;
+            float(sum) >= least
+        })
+    }
+
+    /// The lease of `from` that `to` may have and that weighs about as much as is wanted, and not above `heaviest`.
+    fn nearest(&self, from: usize, to: usize, wanted: u64, heaviest: u64) -> Option<usize> {
+        let held = &self.workers[from].held;
+        let middle = (wanted.min(heaviest), usize::MAX);
+        let may = |entry: &&(u64, usize)| !self.avoids(entry.1, to);
+        let below = held.range(..=middle).rev().find(may);
+        let above = held.range(middle..=(heaviest, usize::MAX)).find(may);
+        let off = |entry: &&(u64, usize)| entry.0.abs_diff(wanted);
+        below.into_iter().chain(above).min_by_key(off).map(|(_, lease)| *lease)
+    }
+
+    // Who may take.
+
+    /// Who should get a lease that has to go somewhere. One who is overloaded gets it when nobody else can: a slow
+    /// reader is better than none.
+    fn somebody_for(&self, lease: usize) -> Option<usize> {
+        self.least_loaded(|plan, worker| plan.is_free(worker) && !plan.avoids(lease, worker))
+            .or_else(|| self.least_loaded(|plan, worker| plan.has_room(worker) && !plan.avoids(lease, worker)))
+    }
+
+    /// The least loaded of those who may, the first of equals.
+    fn least_loaded(&self, may: impl Fn(&Self, usize) -> bool) -> Option<usize> {
+        let able = (0..self.members.len()).filter(|worker| may(self, *worker));
+        able.min_by_key(|worker| (self.workers[*worker].load, *worker))
+    }
+
+    fn is_free(&self, worker: usize) -> bool {
+        !self.members[worker].overloaded && self.has_room(worker)
+    }
+
+    fn has_room(&self, worker: usize) -> bool {
+        !self.members[worker].leaving && self.workers[worker].count < self.limit(worker)
+    }
+
+    fn limit(&self, worker: usize) -> usize {
+        self.members[worker].max_leases.unwrap_or(usize::MAX)
+    }
+
+    fn avoids(&self, lease: usize, worker: usize) -> bool {
+        self.leases[lease].avoid.contains(&self.members[worker].id)
+    }
+
+    // Moving.
+
+    /// Moves an owned lease, unless enough are on the move already.
+    fn hand_over(&mut self, lease: usize, to: usize) -> bool {
+        if self.origin[lease].is_some() && !self.is_touched[lease] {
+            if self.hand_offs_left == 0 {
+                return false;
+            }
+            self.hand_offs_left -= 1;
+        }
+        self.give(lease, to);
         true
     }
 
-    fn excess(&self, worker: usize) -> usize {
-        self.count[worker].saturating_sub(self.target[worker])
-    }
-
-    /// The worker that is furthest below its target, the first of equals; nobody when all have theirs.
-    fn neediest(&self) -> Option<usize> {
-        (0..self.members.len())
-            .map(|worker| (self.target[worker].saturating_sub(self.count[worker]), std::cmp::Reverse(worker)))
-            .filter(|(need, _)| *need > 0)
-            .max()
-            .map(|(_, worker)| worker.0)
+    fn give(&mut self, lease: usize, to: usize) {
+        let weight = self.weight[lease];
+        if let Some(from) = self.owner[lease].replace(to) {
+            let giver = &mut self.workers[from];
+            giver.held.remove(&(weight, lease));
+            giver.count -= 1;
+            giver.load -= weight;
+        }
+        let taker = &mut self.workers[to];
+        taker.held.insert((weight, lease));
+        taker.count += 1;
+        taker.load += weight;
+        if !std::mem::replace(&mut self.is_touched[lease], true) {
+            self.touched.push(lease);
+        }
     }
 }
 
-/// How many leases each worker should hold: even, whole, within the workers' limits, and so that those who hold most
-/// today keep the odd ones, which makes for the fewest moves.
-fn targets(members: &[Member], count: &[usize], total: usize) -> Vec<usize> {
-    let limit = |worker: usize| match &members[worker] {
-        Member { leaving: true, .. } => 0,
-        member => member.max_leases.unwrap_or(usize::MAX),
-    };
-    let mut target = vec![0; members.len()];
-    let mut open: Vec<_> = (0..members.len()).filter(|worker| limit(*worker) > 0).collect();
-    let mut left = total;
-    // Workers whose limit lies below the even share are filled to it; the others share the rest.
-    loop {
-        let share = if open.is_empty() { return target } else { left / open.len() };
-        let (full, rest): (Vec<_>, Vec<_>) = open.into_iter().partition(|worker| limit(*worker) <= share);
-        open = rest;
-        if full.is_empty() {
-            break;
-        }
-        for worker in full {
-            target[worker] = limit(worker);
-            left -= limit(worker);
-        }
-    }
-    open.sort_by_key(|worker| (std::cmp::Reverse(count[*worker]), *worker));
-    let (share, odd) = (left / open.len(), left % open.len());
-    for (rank, worker) in open.into_iter().enumerate() {
-        target[worker] = share + usize::from(rank < odd);
-    }
-    target
+fn float(number: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a part of it is compared with another, and no more")]
+    let number = number as f64;
+    number
 }
 
 #[cfg(test)]
