@@ -166,6 +166,18 @@ impl Lease {
         })
     }
 
+    /// Takes up a lease that names `worker` as its holder, before its first delivery. Nothing changes but the counter:
+    /// that shuts out whoever has seen an earlier row, and this worker dead, and has a write on its way.
+    ///
+    /// # Errors
+    /// [`TransitionError::NotHolder`] when somebody else reads the shard.
+    pub fn claim(&self, worker: &WorkerId) -> Result<Transition, TransitionError> {
+        if self.holder() != Some(worker) {
+            return Err(self.not_holder(worker));
+        }
+        Ok(self.transition(|_| {}))
+    }
+
     /// Starts a hand-off: `to` becomes the owner, today's owner goes on until it has delivered what it holds.
     ///
     /// # Errors
@@ -339,6 +351,15 @@ mod tests {
         assert_eq!((done.holder(), done.checkpoint.clone()), (Some(&id("b")), at("8")));
         assert_eq!(done.owner_switches, 1);
         assert!(done.checkpoint(&id("a"), at("9")).is_err(), "a has no more say");
+    }
+
+    #[test]
+    fn a_claim_shuts_out_a_take_over_that_was_decided_on_before() {
+        let lease = owned("a", "5");
+        let claim = lease.claim(&id("a")).expect("holder");
+        assert_eq!(claim.after, Lease { counter: lease.counter + 1, ..lease.clone() });
+        assert!(lease.claim(&id("b")).is_err());
+        assert!(!lease.assign(&id("b")).is_done_in(&claim.after));
     }
 
     #[test]

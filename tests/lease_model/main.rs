@@ -3,8 +3,8 @@
 //! The rows change by the worker's own code (`core::lease`); who changes them when is [`protocol`], a model. What is
 //! proved, and what is not, is in docs/protocol.md.
 //!
-//! `cargo test --test lease_model` checks the small sizes, some 120,000 states. Larger ones by hand:
-//! `SHARDKEEPER_MODEL=large cargo test --release --test lease_model`, which takes LARGE_STATES.
+//! `cargo test --test lease_model` checks the small sizes, some 220,000 states. Larger ones by hand:
+//! `SHARDKEEPER_MODEL=large cargo test --release --test lease_model`, 4.1 million states in two minutes or so.
 
 mod checker;
 mod protocol;
@@ -28,9 +28,8 @@ fn is_large() -> bool {
 }
 
 fn assert_sound(model: &impl Model, name: &str, size: Size) {
-    let started = std::time::Instant::now();
     let Report { states, steps, fault } = check(model, MOST_STATES);
-    println!("{name}, {size:?}: {states} states, {steps} steps, {:.1?}", started.elapsed());
+    println!("{name}, {size:?}: {states} states, {steps} steps");
     if let Some(Fault { rule, trace }) = fault {
         panic!("{name}, {size:?}: {rule}, after\n  {}", trace.join("\n  "));
     }
@@ -54,16 +53,12 @@ fn assert_needed(rules: Rules, size: Size, consequences: &[&str]) {
 
 #[test]
 fn the_rules_hold_through_pauses_hand_offs_and_lost_answers() {
-    assert_sound_with_two_workers(&[
-        Size { records: 2, lapses: 1, moves: 1, ..SMALLEST },
-        Size { lapses: 1, losses: 1, moves: 1, ..SMALLEST },
-    ]);
+    assert_sound_with_two_workers(&[TRICKY]);
     if is_large() {
         assert_sound_with_two_workers(&[
             Size { lapses: 1, losses: 1, moves: 2, ..SMALLEST },
             Size { lapses: 2, losses: 1, moves: 1, ..SMALLEST },
             Size { lapses: 1, losses: 2, moves: 1, in_flight: 3, ..SMALLEST },
-            TRICKY,
         ]);
     }
 }
@@ -86,11 +81,10 @@ fn the_rules_hold_through_crashes_and_restarts() {
 fn the_rules_hold_from_a_parent_to_its_child() {
     let assert_sound_family =
         |size| assert_sound(&Protocol::<2, 2> { size, rules: Rules::ALL }, "two workers, parent and child", size);
-    assert_sound_family(Size { lapses: 1, ..SMALLEST });
+    assert_sound_family(Size { lapses: 1, losses: 1, ..SMALLEST });
     assert_sound_family(Size { crashes: 1, losses: 1, ..SMALLEST });
     assert_sound_family(Size { losses: 1, moves: 1, ..SMALLEST });
     if is_large() {
-        assert_sound_family(Size { lapses: 1, losses: 1, ..SMALLEST });
         assert_sound_family(Size { crashes: 1, lapses: 1, losses: 1, ..SMALLEST });
         assert_sound_family(Size { lapses: 1, losses: 1, moves: 1, ..SMALLEST });
     }
@@ -99,11 +93,11 @@ fn the_rules_hold_from_a_parent_to_its_child() {
 #[test]
 fn the_rules_hold_with_three_workers() {
     let assert_sound_trio = |size| assert_sound(&Protocol::<3, 1> { size, rules: Rules::ALL }, "three workers", size);
-    assert_sound_trio(Size { moves: 1, ..SMALLEST });
+    assert_sound_trio(Size { lapses: 1, moves: 1, ..SMALLEST });
     if is_large() {
-        assert_sound_trio(Size { lapses: 1, moves: 1, ..SMALLEST });
         assert_sound_trio(Size { crashes: 1, lapses: 1, losses: 1, ..SMALLEST });
         assert_sound_trio(Size { lapses: 1, losses: 1, moves: 1, ..SMALLEST });
+        assert_sound_trio(Size { crashes: 1, lapses: 1, losses: 1, moves: 1, ..SMALLEST });
     }
 }
 

@@ -7,7 +7,7 @@
 //! reads are strongly consistent and whatever happens after a read is a later step.
 
 use crate::checker::{Goal, Model, Step};
-use crate::row::{Change, END, Id, Row, is_adopted, is_own_work};
+use crate::row::{Change, Id, Row, is_adopted, is_own_work};
 
 /// How much of everything there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -503,7 +503,7 @@ impl<const W: usize, const S: usize> Steps<'_, W, S> {
         let action = Action::Look(worker, shard);
         if row.owner == me && (row.from == 0 || !rules.new_owner_waits) {
             if is_idle && rules.start_claims && row.from == 0 {
-                self.send_change(action, worker, shard, Kind::Claim, row, Change::Assign(me));
+                self.send_change(action, worker, shard, Kind::Claim, row, Change::Claim(me));
             } else if is_idle {
                 self.to(action, |next| next.start(worker, shard, row, true));
             }
@@ -921,7 +921,7 @@ impl<const W: usize, const S: usize> State<W, S> {
     }
 
     fn each_row(&mut self, shard: usize, mut visit: impl FnMut(&mut Row)) {
-        let mut visit_write = |write: &mut Write, visit: &mut dyn FnMut(&mut Row)| {
+        let visit_write = |write: &mut Write, visit: &mut dyn FnMut(&mut Row)| {
             if usize::from(write.shard) == shard {
                 visit(&mut write.before);
                 visit(&mut write.after);

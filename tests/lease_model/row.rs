@@ -26,6 +26,7 @@ pub struct Row {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Change {
     Assign(Id),
+    Claim(Id),
     HandOff(Id),
     Checkpoint(Id, u8),
     Transfer(Id, u8),
@@ -61,6 +62,7 @@ impl Row {
         let lease = self.lease();
         let transition = match change {
             Change::Assign(to) => Ok(lease.assign(&id(to))),
+            Change::Claim(worker) => lease.claim(&id(worker)),
             Change::HandOff(to) => lease.hand_off(&id(to)),
             Change::Checkpoint(worker, at) => lease.checkpoint(&id(worker), checkpoint(at)),
             Change::Transfer(worker, at) => lease.transfer(&id(worker), checkpoint(at)),

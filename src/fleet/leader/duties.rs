@@ -198,7 +198,18 @@ impl Leader {
     /// Gives unowned leases away and evens out the rest. Says whether some rows turned out to be younger than thought.
     async fn place(&mut self, office: &mut Office, hints: &mut BTreeMap<WorkerId, Hints>) -> Result<bool, Error> {
         let mut transitions = Vec::new();
-        for step in self.plan(&office.rows, office) {
+        let mut plan = self.plan(&office.rows, office);
+        let takes_over = |step: &Move| matches!(step, Move::Assign { lease, .. } if office.rows.get(lease).is_some_and(|row| row.holder().is_some()));
+        if plan.iter().any(takes_over) {
+            // A holder that was dead when this worker last looked may have come back and taken its lease up before the
+            // row was read. Only a look that comes after the row proves that nobody delivers on it.
+            self.watch().await?;
+            if !self.leads() {
+                return Ok(false);
+            }
+            plan = self.plan(&office.rows, office);
+        }
+        for step in plan {
             let (Move::Assign { lease, .. } | Move::HandOff { lease, .. }) = &step;
             let Some(row) = office.rows.get(lease) else { continue };
             match &step {
