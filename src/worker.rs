@@ -8,6 +8,7 @@ use std::collections::hash_map::RandomState;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -213,12 +214,13 @@ impl<F: ProcessorFactory> Worker<F> {
         let started_ms = options.clock.now_ms();
         let mut rng = Rng::new(options.seed.unwrap_or_else(random_seed));
         let incarnation = format!("{:016x}", rng.next_u64());
+        let partition = retry_partition(&options.worker_id);
         let prepare = async {
             let config = match config {
                 Some(config) => config,
                 None => clients::load(&options.endpoints).await?,
             };
-            let clients = clients_for(&options, &config, &incarnation);
+            let clients = clients_for(&options, &config, &partition);
             let start = Start { options: &options, clients: &clients, rng: rng.fork() };
             let (stream, leadership) = start.until_ready().await?;
             Ok::<_, Error>((config, clients, stream, leadership))
@@ -250,7 +252,7 @@ impl<F: ProcessorFactory> Worker<F> {
         let starter = Arc::new(Starter::new(shared, tokio::runtime::Handle::current()));
         let fleet_options = fleet::Options {
             worker,
-            incarnation: incarnation.clone(),
+            incarnation,
             lease_duration: options.lease_duration,
             max_leases: options.max_leases,
             stuck_after: options.stuck_after,
@@ -268,7 +270,7 @@ impl<F: ProcessorFactory> Worker<F> {
         let coordinate = move || {
             // A pool of its own: a connection lives on the runtime that opened it.
             let config = if own_thread { clients::with_own_pool(&config) } else { config };
-            let clients = clients_for(&options, &config, &incarnation);
+            let clients = clients_for(&options, &config, &partition);
             let coordinator = Coordinator::new(
                 fleet_options,
                 Stream::new(clients.streams.clone(), stream.arn()),
@@ -296,13 +298,14 @@ impl Start<'_> {
         let started = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         let mut has_warned = false;
+        let mut reason = "no answer, or the tables are not ready yet".to_owned();
         loop {
-            let reason = match tokio::time::timeout_at(started + self.options.start_timeout, self.prepare()).await {
+            match tokio::time::timeout_at(started + self.options.start_timeout, self.prepare()).await {
                 Ok(Ok(ready)) => return Ok(ready),
-                Ok(Err(Error::Unreachable { reason, .. })) => reason,
+                Ok(Err(Error::Unreachable { reason: newest, .. })) => reason = newest,
                 Ok(Err(error)) => return Err(error),
-                Err(_) => "no answer, or the tables are not ready yet".to_owned(),
-            };
+                Err(_) => {} // the attempt was cut off: what the last whole one met says more
+            }
             let waited = started.elapsed();
             if waited >= self.options.start_timeout {
                 return Err(Error::Unreachable { waited: self.options.start_timeout, reason });
@@ -363,8 +366,15 @@ fn start_error(error: TableError, create: bool) -> Error {
     }
 }
 
-fn clients_for(options: &Options, config: &SdkConfig, incarnation: &str) -> Clients {
-    clients::clients(config, &options.endpoints, options.lease_duration, incarnation)
+fn clients_for(options: &Options, config: &SdkConfig, partition: &str) -> Clients {
+    clients::clients(config, &options.endpoints, options.lease_duration, partition)
+}
+
+/// A name for the retry budgets of one worker. The SDK keeps budgets by name for the whole process: one worker must not
+/// use up another's, nor, in a simulation, leave its state to the next one of the same seed.
+fn retry_partition(worker_id: &str) -> String {
+    static WORKERS: AtomicU64 = AtomicU64::new(0);
+    format!("{worker_id}-{}", WORKERS.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Runs a future on a thread with a runtime of its own, and waits for its output without blocking this one.

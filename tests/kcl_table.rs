@@ -14,7 +14,7 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use program::{PATIENCE, Program, environment};
@@ -140,19 +140,22 @@ fn a_living_kcl_worker_on_dynamodb_local_is_named_and_left_alone() {
 fn check_living_kcl_worker(service: &Service) {
     let at = service.address;
     let (before, shard, _) = one_lease(service, "kcl-alive-7");
-    let stopped = AtomicBool::new(false);
     let ended = std::thread::scope(|scope| {
         // KCL renews a lease every 3.3 s; here it is every tenth of a second.
-        scope.spawn(|| {
-            while !stopped.load(Ordering::Relaxed) {
-                renew(at, &shard);
-                std::thread::sleep(Duration::from_millis(100));
+        let (stop, stopped) = mpsc::channel::<()>();
+        scope.spawn({
+            let shard = shard.as_str();
+            move || {
+                while stopped.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
+                    renew(at, shard);
+                }
             }
         });
         let worker = Program::start(&environment(&service.url()), &format!("run --table {TABLE} --app {APP}"));
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.end()));
-        stopped.store(true, Ordering::Relaxed);
-        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let ended = worker.end();
+        // Its end, also by a panic, ends the renewals.
+        drop(stop);
+        ended
     });
     assert_eq!(ended.code, Some(1), "{}", ended.log);
     assert!(ended.log.contains("kcl-alive-7"), "{}", ended.log);

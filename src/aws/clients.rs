@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 pub use aws_config::SdkConfig;
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region};
 use aws_sdk_dynamodb::config::retry::RetryConfig;
@@ -12,6 +15,8 @@ use aws_smithy_runtime::client::retries::RetryPartition;
 
 /// How many idle connections are kept to one host: as many as calls may be in flight, so that none is opened anew.
 pub const MAX_CALLS_IN_FLIGHT: usize = 64;
+/// What calls are signed with for a service at a URL of its own, when no region is set.
+const ANY_REGION: &str = "us-east-1";
 
 /// Where the services are, when that isn't left to the AWS environment (`AWS_REGION`, `AWS_ENDPOINT_URL`,
 /// `AWS_ENDPOINT_URL_DYNAMODB`, `AWS_ENDPOINT_URL_DYNAMODB_STREAMS`, profiles).
@@ -64,6 +69,10 @@ pub async fn load(endpoints: &Endpoints) -> Result<SdkConfig, ConfigError> {
     if let Some(url) = &endpoints.url {
         loader = loader.endpoint_url(url);
     }
+    if endpoints.region.is_none() && (endpoints.url.is_some() || is_set("AWS_ENDPOINT_URL")) {
+        // Without this, a machine outside the cloud would wait for the metadata service before it calls a local one.
+        loader = loader.region(region_of_user());
+    }
     let config = loader.load().await;
     let provider = config.credentials_provider().ok_or_else(|| ConfigError::NoCredentials("none provided".into()))?;
     if let Err(error) = provider.provide_credentials().await {
@@ -75,8 +84,8 @@ pub async fn load(endpoints: &Endpoints) -> Result<SdkConfig, ConfigError> {
     if !has_endpoint(&config, endpoints) {
         return Err(ConfigError::NoRegion);
     }
-    // A service at a URL of its own, such as DynamoDB Local, doesn't ask for the region; signing needs some.
-    Ok(config.into_builder().region(Region::new("us-east-1")).build())
+    // A service at a URL of its own, such as DynamoDB Local, doesn't ask for the region.
+    Ok(config.into_builder().region(Region::new(ANY_REGION)).build())
 }
 
 /// The clients for a worker.
@@ -125,10 +134,20 @@ fn http_client() -> SharedHttpClient {
         .build_https()
 }
 
+/// The region that the user set, by variable or profile.
+fn region_of_user() -> RegionProviderChain {
+    RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+        .or_else(ProfileFileRegionProvider::new())
+        .or_else(Region::new(ANY_REGION))
+}
+
 fn has_endpoint(config: &SdkConfig, endpoints: &Endpoints) -> bool {
-    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     config.endpoint_url().is_some()
         || endpoints.streams_url.is_some()
-        || set("AWS_ENDPOINT_URL_DYNAMODB")
-        || set("AWS_ENDPOINT_URL_DYNAMODB_STREAMS")
+        || is_set("AWS_ENDPOINT_URL_DYNAMODB")
+        || is_set("AWS_ENDPOINT_URL_DYNAMODB_STREAMS")
+}
+
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }

@@ -202,8 +202,9 @@ pub enum FindError {
 /// When there is no such table or it never had a stream, or the service cannot be asked.
 pub async fn find_stream(clients: &Clients, table: &str) -> Result<String, FindError> {
     let answer = clients.tables.describe_table().table_name(table).send().await;
-    let description = match answer {
-        Ok(answer) => answer.table,
+    let description = match answer.map(|answer| answer.table) {
+        Ok(Some(description)) => description,
+        Ok(None) => return Err(FindError::Unavailable("the answer describes no table".into())),
         Err(error) => {
             return Err(match Fault::of(&error) {
                 Fault::NotFound => FindError::NoSuchTable(table.to_owned()),
@@ -212,7 +213,7 @@ pub async fn find_stream(clients: &Clients, table: &str) -> Result<String, FindE
             });
         }
     };
-    let arn = description.and_then(|description| description.latest_stream_arn).filter(|arn| !arn.is_empty());
+    let arn = description.latest_stream_arn.filter(|arn| !arn.is_empty());
     arn.ok_or_else(|| FindError::NotStreaming(table.to_owned()))
 }
 

@@ -78,6 +78,8 @@ pub const DEMO: SubCommand = SubCommand {
         &logs::FORMAT.about,
     ],
     takes_layers: false,
+    operands: None,
+    children: &[],
 };
 
 /// What was typed for `shardkeeper demo` becomes what it means.

@@ -23,8 +23,21 @@ pub struct SubCommand {
     pub epilogue: &'static str,
     /// Its settings, in the order of its help.
     pub table: &'static [&'static About],
-    /// Whether the environment and a file give settings too.
+    /// Whether the environment gives settings too.
     pub takes_layers: bool,
+    /// What it takes beside flags; none: only flags.
+    pub operands: Option<Operands>,
+    /// Sub-commands of its own; one of them has to be named, and then this one's settings count for nothing.
+    pub children: &'static [SubCommand],
+}
+
+/// The words that a sub-command takes without a flag: one or more of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Operands {
+    /// What stands for one of them in help texts.
+    pub name: &'static str,
+    /// What they are.
+    pub help: &'static str,
 }
 
 /// The program's command line.
@@ -35,17 +48,31 @@ pub fn command(sub_commands: &[SubCommand]) -> Command {
             "Reads a DynamoDB stream with any number of workers: start more copies, and they divide its shards \
              among themselves.",
         )
-        .subcommands(sub_commands.iter().map(sub_command))
+        .subcommands(sub_commands.iter().map(|child| sub_command(child, "shardkeeper")))
 }
 
-fn sub_command(sub_command: &SubCommand) -> Command {
-    let usage = format!("shardkeeper {} [OPTIONS]", sub_command.name);
-    Command::new(sub_command.name)
+fn sub_command(sub_command: &SubCommand, above: &str) -> Command {
+    let full_name = format!("{above} {}", sub_command.name);
+    let command = Command::new(sub_command.name);
+    if !sub_command.children.is_empty() {
+        return command
+            .about(sub_command.summary)
+            .long_about(sub_command.description)
+            .after_help(sub_command.epilogue)
+            .subcommand_required(true)
+            .subcommands(sub_command.children.iter().map(|child| self::sub_command(child, &full_name)));
+    }
+    let usage = match sub_command.operands {
+        Some(operands) => format!("{full_name} [OPTIONS] {}…", operands.name),
+        None => format!("{full_name} [OPTIONS]"),
+    };
+    command
         .about(sub_command.summary)
         .long_about(sub_command.description)
         .after_help(sub_command.epilogue)
         .override_usage(usage)
         .next_line_help(true)
+        .args(sub_command.operands.map(|operands| Arg::new(operands.name).help(operands.help).num_args(1..)))
         .args(sub_command.table.iter().map(|about| flag(about, sub_command.takes_layers)))
 }
 
@@ -55,6 +82,31 @@ fn flag(about: &'static About, shows_variable: bool) -> Arg {
         Kind::Switch => flag.action(ArgAction::SetTrue),
         _ => flag.value_name(about.value_name),
     }
+}
+
+/// Parts `arguments` into the words that belong to no flag, and the rest, which [`read`] takes.
+pub fn split_operands(table: &'static [&'static About], arguments: &[OsString]) -> (Vec<String>, Vec<OsString>) {
+    let (mut operands, mut rest) = (Vec::new(), Vec::new());
+    let mut takes_next = false;
+    for argument in arguments {
+        let text = argument.to_str();
+        let flag = text.and_then(|text| text.strip_prefix("--"));
+        match (flag, text) {
+            (Some(flag), _) => {
+                let about = table.iter().find(|about| about.name == flag);
+                takes_next = !flag.contains('=') && about.is_none_or(|about| about.kind != Kind::Switch);
+                rest.push(argument.clone());
+            }
+            (None, Some(word)) if !takes_next && !word.starts_with('-') && !word.is_empty() => {
+                operands.push(word.to_owned());
+            }
+            _ => {
+                takes_next = false;
+                rest.push(argument.clone());
+            }
+        }
+    }
+    (operands, rest)
 }
 
 /// What `arguments`, those behind the sub-command's name, give by setting. Unknown, repeated and empty-handed flags add

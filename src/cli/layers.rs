@@ -51,6 +51,8 @@ pub struct Layers {
     table: &'static [&'static About],
     /// By setting name, the layer that counts first.
     given: BTreeMap<&'static str, Vec<Given>>,
+    /// Whether a configuration file is among the layers.
+    takes_file: bool,
     /// Whether a setting that nobody gives might be in a file that could not be read.
     may_hide_settings: bool,
     /// What was found wrong so far.
@@ -60,7 +62,13 @@ pub struct Layers {
 impl Layers {
     /// Only the flags: for sub-commands that nothing else configures.
     pub fn from_flags(table: &'static [&'static About], arguments: &[OsString]) -> Layers {
-        let mut layers = Layers { table, given: BTreeMap::new(), may_hide_settings: false, mistakes: Mistakes::none() };
+        let mut layers = Layers {
+            table,
+            given: BTreeMap::new(),
+            takes_file: false,
+            may_hide_settings: false,
+            mistakes: Mistakes::none(),
+        };
         for (about, given) in flags::read(table, arguments, &mut layers.mistakes) {
             layers.put(about, given);
         }
@@ -75,7 +83,8 @@ impl Layers {
         config: &Setting<String>,
     ) -> Layers {
         let mut layers = Layers::from_flags(table, arguments);
-        layers.read_environment(environment);
+        layers.takes_file = true;
+        layers.read_environment(environment, &[]);
         if let Some(path) = layers.optional(config) {
             let named_by = layers.place_of(&config.about);
             let content = file::read(&path, &named_by, table, &mut layers.mistakes);
@@ -87,7 +96,20 @@ impl Layers {
         layers
     }
 
-    fn read_environment(&mut self, environment: &Environment) {
+    /// Flags, then the environment. The variables of settings in `others` say nothing here, and are no mistakes: a
+    /// worker's environment is a good place to look at its fleet from.
+    pub fn from_flags_and_environment(
+        table: &'static [&'static About],
+        others: &[&About],
+        arguments: &[OsString],
+        environment: &Environment,
+    ) -> Layers {
+        let mut layers = Layers::from_flags(table, arguments);
+        layers.read_environment(environment, others);
+        layers
+    }
+
+    fn read_environment(&mut self, environment: &Environment, others: &[&About]) {
         let variables: BTreeMap<String, &'static About> =
             self.table.iter().filter(|about| about.in_environment()).map(|about| (about.variable(), *about)).collect();
         for (name, value) in &environment.variables {
@@ -96,6 +118,9 @@ impl Layers {
                 continue;
             }
             let Some(about) = variables.get(name.as_ref()) else {
+                if others.iter().any(|about| about.in_environment() && about.variable() == name) {
+                    continue;
+                }
                 let hint = did_you_mean(&name, variables.keys().map(String::as_str));
                 self.mistakes.add(format!("{name} (environment): unknown variable{hint}"));
                 continue;
@@ -177,12 +202,16 @@ impl Layers {
             let forms: Vec<String> = either.iter().map(|about| form(about)).collect();
             forms.join(" or ")
         };
-        self.mistakes.add(format!(
-            "{} is missing: give it as a flag, as {} in the environment, or as {} in the --config file",
-            all(&|about| format!("{} {}", about.flag(), about.value_name)),
-            all(&|about| about.variable()),
-            all(&|about| format!("{} = \"…\"", about.name)),
-        ));
+        let flags = all(&|about| format!("{} {}", about.flag(), about.value_name));
+        let variables = all(&|about| about.variable());
+        let keys = all(&|about| format!("{} = \"…\"", about.name));
+        self.mistakes.add(match self.takes_file {
+            true => format!(
+                "{flags} is missing: give it as a flag, as {variables} in the environment, or as {keys} in the \
+                 --config file"
+            ),
+            false => format!("{flags} is missing: give it as a flag, or as {variables} in the environment"),
+        });
     }
 
     /// Where the value that counts was given, named as it is written there.

@@ -120,6 +120,8 @@ pub const LOCAL: SubCommand = SubCommand {
         &logs::FORMAT.about,
     ],
     takes_layers: false,
+    operands: None,
+    children: &[],
 };
 
 /// What was typed for `shardkeeper local` becomes what it means.

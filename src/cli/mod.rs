@@ -7,7 +7,8 @@
 //! - [`flags`], [`file`] and [`layers`]: the texts that were given, with their places, flags over environment over
 //!   file over defaults.
 //! - [`value`]: parsers of single values. [`mistakes`]: what is wrong, all of it told at once.
-//! - [`run`], `local`, `demo`: the sub-commands themselves.
+//! - [`run`], `local`, `demo`, [`status`], [`lease`]: the sub-commands themselves.
+//! - [`connection`]: the tables of an application, for those that look at it from outside.
 //! - [`logs`], [`output`], [`signals`]: standard error, standard output, and being asked to stop.
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 
 pub mod admin;
+pub mod connection;
 #[cfg(feature = "local")]
 pub mod demo;
 #[cfg(feature = "local")]
@@ -24,6 +26,7 @@ pub mod demo_config;
 pub mod file;
 pub mod flags;
 pub mod layers;
+pub mod lease;
 #[cfg(feature = "local")]
 pub mod local;
 #[cfg(feature = "local")]
@@ -36,6 +39,7 @@ pub mod run_config;
 pub mod setting;
 pub mod signals;
 pub mod sink;
+pub mod status;
 pub mod value;
 
 use layers::Environment;
@@ -53,6 +57,10 @@ pub enum Invocation {
     /// `shardkeeper demo`.
     #[cfg(feature = "local")]
     Demo(demo_config::DemoConfig),
+    /// `shardkeeper status`.
+    Status(status::config::StatusConfig),
+    /// `shardkeeper lease release|assign|reset`.
+    Lease(lease::config::LeaseConfig),
     /// Help, the version or the effective configuration: a text for standard output.
     Print(String),
 }
@@ -63,6 +71,8 @@ const SUB_COMMANDS: &[flags::SubCommand] = &[
     local_config::LOCAL,
     #[cfg(feature = "local")]
     demo_config::DEMO,
+    status::config::STATUS,
+    lease::config::LEASE,
 ];
 
 /// Does what the command line asks for.
@@ -88,6 +98,14 @@ pub fn run_program(
             logs::start(&config.logs);
             demo::run(config)
         }
+        Invocation::Status(config) => {
+            logs::start(&config.logs);
+            status::run(&config)
+        }
+        Invocation::Lease(config) => {
+            logs::start(&config.logs);
+            lease::run(&config)
+        }
         Invocation::Print(text) => output::print(&text),
     }
 }
@@ -99,16 +117,22 @@ pub fn run_program(
 pub fn read(arguments: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Invocation, Mistakes> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let name = arguments.get(1).and_then(|name| name.to_str());
-    let mut known = SUB_COMMANDS.iter().map(|sub_command| sub_command.name);
-    let Some(name) = known.find(|known| Some(*known) == name) else {
+    let Some(command) = SUB_COMMANDS.iter().find(|known| Some(known.name) == name) else {
         return ask_clap(&arguments);
     };
-    let flags = &arguments[2..];
-    if flags::ask_for_help(flags) {
-        let program = arguments[0].clone();
-        return ask_clap(&[program, name.into(), "--help".into()]);
+    let mut names: Vec<OsString> = vec![arguments[0].clone(), command.name.into()];
+    let child = arguments.get(2).and_then(|name| command.children.iter().find(|known| *name == *known.name));
+    match child {
+        Some(child) => names.push(child.name.into()),
+        None if command.children.is_empty() => {}
+        None => return ask_clap(&arguments),
     }
-    match name {
+    let flags = &arguments[names.len()..];
+    if flags::ask_for_help(flags) {
+        names.push("--help".into());
+        return ask_clap(&names);
+    }
+    match command.name {
         "run" => Ok(match run_config::read(flags, environment)? {
             RunRequest::Run(config) => Invocation::Run(config),
             RunRequest::PrintConfig(text) => Invocation::Print(text),
@@ -117,7 +141,12 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>, environment: &Environ
         "local" => local_config::read(flags).map(Invocation::Local),
         #[cfg(feature = "local")]
         "demo" => demo_config::read(flags).map(Invocation::Demo),
-        _ => unreachable!("{name} is listed and not handled"),
+        "status" => status::config::read(flags, environment).map(Invocation::Status),
+        "lease" => {
+            let action = child.map_or("", |child| child.name);
+            lease::config::read(action, flags, environment).map(Invocation::Lease)
+        }
+        name => unreachable!("{name} is listed and not handled"),
     }
 }
 
@@ -179,7 +208,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_help_text_and_every_flag_is_there_once() {
-        for sub_command in SUB_COMMANDS {
+        for sub_command in SUB_COMMANDS.iter().flat_map(|command| std::iter::once(command).chain(command.children)) {
             let mut names: Vec<&str> = sub_command.table.iter().map(|about| about.name).collect();
             names.sort_unstable();
             let listed = names.len();

@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use super::run_config::{self, RunConfig, Sink, Source, StartAt};
 use super::sink::{Lines, Null};
 use super::{admin, output, signals};
-use crate::aws::clients::Endpoints;
 use crate::consumer::{Checkpoints, OnGap, ProcessorFactory};
 use crate::core::checkpoint::Checkpoint;
 use crate::worker::{Options, Report, StreamSelector, Worker};
@@ -82,11 +81,7 @@ fn options(config: &RunConfig) -> Options {
         Source::StreamArn(arn) => StreamSelector::Arn(arn.clone()),
     };
     let mut options = Options::new(&config.app, stream, &config.worker_id);
-    options.endpoints = Endpoints {
-        region: config.aws.region.clone(),
-        url: config.aws.endpoint_url.clone(),
-        streams_url: config.aws.streams_endpoint_url.clone(),
-    };
+    options.endpoints = config.aws.endpoints();
     options.start = match config.start {
         StartAt::TrimHorizon => Checkpoint::TrimHorizon,
         StartAt::Latest => Checkpoint::Latest,

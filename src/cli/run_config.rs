@@ -11,6 +11,7 @@ use super::logs::{self, LogConfig};
 use super::mistakes::Mistakes;
 use super::setting::{Default, Kind, Reach, Setting};
 use super::value;
+use crate::aws::clients::Endpoints;
 
 /// Everything that a worker is told before it starts. Valid throughout: each value is in its range, and they agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +106,26 @@ pub struct AwsOptions {
     pub streams_endpoint_url: Option<String>,
 }
 
+impl AwsOptions {
+    /// What `layers` say about region and endpoints.
+    pub(super) fn from_layers(layers: &mut Layers) -> AwsOptions {
+        AwsOptions {
+            region: layers.optional(&REGION),
+            endpoint_url: layers.optional(&ENDPOINT_URL),
+            streams_endpoint_url: layers.optional(&STREAMS_ENDPOINT_URL),
+        }
+    }
+
+    /// The same, as the clients take it.
+    pub fn endpoints(&self) -> Endpoints {
+        Endpoints {
+            region: self.region.clone(),
+            url: self.endpoint_url.clone(),
+            streams_url: self.streams_endpoint_url.clone(),
+        }
+    }
+}
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -154,7 +175,7 @@ const ON_GAP: Setting<OnGap> = Setting::new("on-gap", "continue|stop", |text| {
 .default(Default::Value("continue"))
 .help("When records were trimmed by the service before they were read: go on at the oldest one left, or stop there.");
 
-const APP: Setting<String> =
+pub(super) const APP: Setting<String> =
     Setting::new("app", "NAME", value::application).group(FLEET).default(Default::Required).help(
         "The application: workers of the same name share the work. Its progress is kept in a DynamoDB table of this \
          name, and the workers meet in a second one, NAME-Fleet.",
@@ -172,7 +193,7 @@ const NO_CREATE_TABLES: Setting<bool> = Setting::switch("no-create-tables")
     .group(FLEET)
     .help("Fail if the application's tables are missing, rather than create them (billed on demand).");
 
-const LEASE_DURATION: Setting<Duration> =
+pub(super) const LEASE_DURATION: Setting<Duration> =
     Setting::new("lease-duration", "DURATION", |text| value::duration(text, SECOND, 10 * MINUTE))
         .group(FLEET)
         .default(Default::Value("5s"))
@@ -195,7 +216,7 @@ const DRAIN_TIMEOUT: Setting<Duration> =
         .default(Default::Value("25s"))
         .help("How long to finish and hand over work after SIGTERM or Ctrl-C: up to 1h.");
 
-const KCL_FAILOVER_TIME: Setting<Duration> = Setting::new("kcl-failover-time", "DURATION", |text| {
+pub(super) const KCL_FAILOVER_TIME: Setting<Duration> = Setting::new("kcl-failover-time", "DURATION", |text| {
     value::duration(text, SECOND, HOUR)
 })
 .group(FLEET)
@@ -230,16 +251,16 @@ const START_TIMEOUT: Setting<Duration> =
         .default(Default::Value("60s"))
         .help("How long to keep trying to reach the service at start before giving up: 1s to 1h.");
 
-const REGION: Setting<String> = Setting::new("region", "REGION", value::region)
+pub(super) const REGION: Setting<String> = Setting::new("region", "REGION", value::region)
     .group(AWS)
     .help("The region, such as eu-west-1; otherwise AWS_REGION or the profile's.");
 
-const ENDPOINT_URL: Setting<String> = Setting::new("endpoint-url", "URL", value::url).group(AWS).help(
+pub(super) const ENDPOINT_URL: Setting<String> = Setting::new("endpoint-url", "URL", value::url).group(AWS).help(
     "Where DynamoDB is, for local services and private endpoints; otherwise AWS_ENDPOINT_URL_DYNAMODB, \
          AWS_ENDPOINT_URL or the region's. DynamoDB Streams is looked for there too, unless the next says otherwise.",
 );
 
-const STREAMS_ENDPOINT_URL: Setting<String> = Setting::new("streams-endpoint-url", "URL", value::url)
+pub(super) const STREAMS_ENDPOINT_URL: Setting<String> = Setting::new("streams-endpoint-url", "URL", value::url)
     .group(AWS)
     .help("Where DynamoDB Streams is; otherwise AWS_ENDPOINT_URL_DYNAMODB_STREAMS, AWS_ENDPOINT_URL or the region's.");
 
@@ -297,6 +318,8 @@ pub const RUN: SubCommand = SubCommand {
         &logs::FORMAT.about,
     ],
     takes_layers: true,
+    operands: None,
+    children: &[],
 };
 
 /// What `shardkeeper run` was asked to do.
@@ -344,11 +367,7 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
         drain_timeout: layers.value(&DRAIN_TIMEOUT),
         kcl_failover_time: layers.value(&KCL_FAILOVER_TIME),
         metrics_addr: layers.optional(&METRICS_ADDR),
-        aws: AwsOptions {
-            region: layers.optional(&REGION),
-            endpoint_url: layers.optional(&ENDPOINT_URL),
-            streams_endpoint_url: layers.optional(&STREAMS_ENDPOINT_URL),
-        },
+        aws: AwsOptions::from_layers(layers),
         logs: LogConfig::from_layers(layers),
     }
 }

@@ -74,6 +74,13 @@ impl HeldLease {
         self.alive.holds(self.term)
     }
 
+    /// Takes the lease up, before the first delivery: a take-over that was decided on in an earlier term of this worker
+    /// may still be on its way, and fails from then on.
+    pub async fn claim(&self) -> Result<(), WriteError> {
+        let mut row = self.row.lock().await;
+        self.write(&mut row, |row| row.claim(&self.worker)).await
+    }
+
     /// The checkpoint in the row.
     pub async fn saved(&self) -> Checkpoint {
         self.row.lock().await.checkpoint.clone()

@@ -185,6 +185,12 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             self.shared.alive.clone(),
             self.rng.fork(),
         ));
+        let reader = self.reader(); // fetches ahead, also of the claim
+        match lease.claim().await {
+            Ok(()) => {}
+            Err(WriteError::Lost) => return Exit::Lost,
+            Err(WriteError::Table(error)) => return Exit::Failed(Failure::LeaseTable(error)),
+        }
         let mut delivery = Delivery {
             processor: self.shared.factory.create(&context),
             checkpointer: Checkpointer::new(Arc::clone(&lease)),
@@ -197,7 +203,6 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             wishes: self.wishes.clone(),
             status: self.status.clone(),
         };
-        let reader = self.reader();
         delivery.run(&context, reader).await
     }
 

@@ -166,6 +166,18 @@ impl Lease {
         })
     }
 
+    /// Takes up a lease that names `worker` as its holder, before its first delivery. Nothing changes but the counter:
+    /// that shuts out whoever has seen an earlier row, and this worker dead, and has a write on its way.
+    ///
+    /// # Errors
+    /// [`TransitionError::NotHolder`] when somebody else reads the shard.
+    pub fn claim(&self, worker: &WorkerId) -> Result<Transition, TransitionError> {
+        if self.holder() != Some(worker) {
+            return Err(self.not_holder(worker));
+        }
+        Ok(self.transition(|_| {}))
+    }
+
     /// Starts a hand-off: `to` becomes the owner, today's owner goes on until it has delivered what it holds.
     ///
     /// # Errors
@@ -227,6 +239,22 @@ impl Lease {
     /// Puts the children of a finished shard on its row, when they were not yet known at its end.
     pub fn with_children(&self, children: &BTreeSet<ShardId>) -> Transition {
         self.transition(|after| after.children.extend(children.iter().cloned()))
+    }
+
+    /// Puts the checkpoint anywhere, also back, and the lease into nobody's hands: whoever is assigned next begins
+    /// there, and a worker that still read the shard is shut out.
+    ///
+    /// Only an operator does this, by hand, and answers for it: it is the one way by which a checkpoint goes back.
+    pub fn reset(&self, checkpoint: Checkpoint) -> Transition {
+        let after = Self {
+            owner: None,
+            checkpoint_owner: None,
+            counter: self.counter + 1,
+            checkpoint,
+            owner_switches: 0,
+            ..self.clone()
+        };
+        Transition { before: self.clone(), after }
     }
 
     fn advance(
@@ -326,11 +354,30 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_shuts_out_a_take_over_that_was_decided_on_before() {
+        let lease = owned("a", "5");
+        let claim = lease.claim(&id("a")).expect("holder");
+        assert_eq!(claim.after, Lease { counter: lease.counter + 1, ..lease.clone() });
+        assert!(lease.claim(&id("b")).is_err());
+        assert!(!lease.assign(&id("b")).is_done_in(&claim.after));
+    }
+
+    #[test]
     fn checkpoints_never_go_back() {
         let lease = owned("a", "10");
         assert!(matches!(lease.checkpoint(&id("a"), at("9")), Err(TransitionError::Backwards { .. })));
         assert!(matches!(lease.release(&id("a"), at("TRIM_HORIZON")), Err(TransitionError::Backwards { .. })));
         assert!(lease.checkpoint(&id("a"), at("10")).is_ok());
+    }
+
+    #[test]
+    fn a_reset_moves_the_checkpoint_anywhere_and_shuts_everybody_out() {
+        let moving = owned("a", "10").hand_off(&id("b")).expect("movable").after;
+        let reset = moving.reset(at("TRIM_HORIZON"));
+        assert_eq!((reset.after.holder(), reset.after.counter), (None, moving.counter + 1));
+        assert_eq!(reset.after.checkpoint, Checkpoint::TrimHorizon);
+        assert!(reset.after.checkpoint(&id("a"), at("11")).is_err(), "a no longer holds it");
+        assert!(reset.is_done_in(&reset.after) && !reset.is_done_in(&moving));
     }
 
     #[test]

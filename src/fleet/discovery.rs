@@ -18,19 +18,20 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A complete listing.
 #[derive(Clone, Debug)]
-pub(super) struct Listing {
-    pub(super) graph: ShardGraph,
+pub struct Listing {
+    /// The shards.
+    pub graph: ShardGraph,
     /// Whether the stream is switched off.
-    pub(super) is_disabled: bool,
+    pub is_disabled: bool,
     /// How long the listing took.
-    pub(super) took: Duration,
+    pub took: Duration,
 }
 
 /// Lists all shards, however long the service takes.
 ///
 /// # Errors
 /// When the stream isn't there, or we may not list it.
-pub(super) async fn list(stream: &Stream, rng: &mut Rng) -> Result<Listing, Error> {
+pub async fn list(stream: &Stream, rng: &mut Rng) -> Result<Listing, Error> {
     let started = Instant::now();
     let mut graph = ShardGraph::default();
     let mut backoff = Backoff::default();

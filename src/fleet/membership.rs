@@ -81,19 +81,27 @@ impl Membership {
 
     /// Finds out whether the process that holds the id still lives. Returns what its item shows when it does not.
     async fn challenge(&self, incarnation: &str) -> Result<Option<(String, u64)>, Error> {
-        let look = async || Ok(self.table.look(&self.worker).await?.map(|member| member.presence));
-        let Some(before) = retrying(&look).await? else { return Ok(None) };
+        let Some(before) = self.look_until_answered().await? else { return Ok(None) };
         self.table.challenge(&self.worker, incarnation).await.or_else(pass_transient)?;
         let started = Instant::now();
         while started.elapsed() < CHALLENGE_WAIT {
             tokio::time::sleep(CHALLENGE_LOOK).await;
-            match retrying(&look).await? {
+            match self.look_until_answered().await? {
                 Some(now) if (&now.incarnation, now.heartbeat) == (&before.incarnation, before.heartbeat) => {}
                 Some(_) => return Err(Error::WorkerIdInUse(self.worker.clone())),
                 None => return Ok(None),
             }
         }
         Ok(Some((before.incarnation, before.heartbeat)))
+    }
+
+    async fn look_until_answered(&self) -> Result<Option<Presence>, TableError> {
+        loop {
+            match self.table.look(&self.worker).await {
+                Err(error) if error.is_transient() => tokio::time::sleep(RETRY_WAIT).await,
+                outcome => return Ok(outcome?.map(|member| member.presence)),
+            }
+        }
     }
 
     /// Heartbeats and looks until something makes going on impossible.
@@ -151,10 +159,12 @@ impl Membership {
         }
     }
 
-    /// The item is gone, or another's.
+    /// The item is gone, or another's; or the answer to the heartbeat could not be made sense of.
     async fn rejoin(&self, presence: &Presence) -> Result<(), Error> {
-        if self.table.look(&self.worker).await?.is_some() {
-            return Err(Error::Replaced(self.worker.clone()));
+        match self.table.look(&self.worker).await? {
+            Some(member) if member.presence.incarnation == presence.incarnation => return Ok(()),
+            Some(_) => return Err(Error::Replaced(self.worker.clone())),
+            None => {}
         }
         tracing::warn!("this worker was taken for dead and joins again");
         let sent = Instant::now();
@@ -199,15 +209,6 @@ impl Membership {
 /// Hints for a worker to look at one lease.
 pub(super) fn hint(key: &ShardId) -> Hints {
     Hints { keys: [key.clone()].into(), everything: false }
-}
-
-async fn retrying<T>(call: &impl AsyncFn() -> Result<T, TableError>) -> Result<T, TableError> {
-    loop {
-        match call().await {
-            Err(error) if error.is_transient() => tokio::time::sleep(RETRY_WAIT).await,
-            outcome => return outcome,
-        }
-    }
 }
 
 fn pass_transient(error: TableError) -> Result<(), TableError> {

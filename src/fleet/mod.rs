@@ -6,15 +6,21 @@
 //! - [`keeper`]: the leases of this worker: starts, hands over and stops their consumers as the lease rows say.
 //! - [`leader`]: watches the fleet; leads it when nobody else does: lists shards, makes leases, assigns them.
 //!
+//! Beside them, for people: [`status`] puts what the tables show into words, [`intervention`] decides what an operator
+//! may do to a lease, and a [`Watcher`] looks at a fleet from outside.
+//!
 //! The rows of the lease table decide; everything else only saves time.
 
 mod discovery;
+pub mod intervention;
 mod keeper;
 mod leader;
 mod membership;
 mod pressure;
+pub mod status;
 mod view;
 mod watchdog;
+mod watcher;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +29,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use self::discovery::{Listing, list};
 pub use self::view::{FleetView, Seen};
+pub use self::watcher::Watcher;
 
 use self::keeper::Keeper;
 use self::leader::Leader;

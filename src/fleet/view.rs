@@ -24,6 +24,8 @@ pub struct Seen {
     pub member: Member,
     /// Whether its heartbeat has changed within the lease duration.
     pub is_alive: bool,
+    /// Whether its heartbeat was seen to change: proof that it was alive since the looking began.
+    pub has_changed: bool,
     /// For how long its heartbeat is known to have stood still.
     pub still_for: Duration,
 }
@@ -36,6 +38,7 @@ impl FleetView {
             .into_iter()
             .map(|member| Seen {
                 is_alive: !seen.is_stale(&member.id, lease_duration),
+                has_changed: seen.has_changed(&member.id),
                 still_for: seen.still_for(&member.id).unwrap_or_default(),
                 member,
             })

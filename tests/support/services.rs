@@ -91,6 +91,7 @@ pub fn required_in_ci(variable: &str) -> Option<OsString> {
 }
 
 /// What `look` finds, as soon as it finds something; fails the test when it has found nothing within `limit`.
+#[expect(clippy::disallowed_methods, reason = "it waits for other processes, which only the real clock does")]
 pub fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {

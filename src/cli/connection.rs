@@ -1,0 +1,57 @@
+//! The tables of an application and its stream, for sub-commands that look at a fleet from outside.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+
+use super::run_config::AwsOptions;
+use crate::aws::TableError;
+use crate::aws::clients::{self, Clients};
+use crate::aws::fleet_table::FleetTable;
+use crate::aws::lease_table::{BadRow, LeaseTable};
+use crate::aws::stream::Stream;
+use crate::core::lease::Lease;
+
+/// The way to an application's tables.
+pub struct Connection {
+    /// For all calls.
+    pub clients: Clients,
+    /// The lease table.
+    pub leases: LeaseTable,
+    /// The fleet table.
+    pub fleet: FleetTable,
+}
+
+impl Connection {
+    /// Loads the AWS environment. No call is made yet.
+    ///
+    /// # Errors
+    /// When there is no region or there are no credentials.
+    pub async fn new(app: &str, aws: &AwsOptions, lease_duration: Duration) -> Result<Self, anyhow::Error> {
+        let endpoints = aws.endpoints();
+        let config = clients::load(&endpoints).await?;
+        let clients = clients::clients(&config, &endpoints, lease_duration, "operator");
+        let leases = LeaseTable::new(clients.tables.clone(), app);
+        let fleet = FleetTable::new(clients.tables.clone(), app);
+        Ok(Self { clients, leases, fleet })
+    }
+
+    /// All rows of the lease table.
+    ///
+    /// # Errors
+    /// When it isn't there, or cannot be read.
+    pub async fn rows(&self) -> Result<Vec<Result<Lease, BadRow>>, anyhow::Error> {
+        self.leases.scan().await.map_err(|error| match error {
+            TableError::Missing { table } => anyhow!(
+                "there is no application \"{table}\" here: table {table} does not exist. Check --app, and the region \
+                 and endpoint in use"
+            ),
+            error => error.into(),
+        })
+    }
+
+    /// The stream with this ARN.
+    pub fn stream(&self, arn: &str) -> Stream {
+        Stream::new(self.clients.streams.clone(), arn)
+    }
+}

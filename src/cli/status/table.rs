@@ -1,0 +1,166 @@
+//! A fleet's status as text for people: aligned columns, a line a worker and a shard.
+
+use std::fmt::Write;
+
+use crate::fleet::status::{FleetStatus, ShardStatus, WorkerStatus};
+
+/// The whole status.
+pub fn render(status: &FleetStatus) -> String {
+    let mut text = summary(status);
+    if !status.workers.is_empty() {
+        let header = ["WORKER", "STATE", "VERSION", "SHARDS", "KB/S", "LAG", "LAST HEARTBEAT"];
+        let rows = status.workers.iter().map(worker);
+        text.push('\n');
+        text.push_str(&columns(&header, rows));
+    }
+    if !status.shards.is_empty() {
+        let header = ["SHARD", "STATE", "WORKER", "CHECKPOINT", "PARENT", "LAG AT MOST"];
+        let rows = status.shards.iter().map(shard);
+        text.push('\n');
+        text.push_str(&columns(&header, rows));
+    }
+    if !status.waits.is_empty() {
+        text.push_str("\nWAITING\n");
+        status.waits.iter().for_each(|wait| line(&mut text, "  ", &wait.text));
+    }
+    if !status.remarks.is_empty() {
+        text.push_str("\nNOTE\n");
+        status.remarks.iter().for_each(|remark| line(&mut text, "  ", remark));
+    }
+    text
+}
+
+fn line(text: &mut String, before: &str, content: &str) {
+    text.push_str(before);
+    text.push_str(content);
+    text.push('\n');
+}
+
+fn summary(status: &FleetStatus) -> String {
+    let stream = &status.stream;
+    let name = stream.arn.as_deref().or(stream.bound_arn.as_deref()).unwrap_or("unknown");
+    let mut about_stream = name.to_owned();
+    if let Some(is_disabled) = stream.is_disabled {
+        let _ = write!(about_stream, " ({}", if is_disabled { "switched off" } else { "on" });
+        if let (Some(listed), Some(open)) = (stream.listed_shards, stream.open_shards) {
+            let _ = write!(about_stream, "; {listed} shards listed, {open} open");
+        }
+        about_stream.push(')');
+    }
+    let leader = match &status.leader {
+        None => "nobody".to_owned(),
+        Some(leader) => {
+            let life = if leader.is_alive { "" } else { ", no sign of life" };
+            format!("{} (term {}{life})", leader.worker, leader.term)
+        }
+    };
+    let workers = counted(status.workers.len(), status.totals.workers.iter().map(|(state, n)| (state.word(), *n)));
+    let shards = counted(status.shards.len(), status.totals.shards.iter().map(|(state, n)| (state.words(), *n)));
+    let lines = [
+        ["application".to_owned(), status.app.clone()],
+        ["stream".to_owned(), about_stream],
+        ["leader".to_owned(), leader],
+        ["workers".to_owned(), workers],
+        ["shards".to_owned(), shards],
+    ];
+    aligned(lines.iter().map(|line| line.as_slice()).collect())
+}
+
+/// `3: 2 reading, 1 finished`.
+fn counted<'a>(total: usize, states: impl Iterator<Item = (&'a str, usize)>) -> String {
+    let states: Vec<String> = states.map(|(state, count)| format!("{count} {state}")).collect();
+    match states.is_empty() {
+        true => "none".to_owned(),
+        false => format!("{total}: {}", states.join(", ")),
+    }
+}
+
+fn worker(worker: &WorkerStatus) -> [String; 7] {
+    let leads = if worker.is_leader { " (leader)" } else { "" };
+    let shards = match worker.max_leases {
+        Some(limit) => format!("{} of at most {limit}", worker.shards),
+        None => worker.shards.to_string(),
+    };
+    [
+        format!("{}{leads}", worker.id),
+        worker.state.word().to_owned(),
+        worker.version.clone(),
+        shards,
+        worker.throughput_kbps.map_or_else(unknown, |rate| format!("{rate:.1}")),
+        worker.lag_ms.map_or_else(unknown, length),
+        match worker.state.is_alive() {
+            true => format!("{} ago", length(worker.heartbeat_still_ms)),
+            false => format!("none for {} of looking", length(worker.heartbeat_still_ms)),
+        },
+    ]
+}
+
+fn shard(shard: &ShardStatus) -> [String; 6] {
+    let owner = shard.owner.clone().unwrap_or_else(unknown);
+    let reader = match &shard.handed_over_by {
+        Some(from) => format!("{from} -> {owner}"),
+        None => owner,
+    };
+    let parents = if shard.parents.is_empty() { unknown() } else { shard.parents.join(" ") };
+    [
+        shard.id.clone(),
+        shard.state.words().to_owned(),
+        reader,
+        shard.checkpoint.clone().unwrap_or_else(unknown),
+        parents,
+        shard.lag_at_most_ms.map_or_else(unknown, length),
+    ]
+}
+
+fn unknown() -> String {
+    "-".to_owned()
+}
+
+/// A length of time, as exact as anybody wants it.
+fn length(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..10 => format!("{}.{}s", seconds, ms % 1000 / 100),
+        10..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        _ => format!("{}h", seconds / 3600),
+    }
+}
+
+fn columns<const N: usize>(header: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let mut all = vec![header.map(str::to_owned)];
+    all.extend(rows);
+    aligned(all.iter().map(|row| row.as_slice()).collect())
+}
+
+/// Lines of cells, each column as wide as its widest cell, two spaces between them and none at the end of a line.
+fn aligned(lines: Vec<&[String]>) -> String {
+    let columns = lines.iter().map(|line| line.len()).max().unwrap_or(0);
+    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for line in lines {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [["a".to_owned(), "long cell".to_owned(), "x".to_owned()], ["äöü".to_owned(), unknown(), unknown()]];
+        let text = columns(&["N", "STATE", "LAG"], rows.into_iter());
+        assert_eq!(text, "N    STATE      LAG\na    long cell  x\näöü  -          -\n");
+    }
+
+    #[test]
+    fn lengths_lose_what_nobody_needs() {
+        let lengths: Vec<String> = [0, 1_490, 9_999, 10_000, 125_000, 7_200_000].into_iter().map(length).collect();
+        assert_eq!(lengths, ["0.0s", "1.4s", "9.9s", "10s", "2m", "2h"]);
+    }
+}

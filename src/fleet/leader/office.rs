@@ -1,0 +1,101 @@
+//! What a leader knows of the leases and shards, and when it has to look again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::aws::stream;
+use crate::core::lease::{Lease, ShardId, WorkerId};
+use crate::core::liveness::Observations;
+use crate::fleet::discovery::Listing;
+
+/// How many rows a second the leader's scans of the lease table read, on average.
+const SCANNED_ROWS_A_SECOND: u32 = 250;
+const SHORTEST_SCAN_INTERVAL: Duration = Duration::from_secs(1);
+const LONGEST_SCAN_INTERVAL: Duration = Duration::from_secs(30);
+/// How often the shards are listed when nothing calls for it.
+const LISTING_INTERVAL: Duration = Duration::from_secs(60);
+/// How often they are listed while a finished shard has no known child.
+const URGENT_LISTING_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What a leader knows of the leases and shards.
+pub(super) struct Office {
+    /// The rows, as last read or written.
+    pub(super) rows: BTreeMap<ShardId, Lease>,
+    pub(super) scanned: Option<Instant>,
+    pub(super) scan_interval: Duration,
+    /// The counters of leases whose owner isn't in the fleet table.
+    pub(super) foreign: Observations<ShardId, (WorkerId, u64)>,
+    pub(super) foreign_since: BTreeMap<ShardId, Instant>,
+    /// Since when leases are being handed over.
+    pub(super) hand_offs: BTreeMap<ShardId, Instant>,
+    /// Per worker, in how many scans its leases differed from what it knows.
+    pub(super) wrong: BTreeMap<WorkerId, (u64, u32)>,
+    /// Leases that cannot be read: they and their children are left alone.
+    pub(super) bad: BTreeSet<ShardId>,
+    /// A complete listing that was not yet acted upon.
+    pub(super) listing: Option<Listing>,
+    /// When the last listing came in, how long it took, and whether the stream was switched off.
+    pub(super) listed: Option<Instant>,
+    pub(super) listing_took: Duration,
+    pub(super) is_disabled: bool,
+    pub(super) lister: JoinSet<Result<Listing, stream::Error>>,
+    /// Whether leases may be made and given away: not while a KCL worker may be alive.
+    pub(super) is_clear: bool,
+}
+
+impl Office {
+    pub(super) fn new() -> Self {
+        Self {
+            rows: BTreeMap::new(),
+            scanned: None,
+            scan_interval: SHORTEST_SCAN_INTERVAL,
+            foreign: Observations::default(),
+            foreign_since: BTreeMap::new(),
+            hand_offs: BTreeMap::new(),
+            wrong: BTreeMap::new(),
+            bad: BTreeSet::new(),
+            listing: None,
+            listed: None,
+            listing_took: Duration::ZERO,
+            is_disabled: false,
+            lister: JoinSet::new(),
+            is_clear: true,
+        }
+    }
+
+    /// Sets the pace of the scans by the size of the table.
+    pub(super) fn set_scan_interval(&mut self) {
+        let count = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
+        self.scan_interval = (Duration::from_secs(1) * count / SCANNED_ROWS_A_SECOND)
+            .clamp(SHORTEST_SCAN_INTERVAL, LONGEST_SCAN_INTERVAL);
+    }
+
+    pub(super) fn should_list(&self, now: Instant) -> bool {
+        let Some(listed) = self.listed else { return self.listing.is_none() };
+        // A finished shard without a child, while the stream is on: its child has yet to appear.
+        let is_incomplete =
+            !self.is_disabled && self.rows.values().any(|row| row.is_finished() && row.children.is_empty());
+        let interval = if is_incomplete { URGENT_LISTING_INTERVAL } else { LISTING_INTERVAL };
+        now >= listed + interval.max(self.listing_took * 5)
+    }
+
+    pub(super) fn note_hand_offs(&mut self) {
+        let rows = &self.rows;
+        let is_moving = |key: &ShardId| rows.get(key).is_some_and(|row| row.is_handed_over() && !row.is_finished());
+        self.hand_offs.retain(|key, _| is_moving(key));
+        for row in rows.values().filter(|row| row.is_handed_over() && !row.is_finished()) {
+            self.hand_offs.entry(row.key.clone()).or_insert_with(Instant::now);
+        }
+    }
+
+    pub(super) fn note_listing(&mut self, listing: Listing) {
+        self.listing_took = listing.took;
+        self.is_disabled = listing.is_disabled;
+        self.listed = Some(Instant::now());
+        self.listing = Some(listing);
+        self.scanned = None; // acted upon with rows that are younger than the listing
+    }
+}

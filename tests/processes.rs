@@ -1,0 +1,31 @@
+//! Workers as processes, on the local service: what they do when things are wrong at the start, when calls fail, when
+//! they are stopped, killed or paused, and when they share a stream.
+
+#![cfg(all(unix, feature = "cli", feature = "local"))]
+
+#[expect(dead_code, reason = "the configuration tests use more of it")]
+mod support;
+
+#[path = "support/deliveries.rs"]
+mod deliveries;
+#[path = "support/local_service.rs"]
+mod local_service;
+#[path = "support/patience.rs"]
+mod patience;
+#[path = "support/scene.rs"]
+mod scene;
+
+#[path = "processes/endings.rs"]
+mod endings;
+#[path = "processes/failing_calls.rs"]
+mod failing_calls;
+#[path = "processes/lost_records.rs"]
+mod lost_records;
+#[path = "processes/sharing.rs"]
+mod sharing;
+#[path = "processes/starting.rs"]
+mod starting;
+#[path = "processes/stopping.rs"]
+mod stopping;
+#[path = "processes/tables.rs"]
+mod tables;

@@ -1,0 +1,410 @@
+//! The invariants, checked event by event against what the service truly holds.
+//!
+//! The numbers are those of the list in ARCHITECTURE.md: 1 no loss, 2 order, 3 one effective owner, with counters that
+//! rise and checkpoints that never go back, 5 nothing deleted that is still needed, 8 liveness. Each violation names
+//! its rule.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::history::{Author, Event, Ms, Row};
+
+/// Which rule was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// A record was written and never delivered.
+    Lost,
+    /// A record was delivered before an earlier one of its key.
+    OutOfOrder,
+    /// A child's records were handed over before its parent's end was in the table.
+    ChildBeforeParent,
+    /// A checkpoint went back.
+    CheckpointBack,
+    /// A checkpoint went beyond what was acknowledged.
+    CheckpointAhead,
+    /// A write did not raise the counter.
+    CounterNotRaised,
+    /// A worker began to process a shard that was another's by then.
+    TwoOwners,
+    /// A lease was deleted that is still needed, or made again.
+    WronglyDeleted,
+    /// A shard had no live owner in time.
+    NotLive,
+    /// Loads were not even in time.
+    Uneven,
+    /// Leases moved although nothing happened.
+    Restless,
+    /// A worker gave up without a cause.
+    WorkerFailed,
+}
+
+/// A broken rule.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub rule: Rule,
+    pub at: Ms,
+    pub words: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {} ms: {}", self.rule, self.at, self.words)
+    }
+}
+
+/// What the checker counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub events: u64,
+    pub written: u64,
+    pub delivered: u64,
+    pub repeated: u64,
+    pub checkpoints: u64,
+    pub hand_offs: u64,
+    pub takeovers: u64,
+    pub shards_ended: u64,
+    /// Batches begun by a process whose worker id another process had taken over.
+    pub namesakes: u64,
+}
+
+/// A shard as it truly is.
+#[derive(Debug, Default)]
+struct Shard {
+    parent: Option<String>,
+    is_open: bool,
+    is_gone: bool,
+    /// Its records' positions, with key and number.
+    records: BTreeMap<u128, (String, u64)>,
+    acknowledged: BTreeSet<u128>,
+    trimmed_to: Option<u128>,
+    /// Everything up to here was found acknowledged or trimmed.
+    settled_to: u128,
+}
+
+#[derive(Debug, Default)]
+struct Key {
+    /// By number, whether it was delivered (`true`) or is still awaited (`false`).
+    numbers: BTreeMap<u64, (bool, String, u128)>,
+}
+
+#[derive(Debug, Default)]
+struct Lease {
+    row: Option<Row>,
+    was_finished: bool,
+    /// Edited by hand and not yet written by a worker since.
+    is_edited: bool,
+    last_move: Ms,
+}
+
+/// See the file's head.
+#[derive(Debug, Default)]
+pub struct Checker {
+    shards: BTreeMap<String, Shard>,
+    keys: BTreeMap<String, Key>,
+    leases: BTreeMap<String, Lease>,
+    /// The worker ids of processes, by process.
+    workers: BTreeMap<usize, String>,
+    /// The newest process of each worker id.
+    newest: BTreeMap<String, usize>,
+    /// When processes were started.
+    violation: Option<Violation>,
+    counts: Counts,
+}
+
+impl Checker {
+    /// Takes an event in.
+    pub fn see(&mut self, now: Ms, event: &Event) {
+        self.counts.events += 1;
+        match event {
+            Event::Shard { shard, parent, is_open } => {
+                let entry = self.shards.entry(shard.clone()).or_default();
+                (entry.parent, entry.is_open) = (parent.clone(), *is_open);
+            }
+            Event::ShardGone { shard } => {
+                if let Some(shard) = self.shards.get_mut(shard) {
+                    (shard.is_gone, shard.trimmed_to) = (true, Some(u128::MAX));
+                }
+            }
+            Event::Written { shard, position, key, number } => self.written(shard, *position, key, *number),
+            Event::Trimmed { shard, position } => {
+                if let Some(shard) = self.shards.get_mut(shard) {
+                    shard.trimmed_to = shard.trimmed_to.max(Some(*position));
+                }
+            }
+            Event::Row { key, row, author } => self.row(now, key, row.as_ref(), *author),
+            Event::Began { process, shard, first, last } => self.began(now, *process, shard, *first, *last),
+            Event::Delivered { process, shard, position, key, number } => {
+                self.delivered(now, *process, shard, *position, key, *number);
+            }
+            Event::Acknowledged { shard, first, last, .. } => {
+                let Some(shard) = self.shards.get_mut(shard) else { return };
+                let done: Vec<u128> = shard.records.range(*first..=*last).map(|(position, _)| *position).collect();
+                shard.acknowledged.extend(done);
+            }
+            Event::Started { process, worker } => {
+                self.workers.insert(*process, worker.clone());
+            }
+            Event::Ended { process, outcome, is_explained } => {
+                if !is_explained {
+                    self.break_rule(Rule::WorkerFailed, now, format!("process {process} ended: {outcome}"));
+                }
+            }
+            Event::Call { .. } | Event::Act(_) => {}
+        }
+    }
+
+    /// Notes that a process has taken its worker id over from any other.
+    pub fn registered(&mut self, process: usize) {
+        if let Some(worker) = self.workers.get(&process) {
+            self.newest.insert(worker.clone(), process);
+        }
+    }
+
+    /// The first broken rule.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// What was counted.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// When a lease last changed its owner.
+    pub fn last_move(&self) -> Ms {
+        self.leases.values().map(|lease| lease.last_move).max().unwrap_or_default()
+    }
+
+    /// What keeps the fleet from being settled, in words: a shard without a live owner, loads that are not even.
+    /// `live` are the workers that run.
+    pub fn unsettled(&self, live: &BTreeSet<String>) -> Option<(Rule, String)> {
+        let mut loads: BTreeMap<&String, usize> = live.iter().map(|worker| (worker, 0)).collect();
+        for (id, shard) in self.shards.iter().filter(|(_, shard)| !shard.is_gone) {
+            let row = self.leases.get(id).and_then(|lease| lease.row.as_ref());
+            let Some(row) = row else {
+                if shard.is_open {
+                    return Some((Rule::NotLive, format!("open shard {id} has no lease")));
+                }
+                continue;
+            };
+            if row.is_finished() || !self.is_startable(shard) {
+                continue;
+            }
+            match row.owner.as_ref().and_then(|owner| loads.get_mut(owner)) {
+                Some(load) if row.checkpoint_owner.is_none() => *load += 1,
+                _ => return Some((Rule::NotLive, format!("shard {id} has no live owner: {row:?}"))),
+            }
+        }
+        let (least, most) = (loads.values().min()?, loads.values().max()?);
+        (most - least > 1).then(|| (Rule::Uneven, format!("{loads:?}")))
+    }
+
+    /// Records that are still awaited.
+    pub fn undelivered(&self) -> Vec<String> {
+        let waiting = |key: &String, number: &u64, shard: &String, position: u128| {
+            let is_trimmed = self.shards.get(shard).is_some_and(|shard| shard.is_trimmed(position));
+            (!is_trimmed).then(|| format!("{key} {number} at {shard}/{position}"))
+        };
+        let all = self.keys.iter().flat_map(|(key, entry)| entry.numbers.iter().map(move |number| (key, number)));
+        all.filter(|(_, (_, (delivered, ..)))| !delivered)
+            .filter_map(|(key, (number, (_, shard, position)))| waiting(key, number, shard, *position))
+            .collect()
+    }
+
+    /// Whether every lease is finished.
+    pub fn all_finished(&self) -> bool {
+        self.leases.values().filter_map(|lease| lease.row.as_ref()).all(Row::is_finished)
+    }
+
+    /// Breaks a rule, unless one was broken before.
+    pub fn break_rule(&mut self, rule: Rule, at: Ms, words: String) {
+        self.violation.get_or_insert(Violation { rule, at, words });
+    }
+
+    fn is_startable(&self, shard: &Shard) -> bool {
+        let parent = shard.parent.as_ref().and_then(|parent| self.leases.get(parent));
+        parent.and_then(|parent| parent.row.as_ref()).is_none_or(Row::is_finished)
+    }
+
+    fn written(&mut self, shard: &str, position: u128, key: &str, number: u64) {
+        self.counts.written += 1;
+        let entry = self.shards.entry(shard.to_owned()).or_default();
+        entry.records.insert(position, (key.to_owned(), number));
+        let entry = self.keys.entry(key.to_owned()).or_default();
+        entry.numbers.insert(number, (false, shard.to_owned(), position));
+    }
+
+    fn row(&mut self, now: Ms, key: &str, row: Option<&Row>, author: Author) {
+        let lease = self.leases.entry(key.to_owned()).or_default();
+        let before = lease.row.take();
+        lease.row = row.cloned();
+        let was_edited = std::mem::replace(&mut lease.is_edited, author == Author::Operator);
+        if before.as_ref().and_then(|before| before.owner.as_ref()) != row.and_then(|row| row.owner.as_ref())
+            && !row.is_some_and(Row::is_finished)
+            && before.is_some()
+        {
+            lease.last_move = now;
+        }
+        let was_finished = lease.was_finished;
+        lease.was_finished |= row.is_some_and(Row::is_finished);
+        if author == Author::Operator {
+            return;
+        }
+        match (before, row) {
+            (before, Some(row)) => {
+                if before.is_none() && was_finished {
+                    let words = format!("lease {key} was made again after its end: {row:?}");
+                    self.break_rule(Rule::WronglyDeleted, now, words);
+                }
+                if let Some(before) = before.filter(|_| !was_edited) {
+                    self.row_changed(now, key, &before, row);
+                }
+                self.check_checkpoint(now, key, row);
+            }
+            (Some(before), None) => self.row_deleted(now, key, &before),
+            (None, None) => {}
+        }
+    }
+
+    fn row_changed(&mut self, now: Ms, key: &str, before: &Row, row: &Row) {
+        if row.counter <= before.counter {
+            let words = format!("lease {key}: {before:?} became {row:?}");
+            self.break_rule(Rule::CounterNotRaised, now, words);
+        }
+        if rank(row) < rank(before) {
+            let words = format!("lease {key}: {} became {}", before.checkpoint, row.checkpoint);
+            self.break_rule(Rule::CheckpointBack, now, words);
+        }
+        self.counts.checkpoints += u64::from(row.checkpoint != before.checkpoint);
+        self.counts.hand_offs += u64::from(before.checkpoint_owner.is_some() && row.checkpoint_owner.is_none());
+        let was_taken = before.checkpoint_owner.is_none() && row.checkpoint_owner.is_none();
+        let has_new_owner = before.owner.is_some() && row.owner.is_some() && before.owner != row.owner;
+        self.counts.takeovers += u64::from(was_taken && has_new_owner);
+    }
+
+    /// A checkpoint covers nothing that wasn't acknowledged.
+    fn check_checkpoint(&mut self, now: Ms, key: &str, row: &Row) {
+        let Some(shard) = self.shards.get_mut(key) else { return };
+        let end = match row.position() {
+            Some(position) => position,
+            None if row.is_finished() => u128::MAX,
+            None => return,
+        };
+        self.counts.shards_ended += u64::from(row.is_finished());
+        if row.is_finished() && shard.is_open && !shard.is_gone {
+            return self.break_rule(Rule::CheckpointAhead, now, format!("open shard {key} was ended"));
+        }
+        if end <= shard.settled_to {
+            return;
+        }
+        let open = shard
+            .records
+            .range(shard.settled_to..=end)
+            .find(|(position, _)| !shard.acknowledged.contains(*position) && !shard.is_trimmed(**position));
+        if let Some((position, record)) = open {
+            let words = format!("lease {key} is at {}, but {record:?} at {position} is not done", row.checkpoint);
+            return self.break_rule(Rule::CheckpointAhead, now, words);
+        }
+        shard.settled_to = end.min(shard.records.keys().next_back().map_or(0, |last| last + 1));
+    }
+
+    /// KCL's rule: a lease goes after its end, when its parents' are gone and each child has moved beyond its start.
+    fn row_deleted(&mut self, now: Ms, key: &str, before: &Row) {
+        if !before.is_finished() {
+            let words = format!("unfinished lease {key} was deleted: {before:?}");
+            return self.break_rule(Rule::WronglyDeleted, now, words);
+        }
+        let shard = self.shards.get(key);
+        let parent = shard.and_then(|shard| shard.parent.as_ref());
+        if parent.and_then(|parent| self.leases.get(parent)).is_some_and(|parent| parent.row.is_some()) {
+            let words = format!("lease {key} was deleted before its parent's");
+            return self.break_rule(Rule::WronglyDeleted, now, words);
+        }
+        let is_gone = shard.is_none_or(|shard| shard.is_gone);
+        let mut children =
+            self.shards.iter().filter(|(_, child)| child.parent.as_deref() == Some(key) && !child.is_gone).peekable();
+        let has_child = children.peek().is_some();
+        let waiting = children.find(|(id, _)| {
+            let row = self.leases.get(*id).and_then(|lease| lease.row.as_ref());
+            !row.is_some_and(|row| row.is_finished() || row.position().is_some())
+                && !self.leases.get(*id).is_some_and(|lease| lease.was_finished)
+        });
+        if let Some((child, _)) = waiting {
+            let words = format!("lease {key} was deleted, but its child {child} has not moved on");
+            self.break_rule(Rule::WronglyDeleted, now, words);
+        } else if !has_child && !is_gone {
+            let words = format!("lease {key} was deleted, and nothing tells that it was read");
+            self.break_rule(Rule::WronglyDeleted, now, words);
+        }
+    }
+
+    fn began(&mut self, now: Ms, process: usize, id: &str, first: u128, last: u128) {
+        let worker = self.workers.get(&process).cloned().unwrap_or_default();
+        let Some(lease) = self.leases.get(id) else {
+            let words = format!("{worker} reads shard {id}, which has no lease");
+            return self.break_rule(Rule::TwoOwners, now, words);
+        };
+        let holder = lease.row.as_ref().and_then(Row::holder);
+        if holder != Some(&worker) && !lease.is_edited {
+            let words = format!(
+                "process {process} ({worker}) began {first}..={last} of shard {id}, whose lease is {:?}",
+                lease.row
+            );
+            return self.break_rule(Rule::TwoOwners, now, words);
+        }
+        if self.newest.get(&worker).is_some_and(|newest| *newest > process) {
+            self.counts.namesakes += 1;
+        }
+        let parent = self.shards.get(id).and_then(|shard| shard.parent.clone());
+        let Some(parent) = parent else { return };
+        let is_over = match self.leases.get(&parent) {
+            Some(lease) => lease.was_finished,
+            None => self.shards.get(&parent).is_none_or(|parent| parent.is_gone),
+        };
+        if !is_over {
+            let words = format!("{worker} began shard {id} before the end of its parent {parent}");
+            self.break_rule(Rule::ChildBeforeParent, now, words);
+        }
+    }
+
+    fn delivered(&mut self, now: Ms, process: usize, shard: &str, position: u128, key: &str, number: u64) {
+        let earlier = self.keys.get(key).and_then(|entry| {
+            let mut earlier = entry.numbers.range(..number);
+            earlier.find(|(_, (delivered, shard, position))| {
+                !delivered && !self.shards.get(shard).is_some_and(|shard| shard.is_trimmed(*position))
+            })
+        });
+        if let Some((missing, (_, missing_shard, missing_position))) = earlier {
+            let words = format!(
+                "process {process}: {key} {number} at {shard}/{position} came before {key} {missing} at \
+                 {missing_shard}/{missing_position}"
+            );
+            self.break_rule(Rule::OutOfOrder, now, words);
+        }
+        let Some(entry) = self.keys.get_mut(key).and_then(|entry| entry.numbers.get_mut(&number)) else {
+            let words = format!("{key} {number} at {shard}/{position} was delivered, but never written");
+            return self.break_rule(Rule::OutOfOrder, now, words);
+        };
+        if std::mem::replace(&mut entry.0, true) {
+            self.counts.repeated += 1;
+        } else {
+            self.counts.delivered += 1;
+        }
+    }
+}
+
+impl Shard {
+    fn is_trimmed(&self, position: u128) -> bool {
+        self.trimmed_to.is_some_and(|trimmed| position <= trimmed)
+    }
+}
+
+/// The order of checkpoints; what cannot be read compares as the least.
+fn rank(row: &Row) -> (u8, u128) {
+    match row.checkpoint.as_str() {
+        "TRIM_HORIZON" => (1, 0),
+        "LATEST" => (2, 0),
+        "SHARD_END" => (4, 0),
+        digits => digits.parse().map_or((0, 0), |position| (3, position)),
+    }
+}

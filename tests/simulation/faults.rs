@@ -1,0 +1,197 @@
+//! What goes wrong between the processes and the service: windows of time in which a share of calls meets a fault.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use shardkeeper::core::rng::Rng;
+use shardkeeper::local::{Answer, Request, ServiceError};
+
+use super::history::Ms;
+
+/// The kinds of faults of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Refused as one of too many.
+    Throttled,
+    /// A fault of the service, not carried out.
+    ServerError,
+    /// The connection breaks on the way there.
+    LostCall,
+    /// The connection breaks on the way back: carried out.
+    LostAnswer,
+    /// Carried out long after its caller has given up.
+    Late,
+    /// Silence; not carried out.
+    Silent,
+    /// Silence; carried out.
+    SilentAfter,
+    /// Half of the answer's body is missing.
+    Truncated,
+    /// The answer's body is something else.
+    Malformed,
+    /// Slow both ways.
+    Slow,
+    /// A page of GetRecords without the records that are there.
+    EmptyPage,
+    /// A listing in which the newest shards are missing, and closed ones look open.
+    StaleListing,
+    /// The tables cannot be reached.
+    NoTables,
+    /// The stream cannot be reached.
+    NoStreams,
+}
+
+/// All kinds.
+pub const KINDS: [Kind; 14] = [
+    Kind::Throttled,
+    Kind::ServerError,
+    Kind::LostCall,
+    Kind::LostAnswer,
+    Kind::Late,
+    Kind::Silent,
+    Kind::SilentAfter,
+    Kind::Truncated,
+    Kind::Malformed,
+    Kind::Slow,
+    Kind::EmptyPage,
+    Kind::StaleListing,
+    Kind::NoTables,
+    Kind::NoStreams,
+];
+
+/// Some time in which calls meet a fault.
+#[derive(Clone, Debug)]
+pub struct Window {
+    pub kind: Kind,
+    /// The share of calls that meet it.
+    pub share: f64,
+    /// Whose calls; everybody's if not given.
+    pub process: Option<usize>,
+    pub until: Ms,
+}
+
+/// What becomes of one call.
+#[derive(Clone, Debug)]
+pub struct Fate {
+    /// How long it takes there, and back.
+    pub there: Ms,
+    pub back: Ms,
+    pub kind: Option<Kind>,
+    /// The refusal, for the kinds that refuse.
+    pub refusal: Option<ServiceError>,
+}
+
+impl Fate {
+    pub fn name(&self) -> &'static str {
+        match self.kind {
+            None => "carried",
+            Some(Kind::Throttled) => "throttled",
+            Some(Kind::ServerError) => "server error",
+            Some(Kind::LostCall) => "lost",
+            Some(Kind::LostAnswer) => "answer lost",
+            Some(Kind::Late) => "late",
+            Some(Kind::Silent) => "silent",
+            Some(Kind::SilentAfter) => "carried, silent",
+            Some(Kind::Truncated) => "truncated",
+            Some(Kind::Malformed) => "malformed",
+            Some(Kind::Slow) => "slow",
+            Some(Kind::EmptyPage) => "empty page",
+            Some(Kind::StaleListing) => "stale listing",
+            Some(Kind::NoTables | Kind::NoStreams) => "cut off",
+        }
+    }
+}
+
+/// Draws what becomes of a call that is made at `now`.
+pub fn draw(windows: &[Window], now: Ms, process: usize, request: &Request, rng: &mut Rng) -> Fate {
+    let mut fate = Fate { there: 1 + rng.next_u64() % 6, back: 1 + rng.next_u64() % 6, kind: None, refusal: None };
+    let mine = |window: &&Window| window.until > now && window.process.is_none_or(|only| only == process);
+    for window in windows.iter().filter(mine) {
+        if !touches(window.kind, request) || rng.unit() >= window.share {
+            continue;
+        }
+        fate.kind = Some(window.kind);
+        match window.kind {
+            Kind::Throttled => fate.refusal = Some(throttle(request)),
+            Kind::ServerError => fate.refusal = Some(ServiceError::new("InternalServerError", "simulated")),
+            Kind::Slow => {
+                fate.there += rng.next_u64() % 2500;
+                fate.back += rng.next_u64() % 2500;
+            }
+            Kind::Late => fate.there += rng.next_u64() % 12_000,
+            _ => {}
+        }
+        break;
+    }
+    fate
+}
+
+fn touches(kind: Kind, request: &Request) -> bool {
+    match kind {
+        Kind::EmptyPage => request.operation() == "GetRecords",
+        Kind::StaleListing => request.operation() == "DescribeStream",
+        Kind::NoTables => !request.is_for_streams(),
+        Kind::NoStreams => request.is_for_streams(),
+        _ => true,
+    }
+}
+
+fn throttle(request: &Request) -> ServiceError {
+    let code = match request.operation() {
+        "GetRecords" => "LimitExceededException",
+        "DescribeStream" | "GetShardIterator" => "ThrottlingException",
+        "PutItem" | "UpdateItem" => "ProvisionedThroughputExceededException",
+        _ => "RequestLimitExceeded",
+    };
+    ServiceError::new(code, "simulated")
+}
+
+/// Changes the answer of a call as its fault has it.
+pub fn distort(kind: Kind, request: &Request, answer: &mut Answer, rng: &mut Rng) {
+    if answer.status != 200 {
+        return;
+    }
+    match kind {
+        Kind::Truncated => answer.body.truncate(answer.body.len() / 2),
+        Kind::Malformed => {
+            let bodies = ["", "{", "null", "[]", "<html>", r#"{"Records":[{"dynamodb":7}],"Item":"x","Items":3}"#];
+            let pick = usize::try_from(rng.next_u64()).unwrap_or_default() % bodies.len();
+            answer.body = Bytes::from_static(bodies[pick].as_bytes());
+        }
+        Kind::EmptyPage => {
+            // A page that has no next one is the shard's end: it stays as it is.
+            let Ok(page) = serde_json::from_slice::<Value>(&answer.body) else { return };
+            let Ok(asked) = serde_json::from_slice::<Value>(&request.body) else { return };
+            if !page["NextShardIterator"].is_null() {
+                let empty = json!({"Records": [], "NextShardIterator": asked["ShardIterator"]});
+                answer.body = empty.to_string().into();
+            }
+        }
+        Kind::StaleListing => {
+            let Ok(mut page) = serde_json::from_slice::<Value>(&answer.body) else { return };
+            hide_news(&mut page, rng);
+            answer.body = page.to_string().into();
+        }
+        _ => {}
+    }
+}
+
+/// Hides the newest shards of a page, never one whose child is shown, and the ends of some closed ones.
+fn hide_news(page: &mut Value, rng: &mut Rng) {
+    let Some(shards) = page["StreamDescription"]["Shards"].as_array_mut() else { return };
+    let hidden = usize::try_from(rng.next_u64()).unwrap_or_default() % (shards.len() + 1);
+    for _ in 0..hidden {
+        let is_parent = |id: &Value| shards.iter().any(|shard| shard["ParentShardId"] == *id);
+        let Some(last) = shards.last() else { break };
+        if last["ParentShardId"].is_null() || is_parent(&last["ShardId"]) {
+            break;
+        }
+        shards.pop();
+    }
+    for shard in shards {
+        if rng.unit() < 0.5
+            && let Some(range) = shard["SequenceNumberRange"].as_object_mut()
+        {
+            range.remove("EndingSequenceNumber");
+        }
+    }
+}

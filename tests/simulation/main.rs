@@ -1,0 +1,175 @@
+//! Whole fleets of real workers, simulated: the real SDK over a network in memory, every clock and every chance from
+//! one seed, everything that can go wrong going wrong, and a checker of the invariants beside it.
+//!
+//!     cargo test --test simulation                                          the seeds of every test run
+//!     SHARDKEEPER_SIM_SEEDS=1000..2000 cargo test --release --test simulation seeds -- --nocapture
+//!                                                                           others, with a report
+//!     SHARDKEEPER_SIM_SEEDS=17..18 SHARDKEEPER_SIM_TRACE=1 cargo test --test simulation seeds -- --nocapture
+//!                                                                           one, with each event printed
+//!
+//! A seed that fails prints its replay command. Seeds that once failed are kept in `seeds.txt` and run first.
+
+#![cfg(feature = "local")]
+
+mod bugs;
+mod checker;
+mod faults;
+mod history;
+mod network;
+mod process;
+mod processor;
+mod report;
+mod scenario;
+mod service;
+mod simulation;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Mutex, Once, PoisonError};
+
+use bugs::Bug;
+use checker::Rule;
+use processor::MEANT_PANIC;
+use report::Report;
+use scenario::Scenario;
+use simulation::{Outcome, run};
+
+/// How many seeds every test run simulates, besides the kept ones.
+const SEEDS: Range<u64> = 0..64;
+/// How long things go wrong in each.
+const CHAOS_MS: u64 = 25_000;
+/// Seeds are shared by this many threads.
+const THREADS: usize = 2;
+
+#[test]
+fn the_invariants_hold_under_every_seed() {
+    let mut seeds: VecDeque<u64> = match std::env::var("SHARDKEEPER_SIM_SEEDS") {
+        Ok(range) => parse_range(&range).collect(),
+        Err(_) => kept_seeds().into_iter().chain(SEEDS).collect(),
+    };
+    let count = seeds.len();
+    let seeds = Mutex::new(std::mem::take(&mut seeds));
+    let failures = Mutex::new(Vec::new());
+    let report = Mutex::new(Report::default());
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS.min(count) {
+            scope.spawn(|| {
+                while let Some(seed) = take(&seeds) {
+                    let outcome = simulate(seed, None);
+                    lock(&report).add(&outcome.report);
+                    if outcome.violation.is_some() {
+                        lock(&failures).push(describe(seed, &outcome));
+                    }
+                }
+            });
+        }
+    });
+    println!("{}", lock(&report));
+    let failures = lock(&failures);
+    assert!(failures.is_empty(), "{} of {count} seeds failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn one_seed_gives_one_trace() {
+    for seed in [3, 11] {
+        let (first, second) = (simulate(seed, None), simulate(seed, None));
+        assert_eq!(first.report.calls, second.report.calls, "seed {seed}");
+        let differs = first.recent.iter().zip(&second.recent).find(|(first, second)| first != second);
+        assert_eq!(first.hash, second.hash, "seed {seed}: {differs:?}");
+    }
+    assert_ne!(simulate(3, None).hash, simulate(11, None).hash);
+}
+
+#[test]
+fn writes_without_a_condition_are_found() {
+    assert_found(Bug::UnconditionalWrites, &[Rule::CounterNotRaised, Rule::CheckpointBack]);
+}
+
+#[test]
+fn checkpoints_ahead_of_what_is_done_are_found() {
+    assert_found(Bug::HastyCheckpoints, &[Rule::CheckpointAhead]);
+}
+
+#[test]
+fn children_that_start_before_their_parents_end_are_found() {
+    assert_found(Bug::OrphanedChildren, &[Rule::ChildBeforeParent]);
+}
+
+#[test]
+fn deliveries_after_the_deadline_are_found() {
+    assert_found(Bug::DeafHeartbeats, &[Rule::TwoOwners]);
+}
+
+#[test]
+fn records_that_are_passed_over_are_found() {
+    assert_found(Bug::SkippedRecords, &[Rule::OutOfOrder, Rule::Lost]);
+}
+
+/// Asserts that seeds fail with this bug put in, by these rules, the first of them within a few seeds.
+fn assert_found(bug: Bug, rules: &[Rule]) {
+    for seed in SEEDS.take(24) {
+        let Some(violation) = simulate(seed, Some(bug)).violation else { continue };
+        assert!(rules.contains(&violation.rule), "seed {seed}, {bug:?}: {violation}");
+        return;
+    }
+    panic!("{bug:?} was not found");
+}
+
+fn simulate(seed: u64, bug: Option<Bug>) -> Outcome {
+    keep_meant_panics_quiet();
+    // A thread of its own for each: the SDK draws its jitter from a generator of the thread.
+    let simulated = std::thread::scope(|scope| scope.spawn(|| run(&Scenario::new(seed, CHAOS_MS), bug)).join());
+    simulated.unwrap_or_else(|_| panic!("the simulation of seed {seed} panicked"))
+}
+
+fn describe(seed: u64, outcome: &Outcome) -> String {
+    let violation = outcome.violation.as_ref().map(ToString::to_string).unwrap_or_default();
+    let next = seed + 1;
+    let mut words = format!(
+        "seed {seed}: {violation}\n  replay: SHARDKEEPER_SIM_SEEDS={seed}..{next} SHARDKEEPER_SIM_TRACE=1 cargo test \
+         --test simulation invariants -- --nocapture"
+    );
+    if std::env::var_os("SHARDKEEPER_SIM_RECENT").is_some() {
+        for line in &outcome.recent {
+            words.push_str("\n    ");
+            words.push_str(line);
+        }
+    }
+    words
+}
+
+fn kept_seeds() -> Vec<u64> {
+    let lines = include_str!("seeds.txt").lines();
+    lines.filter_map(|line| line.split('#').next()?.trim().parse().ok()).collect()
+}
+
+fn parse_range(text: &str) -> Range<u64> {
+    let ends = text.split_once("..").and_then(|(from, to)| Some(from.trim().parse().ok()?..to.trim().parse().ok()?));
+    ends.unwrap_or_else(|| panic!("SHARDKEEPER_SIM_SEEDS is from..to, not {text:?}"))
+}
+
+fn take(seeds: &Mutex<VecDeque<u64>>) -> Option<u64> {
+    lock(seeds).pop_front()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn keep_meant_panics_quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        #[cfg(feature = "cli")]
+        if std::env::var_os("SHARDKEEPER_SIM_TRACE").is_some() {
+            let logs = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).without_time();
+            let logs = logs.with_env_filter("shardkeeper=debug").with_writer(std::io::stdout);
+            let _ = logs.try_init();
+        }
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if panic.payload().downcast_ref::<&str>() != Some(&MEANT_PANIC) {
+                others(panic);
+            }
+        }));
+    });
+}

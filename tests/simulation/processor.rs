@@ -1,0 +1,159 @@
+//! The processors of the simulated workers: they write down what they are given, and are slow, fail, panic or hang as
+//! their mood has it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use shardkeeper::core::rng::Rng;
+use shardkeeper::{ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
+
+use super::history::{Event, History};
+
+/// The words of panics that are meant.
+pub const MEANT_PANIC: &str = "a simulated panic";
+
+/// How processors behave. The shares are of calls.
+#[derive(Clone, Debug)]
+pub struct Mood {
+    /// The most that a record takes.
+    pub slowest_record: Duration,
+    pub fails: f64,
+    pub panics: f64,
+    pub hangs: f64,
+    pub longest_hang: Duration,
+    /// Set when all moods end.
+    pub calm: Arc<AtomicBool>,
+    /// Records that a faulty processor passes over, one in so many; for a planted bug.
+    pub passes_over: Option<u64>,
+}
+
+/// Makes the processors of one process.
+pub struct Recorders {
+    process: usize,
+    history: History,
+    mood: Mood,
+    seed: u64,
+    made: AtomicU64,
+}
+
+impl Recorders {
+    pub fn new(process: usize, history: History, mood: Mood, seed: u64) -> Self {
+        Self { process, history, mood, seed, made: AtomicU64::new(0) }
+    }
+}
+
+impl ProcessorFactory for Recorders {
+    type Processor = Recorder;
+
+    fn create(&self, shard: &ShardContext) -> Recorder {
+        let made = self.made.fetch_add(1, Ordering::Relaxed);
+        Recorder {
+            process: self.process,
+            shard: shard.shard_id.to_string(),
+            history: self.history.clone(),
+            mood: self.mood.clone(),
+            rng: Rng::new(self.seed ^ made.wrapping_mul(0x9E37_79B9)),
+        }
+    }
+}
+
+/// The processor of one shard.
+pub struct Recorder {
+    process: usize,
+    shard: String,
+    history: History,
+    mood: Mood,
+    rng: Rng,
+}
+
+/// What the simulation knows a record by.
+struct Seen {
+    position: u128,
+    key: String,
+    number: u64,
+}
+
+impl RecordProcessor for Recorder {
+    async fn process_records(
+        &mut self,
+        input: ProcessRecordsInput,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let records: Vec<Seen> = input.records.iter().map(|record| seen(record.json())).collect();
+        let (first, last) = (records[0].position, records[records.len() - 1].position);
+        let (process, shard) = (self.process, self.shard.clone());
+        self.history.note(Event::Began { process, shard: shard.clone(), first, last });
+        let trouble = self.draw_trouble(records.len());
+        for (index, Seen { position, key, number }) in records.into_iter().enumerate() {
+            if !self.mood.slowest_record.is_zero() && !self.is_calm() {
+                tokio::time::sleep(self.mood.slowest_record.mul_f64(self.rng.unit())).await;
+            }
+            match trouble {
+                Some((at, Trouble::Error)) if at == index => return Err("a simulated failure".into()),
+                Some((at, Trouble::Panic)) if at == index => std::panic::panic_any(MEANT_PANIC),
+                Some((at, Trouble::Hang)) if at == index => self.hang().await,
+                _ => {}
+            }
+            let is_passed_over = self.mood.passes_over.is_some_and(|one_in| self.rng.next_u64().is_multiple_of(one_in));
+            if !is_passed_over {
+                self.history.note(Event::Delivered { process, shard: shard.clone(), position, key, number });
+            }
+        }
+        self.history.note(Event::Acknowledged { process, shard, first, last });
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Trouble {
+    Error,
+    Panic,
+    Hang,
+}
+
+impl Recorder {
+    fn is_calm(&self) -> bool {
+        self.mood.calm.load(Ordering::Relaxed)
+    }
+
+    fn draw_trouble(&mut self, records: usize) -> Option<(usize, Trouble)> {
+        let (draw, place) = (self.rng.unit(), self.rng.next_u64());
+        if self.is_calm() {
+            return None;
+        }
+        let Mood { fails, panics, hangs, .. } = self.mood;
+        let trouble = match draw {
+            draw if draw < fails => Trouble::Error,
+            draw if draw < fails + panics => Trouble::Panic,
+            draw if draw < fails + panics + hangs => Trouble::Hang,
+            _ => return None,
+        };
+        let place = usize::try_from(place % records as u64).unwrap_or_default();
+        Some((place, trouble))
+    }
+
+    async fn hang(&mut self) {
+        let mut left = self.mood.longest_hang.mul_f64(self.rng.unit());
+        while !left.is_zero() && !self.is_calm() {
+            let step = left.min(Duration::from_millis(500));
+            tokio::time::sleep(step).await;
+            left -= step;
+        }
+    }
+}
+
+fn seen(json: &str) -> Seen {
+    let (position, key, number) = read_record(&serde_json::from_str(json).expect("a record is JSON"));
+    Seen { position, key, number }
+}
+
+/// The position, key and number of a record.
+pub fn read_record(record: &serde_json::Value) -> (u128, String, u64) {
+    let parts = &record["dynamodb"];
+    let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
+    (
+        text(&parts["SequenceNumber"]).parse().expect("digits"),
+        text(&parts["Keys"]["pk"]["S"]),
+        text(&parts["NewImage"]["n"]["N"]).parse().expect("digits"),
+    )
+}

@@ -1,0 +1,190 @@
+//! What a seed stands for: the fleet, the stream, the workload and everything that goes wrong, and when.
+
+use std::time::Duration;
+
+use shardkeeper::core::rng::Rng;
+use shardkeeper::local::LocalOptions;
+
+use super::faults::{KINDS, Kind};
+use super::history::Ms;
+
+/// Something the simulation does at its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Act {
+    /// Calls begin to fail, for some time.
+    Fault(Kind),
+    /// A process dies and comes back under its id.
+    CrashAndReturn,
+    /// A process dies for good.
+    Crash,
+    /// The leader's process dies, and comes back under another id.
+    CrashLeader,
+    /// Every process dies, and comes back.
+    CrashAll,
+    /// A process is stopped for a while.
+    Pause,
+    /// The leader's process is stopped for a while.
+    PauseLeader,
+    /// A process joins.
+    Join,
+    /// A process is asked to stop.
+    Leave,
+    /// Every process is asked to stop, one after the other, and comes back under its id.
+    RollingRestart,
+    /// A second process is started under the id of one that runs.
+    Twin,
+    /// A lease row is made unreadable, and mended later.
+    BreakRow,
+    /// A lease row is given to somebody who doesn't exist.
+    GiveAway,
+    /// The fleet table loses its items.
+    EmptyFleetTable,
+    /// A shard's records are trimmed.
+    Trim,
+    /// An open shard is split.
+    Split,
+    /// An open shard is rolled over.
+    Rollover,
+    /// All open shards are rolled over at once.
+    RolloverAll,
+    /// All open shards are split at once.
+    SplitAll,
+}
+
+const PROCESS_ACTS: [Act; 10] = [
+    Act::CrashAndReturn,
+    Act::Crash,
+    Act::CrashLeader,
+    Act::CrashAll,
+    Act::Pause,
+    Act::PauseLeader,
+    Act::Join,
+    Act::Leave,
+    Act::RollingRestart,
+    Act::Twin,
+];
+const OPERATOR_ACTS: [Act; 4] = [Act::BreakRow, Act::GiveAway, Act::EmptyFleetTable, Act::Trim];
+
+/// See the file's head.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub seed: u64,
+    pub workers: usize,
+    pub keys: u64,
+    /// Roll-overs and splits before the first worker starts.
+    pub generations_before: usize,
+    pub lease_duration: Duration,
+    pub drain_timeout: Duration,
+    pub service: LocalOptions,
+    /// How processors behave at their worst.
+    pub slowest_record: Duration,
+    pub fails: f64,
+    pub panics: f64,
+    pub hangs: f64,
+    pub acts: Vec<(Ms, Act)>,
+    /// When the last fault ends.
+    pub chaos_ends: Ms,
+    /// Whether the stream is switched off at the end.
+    pub disables_stream: bool,
+}
+
+impl Scenario {
+    /// The scenario of a seed, `chaos_ms` long before the quiet at its end.
+    pub fn new(seed: u64, chaos_ms: Ms) -> Self {
+        let mut rng = Rng::new(seed);
+        let lease_duration = Duration::from_secs([2, 3, 5][below(&mut rng, 3)]);
+        let mut service = LocalOptions::default();
+        service.seed = rng.next_u64();
+        service.initial_shards = 1 + u32::try_from(below(&mut rng, 6)).unwrap_or_default();
+        service.rollover = None;
+        service.page_records = [20, 200, 1000][below(&mut rng, 3)];
+        service.page_shards = [2, 5, 100][below(&mut rng, 3)];
+        service.iterator_ttl = Duration::from_millis([400, 3_000, 900_000][below(&mut rng, 3)]);
+        // Close below a power of ten, so that positions of unequal length meet.
+        service.first_sequence_number = 1_000_000_000_000_000_000_000 - 1 - rng.next_u64() as u128 % 300;
+        if chance(&mut rng, 0.15) {
+            service.retention = Duration::from_secs(20);
+        }
+        let is_troubled = chance(&mut rng, 0.5);
+        let trouble = |share: f64| if is_troubled { share } else { 0.0 };
+        Self {
+            seed,
+            workers: 1 + below(&mut rng, 4),
+            keys: 6 + rng.next_u64() % 30,
+            generations_before: below(&mut rng, 4),
+            lease_duration,
+            drain_timeout: Duration::from_secs(6),
+            service,
+            slowest_record: Duration::from_millis([0, 4, 20][below(&mut rng, 3)]),
+            fails: trouble(0.08),
+            panics: trouble(0.03),
+            hangs: trouble(0.01),
+            acts: acts(&mut rng, chaos_ms),
+            chaos_ends: chaos_ms,
+            disables_stream: chance(&mut rng, 0.08),
+        }
+    }
+
+    /// When an owner that isn't in the fleet table counts as dead.
+    pub fn kcl_failover_time(&self) -> Duration {
+        self.lease_duration * 2
+    }
+
+    /// By when the fleet must have settled: two lease durations after the last fault, as the invariant says, and a
+    /// margin for what began before: processes that start, calls that time out, backoff that has grown, and leases
+    /// that name somebody who isn't in the fleet table.
+    pub fn settled_by(&self) -> Ms {
+        self.chaos_ends + ms(self.lease_duration * 2) + ms(self.kcl_failover_time()) / 2 + 5_000
+    }
+
+    /// When the simulation ends: some time after that, in which nothing may move.
+    pub fn ends(&self) -> Ms {
+        self.settled_by() + 8_000
+    }
+}
+
+/// Each seed has some kinds of trouble, and of those a lot.
+fn acts(rng: &mut Rng, chaos_ms: Ms) -> Vec<(Ms, Act)> {
+    let mut chosen = Vec::new();
+    for kind in KINDS {
+        if chance(rng, 0.3) {
+            chosen.push(Act::Fault(kind));
+        }
+    }
+    for act in PROCESS_ACTS {
+        if chance(rng, 0.35) {
+            chosen.push(act);
+        }
+    }
+    for act in OPERATOR_ACTS {
+        if chance(rng, 0.15) {
+            chosen.push(act);
+        }
+    }
+    let mut acts = Vec::new();
+    let count = if chosen.is_empty() { 0 } else { chosen.len().max(6) };
+    for index in 0..count {
+        acts.push((1_000 + rng.next_u64() % (chaos_ms - 3_000), chosen[index % chosen.len()]));
+    }
+    for _ in 0..below(rng, 7) {
+        let act = [Act::Split, Act::Rollover, Act::Rollover, Act::RolloverAll, Act::SplitAll][below(rng, 5)];
+        acts.push((rng.next_u64() % chaos_ms, act));
+    }
+    acts.sort();
+    acts
+}
+
+/// A number below `limit`.
+pub fn below(rng: &mut Rng, limit: usize) -> usize {
+    usize::try_from(rng.next_u64() % limit.max(1) as u64).unwrap_or_default()
+}
+
+/// True in a share of cases.
+pub fn chance(rng: &mut Rng, share: f64) -> bool {
+    rng.unit() < share
+}
+
+/// Whole milliseconds.
+pub fn ms(duration: Duration) -> Ms {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

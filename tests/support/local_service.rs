@@ -1,0 +1,268 @@
+//! `shardkeeper local` as a process of its own, and what tests do with it: call its API, write counted records, break
+//! it, and look behind the workers' backs.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::patience::{pause, wait_for};
+use crate::support::shardkeeper;
+
+/// Keys of the items that [`LocalService::write`] writes; no fewer than a batch has items.
+const KEYS: u64 = 40;
+/// BatchWriteItem takes no more.
+const BATCH: usize = 25;
+/// No call takes this long, but one that a fault keeps silent.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A running local service. It ends with this value.
+pub struct LocalService {
+    child: Child,
+    address: String,
+}
+
+/// How many records were written for each key: its items hold `n` = 1, 2, … in that order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written(pub BTreeMap<String, u64>);
+
+/// A row of a lease table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseRow {
+    pub owner: Option<String>,
+    pub checkpoint: String,
+    pub counter: String,
+}
+
+/// A shard as the service has it.
+#[derive(Clone, Debug)]
+pub struct ShardContent {
+    pub id: String,
+    pub parent: Option<String>,
+    /// The sequence numbers of its records, oldest first.
+    pub records: Vec<String>,
+}
+
+impl LocalService {
+    /// Starts the service with these further flags on any free port.
+    pub fn start(flags: &str) -> LocalService {
+        let mut child = shardkeeper()
+            .args("local --port 0 --log-level warn".split(' '))
+            .args(flags.split_whitespace())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the service starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("a pipe was asked for");
+        BufReader::new(stdout).read_line(&mut line).expect("the service says where it is");
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let address = address.unwrap_or_else(|| panic!("no address in {line:?}")).to_owned();
+        LocalService { child, address }
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Makes a table with the string hash key `key` and, if asked for, a stream.
+    pub fn create_table(&self, table: &str, has_stream: bool) {
+        let mut request = json!({
+            "TableName": table,
+            "AttributeDefinitions": [{"AttributeName": "key", "AttributeType": "S"}],
+            "KeySchema": [{"AttributeName": "key", "KeyType": "HASH"}],
+            "BillingMode": "PAY_PER_REQUEST",
+        });
+        if has_stream {
+            request["StreamSpecification"] = json!({"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"});
+        }
+        self.call("CreateTable", &request);
+        wait_for("the table to be active", || {
+            self.call("DescribeTable", &json!({"TableName": table}))["Table"]["TableStatus"] == "ACTIVE"
+        });
+    }
+
+    /// Calls an operation that must succeed.
+    pub fn call(&self, operation: &str, request: &Value) -> Value {
+        self.try_call(operation, request).unwrap_or_else(|error| panic!("{operation} {request}: {error:?}"))
+    }
+
+    /// Calls an operation; the error is in the service's words, or says how the connection ended.
+    pub fn try_call(&self, operation: &str, request: &Value) -> Result<Value, String> {
+        let streams = ["ListStreams", "DescribeStream", "GetShardIterator", "GetRecords"];
+        let api = if streams.contains(&operation) { "DynamoDBStreams_20120810" } else { "DynamoDB_20120810" };
+        let target = format!("x-amz-target: {api}.{operation}\r\n");
+        self.exchange("POST", "/", &target, &request.to_string())
+    }
+
+    /// Replaces the plan of faults; `{}` ends them.
+    pub fn faults(&self, plan: &Value) {
+        self.exchange("POST", "/_local/faults", "", &plan.to_string()).expect("a good plan");
+    }
+
+    /// Splits, rolls over or trims the open shards of a table's stream.
+    pub fn change_shards(&self, table: &str, action: &str) {
+        let request = json!({"table": table, "action": action});
+        self.exchange("POST", "/_local/streams", "", &request.to_string()).expect("a table with a stream");
+    }
+
+    /// How often an operation was called.
+    pub fn calls(&self, operation: &str) -> u64 {
+        let stats = self.exchange("GET", "/_local/stats", "", "").expect("the service counts");
+        stats["calls"][operation].as_u64().unwrap_or(0)
+    }
+
+    /// How often an operation was answered with this error.
+    pub fn errors(&self, operation: &str, code: &str) -> u64 {
+        let stats = self.exchange("GET", "/_local/stats", "", "").expect("the service counts");
+        stats["errors"][operation][code].as_u64().unwrap_or(0)
+    }
+
+    /// Sends the service's process a signal.
+    pub fn signal(&self, name: &str) {
+        signal(&self.child, name);
+    }
+
+    /// Writes `count` records more, over all keys in turn. Each is tried until it is written: a second write of the
+    /// same item changes nothing, so it makes no record.
+    pub fn write(&self, table: &str, written: &mut Written, count: usize) {
+        let mut wanted = Vec::with_capacity(count);
+        let turns: u64 = written.0.values().sum();
+        for turn in (turns..).take(count) {
+            let key = format!("key-{:02}", turn % KEYS);
+            let n = written.0.entry(key.clone()).and_modify(|n| *n += 1).or_insert(1);
+            wanted.push(json!({"PutRequest": {"Item": {"key": {"S": key}, "n": {"N": n.to_string()}}}}));
+        }
+        for batch in wanted.chunks(BATCH) {
+            let request = json!({"RequestItems": {table: batch}});
+            wait_for("a batch to be written", || {
+                let answer = self.try_call("BatchWriteItem", &request);
+                answer.is_ok_and(|answer| answer["UnprocessedItems"].as_object().is_none_or(|left| left.is_empty()))
+            });
+        }
+    }
+
+    /// The ARN of a table's latest stream.
+    pub fn stream_arn(&self, table: &str) -> String {
+        let described = self.call("DescribeTable", &json!({"TableName": table}));
+        described["Table"]["LatestStreamArn"].as_str().expect("a table with a stream").to_owned()
+    }
+
+    /// The rows of an application's lease table, by shard; none while there is no such table.
+    pub fn leases(&self, app: &str) -> BTreeMap<String, LeaseRow> {
+        let Ok(answer) = self.try_call("Scan", &json!({"TableName": app, "ConsistentRead": true})) else {
+            return BTreeMap::new();
+        };
+        let items = answer["Items"].as_array().expect("a list of items").iter();
+        let text = |item: &Value, name: &str, kind: &str| item[name][kind].as_str().map(str::to_owned);
+        items
+            .map(|item| {
+                let row = LeaseRow {
+                    owner: text(item, "leaseOwner", "S"),
+                    checkpoint: text(item, "checkpoint", "S").unwrap_or_default(),
+                    counter: text(item, "leaseCounter", "N").unwrap_or_default(),
+                };
+                (text(item, "leaseKey", "S").expect("a lease has a key"), row)
+            })
+            .collect()
+    }
+
+    /// How many unfinished leases each owner has.
+    pub fn shares(&self, app: &str) -> BTreeMap<String, usize> {
+        let mut shares = BTreeMap::new();
+        for row in self.leases(app).into_values().filter(|row| row.checkpoint != "SHARD_END") {
+            *shares.entry(row.owner.unwrap_or_default()).or_default() += 1;
+        }
+        shares
+    }
+
+    /// The shards of a table's stream with all records that they still hold, as the service itself serves them.
+    pub fn shards(&self, table: &str) -> Vec<ShardContent> {
+        let arn = self.stream_arn(table);
+        let mut shards = Vec::new();
+        let mut request = json!({"StreamArn": arn});
+        loop {
+            let page = &self.call("DescribeStream", &request)["StreamDescription"];
+            for shard in page["Shards"].as_array().expect("a list of shards") {
+                let text = |name: &str| shard[name].as_str().map(str::to_owned);
+                let id = text("ShardId").expect("a shard has an id");
+                let records = self.records(&arn, &id);
+                shards.push(ShardContent { id, parent: text("ParentShardId"), records });
+            }
+            match page["LastEvaluatedShardId"].as_str() {
+                Some(last) => request["ExclusiveStartShardId"] = last.into(),
+                None => return shards,
+            }
+        }
+    }
+
+    /// The sequence numbers of a shard's records. An iterator that expires, or a call too many, costs another try.
+    fn records(&self, arn: &str, shard: &str) -> Vec<String> {
+        let mut numbers: Vec<String> = Vec::new();
+        let mut iterator: Option<String> = None;
+        loop {
+            let current = iterator.take().unwrap_or_else(|| {
+                let mut request = json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"});
+                if let Some(last) = numbers.last() {
+                    request["ShardIteratorType"] = "AFTER_SEQUENCE_NUMBER".into();
+                    request["SequenceNumber"] = last.as_str().into();
+                }
+                let answer = self.call("GetShardIterator", &request);
+                answer["ShardIterator"].as_str().expect("an iterator").to_owned()
+            });
+            let Ok(page) = self.try_call("GetRecords", &json!({"ShardIterator": current})) else {
+                pause();
+                continue;
+            };
+            let records = page["Records"].as_array().expect("a list of records");
+            numbers.extend(records.iter().map(sequence_number));
+            iterator = page["NextShardIterator"].as_str().map(str::to_owned);
+            if records.is_empty() || iterator.is_none() {
+                return numbers;
+            }
+        }
+    }
+
+    fn exchange(&self, method: &str, path: &str, headers: &str, body: &str) -> Result<Value, String> {
+        let answer = self.send(method, path, headers, body).map_err(|error| error.to_string())?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no HTTP answer: {answer:?}"))?;
+        if !head.starts_with("HTTP/1.1 200") {
+            return Err(body.to_owned());
+        }
+        serde_json::from_str(body).map_err(|error| format!("{error} in {body:?}"))
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> std::io::Result<String> {
+        let mut connection = TcpStream::connect(&self.address)?;
+        connection.set_read_timeout(Some(CALL_TIMEOUT))?;
+        let (host, length) = (&self.address, body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{headers}connection: close\r\ncontent-length: {length}\r\n\r\n"
+        );
+        connection.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+}
+
+impl Drop for LocalService {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The sequence number of a record as the service sends it.
+pub fn sequence_number(record: &Value) -> String {
+    record["dynamodb"]["SequenceNumber"].as_str().expect("a record has a sequence number").to_owned()
+}
+
+/// Sends a signal, such as `TERM`, to a process.
+pub fn signal(process: &Child, name: &str) {
+    let status = Command::new("kill").args(["-s", name, &process.id().to_string()]).status();
+    assert!(status.expect("kill runs").success(), "SIG{name} was not sent");
+}
