@@ -1,9 +1,12 @@
 //! Bugs put in on purpose, to see that the checker finds them: each changes what a process says to the service, what
 //! it hears, or what its processors do, and leaves the worker's code alone.
 
-use serde_json::{Value, json};
-use shardkeeper::local::{Answer, Request};
+use std::time::Duration;
 
+use serde_json::Value;
+use shardkeeper::local::Request;
+
+use super::scenario::Scenario;
 use super::service::APP;
 
 /// A planted bug.
@@ -15,13 +18,21 @@ pub enum Bug {
     HastyCheckpoints,
     /// Children's leases don't name their parents.
     OrphanedChildren,
-    /// A worker takes heartbeats for written that never arrived.
-    DeafHeartbeats,
+    /// Every second process's clock runs so slowly that it goes on when others have long taken it for dead.
+    SlowClocks,
     /// Processors pass over some records and call them done.
     SkippedRecords,
 }
 
 impl Bug {
+    /// Makes the scenario one in which the bug shows.
+    pub fn sharpen(self, scenario: &mut Scenario) {
+        if self == Self::OrphanedChildren {
+            scenario.generations_before = 4;
+            scenario.slowest_record = Duration::from_millis(100);
+        }
+    }
+
     /// Changes a request on its way.
     pub fn distort_request(self, request: &mut Request) {
         let Ok(mut body) = serde_json::from_slice::<Value>(&request.body) else { return };
@@ -57,23 +68,9 @@ impl Bug {
         request.body = body.to_string().into();
     }
 
-    /// An answer made up in place of a call that could not be made.
-    pub fn make_up_answer(self, request: &Request) -> Option<Answer> {
-        if self != Self::DeafHeartbeats || request.operation() != "UpdateItem" {
-            return None;
-        }
-        let body: Value = serde_json::from_slice(&request.body).ok()?;
-        let names = &body["ExpressionAttributeNames"];
-        if names["#heartbeat"].is_null() {
-            return None;
-        }
-        let mut attributes = body["Key"].clone();
-        for (name, attribute) in names.as_object()? {
-            let value = &body["ExpressionAttributeValues"][name.replace('#', ":").as_str()];
-            attributes[attribute.as_str()?] = value.clone();
-        }
-        let body = json!({"Attributes": attributes}).to_string().into();
-        Some(Answer { status: 200, body, request_id: "made-up".into() })
+    /// How fast a process's clock runs, in millionths of the true time, where that is the bug.
+    pub fn clock_ppm(self) -> Option<u64> {
+        (self == Self::SlowClocks).then_some(100_000)
     }
 
     /// One record in how many is passed over by processors.

@@ -37,7 +37,7 @@ use simulation::{Outcome, run};
 /// How many seeds every test run simulates, besides the kept ones.
 const SEEDS: Range<u64> = 0..64;
 /// How long things go wrong in each.
-const CHAOS_MS: u64 = 25_000;
+const CHAOS_MS: u64 = 18_000;
 /// Seeds are shared by this many threads.
 const THREADS: usize = 2;
 
@@ -82,35 +82,40 @@ fn one_seed_gives_one_trace() {
 
 #[test]
 fn writes_without_a_condition_are_found() {
-    assert_found(Bug::UnconditionalWrites, &[Rule::CounterNotRaised, Rule::CheckpointBack]);
+    assert_found(Bug::UnconditionalWrites, Rule::CounterNotRaised, &[Rule::CheckpointBack]);
 }
 
 #[test]
 fn checkpoints_ahead_of_what_is_done_are_found() {
-    assert_found(Bug::HastyCheckpoints, &[Rule::CheckpointAhead]);
+    assert_found(Bug::HastyCheckpoints, Rule::CheckpointAhead, &[]);
 }
 
 #[test]
 fn children_that_start_before_their_parents_end_are_found() {
-    assert_found(Bug::OrphanedChildren, &[Rule::ChildBeforeParent]);
+    // Without its parent's name, a child's lease also fails to keep its parent's from being deleted.
+    assert_found(Bug::OrphanedChildren, Rule::ChildBeforeParent, &[Rule::WronglyDeleted]);
 }
 
 #[test]
 fn deliveries_after_the_deadline_are_found() {
-    assert_found(Bug::DeafHeartbeats, &[Rule::TwoOwners]);
+    // Whoever is so slow also settles late, and is told that its id is taken.
+    assert_found(Bug::SlowClocks, Rule::TwoOwners, &[Rule::NotLive, Rule::WorkerFailed, Rule::Uneven, Rule::Lost]);
 }
 
 #[test]
 fn records_that_are_passed_over_are_found() {
-    assert_found(Bug::SkippedRecords, &[Rule::OutOfOrder, Rule::Lost]);
+    assert_found(Bug::SkippedRecords, Rule::OutOfOrder, &[Rule::Lost]);
 }
 
-/// Asserts that seeds fail with this bug put in, by these rules, the first of them within a few seeds.
-fn assert_found(bug: Bug, rules: &[Rule]) {
+/// Asserts that with this bug put in a seed fails by the rule that the bug breaks, and none before by others than
+/// those that follow from it.
+fn assert_found(bug: Bug, rule: Rule, following: &[Rule]) {
     for seed in SEEDS.take(24) {
         let Some(violation) = simulate(seed, Some(bug)).violation else { continue };
-        assert!(rules.contains(&violation.rule), "seed {seed}, {bug:?}: {violation}");
-        return;
+        if violation.rule == rule {
+            return;
+        }
+        assert!(following.contains(&violation.rule), "seed {seed}, {bug:?}: {violation}");
     }
     panic!("{bug:?} was not found");
 }
@@ -118,7 +123,11 @@ fn assert_found(bug: Bug, rules: &[Rule]) {
 fn simulate(seed: u64, bug: Option<Bug>) -> Outcome {
     keep_meant_panics_quiet();
     // A thread of its own for each: the SDK draws its jitter from a generator of the thread.
-    let simulated = std::thread::scope(|scope| scope.spawn(|| run(&Scenario::new(seed, CHAOS_MS), bug)).join());
+    let mut scenario = Scenario::new(seed, CHAOS_MS);
+    if let Some(bug) = bug {
+        bug.sharpen(&mut scenario);
+    }
+    let simulated = std::thread::scope(|scope| scope.spawn(|| run(&scenario, bug)).join());
     simulated.unwrap_or_else(|_| panic!("the simulation of seed {seed} panicked"))
 }
 

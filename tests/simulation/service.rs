@@ -256,6 +256,9 @@ impl Service {
 
     fn note_row(&mut self, key: &str, author: Author) {
         let row = self.item(APP, "leaseKey", key).as_ref().map(read_row);
+        if row.as_ref() == self.rows.get(key) && author != Author::Operator {
+            return; // a transaction that was sent again, and is carried out once
+        }
         match &row {
             Some(row) => drop(self.rows.insert(key.to_owned(), row.clone())),
             None => drop(self.rows.remove(key)),

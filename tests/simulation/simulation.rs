@@ -204,11 +204,6 @@ impl Simulation {
     fn carry(&mut self, process: usize, request: &Request, fate: &Fate) -> Option<Reply> {
         let (operation, name) = (request.operation().to_owned(), fate.name());
         self.history.note(Event::Call { process, operation, fate: name });
-        if let (Some(bug), Some(Kind::NoTables | Kind::LostCall | Kind::Silent)) = (self.bug, fate.kind)
-            && let Some(answer) = bug.make_up_answer(request)
-        {
-            return Some(Ok(answer));
-        }
         match fate.kind {
             Some(Kind::LostCall | Kind::NoTables | Kind::NoStreams) => return Some(Err(LostCall)),
             Some(Kind::Silent) => return None,
@@ -464,6 +459,7 @@ impl Simulation {
             calm: Arc::clone(&self.calm),
             passes_over: self.bug.and_then(Bug::passes_over),
         };
+        let slow_clock = self.bug.and_then(Bug::clock_ppm).filter(|_| number.is_multiple_of(2));
         let setup = Setup {
             number,
             worker_id: worker,
@@ -471,7 +467,7 @@ impl Simulation {
             lease_duration: scenario.lease_duration,
             kcl_failover_time: scenario.kcl_failover_time(),
             drain_timeout: scenario.drain_timeout,
-            clock_ppm: 1_000_000 + self.rng.next_u64() % 8_000 - 4_000,
+            clock_ppm: slow_clock.unwrap_or(1_000_000 + self.rng.next_u64() % 8_000 - 4_000),
             wall_offset_ms: [0, 0, 3_600_000, -3_600_000][below(&mut self.rng, 4)],
             mood,
         };
