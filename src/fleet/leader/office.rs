@@ -19,6 +19,8 @@ const LONGEST_SCAN_INTERVAL: Duration = Duration::from_secs(30);
 const LISTING_INTERVAL: Duration = Duration::from_secs(60);
 /// How often they are listed while a finished shard has no known child.
 const URGENT_LISTING_INTERVAL: Duration = Duration::from_secs(2);
+/// How often they are listed while shards end: of several children, some may become visible later than others.
+const NEWS_LISTING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a leader knows of the leases and shards.
 pub(super) struct Office {
@@ -41,6 +43,8 @@ pub(super) struct Office {
     pub(super) listed: Option<Instant>,
     pub(super) listing_took: Duration,
     pub(super) is_disabled: bool,
+    /// How many leases were finished then.
+    finished_when_listed: usize,
     pub(super) lister: JoinSet<Result<Listing, stream::Error>>,
     /// Whether leases may be made and given away: not while a KCL worker may be alive.
     pub(super) is_clear: bool,
@@ -61,6 +65,7 @@ impl Office {
             listed: None,
             listing_took: Duration::ZERO,
             is_disabled: false,
+            finished_when_listed: 0,
             lister: JoinSet::new(),
             is_clear: true,
         }
@@ -78,7 +83,11 @@ impl Office {
         // A finished shard without a child, while the stream is on: its child has yet to appear.
         let is_incomplete =
             !self.is_disabled && self.rows.values().any(|row| row.is_finished() && row.children.is_empty());
-        let interval = if is_incomplete { URGENT_LISTING_INTERVAL } else { LISTING_INTERVAL };
+        let interval = match is_incomplete {
+            true => URGENT_LISTING_INTERVAL,
+            false if self.count_finished() != self.finished_when_listed => NEWS_LISTING_INTERVAL,
+            false => LISTING_INTERVAL,
+        };
         now >= listed + interval.max(self.listing_took * 5)
     }
 
@@ -91,9 +100,14 @@ impl Office {
         }
     }
 
+    fn count_finished(&self) -> usize {
+        self.rows.values().filter(|row| row.is_finished()).count()
+    }
+
     pub(super) fn note_listing(&mut self, listing: Listing) {
         self.listing_took = listing.took;
         self.is_disabled = listing.is_disabled;
+        self.finished_when_listed = self.count_finished();
         self.listed = Some(Instant::now());
         self.listing = Some(listing);
         self.scanned = None; // acted upon with rows that are younger than the listing
