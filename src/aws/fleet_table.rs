@@ -181,18 +181,16 @@ impl FleetTable {
         item.extend(presence_attributes(presence).into_iter().map(|(name, value)| (name.to_owned(), value)));
         let call = self.client.put_item().table_name(&self.name).set_item(Some(item));
         let call = match seen {
-            None => call.condition_expression("attribute_not_exists(#key) OR incarnation = :mine"),
+            None => call.condition_expression("attribute_not_exists(incarnation) OR incarnation = :mine"),
             Some((incarnation, heartbeat)) => call
                 .condition_expression(
-                    "attribute_not_exists(#key) OR incarnation = :mine OR \
+                    "attribute_not_exists(incarnation) OR incarnation = :mine OR \
                      (incarnation = :seen AND heartbeat = :heartbeat)",
                 )
                 .expression_attribute_values(":seen", string(incarnation))
                 .expression_attribute_values(":heartbeat", number(heartbeat)),
         };
-        let call = call
-            .expression_attribute_names("#key", KEY)
-            .expression_attribute_values(":mine", string(&presence.incarnation));
+        let call = call.expression_attribute_values(":mine", string(&presence.incarnation));
         match call.send().await {
             Ok(_) => Ok(true),
             Err(error) if Fault::of(&error) == Fault::ConditionFailed => Ok(false),
@@ -205,16 +203,20 @@ impl FleetTable {
     /// # Errors
     /// When the call failed for good.
     pub async fn challenge(&self, worker: &WorkerId, challenger: &str) -> Result<(), TableError> {
-        self.client
+        let call = self
+            .client
             .update_item()
             .table_name(&self.name)
             .key(KEY, string(worker_key(worker)))
             .update_expression("SET challenger = :challenger")
-            .expression_attribute_values(":challenger", string(challenger))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|error| self.error("UpdateItem", &error))
+            // An update of an item that is gone would make one that shows no worker.
+            .condition_expression("attribute_exists(incarnation)")
+            .expression_attribute_values(":challenger", string(challenger));
+        match call.send().await {
+            Ok(_) => Ok(()),
+            Err(error) if Fault::of(&error) == Fault::ConditionFailed => Ok(()),
+            Err(error) => Err(self.error("UpdateItem", &error)),
+        }
     }
 
     /// Writes a heartbeat, which also answers a challenger, and returns the item as it is then. Nothing when the
@@ -304,16 +306,19 @@ impl FleetTable {
         if hints.everything {
             keys.push(EVERYTHING.into());
         }
-        self.client
+        let call = self
+            .client
             .update_item()
             .table_name(&self.name)
             .key(KEY, string(worker_key(worker)))
             .update_expression("DELETE inbox :keys")
-            .expression_attribute_values(":keys", AttributeValue::Ss(keys))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|error| self.error("UpdateItem", &error))
+            .condition_expression("attribute_exists(incarnation)")
+            .expression_attribute_values(":keys", AttributeValue::Ss(keys));
+        match call.send().await {
+            Ok(_) => Ok(()),
+            Err(error) if Fault::of(&error) == Fault::ConditionFailed => Ok(()),
+            Err(error) => Err(self.error("UpdateItem", &error)),
+        }
     }
 
     /// Removes the item of a worker that has left or died: if it still shows this incarnation and heartbeat.

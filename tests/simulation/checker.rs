@@ -73,8 +73,8 @@ struct Shard {
     parent: Option<String>,
     is_open: bool,
     is_gone: bool,
-    /// Its records' positions, with key and number.
-    records: BTreeMap<u128, (String, u64)>,
+    /// Its records' positions, with key and number, and when they were written.
+    records: BTreeMap<u128, (String, u64, Ms)>,
     acknowledged: BTreeSet<u128>,
     trimmed_to: Option<u128>,
     /// Everything up to here was found acknowledged or trimmed.
@@ -106,12 +106,18 @@ pub struct Checker {
     workers: BTreeMap<usize, String>,
     /// The newest process of each worker id.
     newest: BTreeMap<String, usize>,
-    /// When processes were started.
+    /// The age at which records may be trimmed.
+    retention: Ms,
     violation: Option<Violation>,
     counts: Counts,
 }
 
 impl Checker {
+    /// A checker for a stream whose records stay for `retention`.
+    pub fn new(retention: Ms) -> Self {
+        Self { retention, ..Self::default() }
+    }
+
     /// Takes an event in.
     pub fn see(&mut self, now: Ms, event: &Event) {
         self.counts.events += 1;
@@ -125,7 +131,7 @@ impl Checker {
                     (shard.is_gone, shard.trimmed_to) = (true, Some(u128::MAX));
                 }
             }
-            Event::Written { shard, position, key, number } => self.written(shard, *position, key, *number),
+            Event::Written { shard, position, key, number } => self.written(now, shard, *position, key, *number),
             Event::Trimmed { shard, position } => {
                 if let Some(shard) = self.shards.get_mut(shard) {
                     shard.trimmed_to = shard.trimmed_to.max(Some(*position));
@@ -200,9 +206,9 @@ impl Checker {
     }
 
     /// Records that are still awaited.
-    pub fn undelivered(&self) -> Vec<String> {
+    pub fn undelivered(&self, now: Ms) -> Vec<String> {
         let waiting = |key: &String, number: &u64, shard: &String, position: u128| {
-            let is_trimmed = self.shards.get(shard).is_some_and(|shard| shard.is_trimmed(position));
+            let is_trimmed = self.may_be_trimmed(now, shard, position);
             (!is_trimmed).then(|| format!("{key} {number} at {shard}/{position}"))
         };
         let all = self.keys.iter().flat_map(|(key, entry)| entry.numbers.iter().map(move |number| (key, number)));
@@ -221,15 +227,19 @@ impl Checker {
         self.violation.get_or_insert(Violation { rule, at, words });
     }
 
+    fn may_be_trimmed(&self, now: Ms, shard: &str, position: u128) -> bool {
+        self.shards.get(shard).is_some_and(|shard| shard.may_be_trimmed(position, now, self.retention))
+    }
+
     fn is_startable(&self, shard: &Shard) -> bool {
         let parent = shard.parent.as_ref().and_then(|parent| self.leases.get(parent));
         parent.and_then(|parent| parent.row.as_ref()).is_none_or(Row::is_finished)
     }
 
-    fn written(&mut self, shard: &str, position: u128, key: &str, number: u64) {
+    fn written(&mut self, now: Ms, shard: &str, position: u128, key: &str, number: u64) {
         self.counts.written += 1;
         let entry = self.shards.entry(shard.to_owned()).or_default();
-        entry.records.insert(position, (key.to_owned(), number));
+        entry.records.insert(position, (key.to_owned(), number, now));
         let entry = self.keys.entry(key.to_owned()).or_default();
         entry.numbers.insert(number, (false, shard.to_owned(), position));
     }
@@ -240,7 +250,7 @@ impl Checker {
         lease.row = row.cloned();
         let was_edited = std::mem::replace(&mut lease.is_edited, author == Author::Operator);
         if before.as_ref().and_then(|before| before.owner.as_ref()) != row.and_then(|row| row.owner.as_ref())
-            && !row.is_some_and(Row::is_finished)
+            && row.is_some_and(|row| !row.is_finished())
             && before.is_some()
         {
             lease.last_move = now;
@@ -297,10 +307,10 @@ impl Checker {
         if end <= shard.settled_to {
             return;
         }
-        let open = shard
-            .records
-            .range(shard.settled_to..=end)
-            .find(|(position, _)| !shard.acknowledged.contains(*position) && !shard.is_trimmed(**position));
+        let retention = self.retention;
+        let open = shard.records.range(shard.settled_to..=end).find(|(position, _)| {
+            !shard.acknowledged.contains(*position) && !shard.may_be_trimmed(**position, now, retention)
+        });
         if let Some((position, record)) = open {
             let words = format!("lease {key} is at {}, but {record:?} at {position} is not done", row.checkpoint);
             return self.break_rule(Rule::CheckpointAhead, now, words);
@@ -370,9 +380,7 @@ impl Checker {
     fn delivered(&mut self, now: Ms, process: usize, shard: &str, position: u128, key: &str, number: u64) {
         let earlier = self.keys.get(key).and_then(|entry| {
             let mut earlier = entry.numbers.range(..number);
-            earlier.find(|(_, (delivered, shard, position))| {
-                !delivered && !self.shards.get(shard).is_some_and(|shard| shard.is_trimmed(*position))
-            })
+            earlier.find(|(_, (delivered, shard, position))| !delivered && !self.may_be_trimmed(now, shard, *position))
         });
         if let Some((missing, (_, missing_shard, missing_position))) = earlier {
             let words = format!(
@@ -394,8 +402,11 @@ impl Checker {
 }
 
 impl Shard {
-    fn is_trimmed(&self, position: u128) -> bool {
+    /// Whether a record was trimmed, or is of an age at which it may be at any moment.
+    fn may_be_trimmed(&self, position: u128, now: Ms, retention: Ms) -> bool {
+        let is_old = |at: Ms| now >= at + retention;
         self.trimmed_to.is_some_and(|trimmed| position <= trimmed)
+            || self.records.get(&position).is_some_and(|(_, _, at)| is_old(*at))
     }
 }
 

@@ -139,7 +139,7 @@ impl Scenario {
 
     /// When the simulation ends: some time after that, in which nothing may move.
     pub fn ends(&self) -> Ms {
-        self.settled_by() + 8_000
+        self.settled_by() + if self.disables_stream { 30_000 } else { 8_000 }
     }
 }
 

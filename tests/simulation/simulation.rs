@@ -95,7 +95,7 @@ impl Simulation {
     fn new(scenario: Scenario, bug: Option<Bug>) -> Self {
         let mut rng = Rng::new(scenario.seed ^ 0x5EED);
         let echo = std::env::var_os("SHARDKEEPER_SIM_TRACE").is_some();
-        let history = History::new(Checker::default(), echo);
+        let history = History::new(Checker::new(ms(scenario.service.retention)), echo);
         let service = Service::new(scenario.service.clone(), history.clone());
         let acts = scenario.acts.iter().rev().copied().collect();
         let mut simulation = Self {
@@ -543,7 +543,7 @@ impl Simulation {
             self.service.disable_stream();
         }
         if self.stream_ended {
-            return;
+            return; // whoever leads ends first, so the fleet ends one by one
         }
         let live: BTreeSet<String> = self.live().cloned().collect();
         if let Some(late) = self.processes.iter().find(|process| process.is_leaving) {
@@ -570,7 +570,7 @@ impl Simulation {
 
     fn finish(mut self) -> Outcome {
         if self.history.violation().is_none() {
-            let undelivered = self.history.checker(|checker| checker.undelivered());
+            let undelivered = self.history.checker(|checker| checker.undelivered(self.now));
             if let Some(first) = undelivered.first() {
                 self.break_rule(Rule::Lost, format!("{} records, the first: {first}", undelivered.len()));
             }
