@@ -46,7 +46,7 @@ fn unknown(_: usize) -> Option<f64> {
 /// From nothing to 5 MiB/s, most of them small, some not known.
 fn uneven(number: usize) -> Option<f64> {
     let spread = (number * 7919 % 1000) as f64 / 1000.0;
-    (number % 17 != 0).then_some(spread.powi(6) * 5000.0)
+    (!number.is_multiple_of(17)).then_some(spread.powi(6) * 5000.0)
 }
 
 fn leases(rate: Rate, owner: impl Fn(usize) -> Option<usize>) -> Vec<LeaseToPlace> {

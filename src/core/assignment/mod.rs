@@ -4,7 +4,7 @@
 mod weights;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::weights::{AVERAGE, weights};
 use super::lease::{ShardId, WorkerId};
@@ -88,6 +88,8 @@ struct Plan<'a> {
     members: &'a [Member],
     weight: Vec<u64>,
     workers: Vec<Worker>,
+    /// The workers by load.
+    by_load: BTreeSet<(u64, usize)>,
     /// Per lease, who owns it at the start and by this plan.
     origin: Vec<Option<usize>>,
     owner: Vec<Option<usize>>,
@@ -142,6 +144,7 @@ impl<'a> Plan<'a> {
         let moving = leases.iter().filter(|lease| lease.moving).count();
         Self {
             fair: float(weight.iter().sum()) / float(staying.max(1) as u64),
+            by_load: workers.iter().enumerate().map(|(index, worker)| (worker.load, index)).collect(),
             is_touched: vec![false; leases.len()],
             owner: origin.clone(),
             hand_offs_left: hand_offs_at_once.saturating_sub(moving),
@@ -221,14 +224,8 @@ impl<'a> Plan<'a> {
     fn next_step(&self) -> Option<(usize, usize)> {
         let to = self.least_loaded(Self::is_free)?;
         let lowest = self.workers[to].load;
-        let givers = self.workers.iter().enumerate().filter(|(_, worker)| worker.load > lowest);
-        let mut givers: BinaryHeap<_> = givers.map(|(index, worker)| (worker.load, Reverse(index))).collect();
-        while let Some((_, Reverse(from))) = givers.pop() {
-            if let Some(lease) = self.worth_moving(from, to) {
-                return Some((lease, to));
-            }
-        }
-        None
+        let givers = self.by_load.iter().rev().take_while(|(load, _)| *load > lowest);
+        givers.map(|(_, from)| *from).find_map(|from| Some((self.worth_moving(from, to)?, to)))
     }
 
     fn worth_moving(&self, from: usize, to: usize) -> Option<usize> {
@@ -283,8 +280,7 @@ impl<'a> Plan<'a> {
 
     /// The least loaded of those who may, the first of equals.
     fn least_loaded(&self, may: impl Fn(&Self, usize) -> bool) -> Option<usize> {
-        let able = (0..self.members.len()).filter(|worker| may(self, *worker));
-        able.min_by_key(|worker| (self.workers[*worker].load, *worker))
+        self.by_load.iter().map(|(_, worker)| *worker).find(|worker| may(self, *worker))
     }
 
     fn is_free(&self, worker: usize) -> bool {
@@ -320,15 +316,19 @@ impl<'a> Plan<'a> {
     fn give(&mut self, lease: usize, to: usize) {
         let weight = self.weight[lease];
         if let Some(from) = self.owner[lease].replace(to) {
+            self.by_load.remove(&(self.workers[from].load, from));
             let giver = &mut self.workers[from];
             giver.held.remove(&(weight, lease));
             giver.count -= 1;
             giver.load -= weight;
+            self.by_load.insert((giver.load, from));
         }
+        self.by_load.remove(&(self.workers[to].load, to));
         let taker = &mut self.workers[to];
         taker.held.insert((weight, lease));
         taker.count += 1;
         taker.load += weight;
+        self.by_load.insert((taker.load, to));
         if !std::mem::replace(&mut self.is_touched[lease], true) {
             self.touched.push(lease);
         }

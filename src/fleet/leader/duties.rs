@@ -43,7 +43,6 @@ impl Leader {
         let should_list = office.should_list(now);
         if should_list && office.lister.is_empty() {
             let (stream, mut rng) = (self.stream.clone(), self.rng.fork());
-            office.begin_listing();
             office.lister.spawn(async move { discovery::list(&stream, &mut rng).await });
         }
         if office.scanned.is_none_or(|at| at + office.scan_interval <= now) {
@@ -200,7 +199,10 @@ impl Leader {
     async fn place(&mut self, office: &mut Office, hints: &mut BTreeMap<WorkerId, Hints>) -> Result<bool, Error> {
         let mut transitions = Vec::new();
         let mut plan = self.plan(&office.rows, office);
-        let takes_over = |step: &Move| matches!(step, Move::Assign { lease, .. } if office.rows.get(lease).is_some_and(|row| row.holder().is_some()));
+        let takes_over = |step: &Move| match step {
+            Move::Assign { lease, .. } => office.rows.get(lease).is_some_and(|row| row.holder().is_some()),
+            Move::HandOff { .. } => false,
+        };
         if plan.iter().any(takes_over) {
             // A holder that was dead when this worker last looked may have come back and taken its lease up before the
             // row was read. Only a look that comes after the row proves that nobody delivers on it.

@@ -1,5 +1,6 @@
-//! A processor that hangs: its shard goes to the other worker, and what the call returns in the end counts for
-//! nothing. Two workers with the real SDK on the local service, in this process, on a paused clock.
+//! Processors that hang or cannot keep up: a shard on which a call hangs goes to the other worker, and what the call
+//! returns in the end counts for nothing; a worker that is too slow says so. Workers with the real SDK on the local
+//! service, in this process, on a paused clock.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -41,7 +42,8 @@ struct Scene {
     release: watch::Sender<bool>,
 }
 
-/// Hangs in its first batch until it is let go, on the worker `hangs`; takes everything at once elsewhere.
+/// On the worker `hangs` its first batch hangs until it is let go, on `slow` each takes a second; elsewhere none takes
+/// any time.
 struct Processor {
     scene: Scene,
     worker: &'static str,
@@ -53,6 +55,9 @@ impl RecordProcessor for Processor {
         self.scene.deliveries.lock().expect("no panic").push((self.worker, self.shard.clone()));
         if self.worker == "hangs" {
             let _ = self.scene.release.subscribe().wait_for(|release| *release).await;
+        }
+        if self.worker == "slow" {
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
         Ok(())
     }
@@ -134,6 +139,13 @@ impl Scene {
         deliveries.iter().filter(|(to, _)| *to == worker).map(|(_, shard)| shard.clone()).collect()
     }
 
+    /// Whether a worker says that it is overloaded.
+    fn is_overloaded(&self, worker: &str) -> bool {
+        let key = json!({"key": {"S": format!("worker/{worker}")}});
+        let (_, found) = self.ask("GetItem", &json!({"TableName": "app-Fleet", "Key": key}));
+        found["Item"]["overloaded"]["BOOL"].as_bool().unwrap_or_default()
+    }
+
     async fn until(&self, what: &str, limit: Duration, is_so: impl Fn(&Self) -> bool) {
         let started = Instant::now();
         while !is_so(self) {
@@ -198,4 +210,24 @@ async fn a_shard_that_nobody_else_could_read_is_kept() {
     let is_done = |scene: &Scene| scene.leases().iter().all(|lease| !is_at_the_start(lease));
     scene.until("the late results written", Duration::from_secs(20), is_done).await;
     assert!(!hangs.is_finished());
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_worker_that_cannot_keep_up_says_so_until_it_can_again_and_its_leases_show_their_rate() {
+    let scene = Scene::new();
+    let slow = scene.start_worker("slow", 4);
+    scene.until("all leases", Duration::from_secs(30), |scene| scene.owned_by("slow") == 2).await;
+    for round in 0..250 {
+        assert!(round > 120 || !scene.is_overloaded("slow"), "not after {round} tenths of a second");
+        scene.write(round * 40);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(scene.is_overloaded("slow"));
+    scene.until("relief", Duration::from_secs(40), |scene| !scene.is_overloaded("slow")).await;
+    let (_, found) = scene.ask("Scan", &json!({"TableName": "app"}));
+    for row in found["Items"].as_array().expect("rows") {
+        let rate: f64 = row["throughputKBps"]["N"].as_str().expect("a rate").parse().expect("a number");
+        assert!((1.0..10_000.0).contains(&rate), "{row}");
+    }
+    assert!(!slow.is_finished());
 }
