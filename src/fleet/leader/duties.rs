@@ -145,8 +145,8 @@ impl Leader {
     ) -> Result<(), Error> {
         let Some(leadership) = self.view.leadership.clone() else { return Ok(()) };
         let start = if leadership.listed { Checkpoint::TrimHorizon } else { self.options.start.clone() };
-        let mut missing = listing.graph.missing_leases(&office.rows, &start);
-        missing.retain(|lease| !office.bad.contains(&lease.key));
+        let has_lease = |id: &ShardId| office.rows.contains_key(id) || office.bad.contains(id);
+        let mut missing = listing.graph.missing_leases(has_lease, &start);
         if !missing.is_empty() {
             tracing::info!(leases = missing.len(), shards = listing.graph.len(), "making leases");
             let mut all = office.rows.clone();
