@@ -144,8 +144,7 @@ impl Leader {
     ) -> Result<(), Error> {
         let Some(leadership) = self.view.leadership.clone() else { return Ok(()) };
         let start = if leadership.listed { Checkpoint::TrimHorizon } else { self.options.start.clone() };
-        let mut missing = listing.graph.missing_leases(&office.rows, &start);
-        missing.retain(|lease| !office.bad.contains(&lease.key));
+        let mut missing = listing.graph.missing_leases(&with_bad_rows(office), &start);
         if !missing.is_empty() {
             tracing::info!(leases = missing.len(), shards = listing.graph.len(), "making leases");
             let mut all = office.rows.clone();
@@ -406,6 +405,15 @@ impl Leader {
         }
         Ok(())
     }
+}
+
+/// The rows, and something in the place of those that cannot be read: whoever takes them for missing makes leases for
+/// the finished shards above them again.
+fn with_bad_rows(office: &Office) -> BTreeMap<ShardId, Lease> {
+    let bad = office.bad.iter().map(|key| Lease::new(key.clone(), BTreeSet::new(), Checkpoint::TrimHorizon));
+    let mut rows = office.rows.clone();
+    rows.extend(bad.map(|lease| (lease.key.clone(), lease)));
+    rows
 }
 
 /// Makes a call for each item, some at once, and returns the results in any order.
