@@ -93,15 +93,17 @@ impl Scenario {
     pub fn new(seed: u64, chaos_ms: Ms) -> Self {
         let mut rng = Rng::new(seed);
         let lease_duration = Duration::from_secs([2, 3, 5][below(&mut rng, 3)]);
-        let mut service = LocalOptions::default();
-        service.seed = rng.next_u64();
-        service.initial_shards = 1 + u32::try_from(below(&mut rng, 6)).unwrap_or_default();
-        service.rollover = None;
-        service.page_records = [20, 200, 1000][below(&mut rng, 3)];
-        service.page_shards = [2, 5, 100][below(&mut rng, 3)];
-        service.iterator_ttl = Duration::from_millis([400, 3_000, 900_000][below(&mut rng, 3)]);
-        // Close below a power of ten, so that positions of unequal length meet.
-        service.first_sequence_number = 1_000_000_000_000_000_000_000 - 1 - rng.next_u64() as u128 % 300;
+        let mut service = LocalOptions {
+            seed: rng.next_u64(),
+            initial_shards: 1 + u32::try_from(below(&mut rng, 6)).unwrap_or_default(),
+            rollover: None,
+            page_records: [20, 200, 1000][below(&mut rng, 3)],
+            page_shards: [2, 5, 100][below(&mut rng, 3)],
+            iterator_ttl: Duration::from_millis([400, 3_000, 900_000][below(&mut rng, 3)]),
+            // Close below a power of ten, so that positions of unequal length meet.
+            first_sequence_number: 1_000_000_000_000_000_000_000 - 1 - rng.next_u64() as u128 % 300,
+            ..LocalOptions::default()
+        };
         if chance(&mut rng, 0.15) {
             service.retention = Duration::from_secs(20);
         }

@@ -12,6 +12,9 @@ use super::history::{Author, Event, History, Ms, Row};
 use super::process::EPOCH_MS;
 use super::processor::read_record;
 
+/// A record's position, key and number.
+type SeenRecord = (u128, String, u64);
+
 /// The table whose stream is read.
 pub const TABLE: &str = "Things";
 /// The application, and so the lease table.
@@ -198,8 +201,7 @@ impl Service {
         let wanted: Vec<String> =
             self.shards.iter().filter(|(_, shard)| !shard.is_drained).map(|(id, _)| id.clone()).collect();
         for id in wanted {
-            loop {
-                let Some(after) = self.shards.get(&id).map(|shard| shard.last) else { break };
+            while let Some(after) = self.shards.get(&id).map(|shard| shard.last) {
                 let Some((records, ended)) = self.page(&id, after, 1000) else { break };
                 let Some(shard) = self.shards.get_mut(&id) else { break };
                 shard.last = records.last().map(|(position, ..)| *position).or(shard.last);
@@ -216,7 +218,7 @@ impl Service {
     }
 
     /// Records of a shard behind a position, and whether the shard ends with them.
-    fn page(&self, shard: &str, after: Option<u128>, limit: u64) -> Option<(Vec<(u128, String, u64)>, bool)> {
+    fn page(&self, shard: &str, after: Option<u128>, limit: u64) -> Option<(Vec<SeenRecord>, bool)> {
         let mut wanted = json!({"StreamArn": self.arn, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"});
         if let Some(after) = after {
             wanted["ShardIteratorType"] = "AFTER_SEQUENCE_NUMBER".into();

@@ -43,6 +43,7 @@ impl Leader {
         let should_list = office.should_list(now);
         if should_list && office.lister.is_empty() {
             let (stream, mut rng) = (self.stream.clone(), self.rng.fork());
+            office.begin_listing();
             office.lister.spawn(async move { discovery::list(&stream, &mut rng).await });
         }
         if office.scanned.is_none_or(|at| at + office.scan_interval <= now) {

@@ -19,8 +19,10 @@ const LONGEST_SCAN_INTERVAL: Duration = Duration::from_secs(30);
 const LISTING_INTERVAL: Duration = Duration::from_secs(60);
 /// How often they are listed while a finished shard has no known child.
 const URGENT_LISTING_INTERVAL: Duration = Duration::from_secs(2);
-/// How often they are listed while shards end: of several children, some may become visible later than others.
-const NEWS_LISTING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often they are listed while a shard has ended since: the one who ended it may have seen only some of its
+/// children.
+const CONFIRMING_LISTING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a leader knows of the leases and shards.
 pub(super) struct Office {
@@ -43,9 +45,9 @@ pub(super) struct Office {
     pub(super) listed: Option<Instant>,
     pub(super) listing_took: Duration,
     pub(super) is_disabled: bool,
-    /// How many leases were finished then.
-    finished_when_listed: usize,
     pub(super) lister: JoinSet<Result<Listing, stream::Error>>,
+    /// The leases that were finished when the last listing began.
+    finished_before_listing: BTreeSet<ShardId>,
     /// Whether leases may be made and given away: not while a KCL worker may be alive.
     pub(super) is_clear: bool,
 }
@@ -65,8 +67,8 @@ impl Office {
             listed: None,
             listing_took: Duration::ZERO,
             is_disabled: false,
-            finished_when_listed: 0,
             lister: JoinSet::new(),
+            finished_before_listing: BTreeSet::new(),
             is_clear: true,
         }
     }
@@ -81,14 +83,22 @@ impl Office {
     pub(super) fn should_list(&self, now: Instant) -> bool {
         let Some(listed) = self.listed else { return self.listing.is_none() };
         // A finished shard without a child, while the stream is on: its child has yet to appear.
-        let is_incomplete =
-            !self.is_disabled && self.rows.values().any(|row| row.is_finished() && row.children.is_empty());
-        let interval = match is_incomplete {
+        let mut finished = self.rows.values().filter(|row| row.is_finished());
+        let interval = match finished.clone().any(|row| row.children.is_empty()) {
+            _ if self.is_disabled => LISTING_INTERVAL,
             true => URGENT_LISTING_INTERVAL,
-            false if self.count_finished() != self.finished_when_listed => NEWS_LISTING_INTERVAL,
+            false if finished.any(|row| !self.finished_before_listing.contains(&row.key)) => {
+                CONFIRMING_LISTING_INTERVAL
+            }
             false => LISTING_INTERVAL,
         };
-        now >= listed + interval.max(self.listing_took * 5)
+        now >= listed + interval.max(self.listing_took * 2)
+    }
+
+    /// Notes that a listing begins.
+    pub(super) fn begin_listing(&mut self) {
+        let finished = self.rows.values().filter(|row| row.is_finished());
+        self.finished_before_listing = finished.map(|row| row.key.clone()).collect();
     }
 
     pub(super) fn note_hand_offs(&mut self) {
@@ -100,14 +110,9 @@ impl Office {
         }
     }
 
-    fn count_finished(&self) -> usize {
-        self.rows.values().filter(|row| row.is_finished()).count()
-    }
-
     pub(super) fn note_listing(&mut self, listing: Listing) {
         self.listing_took = listing.took;
         self.is_disabled = listing.is_disabled;
-        self.finished_when_listed = self.count_finished();
         self.listed = Some(Instant::now());
         self.listing = Some(listing);
         self.scanned = None; // acted upon with rows that are younger than the listing
