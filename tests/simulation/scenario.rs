@@ -137,7 +137,7 @@ impl Scenario {
     /// that name somebody who isn't in the fleet table. Where shards vanish, some seconds prove each one gone, a
     /// generation after the other.
     pub fn settled_by(&self) -> Ms {
-        let vanishing = if self.trims_by_age() { 15_000 } else { 0 };
+        let vanishing = if self.trims_by_age() { 30_000 } else { 0 };
         self.chaos_ends + ms(self.lease_duration * 2) + ms(self.kcl_failover_time()) / 2 + 5_000 + vanishing
     }
 
