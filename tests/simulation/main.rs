@@ -2,9 +2,9 @@
 //! one seed, everything that can go wrong going wrong, and a checker of the invariants beside it.
 //!
 //!     cargo test --test simulation                                          the seeds of every test run
-//!     SHARDKEEPER_SIM_SEEDS=1000..2000 cargo test --release --test simulation seeds -- --nocapture
+//!     SHARDKEEPER_SIM_SEEDS=1000..2000 cargo test --release --test simulation invariants -- --nocapture
 //!                                                                           others, with a report
-//!     SHARDKEEPER_SIM_SEEDS=17..18 SHARDKEEPER_SIM_TRACE=1 cargo test --test simulation seeds -- --nocapture
+//!     SHARDKEEPER_SIM_SEEDS=17..18 SHARDKEEPER_SIM_TRACE=1 cargo test --test simulation invariants -- --nocapture
 //!                                                                           one, with each event printed
 //!
 //! A seed that fails prints its replay command. Seeds that once failed are kept in `seeds.txt` and run first.
@@ -45,7 +45,11 @@ const THREADS: usize = 2;
 fn the_invariants_hold_under_every_seed() {
     let mut seeds: VecDeque<u64> = match std::env::var("SHARDKEEPER_SIM_SEEDS") {
         Ok(range) => parse_range(&range).collect(),
-        Err(_) => kept_seeds().into_iter().chain(SEEDS).collect(),
+        Err(_) => {
+            let kept = kept_seeds();
+            let others = SEEDS.filter(|seed| !kept.contains(seed));
+            kept.iter().copied().chain(others).collect()
+        }
     };
     let count = seeds.len();
     let seeds = Mutex::new(std::mem::take(&mut seeds));

@@ -134,9 +134,16 @@ impl Scenario {
 
     /// By when the fleet must have settled: two lease durations after the last fault, as the invariant says, and a
     /// margin for what began before: processes that start, calls that time out, backoff that has grown, and leases
-    /// that name somebody who isn't in the fleet table.
+    /// that name somebody who isn't in the fleet table. Where shards vanish, some seconds prove each one gone, a
+    /// generation after the other.
     pub fn settled_by(&self) -> Ms {
-        self.chaos_ends + ms(self.lease_duration * 2) + ms(self.kcl_failover_time()) / 2 + 5_000
+        let vanishing = if self.trims_by_age() { 30_000 } else { 0 };
+        self.chaos_ends + ms(self.lease_duration * 2) + ms(self.kcl_failover_time()) / 2 + 5_000 + vanishing
+    }
+
+    /// Whether the stream's records, and its shards, are trimmed by age within the simulation.
+    pub fn trims_by_age(&self) -> bool {
+        self.service.retention < Duration::from_secs(3_600)
     }
 
     /// When the simulation ends: some time after that, in which nothing may move.

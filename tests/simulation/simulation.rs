@@ -530,7 +530,7 @@ impl Simulation {
 
     fn look(&mut self) {
         self.reap();
-        if self.scenario.service.retention.as_secs() < 3_600 && self.now.is_multiple_of(1_000) {
+        if self.scenario.trims_by_age() && self.now.is_multiple_of(1_000) {
             self.service.tap_trimmed();
         }
         let settled_by = self.scenario.settled_by();
