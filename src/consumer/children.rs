@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::aws::stream::{Error, Stream};
 use crate::core::lease::ShardId;
@@ -16,21 +17,22 @@ use crate::core::pacing::Backoff;
 use crate::core::rng::Rng;
 use crate::core::shard_graph::{Shard, ShardGraph};
 
-/// Up to this many waiting shards are asked about one by one.
-const ASKED_ONE_BY_ONE: usize = 2;
-/// A listing of more pages than this is not worth it for the shards that wait.
-const LISTING_PAGES: usize = 5;
 /// How long a closed shard may show no child before it is finished without one. Its children are then found by the
 /// leader's listing.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The gap between two calls after a throttled one, and the widest that throttling leads to.
+const FIRST_GAP: Duration = Duration::from_millis(120);
+const WIDEST_GAP: Duration = Duration::from_secs(1);
+/// A listing is given up after this many failed calls in a row.
+const FAILURES: u32 = 5;
 
 /// Finds children, for all shards of a worker.
 #[derive(Debug)]
 pub(super) struct ChildFinder {
     stream: Stream,
     state: StdMutex<State>,
-    /// Held by whoever asks the service for all who wait.
-    asking: Mutex<()>,
+    /// Held by whoever asks the service for all who wait: so calls come one after the other, at the pace they allow.
+    asking: Mutex<Pace>,
     rng: StdMutex<Rng>,
 }
 
@@ -38,6 +40,17 @@ pub(super) struct ChildFinder {
 struct State {
     waiting: BTreeMap<ShardId, usize>,
     answers: BTreeMap<ShardId, Answer>,
+    /// What listings have shown so far.
+    graph: ShardGraph,
+    /// How many pages the last listing had.
+    pages: usize,
+}
+
+/// The pace of calls.
+#[derive(Debug, Default)]
+struct Pace {
+    gap: Duration,
+    last_call: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -54,15 +67,18 @@ impl ChildFinder {
 
     /// The children of a closed shard; none when the stream is switched off, or when none showed up in some seconds.
     pub(super) async fn children(&self, parent: &ShardId) -> Vec<Shard> {
-        let started = tokio::time::Instant::now();
+        if let Some(children) = self.known_children(parent) {
+            return children;
+        }
+        let started = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(40), Duration::from_millis(800));
         self.with(|state| *state.waiting.entry(parent.clone()).or_default() += 1);
         let children = loop {
             let asked = {
-                let _turn = self.asking.lock().await;
-                match self.answer(parent) {
+                let mut pace = self.asking.lock().await;
+                match self.answer(parent).or_else(|| self.known_children(parent)) {
                     Some(answer) => break answer,
-                    None => self.ask().await,
+                    None => self.ask(&mut pace).await,
                 }
             };
             if let Some(answer) = self.answer(parent) {
@@ -94,15 +110,27 @@ impl ChildFinder {
         })
     }
 
-    /// Asks the service for all who wait and have no answer.
-    async fn ask(&self) -> Result<(), Error> {
-        let waiting: Vec<ShardId> = self
-            .with(|state| state.waiting.keys().filter(|shard| !state.answers.contains_key(*shard)).cloned().collect());
-        if waiting.len() > ASKED_ONE_BY_ONE && self.ask_by_listing(&waiting).await? {
-            return Ok(());
+    /// The children that a listing has shown before, when they have children themselves: then they have been there for
+    /// long, and there are no others.
+    fn known_children(&self, parent: &ShardId) -> Option<Vec<Shard>> {
+        self.with(|state| {
+            let children = state.graph.children(parent);
+            let are_old = !children.is_empty() && children.iter().all(|child| !state.graph.children(child).is_empty());
+            are_old.then(|| state.graph.shards_named(&children))
+        })
+    }
+
+    /// Asks the service for all who wait and have no answer: by a call each, or by one listing, whichever is less.
+    async fn ask(&self, pace: &mut Pace) -> Result<(), Error> {
+        let (waiting, pages): (Vec<ShardId>, usize) = self.with(|state| {
+            let open = state.waiting.keys().filter(|shard| !state.answers.contains_key(*shard));
+            (open.cloned().collect(), state.pages.max(1))
+        });
+        if waiting.len() > pages {
+            return self.ask_by_listing(&waiting, pace).await;
         }
         for shard in waiting {
-            let described = self.stream.children(&shard).await?;
+            let described = self.paced(pace, || self.stream.children(&shard)).await?;
             if !described.shards.is_empty() {
                 self.with(|state| state.answers.insert(shard, Answer::Children(described.shards)));
             } else if described.disabled {
@@ -112,30 +140,58 @@ impl ChildFinder {
         Ok(())
     }
 
-    /// Lists the stream; says whether the listing was short enough to be read whole.
-    async fn ask_by_listing(&self, waiting: &[ShardId]) -> Result<bool, Error> {
+    async fn ask_by_listing(&self, waiting: &[ShardId], pace: &mut Pace) -> Result<(), Error> {
         let mut graph = ShardGraph::default();
-        let (mut after, mut disabled) = (None, false);
-        for _ in 0..LISTING_PAGES {
-            let page = self.stream.describe(after.as_ref()).await?;
-            disabled = page.disabled;
-            page.shards.into_iter().for_each(|shard| graph.insert(shard));
-            after = page.next;
-            if after.is_none() {
-                break;
+        let (mut after, mut pages, mut failures) = (None, 0, 0);
+        let is_disabled = loop {
+            match self.paced(pace, || self.stream.describe(after.as_ref())).await {
+                Ok(page) => {
+                    page.shards.into_iter().for_each(|shard| graph.insert(shard));
+                    (pages, failures, after) = (pages + 1, 0, page.next);
+                    if after.is_none() {
+                        break page.disabled;
+                    }
+                }
+                Err(error) => {
+                    failures += 1;
+                    if failures >= FAILURES {
+                        return Err(error);
+                    }
+                }
             }
-        }
+        };
         self.with(|state| {
             for shard in waiting {
                 let children: Vec<Shard> = graph.shards_named(&graph.children(shard));
                 if !children.is_empty() {
                     state.answers.insert(shard.clone(), Answer::Children(children));
-                } else if disabled && after.is_none() {
+                } else if is_disabled {
                     state.answers.insert(shard.clone(), Answer::NoneEver);
                 }
             }
+            (state.graph, state.pages) = (graph, pages);
         });
-        Ok(after.is_none())
+        Ok(())
+    }
+
+    /// Makes a call when the pace allows it, and learns from it what the service allows.
+    async fn paced<T, C: Future<Output = Result<T, Error>>>(
+        &self,
+        pace: &mut Pace,
+        call: impl FnOnce() -> C,
+    ) -> Result<T, Error> {
+        if let Some(last) = pace.last_call {
+            let jitter = self.rng.lock().unwrap_or_else(PoisonError::into_inner).unit();
+            tokio::time::sleep_until(last + pace.gap.mul_f64(1.0 + 0.2 * jitter)).await;
+        }
+        pace.last_call = Some(Instant::now());
+        let outcome = call().await;
+        pace.gap = match &outcome {
+            Err(_) => (pace.gap * 3 / 2).clamp(FIRST_GAP, WIDEST_GAP),
+            Ok(_) if pace.gap < FIRST_GAP / 4 => Duration::ZERO,
+            Ok(_) => pace.gap * 9 / 10,
+        };
+        outcome
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
