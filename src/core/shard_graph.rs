@@ -89,14 +89,18 @@ impl ShardGraph {
     /// From each leaf without a lease up to the nearest ancestor that has one, every shard continues what that
     /// ancestor's reader began, and is read from its beginning. A lineage without any lease is new: it starts at
     /// `start`, from its oldest listed shard for `TRIM_HORIZON`, and with its leaf alone for `LATEST`. Shards above a
-    /// leased descendant were read and cleaned up, and stay without one.
+    /// leased descendant were read and cleaned up, and stay without one, also while a stale listing hides
+    /// the descendant.
     ///
     /// `start` is the application's for its first listing and [`Checkpoint::TrimHorizon`] ever after: what appears
     /// later was written later.
     pub fn missing_leases(&self, leases: &BTreeMap<ShardId, Lease>, start: &Checkpoint) -> Vec<Lease> {
         let mut wanted: BTreeMap<ShardId, Checkpoint> = BTreeMap::new();
+        // A listing may hide for a while what an earlier one showed: the leases remember whose children they are.
+        let parents: BTreeSet<&ShardId> = leases.values().flat_map(|lease| &lease.parents).collect();
+        let is_known = |id: &ShardId| leases.contains_key(id) || parents.contains(id);
         for leaf in self.shards.values().filter(|shard| self.is_leaf(shard)) {
-            let (line, continues) = self.line_to_lease(leaf, leases);
+            let (line, continues) = self.line_to_known(leaf, is_known);
             if continues || *start != Checkpoint::Latest {
                 wanted.extend(line.into_iter().map(|shard| (shard, Checkpoint::TrimHorizon)));
             } else {
@@ -147,12 +151,12 @@ impl ShardGraph {
         !self.children.get(&shard.id).is_some_and(|children| children.iter().any(|child| self.contains(child)))
     }
 
-    /// The shards without a lease from `leaf` upwards, and whether they end at one that has a lease.
-    fn line_to_lease(&self, leaf: &Shard, leases: &BTreeMap<ShardId, Lease>) -> (Vec<ShardId>, bool) {
+    /// The unknown shards from `leaf` upwards, and whether they end at one that has a lease or had one.
+    fn line_to_known(&self, leaf: &Shard, is_known: impl Fn(&ShardId) -> bool) -> (Vec<ShardId>, bool) {
         let mut line = Vec::new();
         let mut next = Some(leaf.id.clone());
         while let Some(id) = next {
-            if leases.contains_key(&id) {
+            if is_known(&id) {
                 return (line, true);
             }
             let Some(shard) = self.shards.get(&id) else { break };
@@ -245,6 +249,13 @@ mod tests {
     fn from_the_trim_horizon_every_listed_shard_gets_a_lease_parents_first() {
         let wanted = missing(&graph(LINE), &leases(&[]), Checkpoint::TrimHorizon);
         assert_eq!(wanted, ["a@TRIM_HORIZON", "b@TRIM_HORIZON", "c@TRIM_HORIZON"]);
+    }
+
+    #[test]
+    fn a_shard_whose_child_has_a_lease_gets_none_again_while_the_child_is_hidden() {
+        let hidden = graph(&[("a", None), ("b", Some("a"))]);
+        let leases = leases(&[("c", &["b"], "17", &[])]);
+        assert_eq!(missing(&hidden, &leases, Checkpoint::TrimHorizon), Vec::<String>::new());
     }
 
     #[test]
