@@ -4,7 +4,7 @@
 //! - [`setting`]: what a setting is. One entry gives its flag, variable, key, help and parser.
 //! - [`run_config`], `local_config`, `demo_config`: the table of settings of each sub-command, and the struct that
 //!   they become.
-//! - [`flags`], [`file`] and [`layers`]: the texts that were given, with their places, flags over environment over
+//! - [`flags`], [`mod@file`] and [`layers`]: the texts that were given, with their places, flags over environment over
 //!   file over defaults.
 //! - [`value`]: parsers of single values. [`mistakes`]: what is wrong, all of it told at once.
 //! - [`run`], `local`, `demo`, [`status`], [`lease`]: the sub-commands themselves.

@@ -33,7 +33,7 @@ const TIP_PROOF: Duration = Duration::from_secs(1);
 /// begins this much earlier, and delivers again what lies between.
 const CLOCK_SLACK_MS: u64 = 30_000;
 /// How long a shard that the service denies must stay out of the listing before it counts as gone.
-const GONE_PROOF: Duration = Duration::from_secs(3);
+const GONE_PROOF: Duration = Duration::from_secs(1);
 
 /// What a reader found, in the order of the shard.
 #[derive(Debug)]

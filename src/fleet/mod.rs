@@ -2,9 +2,9 @@
 //!
 //! Three tasks, which a slow or failing part of one cannot hold up in the others:
 //!
-//! - [`membership`]: this worker's item in the fleet table: heartbeats, which prove all its leases alive, and its inbox.
-//! - [`keeper`]: the leases of this worker: starts, hands over and stops their consumers as the lease rows say.
-//! - [`leader`]: watches the fleet; leads it when nobody else does: lists shards, makes leases, assigns them.
+//! - `membership`: this worker's item in the fleet table: heartbeats, which prove all its leases alive, and its inbox.
+//! - `keeper`: the leases of this worker: starts, hands over and stops their consumers as the lease rows say.
+//! - `leader`: watches the fleet; leads it when nobody else does: lists shards, makes leases, assigns them.
 //!
 //! Beside them, for people: [`status`] puts what the tables show into words, [`intervention`] decides what an operator
 //! may do to a lease, and a [`Watcher`] looks at a fleet from outside.

@@ -145,7 +145,10 @@ impl Leader {
     ) -> Result<(), Error> {
         let Some(leadership) = self.view.leadership.clone() else { return Ok(()) };
         let start = if leadership.listed { Checkpoint::TrimHorizon } else { self.options.start.clone() };
-        let mut missing = listing.graph.missing_leases(&with_bad_rows(office), &start);
+        // A stale listing may hide a shard's child; the child's lease still says that the shard was read.
+        let parents: BTreeSet<&ShardId> = office.rows.values().flat_map(|row| &row.parents).collect();
+        let had_lease = |id: &ShardId| office.rows.contains_key(id) || office.bad.contains(id) || parents.contains(id);
+        let mut missing = listing.graph.missing_leases(had_lease, &start);
         if !missing.is_empty() {
             tracing::info!(leases = missing.len(), shards = listing.graph.len(), "making leases");
             let mut all = office.rows.clone();
@@ -406,15 +409,6 @@ impl Leader {
         }
         Ok(())
     }
-}
-
-/// The rows, and something in the place of those that cannot be read: whoever takes them for missing makes leases for
-/// the finished shards above them again.
-fn with_bad_rows(office: &Office) -> BTreeMap<ShardId, Lease> {
-    let bad = office.bad.iter().map(|key| Lease::new(key.clone(), BTreeSet::new(), Checkpoint::TrimHorizon));
-    let mut rows = office.rows.clone();
-    rows.extend(bad.map(|lease| (lease.key.clone(), lease)));
-    rows
 }
 
 /// Makes a call for each item, some at once, and returns the results in any order.

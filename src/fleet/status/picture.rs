@@ -152,9 +152,8 @@ impl<'a> Picture<'a> {
     /// The leases that the leader will make for listed shards.
     fn without_lease(&self) -> Vec<Lease> {
         let Some(listing) = self.sources.listing.filter(|_| !self.is_other_stream()) else { return Vec::new() };
-        let mut missing = listing.graph.missing_leases(&self.rows, &Checkpoint::TrimHorizon);
-        missing.retain(|lease| !self.bad.contains_key(&lease.key));
-        missing
+        let has_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains_key(id);
+        listing.graph.missing_leases(has_lease, &Checkpoint::TrimHorizon)
     }
 
     fn wait(&self, shard: &ShardStatus) -> Option<Wait> {
