@@ -145,8 +145,10 @@ impl Leader {
     ) -> Result<(), Error> {
         let Some(leadership) = self.view.leadership.clone() else { return Ok(()) };
         let start = if leadership.listed { Checkpoint::TrimHorizon } else { self.options.start.clone() };
-        let has_lease = |id: &ShardId| office.rows.contains_key(id) || office.bad.contains(id);
-        let mut missing = listing.graph.missing_leases(has_lease, &start);
+        // A stale listing may hide a shard's child; the child's lease still says that the shard was read.
+        let parents: BTreeSet<&ShardId> = office.rows.values().flat_map(|row| &row.parents).collect();
+        let had_lease = |id: &ShardId| office.rows.contains_key(id) || office.bad.contains(id) || parents.contains(id);
+        let mut missing = listing.graph.missing_leases(had_lease, &start);
         if !missing.is_empty() {
             tracing::info!(leases = missing.len(), shards = listing.graph.len(), "making leases");
             let mut all = office.rows.clone();
