@@ -26,6 +26,8 @@ const LAST_LINES: usize = 8;
 pub struct Workers {
     all: Vec<Worker>,
     service: SocketAddr,
+    /// This program, as it was called at the start: it may be built anew meanwhile.
+    program: PathBuf,
     folder: PathBuf,
     /// Its process id is the process group's; none on a machine without a shell.
     guard: Option<Child>,
@@ -75,11 +77,12 @@ impl Workers {
     /// No workers yet, for the service at this address, with a new folder for their logs.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The folder cannot be made, or this program not be found.
     pub fn new(service: SocketAddr) -> Result<Self, anyhow::Error> {
         let folder = std::env::temp_dir().join(format!("shardkeeper-demo-{}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        Ok(Self { all: Vec::new(), service, folder, guard: start_guard() })
+        let program = std::env::current_exe().context("cannot tell where this program is")?;
+        Ok(Self { all: Vec::new(), service, program, folder, guard: start_guard() })
     }
 
     /// Where their logs are.
@@ -101,7 +104,7 @@ impl Workers {
         let name = format!("worker-{}", index + 1);
         let log = self.folder.join(format!("{name}.log"));
         let stderr = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let mut command = self.command(&name)?;
+        let mut command = self.command(&name);
         let mut child = command.stderr(stderr).spawn().with_context(|| format!("cannot start {name}"))?;
         let stdout = child.stdout.take().context("the worker has no standard output")?;
         let pipe = stdout.into_owned_fd().context("cannot read the worker's standard output")?;
@@ -188,9 +191,8 @@ impl Workers {
         deaths
     }
 
-    fn command(&self, name: &str) -> Result<Command, anyhow::Error> {
-        let program = std::env::current_exe().context("cannot tell where this program is")?;
-        let mut command = Command::new(program);
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.program);
         for (variable, _) in std::env::vars_os() {
             let shown = variable.to_string_lossy().to_ascii_uppercase();
             if shown.starts_with("AWS_") || shown.starts_with("SHARDKEEPER_") || shown.ends_with("_PROXY") {
@@ -210,7 +212,7 @@ impl Workers {
             .kill_on_drop(true);
         let group = self.guard.as_ref().and_then(Child::id).and_then(|id| i32::try_from(id).ok());
         command.process_group(group.unwrap_or(0));
-        Ok(command)
+        command
     }
 }
 
