@@ -96,8 +96,6 @@ pub struct ShardStatus {
     caught_up_to_ms: AtomicU64,
     /// See [`Lag`].
     lag: StdMutex<Lag>,
-    /// Whether the processor has been failing since its last batch.
-    failing: AtomicBool,
     /// Whether the consumer waits for the shard's parents.
     blocked: AtomicBool,
     /// The processor's calls.
@@ -121,11 +119,6 @@ impl ShardStatus {
     /// See the field.
     pub fn caught_up_to_ms(&self) -> u64 {
         self.caught_up_to_ms.load(Ordering::Relaxed)
-    }
-
-    /// Whether the processor has been failing since its last batch.
-    pub fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
     }
 
     /// How long the processor's call has lasted that is under way, if one is.
@@ -382,7 +375,6 @@ impl<F: ProcessorFactory> Delivery<F> {
                 Err(error) => self.wait_to_retry(&mut retry, &error).await?,
             }
         }
-        self.status.failing.store(false, Ordering::Relaxed);
         self.progress.acknowledge(ticket);
         self.lease.note_taken(records.bytes_len());
         self.checkpoints.note(records.len());
@@ -479,7 +471,6 @@ impl<F: ProcessorFactory> Delivery<F> {
     }
 
     async fn wait_to_retry(&mut self, retry: &mut Retry, error: &Error) -> Result<(), Break> {
-        self.status.failing.store(true, Ordering::Relaxed);
         let wait = retry.next(error, &mut self.rng);
         tokio::select! {
             biased;

@@ -52,11 +52,6 @@ impl Pacer {
         Self { idle_poll, empty_pages: 0, learnt_gap: Duration::ZERO, backoff: Backoff::default() }
     }
 
-    /// How many pages in a row were empty.
-    pub fn empty_pages(&self) -> u32 {
-        self.empty_pages
-    }
-
     /// How long to wait, from the start of the call that brought `polled`, until the next one.
     pub fn next(&mut self, polled: Polled, rng: &mut Rng) -> Duration {
         match polled {

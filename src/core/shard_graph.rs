@@ -64,11 +64,6 @@ impl ShardGraph {
         self.shards.contains_key(shard)
     }
 
-    /// The shards, by id.
-    pub fn shards(&self) -> impl Iterator<Item = &Shard> {
-        self.shards.values()
-    }
-
     /// The listed children of a shard.
     pub fn children(&self, shard: &ShardId) -> BTreeSet<ShardId> {
         self.children.get(shard).cloned().unwrap_or_default()

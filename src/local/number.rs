@@ -4,8 +4,6 @@
 //! precision are those of "Data types, Number" in the developer guide: 38 significant digits, magnitudes
 //! from 1E-130 to 9.99…E+125, positive or negative, and zero.
 
-#![allow(dead_code)] // until the service around it is in
-
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,5 @@
 //! Attribute values and items: their types, their JSON as the service reads and writes it, their sizes.
 
-#![allow(dead_code)] // until the service around it is in
-
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 

@@ -13,8 +13,6 @@
 //!
 //! Messages are the service's own, mostly as DynamoDB Local gives them, which shares its expression code.
 
-#![allow(dead_code, unused_imports)] // until the service around it is in
-
 #[cfg(test)]
 mod answers;
 mod condition;
