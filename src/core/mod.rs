@@ -5,6 +5,7 @@
 
 pub mod assignment;
 pub mod checkpoint;
+pub mod filter;
 pub mod lag;
 pub mod lease;
 pub mod liveness;

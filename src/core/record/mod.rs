@@ -14,7 +14,7 @@ mod base64;
 mod batch;
 mod error;
 mod page;
-mod scan;
+pub(in crate::core) mod scan;
 mod value;
 mod view;
 
@@ -22,7 +22,7 @@ pub use batch::{RecordBatch, Records};
 pub use error::DecodeError;
 pub use page::Page;
 pub use value::{Item, Value};
-pub use view::{EventName, OwnedRecord, Record, UserIdentity};
+pub use view::{EventName, OwnedRecord, Record, UserIdentity, ViewType};
 
 #[cfg(test)]
 mod tests;
