@@ -63,6 +63,8 @@ metrics! {
         "Calls of the processor that failed and were tried again.";
     PROCESSOR_SECONDS: Histogram, Seconds, "shardkeeper_processor_seconds",
         "How long the processor took for a batch.";
+    RECORDS_FILTERED: Counter, Count, "shardkeeper_records_filtered_total",
+        "Records that were read and, by the filters, not handed to the processor.";
     RECORDS_PROCESSED: Counter, Count, "shardkeeper_records_processed_total",
         "Records that the processor took.";
     WORKERS_ALIVE: Gauge, Count, "shardkeeper_workers_alive",

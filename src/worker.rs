@@ -23,6 +23,7 @@ use crate::consumer::{
     Alive, Budget, Checkpoints, Counters, OnGap, ProcessorFactory, Shared, Starter, Totals, WallClock,
 };
 use crate::core::checkpoint::Checkpoint;
+use crate::core::filter::{self, Filters};
 use crate::core::lease::WorkerId;
 use crate::core::pacing::Backoff;
 use crate::core::rng::Rng;
@@ -76,6 +77,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// What to do when records were trimmed before they were read (default: go on).
     pub on_gap: OnGap,
+    /// Which records the processors get (default: all). The others are read and passed over.
+    pub filters: Filters,
     /// For how long leases whose owner isn't in the fleet table must stand still before the owner counts as dead
     /// (default: 10 s, KCL's own).
     pub kcl_failover_time: Duration,
@@ -108,6 +111,9 @@ pub enum Error {
     /// Something that no worker of this fleet could go on after.
     #[error(transparent)]
     Fleet(#[from] fleet::Error),
+    /// A filter makes no sense on the stream.
+    #[error(transparent)]
+    Filter(#[from] filter::Error),
     /// There is no stream to read.
     #[error(transparent)]
     NoStream(#[from] FindError),
@@ -147,6 +153,7 @@ impl Options {
             start_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(25),
             on_gap: OnGap::Continue,
+            filters: Filters::new(),
             kcl_failover_time: Duration::from_secs(10),
             seed: None,
             clock: WallClock::System,
@@ -242,6 +249,7 @@ impl<F: ProcessorFactory> Worker<F> {
                 checkpoints: options.checkpoints,
                 idle_poll: options.idle_poll,
                 on_gap: options.on_gap,
+                filters: options.filters.clone().for_stream(stream.arn()),
                 started_at_ms: leadership.started_at_ms,
                 checkpoint_at_tip: options.until_caught_up,
             },
@@ -336,7 +344,9 @@ impl Start<'_> {
         let stream = Stream::new(self.clients.streams.clone(), arn);
         let described = async {
             match stream.describe(None).await {
-                Ok(_) => Ok(()),
+                Ok(described) => {
+                    Ok(self.options.filters.clone().for_stream(stream.arn()).check(described.view_type)?)
+                }
                 Err(aws::stream::Error::NotFound(_)) => {
                     Err(Error::NoStream(FindError::NoSuchStream(stream.arn().to_owned())))
                 }

@@ -19,6 +19,8 @@ mod scene;
 mod endings;
 #[path = "processes/failing_calls.rs"]
 mod failing_calls;
+#[path = "processes/filtering.rs"]
+mod filtering;
 #[path = "processes/lost_records.rs"]
 mod lost_records;
 #[path = "processes/sharing.rs"]

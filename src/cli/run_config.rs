@@ -12,6 +12,7 @@ use super::mistakes::Mistakes;
 use super::setting::{Default, Kind, Reach, Setting};
 use super::value;
 use crate::aws::clients::Endpoints;
+use crate::core::filter::{Events, Filters, Pattern};
 
 /// Everything that a worker is told before it starts. Valid throughout: each value is in its range, and they agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct RunConfig {
     pub sink: Sink,
     /// What happens when the service trimmed records before they were read.
     pub on_gap: OnGap,
+    /// Which records are delivered.
+    pub filters: Filters,
     /// Whether the worker ends once it has delivered what was in the stream at its start.
     pub until_caught_up: bool,
     /// Whether missing tables may be created.
@@ -175,6 +178,25 @@ const ON_GAP: Setting<OnGap> = Setting::new("on-gap", "continue|stop", |text| {
 .default(Default::Value("continue"))
 .help("When records were trimmed by the service before they were read: go on at the oldest one left, or stop there.");
 
+const FILTER: Setting<Vec<Pattern>> =
+    Setting::new("filter", "PATTERN", value::filters).group(READING).kind(Kind::List).help(
+        "Deliver only records that match this pattern, in AWS Lambda's syntax for DynamoDB: \
+         {\"dynamodb\":{\"NewImage\":{\"status\":{\"S\":[\"paid\"]}}}}. Given several times, one of them has to match; \
+         in the environment, several are a JSON array.",
+    );
+
+const EVENTS: Setting<Events> = Setting::new("events", "LIST", |text| text.parse())
+    .group(READING)
+    .help("Deliver only these kinds of changes: insert, modify, remove, with commas between them.");
+
+const SKIP_TTL_DELETES: Setting<bool> =
+    Setting::switch("skip-ttl-deletes").group(READING).help("Leave out removals by time to live.");
+
+const SKIP_REPLICATED: Setting<bool> = Setting::switch("skip-replicated").group(READING).help(
+    "Leave out writes that a global table of version 2017.11.29 replicates from another region. The current version \
+     does not mark them.",
+);
+
 pub(super) const APP: Setting<String> =
     Setting::new("app", "NAME", value::application).group(FLEET).default(Default::Required).help(
         "The application: workers of the same name share the work. Its progress is kept in a DynamoDB table of this \
@@ -296,6 +318,10 @@ pub const RUN: SubCommand = SubCommand {
         &TO.about,
         &UNTIL_CAUGHT_UP.about,
         &ON_GAP.about,
+        &FILTER.about,
+        &EVENTS.about,
+        &SKIP_TTL_DELETES.about,
+        &SKIP_REPLICATED.about,
         &APP.about,
         &WORKER_ID.about,
         &NO_CREATE_TABLES.about,
@@ -355,6 +381,7 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
         start: layers.value(&START),
         sink: layers.value(&TO),
         on_gap: layers.value(&ON_GAP),
+        filters: read_filters(layers),
         until_caught_up: layers.value(&UNTIL_CAUGHT_UP),
         create_tables: !layers.value(&NO_CREATE_TABLES),
         lease_duration: layers.value(&LEASE_DURATION),
@@ -370,6 +397,17 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
         aws: AwsOptions::from_layers(layers),
         logs: LogConfig::from_layers(layers),
     }
+}
+
+fn read_filters(layers: &mut Layers) -> Filters {
+    let patterns = layers.optional(&FILTER).unwrap_or_default();
+    let mut filters = Filters::new()
+        .skip_ttl_deletes(layers.value(&SKIP_TTL_DELETES))
+        .skip_replicated(layers.value(&SKIP_REPLICATED));
+    if let Some(events) = layers.optional(&EVENTS) {
+        filters = filters.events(events);
+    }
+    patterns.into_iter().fold(filters, Filters::or)
 }
 
 fn read_source(layers: &mut Layers) -> Source {

@@ -19,6 +19,7 @@ struct Inner {
     processing_us: AtomicU64,
     checkpoints: AtomicU64,
     gaps: AtomicU64,
+    filtered: AtomicU64,
 }
 
 /// What the counters show.
@@ -38,6 +39,8 @@ pub struct Totals {
     pub checkpoints: u64,
     /// Times that records were trimmed before they were read.
     pub gaps: u64,
+    /// Records that the filters left out.
+    pub filtered: u64,
 }
 
 impl Counters {
@@ -68,6 +71,11 @@ impl Counters {
         ::metrics::counter!(metrics::DATA_GAPS.name).increment(1);
     }
 
+    pub(super) fn filtered(&self, records: usize) {
+        self.0.filtered.fetch_add(records as u64, Ordering::Relaxed);
+        ::metrics::counter!(metrics::RECORDS_FILTERED.name).increment(records as u64);
+    }
+
     /// What was counted so far.
     pub fn totals(&self) -> Totals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -80,6 +88,7 @@ impl Counters {
             processing: Duration::from_micros(read(&inner.processing_us)),
             checkpoints: read(&inner.checkpoints),
             gaps: read(&inner.gaps),
+            filtered: read(&inner.filtered),
         }
     }
 }

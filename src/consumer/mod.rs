@@ -32,7 +32,9 @@ use self::children::ChildFinder;
 use self::shard_consumer::ShardConsumer;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::Stream;
+use crate::core::filter::Filters;
 use crate::core::lease::{Lease, ShardId, WorkerId};
+use crate::core::record::RecordBatch;
 use crate::core::rng::Rng;
 
 /// When checkpoints are written.
@@ -57,7 +59,7 @@ pub enum OnGap {
 }
 
 /// How shards are read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// When checkpoints are written.
     pub checkpoints: Checkpoints,
@@ -65,6 +67,8 @@ pub struct Options {
     pub idle_poll: Duration,
     /// What to do when records were trimmed.
     pub on_gap: OnGap,
+    /// Which records the processors get.
+    pub filters: Filters,
     /// The moment that `LATEST` stands for (ms since the epoch).
     pub started_at_ms: u64,
     /// Whether a shard that is read to its tip is checkpointed at once.
@@ -102,6 +106,19 @@ impl<F: ProcessorFactory> Shared<F> {
     ) -> Arc<Self> {
         let children = ChildFinder::new(stream.clone(), rng);
         Arc::new(Self { stream, table, worker, alive, budget, factory, children, options, clock, counters })
+    }
+
+    /// The batch with only those records that the filters let pass. The others are counted; the batch still stands for
+    /// them ([`RecordBatch::through`]).
+    fn filtered(&self, records: RecordBatch) -> RecordBatch {
+        let filters = &self.options.filters;
+        if filters.pass_all() {
+            return records;
+        }
+        let was_left_out = records.left_out();
+        let records = records.retain(|record| filters.matches(record));
+        self.counters.filtered(records.left_out() - was_left_out);
+        records
     }
 }
 

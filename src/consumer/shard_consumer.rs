@@ -353,8 +353,10 @@ impl<F: ProcessorFactory> Delivery<F> {
         let Some(last) = last_position(&records) else { return Ok(()) };
         let created_ms = records.last().and_then(|record| record.created_at()).map(seconds_to_ms);
         let ticket = self.progress.hand_out(last.clone());
+        let records = self.shared.filtered(records);
         let mut retry = Retry::new("process_records", self.lease.key().clone());
-        loop {
+        // What is left out altogether is done as it is, and moves the position on.
+        while !records.is_empty() {
             // After a pause of the process the deadline may have passed: others may be reading.
             if !self.lease.is_alive() {
                 return Err(Break::Write(WriteError::Lost));
