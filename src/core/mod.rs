@@ -5,6 +5,7 @@
 
 pub mod assignment;
 pub mod checkpoint;
+pub mod dead_letter;
 pub mod filter;
 pub mod lag;
 pub mod lease;

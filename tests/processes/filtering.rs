@@ -11,7 +11,7 @@ fn only_what_matches_is_delivered_and_the_rest_moves_the_position_on() {
     let scene = Scene::new("--shards 2");
     let mut deliveries = scene.deliveries("audit");
     let mut written = Written::default();
-    // More than two pages a shard, the later ones with nothing that matches.
+    // More than a page a shard, the later ones with nothing that matches.
     scene.service.write(TABLE, &mut written, 4_500);
     let flags = format!("--until-caught-up --events insert,modify --filter {FIRST_THREE}");
     let mut worker = scene.worker("audit", "w", &deliveries, &flags);
@@ -21,11 +21,11 @@ fn only_what_matches_is_delivered_and_the_rest_moves_the_position_on() {
     assert_eq!(deliveries.firsts() as u64, passed);
     assert_eq!(deliveries.repeats(), []);
     let filtered = written.0.values().sum::<u64>() - passed;
-    assert!(worker.log().contains(&format!("filtered={filtered}")), "{}", worker.log());
+    assert!(worker.log().contains(&format!("\"filtered\":{filtered},")), "{}", worker.log());
 
     let leases = scene.service.leases("audit");
     for shard in scene.service.shards(TABLE) {
-        assert!(shard.records.len() > 2_000, "{} has few records", shard.id);
+        assert!(shard.records.len() > 1_000, "{} has few records", shard.id);
         assert_eq!(leases[&shard.id].checkpoint, *shard.records.last().expect("a record"));
     }
 }

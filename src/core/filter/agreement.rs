@@ -4,6 +4,8 @@
 //! combination matches when each of its conditions finds a value, no two of them in different elements of one array.
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use serde_json::{Map, Value};
 
 use super::Pattern;
@@ -293,4 +295,15 @@ proptest! {
         let outcome = parsed.unwrap().matches_json(&record_json);
         prop_assert_eq!(outcome, Ok(slow(&pattern, &record)), "{} on {}", pattern_json, record_json);
     }
+}
+
+#[test]
+fn what_is_generated_matches_often_enough_to_prove_something() {
+    let mut runner = TestRunner::deterministic();
+    let mut draw = || {
+        let draw = (pattern(), record()).new_tree(&mut runner).expect("a value").current();
+        slow(&draw.0, &draw.1)
+    };
+    let matching = (0..2000).filter(|_| draw()).count();
+    assert!((200..1800).contains(&matching), "{matching} of 2000 match");
 }
