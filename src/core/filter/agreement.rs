@@ -123,7 +123,7 @@ fn passes(choice: &Value, value: &Value, is_number: bool) -> bool {
 }
 
 fn name() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["a", "b", "N", "NS", "L", "é\"\\", "😀"]).prop_map(str::to_owned)
+    prop::sample::select(vec!["a", "N", "NS", "é\"\\", "😀"]).prop_map(str::to_owned)
 }
 
 fn text() -> impl Strategy<Value = String> {
@@ -305,5 +305,5 @@ fn what_is_generated_matches_often_enough_to_prove_something() {
         slow(&draw.0, &draw.1)
     };
     let matching = (0..2000).filter(|_| draw()).count();
-    assert!((200..1800).contains(&matching), "{matching} of 2000 match");
+    assert!((150..1850).contains(&matching), "{matching} of 2000 match");
 }
