@@ -13,6 +13,7 @@ mod held_lease;
 mod processor;
 mod reader;
 mod shard_consumer;
+mod status;
 mod stopwatch;
 
 use std::sync::Arc;
@@ -26,7 +27,8 @@ pub use self::clock::{Alive, WallClock};
 pub use self::counters::{Counters, Totals};
 pub use self::for_each::{ForEach, ForEachRecord, for_each};
 pub use self::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
-pub use self::shard_consumer::{Exit, Failure, ShardStatus, Wish};
+pub use self::shard_consumer::{Exit, Failure, Wish};
+pub use self::status::{ShardStatus, Trouble};
 
 use self::children::ChildFinder;
 use self::shard_consumer::ShardConsumer;
@@ -137,9 +139,6 @@ impl Handle {
 pub trait Start: Send + Sync {
     /// Starts the consumer of a lease that names this worker as its holder. Its end is reported on `exits`.
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle;
-
-    /// Bytes of the buffer in use.
-    fn buffered_bytes(&self) -> u64;
 }
 
 /// Starts consumers on a runtime of their own choice.
@@ -158,7 +157,9 @@ impl<F: ProcessorFactory> Starter<F> {
 impl<F: ProcessorFactory> Start for Starter<F> {
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle {
         let (wishes, receiver) = watch::channel(Wish::Run);
-        let (look, status) = (Arc::new(Notify::new()), Arc::new(ShardStatus::default()));
+        let started_at_ms = self.shared.options.started_at_ms;
+        let status = Arc::new(ShardStatus::of(&lease, started_at_ms, self.shared.clock.now_ms()));
+        let look = Arc::new(Notify::new());
         let key = lease.key.clone();
         let consumer = ShardConsumer {
             shared: Arc::clone(&self.shared),
@@ -175,9 +176,5 @@ impl<F: ProcessorFactory> Start for Starter<F> {
             let _ = exits.send((key, exit));
         });
         Handle { wishes, look, status }
-    }
-
-    fn buffered_bytes(&self) -> u64 {
-        self.shared.budget.held_bytes()
     }
 }

@@ -5,6 +5,8 @@
 
 pub mod assignment;
 pub mod checkpoint;
+pub mod desired_workers;
+pub mod group_lag;
 pub mod lag;
 pub mod lease;
 pub mod liveness;
