@@ -74,8 +74,6 @@ pub struct Options {
     /// How long a shard may stand still, by its processor or by reading that fails, before the worker says that it is
     /// not ready (default: 60 s).
     pub unready_after: Duration,
-    /// Whether the lag of each shard is a series of its own (default: no). Shards come and go every few hours.
-    pub metrics_per_shard: bool,
     /// By what the number of workers is judged that the load calls for (default: at least one, each of which processes
     /// 10 MiB a second, and a backlog worked off in ten minutes).
     pub desired_workers: Limits,
@@ -155,7 +153,6 @@ impl Options {
             max_leases: None,
             stuck_after: None,
             unready_after: Duration::from_secs(60),
-            metrics_per_shard: false,
             desired_workers: Limits {
                 min: 1,
                 max: None,
@@ -191,7 +188,6 @@ impl<F: ProcessorFactory> Worker<F> {
             lease_duration: options.lease_duration,
             idle_poll: options.idle_poll,
             unready_after: options.unready_after,
-            per_shard: options.metrics_per_shard,
             desired: options.desired_workers,
             clock: options.clock,
         };

@@ -185,7 +185,11 @@ mod tests {
                 let processed = possible.min(arriving + self.backlog / seconds);
                 self.backlog = (self.backlog + (arriving - processed) * seconds).max(0.0);
                 self.now += PERIOD;
-                let lag = if self.backlog > 0.0 { Duration::from_secs_f64(self.backlog / arriving.max(1.0)) } else { Duration::ZERO };
+                let lag = if self.backlog > 0.0 {
+                    Duration::from_secs_f64(self.backlog / arriving.max(1.0))
+                } else {
+                    Duration::ZERO
+                };
                 let load = Load { kbps: processed, lag, open_shards: OPEN_SHARDS, workers: self.workers };
                 let wanted = self.desired.look(self.now, &load);
                 assert!(wanted <= OPEN_SHARDS, "more workers than shards: {wanted}");

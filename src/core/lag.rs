@@ -242,9 +242,8 @@ mod tests {
         shard.fetched(at(1), 1, 1_000, 1_000);
         shard.fetched(at(2), 1, 4_000, 4_000);
         shard.processed(&at(1));
-        let stages = |shard: &Lag| {
-            [Stage::Fetched, Stage::Processed, Stage::Checkpointed].map(|stage| lag(shard, stage, 9_000))
-        };
+        let stages =
+            |shard: &Lag| [Stage::Fetched, Stage::Processed, Stage::Checkpointed].map(|stage| lag(shard, stage, 9_000));
         assert_eq!(stages(&shard), [Some(4_000), Some(5_000), Some(8_000)]);
         shard.checkpointed(&at(1));
         assert_eq!(stages(&shard), [Some(4_000), Some(5_000), Some(5_000)]);

@@ -2,7 +2,8 @@
 //!
 //! A gauge whose value is no longer known becomes NaN, which the program's `/metrics` leaves out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Board, FleetFigures, Group, Loop, lock};
@@ -12,6 +13,8 @@ use crate::core::lag::Stage;
 use crate::core::lease::ShardId;
 use crate::fleet::status::ShardState;
 use crate::metrics;
+
+type Shards = BTreeMap<ShardId, Arc<ShardStatus>>;
 
 /// How old a leader's look at the application may be before the lag grows by the rest.
 const LOOK_SLACK: Duration = Duration::from_secs(5);
@@ -23,8 +26,6 @@ pub(super) struct Drawn {
     waited: BTreeMap<ShardId, Duration>,
     /// What of a second of waiting was not yet counted.
     uncounted: Duration,
-    /// The shards that have a series of their own.
-    shards: BTreeSet<ShardId>,
     /// Whether the application's figures were shown.
     has_group: bool,
 }
@@ -38,7 +39,7 @@ impl Board {
         {
             let shards = lock(&self.0.shards);
             self.draw_lags(&shards, now_ms);
-            self.draw_shards(&shards, now_ms, &mut drawn);
+            self.draw_shards(&shards, &mut drawn);
         }
         draw_fleet(*lock(&self.0.fleet));
         let group = lock(&self.0.group).clone();
@@ -46,7 +47,21 @@ impl Board {
         self.draw_worker();
     }
 
-    fn draw_lags(&self, shards: &BTreeMap<ShardId, std::sync::Arc<ShardStatus>>, now_ms: u64) {
+    /// The lag of each shard that this worker reads, as far as it is known: [`metrics::SHARD_LAG`].
+    ///
+    /// These are no gauges: shards come and go every few hours, and a recorder would go on showing the last value of
+    /// one that is finished or another worker's.
+    pub fn shard_lags(&self) -> Vec<(ShardId, Duration)> {
+        let now_ms = self.0.settings.clock.now_ms();
+        let shards = lock(&self.0.shards);
+        let lag = |status: &ShardStatus| {
+            let since = status.waiting_since_ms(Stage::Processed, self.0.settings.idle_poll)?;
+            Some(Duration::from_millis(now_ms.saturating_sub(since)))
+        };
+        shards.iter().filter_map(|(shard, status)| Some((shard.clone(), lag(status)?))).collect()
+    }
+
+    fn draw_lags(&self, shards: &Shards, now_ms: u64) {
         let stages = [
             (metrics::FETCH_LAG, Stage::Fetched),
             (metrics::LAG, Stage::Processed),
@@ -63,12 +78,7 @@ impl Board {
         }
     }
 
-    fn draw_shards(
-        &self,
-        shards: &BTreeMap<ShardId, std::sync::Arc<ShardStatus>>,
-        now_ms: u64,
-        drawn: &mut Drawn,
-    ) {
+    fn draw_shards(&self, shards: &Shards, drawn: &mut Drawn) {
         let in_flight: u64 = shards.values().map(|status| status.lag(crate::core::lag::Lag::in_flight)).sum();
         ::metrics::gauge!(metrics::IN_FLIGHT_RECORDS.name).set(count(in_flight));
         let mut stuck = [(Trouble::Processor, 0), (Trouble::Retrying, 0), (Trouble::Reading, 0)];
@@ -82,44 +92,7 @@ impl Board {
         if let Some(progress_ms) = progress.filter(|progress_ms| *progress_ms > 0) {
             ::metrics::gauge!(metrics::LAST_PROGRESS.name).set(seconds(progress_ms));
         }
-        self.draw_waits(shards, drawn);
-        if self.0.settings.per_shard {
-            self.draw_each_shard(shards, now_ms, drawn);
-        }
-    }
-
-    fn draw_waits(&self, shards: &BTreeMap<ShardId, std::sync::Arc<ShardStatus>>, drawn: &mut Drawn) {
-        for (key, status) in shards {
-            let waited = status.waited();
-            let before = drawn.waited.insert(key.clone(), waited).unwrap_or_default();
-            drawn.uncounted += waited.saturating_sub(before);
-        }
-        drawn.waited.retain(|key, _| shards.contains_key(key));
-        ::metrics::counter!(metrics::BACKPRESSURE.name).increment(drawn.uncounted.as_secs());
-        drawn.uncounted = Duration::from_nanos(drawn.uncounted.subsec_nanos().into());
-    }
-
-    fn draw_each_shard(
-        &self,
-        shards: &BTreeMap<ShardId, std::sync::Arc<ShardStatus>>,
-        now_ms: u64,
-        drawn: &mut Drawn,
-    ) {
-        let set = |shard: &ShardId, value: f64| {
-            ::metrics::gauge!(metrics::SHARD_LAG.name, "shard" => shard.to_string()).set(value);
-        };
-        for gone in drawn.shards.iter().filter(|shard| !shards.contains_key(*shard)) {
-            set(gone, f64::NAN);
-        }
-        drawn.shards.retain(|shard| shards.contains_key(shard));
-        for (shard, status) in shards {
-            if let Some(since) = status.waiting_since_ms(Stage::Processed, self.0.settings.idle_poll) {
-                set(shard, seconds(now_ms.saturating_sub(since)));
-                if !drawn.shards.contains(shard) {
-                    drawn.shards.insert(shard.clone());
-                }
-            }
-        }
+        draw_waits(shards, drawn);
     }
 
     fn draw_group(&self, group: Option<&Group>, now_ms: u64, drawn: &mut Drawn) {
@@ -166,6 +139,17 @@ impl Board {
         ::metrics::gauge!(metrics::START_TIME.name).set(seconds(self.0.started_ms));
         ::metrics::gauge!(metrics::BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     }
+}
+
+fn draw_waits(shards: &Shards, drawn: &mut Drawn) {
+    for (key, status) in shards {
+        let waited = status.waited();
+        let before = drawn.waited.insert(key.clone(), waited).unwrap_or_default();
+        drawn.uncounted += waited.saturating_sub(before);
+    }
+    drawn.waited.retain(|key, _| shards.contains_key(key));
+    ::metrics::counter!(metrics::BACKPRESSURE.name).increment(drawn.uncounted.as_secs());
+    drawn.uncounted = Duration::from_nanos(drawn.uncounted.subsec_nanos().into());
 }
 
 fn draw_fleet(figures: FleetFigures) {

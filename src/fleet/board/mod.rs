@@ -42,8 +42,6 @@ pub struct Settings {
     pub idle_poll: Duration,
     /// How long a shard may stand still before the worker says that it is not ready.
     pub unready_after: Duration,
-    /// Whether each shard's lag is shown by itself.
-    pub per_shard: bool,
     /// By what the number of desired workers is judged.
     pub desired: Limits,
     /// The time of day.

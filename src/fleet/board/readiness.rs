@@ -150,7 +150,6 @@ mod tests {
             lease_duration: LEASE_DURATION,
             idle_poll: Duration::from_secs(1),
             unready_after: Duration::from_secs(60),
-            per_shard: false,
             desired,
             clock: WallClock::System,
         };

@@ -62,9 +62,8 @@ impl Leader {
     fn census(&self, office: &Office, unlisted: usize) -> (BTreeMap<ShardState, usize>, usize) {
         let mut shards: BTreeMap<ShardState, usize> = BTreeMap::new();
         let silent_after = self.options.lease_duration;
-        let lives = |id: &WorkerId| {
-            self.view.worker(id).is_some_and(|seen| WorkerState::of(seen, silent_after).is_alive())
-        };
+        let lives =
+            |id: &WorkerId| self.view.worker(id).is_some_and(|seen| WorkerState::of(seen, silent_after).is_alive());
         let mut open_shards = 0;
         for row in office.rows.values() {
             let is_blocked = unfinished_parents(row, &office.rows).next().is_some()
