@@ -239,6 +239,14 @@ pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not an IP address and a port; write 127.0.0.1:9464 or [::1]:9464"))
 }
 
+/// An IP address and a port to listen on, or `off`.
+pub fn socket_address_or_off(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    socket_address(text).map(Some).map_err(|message| format!("{message}, or off"))
+}
+
 /// An IP address to listen on; `localhost` is 127.0.0.1.
 pub fn ip_address(text: &str) -> Result<IpAddr, String> {
     if text == "localhost" {
