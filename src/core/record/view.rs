@@ -167,6 +167,17 @@ impl<'a> Record<'a> {
         OwnedRecord { page: Arc::clone(self.page), index: self.index }
     }
 
+    /// A scanner at the record's start, and the offset of that start as the scanner counts.
+    pub(super) fn scanner(&self) -> (Scanner<'a>, usize) {
+        let start = self.entry.record.start();
+        (self.page.scanner_from(start), start)
+    }
+
+    /// A scanner at the record's identity, if it has one, and the offset of the record's start as the scanner counts.
+    pub(super) fn identity_scanner(&self) -> Option<(Scanner<'a>, usize)> {
+        Some((self.page.scanner_at(self.entry.user_identity)?, self.entry.record.start()))
+    }
+
     #[inline]
     fn text_of(&self, span: Span) -> Option<&'a str> {
         self.page.text_of(span)
@@ -198,7 +209,7 @@ impl fmt::Debug for Record<'_> {
 }
 
 /// Moves to the value of the member `wanted` of the object that comes next.
-fn enter_member(scanner: &mut Scanner<'_>, wanted: &str) -> Result<Option<()>, DecodeError> {
+pub(super) fn enter_member(scanner: &mut Scanner<'_>, wanted: &str) -> Result<Option<()>, DecodeError> {
     scanner.open(b'{', "expected an object")?;
     let mut first = true;
     while let Some(name) = scanner.next_member(&mut first)? {
