@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 pub use self::budget::Budget;
-pub use self::checkpointer::{CheckpointError, Checkpointer};
+pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
 pub use self::clock::{Alive, WallClock};
 pub use self::counters::{Counters, Totals};
 pub use self::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
@@ -32,6 +32,7 @@ pub use self::shard_consumer::{Exit, Failure, ShardStatus, Wish};
 
 use self::children::ChildFinder;
 use self::shard_consumer::ShardConsumer;
+pub use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::Stream;
 use crate::core::lease::{Lease, ShardId, WorkerId};

@@ -60,6 +60,14 @@ impl<'a> Record<'a> {
         self.text_of(self.entry.event_id)
     }
 
+    /// A key that stands for this change and no other: the same each time the record is delivered, by whichever worker.
+    ///
+    /// It is the `eventID`, which the API calls globally unique, or, where a service sends none, the sequence number,
+    /// which no other record of the shard has.
+    pub fn idempotency_key(&self) -> &'a str {
+        self.event_id().unwrap_or_else(|| self.sequence_number())
+    }
+
     /// What happened to the item.
     pub fn event_name(&self) -> EventName {
         self.entry.event_name
