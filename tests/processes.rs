@@ -21,6 +21,8 @@ mod endings;
 mod failing_calls;
 #[path = "processes/lost_records.rs"]
 mod lost_records;
+#[path = "processes/rolling.rs"]
+mod rolling;
 #[path = "processes/sharing.rs"]
 mod sharing;
 #[path = "processes/starting.rs"]
