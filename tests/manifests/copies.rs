@@ -1,0 +1,38 @@
+//! What kustomize cannot read where it is, and so has copies of.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use crate::in_package;
+
+#[test]
+fn alerts_and_dashboards_are_the_ones_of_the_observability_folder() {
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("manifests-{}", std::process::id()));
+    let status = Command::new("bash").arg(in_package("k8s/update")).arg(&made).status().expect("bash runs");
+    assert!(status.success());
+    let wanted = files(&made);
+    std::fs::remove_dir_all(&made).expect("it was just made");
+    let mut found = files(&in_package("k8s/components/prometheus-operator"));
+    assert!(found.remove("podmonitor.yaml").is_some());
+    let names = |files: &BTreeMap<String, String>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&wanted), "bash k8s/update makes them");
+    for (name, text) in wanted {
+        assert!(found[&name] == text, "{name} is out of date: bash k8s/update makes it");
+    }
+}
+
+/// All files under a folder, with what is in them.
+fn files(folder: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        if path.is_dir() {
+            found.extend(files(&path).into_iter().map(|(rest, text)| (format!("{name}/{rest}"), text)));
+        } else {
+            found.insert(name, std::fs::read_to_string(&path).expect("text"));
+        }
+    }
+    found
+}
