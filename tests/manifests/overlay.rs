@@ -24,12 +24,12 @@ pub struct Overlay {
 
 impl Overlay {
     /// The resources of this kind.
-    pub fn all<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    pub fn all(&self, kind: &'static str) -> impl Iterator<Item = &Value> {
         self.documents.iter().filter(move |document| document["kind"] == kind)
     }
 
     /// The resource of this kind, named like the workers or beginning so.
-    pub fn one(&self, kind: &str) -> Option<&Value> {
+    pub fn one(&self, kind: &'static str) -> Option<&Value> {
         let is_ours = |document: &&Value| {
             document["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("shardkeeper"))
         };
