@@ -16,7 +16,7 @@ use crate::workload::variables;
 fn the_local_overlays_scripts_write_what_its_workers_read_on_dynamodb_local() {
     let Some(overlay) = overlay("local") else { return };
     if let Some(service) = Service::dynamodb_local() {
-        play(&overlay, &service);
+        play(overlay, &service);
     }
 }
 
@@ -28,11 +28,11 @@ fn the_sharded_local_overlay_does_the_same_on_the_service_of_its_own_arguments()
     let arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().expect("arguments");
     let arguments: Vec<&str> = arguments.iter().filter_map(Value::as_str).collect();
     assert_eq!(arguments[..5], ["local", "--host", "0.0.0.0", "--port", "8000"]);
-    play(&overlay, &Service::shardkeeper_local(&arguments[5..].join(" ")));
+    play(overlay, &Service::shardkeeper_local(&arguments[5..].join(" ")));
 }
 
-fn overlay(name: &str) -> Option<Overlay> {
-    overlays()?.into_iter().find(|overlay| overlay.name == name)
+fn overlay(name: &str) -> Option<&'static Overlay> {
+    overlays()?.iter().find(|overlay| overlay.name == name)
 }
 
 fn play(overlay: &Overlay, service: &Service) {

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
@@ -45,7 +46,12 @@ impl Overlay {
 
 /// The base and every overlay, checked against the schemas. None, said plainly, where a tool for it is missing; in CI
 /// none may be.
-pub fn overlays() -> Option<Vec<Overlay>> {
+pub fn overlays() -> Option<&'static [Overlay]> {
+    static OVERLAYS: OnceLock<Option<Vec<Overlay>>> = OnceLock::new();
+    OVERLAYS.get_or_init(build_all).as_deref()
+}
+
+fn build_all() -> Option<Vec<Overlay>> {
     let python = required_in_ci(PYTHON)?;
     let has_kubectl = Command::new("kubectl").args(["version", "--client"]).output().is_ok();
     if !has_kubectl {

@@ -14,7 +14,7 @@ const PROGRAM_BYTES: u64 = 64 << 20;
 #[test]
 fn every_variable_is_a_setting_and_every_value_one_that_it_takes() {
     for overlay in overlays().into_iter().flatten() {
-        let settings = settings(&overlay);
+        let settings = settings(overlay);
         assert_eq!(settings["worker-id"], "shardkeeper-0", "{}: the pod's name", overlay.name);
         assert!(settings.contains_key("table") && settings.contains_key("app"), "{}", overlay.name);
     }
@@ -23,8 +23,8 @@ fn every_variable_is_a_setting_and_every_value_one_that_it_takes() {
 #[test]
 fn ports_and_probes_are_where_the_program_serves_them() {
     for overlay in overlays().into_iter().flatten() {
-        let worker = worker(&overlay);
-        let settings = settings(&overlay);
+        let worker = worker(overlay);
+        let settings = settings(overlay);
         let port = settings["metrics-addr"].rsplit(':').next().and_then(|port| port.parse::<u64>().ok());
         assert_eq!(worker["ports"], json!([{"name": "metrics", "containerPort": port, "protocol": "TCP"}]));
         for (probe, path) in
@@ -49,17 +49,17 @@ fn ports_and_probes_are_where_the_program_serves_them() {
 #[test]
 fn a_worker_has_longer_to_stop_than_it_takes_to_drain_and_memory_for_its_buffer() {
     for overlay in overlays().into_iter().flatten() {
-        let settings = settings(&overlay);
+        let settings = settings(overlay);
         let pod = &overlay.workers()["spec"]["template"]["spec"];
         let grace = number(&pod["terminationGracePeriodSeconds"]);
         let drain = seconds(&settings["drain-timeout"]);
         assert!(grace >= drain + 10, "{}: {grace} s to stop, {drain} s to drain", overlay.name);
-        let limits = &worker(&overlay)["resources"]["limits"];
+        let limits = &worker(overlay)["resources"]["limits"];
         let limit = limits["memory"].as_str().and_then(|text| text.strip_suffix("Mi")?.parse::<u64>().ok());
         let buffer = settings["buffer-bytes"].strip_suffix("MiB").and_then(|text| text.parse::<u64>().ok());
         let (limit, buffer) = (limit.expect("in Mi") << 20, buffer.expect("in MiB") << 20);
         assert!(limit >= buffer + PROGRAM_BYTES, "{}: {limit} bytes for a buffer of {buffer}", overlay.name);
-        assert_eq!(worker(&overlay)["resources"]["requests"]["memory"], limits["memory"], "{}", overlay.name);
+        assert_eq!(worker(overlay)["resources"]["requests"]["memory"], limits["memory"], "{}", overlay.name);
         assert_eq!(limits.get("cpu"), None, "{}: a throttled worker is late with its heartbeats", overlay.name);
     }
 }
@@ -124,7 +124,7 @@ fn a_deploy_adds_a_worker_before_it_takes_one_and_a_drain_takes_one_at_a_time() 
 fn autoscalers_follow_the_fleets_own_word_and_wait_longer_than_a_lease_before_they_scale_in() {
     let mut seen = BTreeSet::new();
     for overlay in overlays().into_iter().flatten() {
-        let settings = settings(&overlay);
+        let settings = settings(overlay);
         let workers = overlay.workers();
         let app = &settings["app"];
         let mut behaviors = Vec::new();
