@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::in_package;
+use crate::overlay::overlays;
 
 #[test]
 fn alerts_and_dashboards_are_the_ones_of_the_observability_folder() {
@@ -20,6 +21,29 @@ fn alerts_and_dashboards_are_the_ones_of_the_observability_folder() {
     for (name, text) in wanted {
         assert!(found[&name] == text, "{name} is out of date: bash k8s/update makes it");
     }
+}
+
+#[test]
+fn another_applications_name_reaches_the_workers_and_the_autoscalers() {
+    if overlays().is_none() {
+        return; // which was said
+    }
+    let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("k8s-{}", std::process::id()));
+    for (name, text) in files(&in_package("k8s")) {
+        let path = copy.join("k8s").join(&name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder of the test's own");
+        let text = text.replace("SHARDKEEPER_APP=phone-audit # yours", "SHARDKEEPER_APP=orders");
+        std::fs::write(path, text).expect("a file of the test's own");
+    }
+    for (overlay, wanted) in [("eks", "{app=\"orders\""), ("eks-hpa", "app: orders")] {
+        let built = Command::new("kubectl").arg("kustomize").arg(copy.join("k8s/overlays").join(overlay)).output();
+        let built = built.expect("kubectl runs");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let built = String::from_utf8(built.stdout).expect("text");
+        assert!(built.contains(wanted) && built.contains("SHARDKEEPER_APP: orders"), "{built}");
+        assert!(!built.contains("app=\"phone-audit\"") && !built.contains("app: phone-audit"), "{built}");
+    }
+    std::fs::remove_dir_all(&copy).expect("it was just made");
 }
 
 /// All files under a folder, with what is in them.

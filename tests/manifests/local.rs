@@ -57,4 +57,8 @@ fn play(overlay: &Overlay, service: &Service) {
     let worker = finish(shardkeeper().args(["run", "--until-caught-up"]).envs(&variables));
     assert_eq!(worker.code, 0, "{}", worker.stderr);
     assert_eq!(worker.stdout.lines().count(), 40, "{}", worker.stderr);
+    // `kubectl exec … -- shardkeeper status` has the same variables.
+    let status = finish(shardkeeper().arg("status").envs(&variables));
+    assert_eq!(status.code, 0, "{}", status.stderr);
+    assert!(status.stdout.contains("no worker is alive"), "{}", status.stdout);
 }

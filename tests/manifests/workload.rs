@@ -126,16 +126,24 @@ fn autoscalers_follow_the_fleets_own_word_and_wait_longer_than_a_lease_before_th
     for overlay in overlays().into_iter().flatten() {
         let settings = settings(overlay);
         let workers = overlay.workers();
-        let app = &settings["app"];
+        let app = settings["app"].as_str();
         let mut behaviors = Vec::new();
         for scaler in overlay.all("ScaledObject") {
             seen.insert("keda");
             let spec = &scaler["spec"];
             assert_eq!(spec["scaleTargetRef"]["kind"].as_str().unwrap_or("Deployment"), workers["kind"]);
             assert_eq!(spec["scaleTargetRef"]["name"], workers["metadata"]["name"]);
-            let trigger = &spec["triggers"][0];
-            assert_eq!((&trigger["metricType"], &trigger["metadata"]["threshold"]), (&"AverageValue".into(), &"1".into()));
-            assert_eq!(trigger["metadata"]["query"], format!("max(shardkeeper_desired_workers{{app=\"{app}\"}})"));
+            let triggers = spec["triggers"].as_array().expect("triggers");
+            let of_app = format!("{{app=\"{app}\"");
+            for trigger in triggers {
+                assert_eq!(trigger["metricType"], "AverageValue", "the queries say how many pods there shall be");
+                assert_eq!(trigger["metadata"]["threshold"], "1");
+                let query = trigger["metadata"]["query"].as_str().expect("a query");
+                let metrics = query.matches("shardkeeper_").count();
+                assert_eq!(query.matches(&of_app).count(), metrics, "{}: {query}", overlay.name);
+            }
+            let signal = &triggers[0]["metadata"]["query"];
+            assert_eq!(*signal, format!("max(shardkeeper_desired_workers{of_app}}})"));
             behaviors.push(spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"].clone());
         }
         for scaler in overlay.all("HorizontalPodAutoscaler") {
@@ -144,7 +152,7 @@ fn autoscalers_follow_the_fleets_own_word_and_wait_longer_than_a_lease_before_th
             assert_eq!(spec["scaleTargetRef"]["kind"], workers["kind"]);
             let external = &spec["metrics"][0]["external"];
             assert_eq!(external["metric"]["name"], "shardkeeper_desired_workers");
-            assert_eq!(external["metric"]["selector"]["matchLabels"]["app"], **app);
+            assert_eq!(external["metric"]["selector"]["matchLabels"]["app"], app);
             assert_eq!(external["target"], json!({"type": "AverageValue", "averageValue": "1"}));
             behaviors.push(spec["behavior"].clone());
         }
