@@ -44,8 +44,9 @@ pub mod metrics;
 pub mod worker;
 
 pub use consumer::{
-    CheckpointError, Checkpointer, Checkpoints, OnGap, ProcessRecordsInput, ProcessorFactory, RecordProcessor,
-    ShardContext, for_each,
+    BatchError, CheckpointError, Checkpointer, Checkpoints, DeadLetterQueue, FailurePolicy, OnFailure, OnGap,
+    ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext, for_each,
 };
+pub use core::filter::{Events, Filters, Pattern};
 pub use core::record::{OwnedRecord, Record, RecordBatch};
 pub use worker::{Options, Report, StreamSelector, Worker};

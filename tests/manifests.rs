@@ -11,6 +11,8 @@ mod support;
 
 #[path = "support/services.rs"]
 mod services;
+#[path = "support/tools.rs"]
+mod tools;
 
 #[path = "manifests/accounts.rs"]
 mod accounts;

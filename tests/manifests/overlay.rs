@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::in_package;
 use crate::services::required_in_ci;
+use crate::tools;
 
 /// A Python with what tests/manifests/read.py imports.
 pub const PYTHON: &str = "SHARDKEEPER_TEST_PYTHON";
@@ -53,23 +54,17 @@ pub fn overlays() -> Option<&'static [Overlay]> {
 
 fn build_all() -> Option<Vec<Overlay>> {
     let python = required_in_ci(PYTHON)?;
-    let has_kubectl = Command::new("kubectl").args(["version", "--client"]).output().is_ok();
-    if !has_kubectl {
-        let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-        assert!(!in_ci, "kubectl is not on the path, and CI skips no tests");
-        eprintln!("SKIPPED: kubectl is not on the path; it builds the manifests");
-        return None;
-    }
+    let kubectl = tools::find("kubectl")?;
     let mut folders = vec![in_package("k8s/base")];
     let entries = std::fs::read_dir(in_package("k8s/overlays")).expect("the overlays");
     folders.extend(entries.map(|entry| entry.expect("a folder").path()));
     folders.sort();
-    Some(folders.iter().map(|folder| build(folder, &python)).collect())
+    Some(folders.iter().map(|folder| build(folder, &kubectl, &python)).collect())
 }
 
-fn build(folder: &Path, python: &OsString) -> Overlay {
+fn build(folder: &Path, kubectl: &Path, python: &OsString) -> Overlay {
     let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
-    let built = Command::new("kubectl").arg("kustomize").arg(folder).output().expect("kubectl runs");
+    let built = Command::new(kubectl).arg("kustomize").arg(folder).output().expect("kubectl runs");
     assert!(built.status.success(), "{name}: {}", String::from_utf8_lossy(&built.stderr));
     let documents = read(python, &[], &built.stdout).unwrap_or_else(|mistakes| panic!("{name}:\n{mistakes}"));
     let documents = documents.as_array().expect("a list").clone();
