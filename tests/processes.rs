@@ -29,6 +29,8 @@ mod filtering;
 mod lost_records;
 #[path = "processes/prometheus.rs"]
 mod prometheus;
+#[path = "processes/rolling.rs"]
+mod rolling;
 #[path = "processes/sharing.rs"]
 mod sharing;
 #[path = "processes/starting.rs"]
