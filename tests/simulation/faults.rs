@@ -6,6 +6,10 @@ use shardkeeper::core::rng::Rng;
 use shardkeeper::local::{Answer, Request, ServiceError};
 
 use super::history::Ms;
+use super::process::EPOCH_MS;
+
+/// For how long a stale listing may not know a shard yet.
+const STALE_FOR: Ms = 8_000;
 
 /// The kinds of faults of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +36,7 @@ pub enum Kind {
     Slow,
     /// A page of GetRecords without the records that are there.
     EmptyPage,
-    /// A listing in which the newest shards are missing, and closed ones look open.
+    /// A listing in which the newest shards are missing, up to an age, and closed ones look open.
     StaleListing,
     /// The tables cannot be reached.
     NoTables,
@@ -145,8 +149,8 @@ fn throttle(request: &Request) -> ServiceError {
     ServiceError::new(code, "simulated")
 }
 
-/// Changes the answer of a call as its fault has it.
-pub fn distort(kind: Kind, request: &Request, answer: &mut Answer, rng: &mut Rng) {
+/// Changes the answer of a call, made at `now`, as its fault has it.
+pub fn distort(kind: Kind, now: Ms, request: &Request, answer: &mut Answer, rng: &mut Rng) {
     if answer.status != 200 {
         return;
     }
@@ -168,21 +172,22 @@ pub fn distort(kind: Kind, request: &Request, answer: &mut Answer, rng: &mut Rng
         }
         Kind::StaleListing => {
             let Ok(mut page) = serde_json::from_slice::<Value>(&answer.body) else { return };
-            hide_news(&mut page, rng);
+            hide_news(&mut page, now, rng);
             answer.body = page.to_string().into();
         }
         _ => {}
     }
 }
 
-/// Hides the newest shards of a page, never one whose child is shown, and the ends of some closed ones.
-fn hide_news(page: &mut Value, rng: &mut Rng) {
+/// Hides the newest shards of a page, never an old one or one whose child is shown, and the ends of some closed ones.
+fn hide_news(page: &mut Value, now: Ms, rng: &mut Rng) {
     let Some(shards) = page["StreamDescription"]["Shards"].as_array_mut() else { return };
     let hidden = usize::try_from(rng.next_u64()).unwrap_or_default() % (shards.len() + 1);
     for _ in 0..hidden {
         let is_parent = |id: &Value| shards.iter().any(|shard| shard["ParentShardId"] == *id);
         let Some(last) = shards.last() else { break };
-        if last["ParentShardId"].is_null() || is_parent(&last["ShardId"]) {
+        let is_old = born(last).is_none_or(|born| born + STALE_FOR < now);
+        if is_old || last["ParentShardId"].is_null() || is_parent(&last["ShardId"]) {
             break;
         }
         shards.pop();
@@ -194,4 +199,10 @@ fn hide_news(page: &mut Value, rng: &mut Rng) {
             range.remove("EndingSequenceNumber");
         }
     }
+}
+
+/// When a shard was made: its id says so.
+fn born(shard: &Value) -> Option<Ms> {
+    let id = shard["ShardId"].as_str()?.strip_prefix("shardId-")?;
+    id.split('-').next()?.parse::<u64>().ok()?.checked_sub(EPOCH_MS)
 }

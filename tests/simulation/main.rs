@@ -2,8 +2,8 @@
 //! one seed, everything that can go wrong going wrong, and a checker of the invariants beside it.
 //!
 //!     cargo test --test simulation                                          the seeds of every test run
-//!     SHARDKEEPER_SIM_SEEDS=1000..2000 cargo test --release --test simulation invariants -- --nocapture
-//!                                                                           others, with a report
+//!     SHARDKEEPER_SIM_SEEDS=1000..2000 cargo test --profile sim --test simulation invariants -- --nocapture
+//!                                                                           others, optimised, with a report
 //!     SHARDKEEPER_SIM_SEEDS=17..18 SHARDKEEPER_SIM_TRACE=1 cargo test --test simulation invariants -- --nocapture
 //!                                                                           one, with each event printed
 //!

@@ -220,7 +220,7 @@ impl Simulation {
             Some(Kind::LostAnswer) => Some(Err(LostCall)),
             Some(Kind::SilentAfter | Kind::Late) => None,
             Some(kind) => {
-                faults::distort(kind, request, &mut answer, &mut self.rng);
+                faults::distort(kind, self.now, request, &mut answer, &mut self.rng);
                 Some(Ok(answer))
             }
             None => Some(Ok(answer)),

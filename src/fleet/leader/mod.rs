@@ -6,6 +6,7 @@
 
 mod duties;
 mod office;
+mod strangers;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
