@@ -82,7 +82,9 @@ fn from_one_worker_to_four_and_back_nothing_is_lost_or_repeated() {
     wait_for("two shards each", || scene.service.shares("audit") == even);
     scene.service.change_shards(TABLE, "rollover");
     scene.service.write(TABLE, &mut written, 1_000);
-    others.each_ref().map(|worker| worker.signal("TERM"));
+    for worker in &others {
+        worker.signal("TERM");
+    }
     assert_eq!(others.each_mut().map(Worker::exit_code), [0, 0, 0]);
     wait_for("all shards in one hand again", || scene.service.shares("audit") == shares([("a", 8)]));
     scene.service.write(TABLE, &mut written, 1_000);
