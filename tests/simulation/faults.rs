@@ -34,6 +34,8 @@ pub enum Kind {
     Malformed,
     /// Slow both ways.
     Slow,
+    /// The same, for take-overs of leases alone. Not drawn: a scenario that needs it asks for it.
+    SlowTakeOver,
     /// A page of GetRecords without the records that are there.
     EmptyPage,
     /// A listing in which the newest shards are missing, up to an age, and closed ones look open.
@@ -44,7 +46,7 @@ pub enum Kind {
     NoStreams,
 }
 
-/// All kinds.
+/// All kinds that are drawn.
 pub const KINDS: [Kind; 14] = [
     Kind::Throttled,
     Kind::ServerError,
@@ -97,7 +99,7 @@ impl Fate {
             Some(Kind::SilentAfter) => "carried, silent",
             Some(Kind::Truncated) => "truncated",
             Some(Kind::Malformed) => "malformed",
-            Some(Kind::Slow) => "slow",
+            Some(Kind::Slow | Kind::SlowTakeOver) => "slow",
             Some(Kind::EmptyPage) => "empty page",
             Some(Kind::StaleListing) => "stale listing",
             Some(Kind::NoTables | Kind::NoStreams) => "cut off",
@@ -117,7 +119,7 @@ pub fn draw(windows: &[Window], now: Ms, process: usize, request: &Request, rng:
         match window.kind {
             Kind::Throttled => fate.refusal = Some(throttle(request)),
             Kind::ServerError => fate.refusal = Some(ServiceError::new("InternalServerError", "simulated")),
-            Kind::Slow => {
+            Kind::Slow | Kind::SlowTakeOver => {
                 fate.there += rng.next_u64() % 2500;
                 fate.back += rng.next_u64() % 2500;
             }
@@ -133,10 +135,18 @@ fn touches(kind: Kind, request: &Request) -> bool {
     match kind {
         Kind::EmptyPage => request.operation() == "GetRecords",
         Kind::StaleListing => request.operation() == "DescribeStream",
+        Kind::SlowTakeOver => is_take_over(request),
         Kind::NoTables => !request.is_for_streams(),
         Kind::NoStreams => request.is_for_streams(),
         _ => true,
     }
+}
+
+/// Whether a lease goes from one owner to another by this write.
+fn is_take_over(request: &Request) -> bool {
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    let owner = |name: &str| body["ExpressionAttributeValues"][name]["S"].as_str().map(ToOwned::to_owned);
+    request.operation() == "UpdateItem" && owner(":leaseOwner").is_some() && owner(":seen_leaseOwner").is_some()
 }
 
 fn throttle(request: &Request) -> ServiceError {
