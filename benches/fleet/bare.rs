@@ -22,9 +22,8 @@ pub fn run(arguments: &[String]) -> Result<(), anyhow::Error> {
 }
 
 async fn read(url: &str, arn: &str) -> Result<u64, anyhow::Error> {
-    let http = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
-        .build_https();
+    let http =
+        aws_smithy_http_client::Builder::new().tls_provider(tls::Provider::Rustls(CryptoMode::Ring)).build_https();
     let version = aws_config::BehaviorVersion::v2026_01_12();
     let config = aws_config::defaults(version).http_client(http).endpoint_url(url).load().await;
     let client = Client::new(&config);

@@ -48,7 +48,12 @@ pub struct Deliveries {
 
 /// How long records took from their writing to their coming out.
 #[derive(Clone, Debug, Default)]
-pub struct Delays(Vec<Duration>);
+pub struct Delays {
+    /// A record each, the shortest first.
+    sorted: Vec<Duration>,
+    /// How many times a record came out that had come out before.
+    pub again: usize,
+}
 
 impl Flow {
     /// Begins to write `per_second` items over `keys` keys in turn.
@@ -62,7 +67,8 @@ impl Flow {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
-                let due = began + Duration::from_secs(1) * u32::try_from(batch * BATCH / per_second).unwrap_or(0)
+                let due = began
+                    + Duration::from_secs(1) * u32::try_from(batch * BATCH / per_second).unwrap_or(0)
                     + Duration::from_secs_f64((batch * BATCH % per_second) as f64 / per_second as f64);
                 std::thread::sleep(due.saturating_sub(start.elapsed()));
                 let written_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -110,8 +116,6 @@ pub struct Balance {
     pub written: u64,
     /// Of these, records that have not come out.
     pub missing: u64,
-    /// Records that came out again.
-    pub again: u64,
 }
 
 impl Deliveries {
@@ -147,40 +151,41 @@ impl Deliveries {
     pub fn delays(&self, from: Duration, to: Duration, wanted: impl Fn(&Delivery) -> bool) -> Delays {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut first: BTreeMap<(u64, u64), Duration> = BTreeMap::new();
+        let mut came = 0;
         for delivery in all.iter().filter(|delivery| wanted(delivery)) {
             if delivery.written >= from && delivery.written < to {
+                came += 1;
                 let delay = delivery.arrived.saturating_sub(delivery.written);
                 let known = first.entry((delivery.key, delivery.version)).or_insert(delay);
                 *known = (*known).min(delay);
             }
         }
-        let mut delays: Vec<Duration> = first.into_values().collect();
-        delays.sort_unstable();
-        Delays(delays)
+        let mut sorted: Vec<Duration> = first.into_values().collect();
+        sorted.sort_unstable();
+        Delays { again: came - sorted.len(), sorted }
     }
 
     fn balance(&self, written: &BTreeMap<u64, u64>) -> Balance {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen: Vec<(u64, u64)> = all.iter().map(|delivery| (delivery.key, delivery.version)).collect();
-        let came = seen.len() as u64;
         seen.sort_unstable();
         seen.dedup();
         let written = written.values().sum();
-        Balance { written, missing: written - (seen.len() as u64).min(written), again: came - seen.len() as u64 }
+        Balance { written, missing: written - (seen.len() as u64).min(written) }
     }
 }
 
 impl Delays {
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.sorted.len()
     }
 
     /// The delay that this part of the records stayed below or at, in milliseconds.
     pub fn quantile_ms(&self, part: f64) -> Result<f64, anyhow::Error> {
-        let last = self.0.len().checked_sub(1).context("no record came out in the time that was measured")?;
+        let last = self.sorted.len().checked_sub(1).context("no record came out in the time that was measured")?;
         let index = (part * last as f64).round() as usize;
-        Ok(self.0[index.min(last)].as_secs_f64() * 1000.0)
+        Ok(self.sorted[index.min(last)].as_secs_f64() * 1000.0)
     }
 }
 

@@ -27,7 +27,11 @@ pub fn write(machine: &Machine, outcomes: &[Outcome]) -> Result<(), anyhow::Erro
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     std::fs::create_dir_all(docs.join("img"))?;
     let mut page = INTRODUCTION.to_owned();
-    let _ = writeln!(page, "\nMeasured on {}, {}, {} build, shared with the service.", machine.cpu, machine.kernel, machine.build);
+    let _ = writeln!(
+        page,
+        "\nMeasured on {}, {}, {} build, shared with the service.",
+        machine.cpu, machine.kernel, machine.build
+    );
     for (file, alt, svg) in plots(outcomes) {
         std::fs::write(docs.join("img").join(file), svg).with_context(|| format!("cannot write docs/img/{file}"))?;
         let _ = writeln!(page, "\n![{alt}](img/{file})");

@@ -25,7 +25,8 @@ pub struct Group {
 
 /// Bars in groups, all on one scale.
 pub fn bars(title: &str, unit: &str, groups: &[Group]) -> String {
-    let longest = groups.iter().flat_map(|group| &group.bars).map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max);
+    let longest =
+        groups.iter().flat_map(|group| &group.bars).map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max);
     let scale = (WIDTH - NAMES - FIGURES) / longest;
     let mut names: Vec<&str> = Vec::new();
     let (mut body, mut y) = (String::new(), HEAD + 8.0);
@@ -38,7 +39,10 @@ pub fn bars(title: &str, unit: &str, groups: &[Group]) -> String {
             let colour = colour_of(&mut names, if groups.len() > 1 { name } else { "" });
             text(&mut body, NAMES - 8.0, y + 13.0, "end", "normal", name);
             let width = (value * scale).max(1.0);
-            let _ = writeln!(body, r#"<rect x="{NAMES}" y="{y:.1}" width="{width:.1}" height="{BAR}" rx="2" fill="{colour}"/>"#);
+            let _ = writeln!(
+                body,
+                r#"<rect x="{NAMES}" y="{y:.1}" width="{width:.1}" height="{BAR}" rx="2" fill="{colour}"/>"#
+            );
             text(&mut body, NAMES + width + 6.0, y + 13.0, "start", "normal", &format!("{} {unit}", number(*value)));
             y += BAR + 4.0;
         }
@@ -76,7 +80,8 @@ pub fn curves(title: &str, curves: &[Curve]) -> String {
     }
     for (index, curve) in curves.iter().enumerate() {
         let colour = COLOURS[index % COLOURS.len()];
-        let points: Vec<String> = curve.points.iter().map(|(x, y)| format!("{:.1},{:.1}", x_of(*x), y_of(*y))).collect();
+        let points: Vec<String> =
+            curve.points.iter().map(|(x, y)| format!("{:.1},{:.1}", x_of(*x), y_of(*y))).collect();
         let points = points.join(" ");
         let _ = writeln!(body, r#"<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>"#);
         let y = top + height + 44.0 + 18.0 * index as f64;
@@ -107,7 +112,8 @@ fn frame(title: &str, height: f64, body: &str) -> String {
 
 fn text(body: &mut String, x: f64, y: f64, anchor: &str, weight: &str, words: &str) {
     let words = escaped(words);
-    let _ = writeln!(body, r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" font-weight="{weight}">{words}</text>"#);
+    let _ =
+        writeln!(body, r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" font-weight="{weight}">{words}</text>"#);
 }
 
 fn line(body: &mut String, from: (f64, f64), to: (f64, f64)) {

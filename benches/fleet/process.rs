@@ -1,6 +1,6 @@
 //! A child process, and what the kernel says of it: CPU time and memory.
 
-use std::process::{Child, ChildStderr, ChildStdout, Command};
+use std::process::{Child, ChildStdout, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -34,11 +34,6 @@ impl Process {
     /// Its standard output, once, if that is a pipe.
     pub fn take_stdout(&mut self) -> Option<ChildStdout> {
         self.child.stdout.take()
-    }
-
-    /// Its standard error, once, if that is a pipe.
-    pub fn take_stderr(&mut self) -> Option<ChildStderr> {
-        self.child.stderr.take()
     }
 
     /// Its CPU time so far; also after its end, until it is waited for.
@@ -114,7 +109,8 @@ fn cpu_of(process: &str) -> Result<Duration, anyhow::Error> {
 /// What `/proc/PID/stat` says behind the process's name.
 fn fields_of(process: &str) -> Result<String, anyhow::Error> {
     let path = format!("/proc/{process}/stat");
-    let stat = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path} (this bench needs Linux)"))?;
+    let stat =
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {path} (this bench needs Linux)"))?;
     let (_, fields) = stat.rsplit_once(") ").with_context(|| format!("{path} reads oddly"))?;
     Ok(fields.to_owned())
 }

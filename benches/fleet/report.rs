@@ -148,7 +148,8 @@ impl Outcome {
     pub fn check(&self) -> Result<(), anyhow::Error> {
         for run in &self.runs {
             for figure in &run.figures {
-                let is_sane = figure.value.is_finite() && figure.value >= 0.0 && (figure.value > 0.0 || !figure.is_some);
+                let is_sane =
+                    figure.value.is_finite() && figure.value >= 0.0 && (figure.value > 0.0 || !figure.is_some);
                 if !is_sane {
                     bail!("{}, {}: {} cannot be {}", self.name, run.label, figure.name, figure.value);
                 }

@@ -88,8 +88,8 @@ impl Reader {
 /// What a worker's last log line says it did.
 fn counted_in(log: &Path) -> Result<Counted, anyhow::Error> {
     let text = std::fs::read_to_string(log)?;
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let done = lines.filter(|line| line["message"] == "done").last();
+    let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let done = lines.rfind(|line| line["message"] == "done");
     let done = done.with_context(|| format!("the worker does not say what it did: {}", tail(log)))?;
     let number = |name: &str| done[name].as_u64().unwrap_or(0);
     Ok(Counted { records: number("records"), bytes: number("bytes") })

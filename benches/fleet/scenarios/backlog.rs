@@ -8,7 +8,7 @@ use super::{MIB, Scenario, Stage};
 use crate::process::own_cpu;
 use crate::report::{Figure, Goal, Outcome, Run, middle, outcome};
 use crate::service::{Backlog, Client, Service};
-use crate::workers::{CountedLines, Counted, Reader};
+use crate::workers::{Counted, CountedLines, Reader};
 
 /// Small records to nowhere and to a pipe.
 pub const SMALL: Scenario =

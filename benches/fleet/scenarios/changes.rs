@@ -85,7 +85,9 @@ fn changes(stage: &Stage) -> Result<Outcome, anyhow::Error> {
         // A record that was written just before a change may wait for its end too.
         let slack = Duration::from_secs(if balance.is_some() { 1 } else { 0 });
         let to = windows.get(index + 1).map_or(end, |(_, next, _)| *next - Duration::from_secs(1));
-        let mut figures = delay_figures(&deliveries.delays(*from - slack, to, |_| true))?;
+        let delays = deliveries.delays(*from - slack, to, |_| true);
+        let mut figures = delay_figures(&delays)?;
+        figures.push(Figure::any("records delivered again", delays.again as f64, ""));
         if let Some(balance) = balance {
             figures.push(Figure::any("until the shards are divided evenly", balance.as_secs_f64() * 1000.0, "ms"));
         }

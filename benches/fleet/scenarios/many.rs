@@ -52,10 +52,8 @@ fn backlog(stage: &Stage) -> Result<Outcome, anyhow::Error> {
     let setup = format!("{shards} shards of 100 records each, one new worker that makes all the leases first.");
     let runs = vec![Run { label: "one worker".to_owned(), figures }];
     let mut outcome = outcome(&BACKLOG, setup, runs);
-    outcome.goals = vec![
-        Goal::at_most("all records after", all, 60.0, " s"),
-        Goal::at_most("peak memory", peak, 400.0, " MiB"),
-    ];
+    outcome.goals =
+        vec![Goal::at_most("all records after", all, 60.0, " s"), Goal::at_most("peak memory", peak, 400.0, " MiB")];
     Ok(outcome)
 }
 

@@ -47,7 +47,8 @@ fn slow(stage: &Stage) -> Result<Outcome, anyhow::Error> {
     let mut outcome = outcome(&SLOW, setup, runs);
     outcome.curves = vec![curve("all processors quick", &usual)?, curve("the others beside a slow one", &others)?];
     let grown = others.quantile_ms(0.99)? / usual.quantile_ms(0.99)?;
-    outcome.goals = vec![Goal::at_most("delay of the others, 99 % below, against all quick", grown * 100.0, 120.0, " %")];
+    outcome.goals =
+        vec![Goal::at_most("delay of the others, 99 % below, against all quick", grown * 100.0, 120.0, " %")];
     Ok(outcome)
 }
 
