@@ -1,6 +1,6 @@
 //! A steady flow of records, each with the moment at which it was written, and what became of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ChildStdout;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,7 +51,7 @@ pub struct Deliveries {
 pub struct Delays {
     /// A record each, the shortest first.
     sorted: Vec<Duration>,
-    /// How many times a record came out that had come out before.
+    /// How many times, in the time looked at, a record came out that had come out before.
     pub again: usize,
 }
 
@@ -149,20 +149,21 @@ impl Deliveries {
 
     /// The delays of the first deliveries of records that were written in a time and that `wanted` lets pass.
     pub fn delays(&self, from: Duration, to: Duration, wanted: impl Fn(&Delivery) -> bool) -> Delays {
-        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut first: BTreeMap<(u64, u64), Duration> = BTreeMap::new();
-        let mut came = 0;
-        for delivery in all.iter().filter(|delivery| wanted(delivery)) {
-            if delivery.written >= from && delivery.written < to {
-                came += 1;
-                let delay = delivery.arrived.saturating_sub(delivery.written);
-                let known = first.entry((delivery.key, delivery.version)).or_insert(delay);
-                *known = (*known).min(delay);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.sort_by_key(|delivery| delivery.arrived);
+        let (mut seen, mut delays) = (BTreeSet::new(), Delays::default());
+        let is_within = |moment: Duration| moment >= from && moment < to;
+        for delivery in &all {
+            let is_first = seen.insert((delivery.key, delivery.version));
+            if !is_first && is_within(delivery.arrived) {
+                delays.again += 1;
+            }
+            if is_first && is_within(delivery.written) && wanted(delivery) {
+                delays.sorted.push(delivery.arrived.saturating_sub(delivery.written));
             }
         }
-        let mut sorted: Vec<Duration> = first.into_values().collect();
-        sorted.sort_unstable();
-        Delays { again: came - sorted.len(), sorted }
+        delays.sorted.sort_unstable();
+        delays
     }
 
     fn balance(&self, written: &BTreeMap<u64, u64>) -> Balance {

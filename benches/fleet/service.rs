@@ -1,5 +1,6 @@
 //! The local service as a process of its own, and the few calls that a bench makes to it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -116,20 +117,20 @@ impl Client {
         Ok(id.context("the stream has no shard")?.to_owned())
     }
 
-    /// How many leases of unfinished shards each owner has; the leases of nobody under the empty name.
-    pub fn shares(&mut self, app: &str) -> Result<std::collections::BTreeMap<String, usize>, anyhow::Error> {
-        let mut shares = std::collections::BTreeMap::new();
+    /// The unfinished shards of an application with the owners of their leases, which may be empty.
+    pub fn owners(&mut self, app: &str) -> Result<BTreeMap<String, String>, anyhow::Error> {
+        let mut owners = BTreeMap::new();
         let mut request = json!({"TableName": app});
         loop {
             let page = self.call("Scan", &request)?;
             for item in page["Items"].as_array().into_iter().flatten() {
                 if item["checkpoint"]["S"] != "SHARD_END" {
-                    let owner = item["leaseOwner"]["S"].as_str().unwrap_or_default();
-                    *shares.entry(owner.to_owned()).or_insert(0) += 1;
+                    let text = |name: &str| item[name]["S"].as_str().unwrap_or_default().to_owned();
+                    owners.insert(text("leaseKey"), text("leaseOwner"));
                 }
             }
             match &page["LastEvaluatedKey"] {
-                Value::Null => return Ok(shares),
+                Value::Null => return Ok(owners),
                 key => request["ExclusiveStartKey"] = key.clone(),
             }
         }

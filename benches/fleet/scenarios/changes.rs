@@ -1,8 +1,9 @@
 //! A live stream: how long a record takes, in quiet times and when the fleet changes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 
 use super::{MIB, Rates, Scenario, Stage, rates, wait_for_balance};
 use crate::live::{Delays, Deliveries, Flow};
@@ -23,6 +24,8 @@ const APP: &str = "live";
 const LIMIT: Duration = Duration::from_secs(60);
 /// How much of the time behind a change counts to it.
 const AFTERMATH: Duration = Duration::from_secs(15);
+/// Records that were written this long before a change count to it.
+const SLACK: Duration = Duration::from_secs(1);
 
 fn live(stage: &Stage) -> Result<Outcome, anyhow::Error> {
     let (shards, per_second) = stage.pick((4, 200), (16, 2000));
@@ -50,54 +53,62 @@ fn live(stage: &Stage) -> Result<Outcome, anyhow::Error> {
 
 fn changes(stage: &Stage) -> Result<Outcome, anyhow::Error> {
     let (shards, per_second) = stage.pick((6, 150), (24, 1000));
-    let aftermath = stage.pick(Duration::from_secs(6), AFTERMATH);
+    let aftermath = stage.pick(Duration::from_secs(2), AFTERMATH);
     let mut fleet = Fleet::start(stage, shards, per_second, &["worker-1", "worker-2", "worker-3"])?;
     stage.let_pass("settling", Duration::from_secs(stage.pick(1, 10)));
-    let mut windows = vec![("at rest", fleet.deliveries.now(), None)];
-    stage.let_pass("at rest", aftermath / 3);
-
-    stage.progress.step("killing a worker");
-    windows.push(("kill -9", fleet.deliveries.now(), None));
-    fleet.drop_worker("worker-3", "KILL")?;
-    windows[1].2 = Some(fleet.balance()?);
-    stage.let_pass("after the kill", aftermath);
-
-    windows.push(("a worker joins", fleet.deliveries.now(), None));
-    fleet.add("worker-4")?;
-    windows[2].2 = Some(fleet.balance()?);
-    stage.let_pass("after the join", aftermath);
-
-    windows.push(("a worker leaves (SIGTERM)", fleet.deliveries.now(), None));
-    fleet.drop_worker("worker-2", "TERM")?;
-    windows[3].2 = Some(fleet.balance()?);
-    stage.let_pass("after it left", aftermath);
-
-    windows.push(("all shards roll over", fleet.deliveries.now(), None));
-    fleet.client.roll_over()?;
-    windows[4].2 = Some(fleet.balance()?);
-    stage.let_pass("after the roll-over", aftermath);
-
+    let mut phases = vec![Phase { label: "at rest", from: fleet.deliveries.now(), until_even: None }];
+    stage.let_pass("at rest", aftermath);
+    let steps: [(&'static str, Step); 4] = [
+        ("kill -9", |fleet| fleet.signal("worker-3", "KILL")),
+        ("a worker joins", |fleet| fleet.add("worker-4")),
+        ("a worker leaves (SIGTERM)", |fleet| fleet.signal("worker-2", "TERM")),
+        ("all shards roll over", |fleet| fleet.roll_over()),
+    ];
+    for (label, step) in steps {
+        stage.progress.step(label);
+        let from = fleet.deliveries.now();
+        step(&mut fleet)?;
+        let until_even = Some(fleet.balance()?);
+        phases.push(Phase { label, from, until_even });
+        stage.let_pass("its aftermath", aftermath);
+    }
     let deliveries = fleet.deliveries.clone();
     let end = deliveries.now();
     fleet.finish(Duration::ZERO, end)?;
     let mut runs = Vec::new();
-    for (index, (label, from, balance)) in windows.iter().enumerate() {
+    for (index, phase) in phases.iter().enumerate() {
         // A record that was written just before a change may wait for its end too.
-        let slack = Duration::from_secs(if balance.is_some() { 1 } else { 0 });
-        let to = windows.get(index + 1).map_or(end, |(_, next, _)| *next - Duration::from_secs(1));
-        let delays = deliveries.delays(*from - slack, to, |_| true);
-        let mut figures = delay_figures(&delays)?;
-        figures.push(Figure::any("records delivered again", delays.again as f64, ""));
-        if let Some(balance) = balance {
-            figures.push(Figure::any("until the shards are divided evenly", balance.as_secs_f64() * 1000.0, "ms"));
-        }
-        runs.push(Run { label: (*label).to_owned(), figures });
+        let slack = if phase.until_even.is_some() { SLACK } else { Duration::ZERO };
+        let to = phases.get(index + 1).map_or(end, |next| next.from - SLACK);
+        runs.push(phase.to_run(&deliveries.delays(phase.from - slack, to, |_| true))?);
     }
     let setup = format!(
         "{per_second} records a second in {shards} shards, three workers (two from the kill to the join and at the end) \
          with default settings (leases of 5 s). The longest delay is how long a shard stood still."
     );
     Ok(outcome(&CHANGES, setup, runs))
+}
+
+/// What happens to the fleet.
+type Step = fn(&mut Fleet<'_>) -> Result<(), anyhow::Error>;
+
+/// A time in the life of the fleet, up to the next one.
+struct Phase {
+    label: &'static str,
+    from: Duration,
+    /// How long it took until the shards were divided evenly again.
+    until_even: Option<Duration>,
+}
+
+impl Phase {
+    fn to_run(&self, delays: &Delays) -> Result<Run, anyhow::Error> {
+        let mut figures = delay_figures(delays)?;
+        figures.push(Figure::any("records delivered again", delays.again as f64, ""));
+        if let Some(time) = self.until_even {
+            figures.push(Figure::any("until the shards are divided evenly", time.as_secs_f64() * 1000.0, "ms"));
+        }
+        Ok(Run { label: self.label.to_owned(), figures })
+    }
 }
 
 /// Workers on a live stream.
@@ -108,7 +119,11 @@ struct Fleet<'a> {
     deliveries: Deliveries,
     flow: Flow,
     workers: Vec<(&'static str, Reader)>,
+    /// Workers that were asked to stop, or killed.
+    gone: Vec<Reader>,
     shards: usize,
+    /// Shards that have rolled over.
+    old_shards: BTreeSet<String>,
 }
 
 impl<'a> Fleet<'a> {
@@ -120,7 +135,8 @@ impl<'a> Fleet<'a> {
         // Enough keys for each shard to have some.
         let flow = Flow::start(service.client()?, &deliveries, rate, u64::from(shards) * 20);
         let shards = shards as usize;
-        let mut fleet = Self { stage, service, client, deliveries, flow, workers: Vec::new(), shards };
+        let (workers, gone, old_shards) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut fleet = Self { stage, service, client, deliveries, flow, workers, gone, shards, old_shards };
         for id in ids {
             fleet.add(id)?;
         }
@@ -135,21 +151,27 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
-    /// Sends a worker a signal and counts on it no more. One that was asked to stop must come to a good end.
-    fn drop_worker(&mut self, id: &str, signal: &str) -> Result<(), anyhow::Error> {
+    /// Sends a worker a signal and counts on it no more.
+    fn signal(&mut self, id: &str, signal: &str) -> Result<(), anyhow::Error> {
         let index = self.workers.iter().position(|(name, _)| *name == id);
-        let (_, worker) = self.workers.remove(index.unwrap_or(0));
+        let (_, worker) = self.workers.remove(index.with_context(|| format!("there is no {id}"))?);
         worker.process.signal(signal)?;
         if signal == "TERM" {
-            worker.finish(LIMIT)?;
+            self.gone.push(worker);
         }
         Ok(())
+    }
+
+    fn roll_over(&mut self) -> Result<(), anyhow::Error> {
+        self.old_shards.extend(self.client.owners(APP)?.into_keys());
+        self.client.roll_over()
     }
 
     /// Waits until the shards are divided evenly.
     fn balance(&mut self) -> Result<Duration, anyhow::Error> {
         let ids: Vec<&str> = self.workers.iter().map(|(id, _)| *id).collect();
-        wait_for_balance(&mut self.client, APP, &ids, self.shards, LIMIT)
+        let is_new = |shard: &str| !self.old_shards.contains(shard);
+        wait_for_balance(&mut self.client, APP, &ids, self.shards, is_new)
     }
 
     fn cpu(&self) -> Result<Duration, anyhow::Error> {
@@ -161,8 +183,11 @@ impl<'a> Fleet<'a> {
         self.stage.progress.step("waiting for the last records");
         let balance = self.flow.finish(&self.deliveries, LIMIT)?;
         ensure!(balance.written > 0, "nothing was written");
-        for (_, worker) in self.workers {
+        for (_, worker) in &self.workers {
             worker.process.signal("TERM")?;
+        }
+        // Who is asked to stop comes to a good end.
+        for worker in self.workers.into_iter().map(|(_, worker)| worker).chain(self.gone) {
             worker.finish(LIMIT)?;
         }
         Ok(self.deliveries.delays(from, to, |_| true))

@@ -103,20 +103,22 @@ fn wait_until(
     Ok(start.elapsed())
 }
 
-/// Waits until the open shards of an application are divided evenly among so many workers, each with at least one;
-/// answers how long that took.
+/// Waits until the unfinished shards of an application are divided evenly among these workers, all so many of them, and
+/// `is_new` says yes to each; answers how long that took.
 fn wait_for_balance(
     client: &mut Client,
     app: &str,
     workers: &[&str],
     shards: usize,
-    limit: Duration,
+    is_new: impl Fn(&str) -> bool,
 ) -> Result<Duration, anyhow::Error> {
-    wait_until("the shards are divided evenly", limit, Duration::from_millis(50), || {
-        let Ok(shares) = client.shares(app) else { return Ok(false) }; // no table yet
-        let counts: Vec<usize> = workers.iter().map(|worker| shares.get(*worker).copied().unwrap_or(0)).collect();
-        let (least, most) = (counts.iter().min().unwrap_or(&0), counts.iter().max().unwrap_or(&0));
-        Ok(counts.iter().sum::<usize>() == shards && shares.values().sum::<usize>() == shards && most - least <= 1)
+    wait_until("the shards are divided evenly", BALANCE_LIMIT, Duration::from_millis(50), || {
+        let Ok(owners) = client.owners(app) else { return Ok(false) }; // no table yet
+        let count = |worker: &&str| owners.values().filter(|owner| *owner == worker).count();
+        let counts: Vec<usize> = workers.iter().map(count).collect();
+        let spread = counts.iter().max().unwrap_or(&0) - counts.iter().min().unwrap_or(&0);
+        let all_are_owned = owners.len() == shards && counts.iter().sum::<usize>() == shards;
+        Ok(all_are_owned && spread <= 1 && owners.keys().all(|shard| is_new(shard)))
     })
 }
 
@@ -152,3 +154,5 @@ fn rates(stage: &Stage, client: &mut Client, what: &str, time: Duration) -> Resu
 }
 
 const MIB: f64 = 1024.0 * 1024.0;
+/// No fleet takes this long to divide its shards.
+const BALANCE_LIMIT: Duration = Duration::from_secs(90);
