@@ -140,8 +140,10 @@ impl Measured {
         let (service_cpu, own) = (service.process.cpu()?, own_cpu()?);
         let lines = is_piped.then(|| reader.stdout().map(CountedLines::of)).transpose()?;
         let (mut first, mut last, mut calls) = (None, None, 0);
-        while last.is_none() && reader.process.is_running()? {
+        while last.is_none() {
             ensure!(start.elapsed() < LIMIT, "the backlog was not read within {LIMIT:?}");
+            // In this order: what a reader took before its end is counted after it.
+            let is_running = reader.process.is_running()?;
             let stats = client.stats()?;
             let served = stats.served() - before.served();
             stage.progress.part("reading", served, total);
@@ -151,6 +153,8 @@ impl Measured {
             if served >= total {
                 last = Some(start.elapsed());
                 calls = stats.calls("GetRecords") - before.calls("GetRecords");
+            } else if !is_running {
+                break;
             }
             std::thread::sleep(LOOK);
         }
