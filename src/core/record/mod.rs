@@ -1,9 +1,9 @@
 //! Records of a stream, decoded from a GetRecords answer without building maps.
 //!
 //! [`Page::decode`] goes over an answer's body once: it checks all of it, notes where each record, its keys and its
-//! images are, and keeps the bytes. A [`RecordBatch`] is a run of those records, a [`Record`] a view of one: metadata
-//! and keys at hand, images ([`Item`]s of [`Value`]s) decoded when asked for, and the service's own JSON always there
-//! for whoever only passes it on.
+//! images are, and keeps the bytes. A [`RecordBatch`] is a run of those records or a choice of them, a [`Record`] a view
+//! of one: metadata and keys at hand, images ([`Item`]s of [`Value`]s) decoded when asked for, and the service's own JSON
+//! always there for whoever only passes it on.
 //!
 //! - `scan`: the JSON scanner that the rest stands on
 //! - `page`: the pass over a body and the index that it leaves
