@@ -222,6 +222,10 @@ impl OwnedRecord {
     pub fn view(&self) -> Record<'_> {
         Record { page: &self.page, entry: &self.page.entries()[self.index as usize], index: self.index }
     }
+
+    pub(super) fn page(&self) -> &Arc<PageData> {
+        &self.page
+    }
 }
 
 impl fmt::Debug for OwnedRecord {
