@@ -6,14 +6,15 @@
 pub mod assignment;
 pub mod checkpoint;
 pub mod dead_letter;
+pub mod done_beyond;
 pub mod lag;
 pub mod lease;
 pub mod liveness;
 pub mod overload;
 pub mod pacing;
-pub mod progress;
 pub mod record;
 pub mod rng;
+pub mod schedule;
 pub mod sequence_number;
 pub mod shard_graph;
 pub mod throughput;

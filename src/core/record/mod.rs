@@ -8,11 +8,12 @@
 //! - `scan`: the JSON scanner that the rest stands on
 //! - `page`: the pass over a body and the index that it leaves
 //! - `batch`, `view`: what is handed out
-//! - `value`, `base64`: attribute values
+//! - `value`, `base64`: attribute values; `key`: a number for a primary key
 
 mod base64;
 mod batch;
 mod error;
+mod key;
 mod page;
 mod scan;
 mod value;

@@ -99,6 +99,11 @@ impl<'a> Record<'a> {
         self.text_of(self.entry.keys)
     }
 
+    /// A number that all records of one item share, and hardly any other item's: for keeping their order.
+    pub fn key_hash(&self) -> u64 {
+        super::key::hash(&self.keys())
+    }
+
     /// The item after the change, as the service wrote it, if the stream's view type includes it.
     pub fn new_image_json(&self) -> Option<&'a str> {
         self.text_of(self.entry.new_image)
