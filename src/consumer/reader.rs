@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::budget::{Budget, PAGE_BYTES, Reservation};
 use super::clock::WallClock;
-use super::shard_consumer::ShardStatus;
+use super::status::ShardStatus;
 use crate::aws::stream::{Error, Stream};
 use crate::core::checkpoint::Checkpoint;
 use crate::core::lease::ShardId;
