@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::clock::WallClock;
+use super::reader::seconds_to_ms;
 use crate::core::record::{EventName, Record, RecordBatch};
 use crate::metrics;
 
@@ -20,6 +22,7 @@ struct Inner {
     processing_us: AtomicU64,
     checkpoints: AtomicU64,
     gaps: AtomicU64,
+    filtered: AtomicU64,
     skipped: AtomicU64,
     dead_lettered: AtomicU64,
 }
@@ -41,6 +44,8 @@ pub struct Totals {
     pub checkpoints: u64,
     /// Times that records were trimmed before they were read.
     pub gaps: u64,
+    /// Records that the filters left out.
+    pub filtered: u64,
     /// Records that were given up and passed over.
     pub skipped: u64,
     /// Records that were given up and are kept as dead letters.
@@ -70,12 +75,12 @@ impl Outcome {
 }
 
 impl Counters {
-    /// A processor's call has come back; `attempt` says how often its records had failed before.
-    pub(super) fn call(&self, records: &RecordBatch, attempt: u32, is_ok: bool, took: Duration) {
+    /// A processor's call has returned; `attempt` says how often its records had failed before.
+    pub(super) fn call(&self, records: &RecordBatch, attempt: u32, is_ok: bool, took: Duration, clock: WallClock) {
         let inner = &self.0;
         if is_ok {
             inner.batches.fetch_add(1, Ordering::Relaxed);
-            ::metrics::counter!(metrics::BATCHES.name).increment(1);
+            show_batch(records, clock);
         } else {
             inner.failures.fetch_add(1, Ordering::Relaxed);
             ::metrics::counter!(metrics::PROCESSOR_ERRORS.name).increment(1);
@@ -97,10 +102,14 @@ impl Counters {
                 inner.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 ::metrics::counter!(metrics::BYTES_PROCESSED.name).increment(bytes as u64);
             }
-            Outcome::Skipped => drop(inner.skipped.fetch_add(count, Ordering::Relaxed)),
-            Outcome::DeadLettered => drop(inner.dead_lettered.fetch_add(count, Ordering::Relaxed)),
+            Outcome::Skipped => {
+                inner.skipped.fetch_add(count, Ordering::Relaxed);
+            }
+            Outcome::DeadLettered => {
+                inner.dead_lettered.fetch_add(count, Ordering::Relaxed);
+            }
         }
-        show_outcomes(records.iter(), outcome.as_str());
+        Outcomes::of(records.iter()).show(outcome.as_str());
     }
 
     /// A failed batch was cut.
@@ -115,12 +124,18 @@ impl Counters {
 
     pub(super) fn checkpoint(&self) {
         self.0.checkpoints.fetch_add(1, Ordering::Relaxed);
-        ::metrics::counter!(metrics::CHECKPOINTS.name).increment(1);
     }
 
-    pub(super) fn gap(&self) {
+    /// Data is lost, for one of the reasons of [`metrics::DATA_GAPS`].
+    pub(super) fn gap(&self, reason: &'static str) {
         self.0.gaps.fetch_add(1, Ordering::Relaxed);
-        ::metrics::counter!(metrics::DATA_GAPS.name).increment(1);
+        ::metrics::counter!(metrics::DATA_GAPS.name, "reason" => reason).increment(1);
+    }
+
+    /// Records were left out by the filters.
+    pub(super) fn filtered(&self, records: &Outcomes) {
+        self.0.filtered.fetch_add(records.0.iter().sum(), Ordering::Relaxed);
+        records.show("filtered");
     }
 
     /// What was counted so far.
@@ -135,28 +150,52 @@ impl Counters {
             processing: Duration::from_micros(read(&inner.processing_us)),
             checkpoints: read(&inner.checkpoints),
             gaps: read(&inner.gaps),
+            filtered: read(&inner.filtered),
             skipped: read(&inner.skipped),
             dead_lettered: read(&inner.dead_lettered),
         }
     }
 }
 
-/// Shows that records are done with, by their events. `result` is one of the values of that label of
-/// [`metrics::RECORDS_PROCESSED`].
-pub(super) fn show_outcomes<'a>(records: impl Iterator<Item = Record<'a>>, result: &'static str) {
-    let mut counts = [0_u64; EVENTS.len()];
-    for record in records {
-        counts[match record.event_name() {
+/// Shows a batch that a processor took.
+fn show_batch(records: &RecordBatch, clock: WallClock) {
+    ::metrics::counter!(metrics::BATCHES.name).increment(1);
+    #[expect(clippy::cast_precision_loss, reason = "a page has no more than thousands of records")]
+    ::metrics::histogram!(metrics::BATCH_RECORDS.name).record(records.len() as f64);
+    if let Some(created) = records.first().and_then(|record| record.created_at()) {
+        let age = Duration::from_millis(clock.now_ms().saturating_sub(seconds_to_ms(created)));
+        ::metrics::histogram!(metrics::END_TO_END.name).record(age.as_secs_f64());
+    }
+}
+
+/// Records that are done with, counted by their events.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes([u64; EVENTS.len()]);
+
+/// The values of the label `event`.
+const EVENTS: [&str; 4] = ["INSERT", "MODIFY", "REMOVE", "other"];
+
+impl Outcomes {
+    pub(super) fn of<'a>(records: impl Iterator<Item = Record<'a>>) -> Self {
+        let mut outcomes = Self::default();
+        records.for_each(|record| outcomes.add(&record));
+        outcomes
+    }
+
+    pub(super) fn add(&mut self, record: &Record<'_>) {
+        self.0[match record.event_name() {
             EventName::Insert => 0,
             EventName::Modify => 1,
             EventName::Remove => 2,
             EventName::Other => 3,
         }] += 1;
     }
-    for (event, count) in EVENTS.iter().zip(counts).filter(|(_, count)| *count > 0) {
-        ::metrics::counter!(metrics::RECORDS_PROCESSED.name, "result" => result, "event" => *event).increment(count);
+
+    /// Shows them with `result`, one of the values of that label of [`metrics::RECORDS_PROCESSED`].
+    pub(super) fn show(&self, result: &'static str) {
+        for (event, count) in EVENTS.iter().zip(self.0).filter(|(_, count)| *count > 0) {
+            ::metrics::counter!(metrics::RECORDS_PROCESSED.name, "result" => result, "event" => *event)
+                .increment(count);
+        }
     }
 }
-
-/// The values of the label `event`.
-const EVENTS: [&str; 4] = ["INSERT", "MODIFY", "REMOVE", "other"];

@@ -24,20 +24,24 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 pub use self::budget::Budget;
-pub use self::checkpointer::{CheckpointError, Checkpointer};
+pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
 pub use self::clock::{Alive, WallClock};
 pub use self::counters::{Counters, Totals};
 pub use self::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
 pub use self::for_each::{ForEach, ForEachRecord, for_each};
 pub use self::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 pub use self::shard_consumer::{Exit, Failure, Wish};
-pub use self::status::{Halt, ShardStatus};
+pub use self::status::{Halt, ShardStatus, Trouble};
 
 use self::children::ChildFinder;
+use self::counters::Outcomes;
 use self::shard_consumer::ShardConsumer;
 use crate::aws::lease_table::LeaseTable;
+pub use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::aws::stream::Stream;
+use crate::core::filter::Filters;
 use crate::core::lease::{Lease, ShardId, WorkerId};
+use crate::core::record::RecordBatch;
 use crate::core::rng::Rng;
 
 /// When checkpoints are written.
@@ -83,6 +87,8 @@ pub struct Options {
     pub idle_poll: Duration,
     /// What to do when records were trimmed.
     pub on_gap: OnGap,
+    /// Which records the processors get.
+    pub filters: Filters,
     /// The moment that `LATEST` stands for (ms since the epoch).
     pub started_at_ms: u64,
     /// Whether a shard that is read to its tip is checkpointed at once.
@@ -124,6 +130,25 @@ impl<F: ProcessorFactory> Shared<F> {
         let calls = options.concurrency.map(|most| Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))));
         Arc::new(Self { stream, table, worker, alive, budget, factory, children, options, clock, counters, calls })
     }
+
+    /// The batch with only those records that the filters let pass. The others are counted; the batch still stands for
+    /// them ([`RecordBatch::through`]).
+    fn filtered(&self, records: RecordBatch) -> RecordBatch {
+        let filters = &self.options.filters;
+        if filters.pass_all() {
+            return records;
+        }
+        let mut left_out = Outcomes::default();
+        let records = records.retain(|record| {
+            let passes = filters.matches(record);
+            if !passes {
+                left_out.add(record);
+            }
+            passes
+        });
+        self.counters.filtered(&left_out);
+        records
+    }
 }
 
 /// The coordinator's hold on a running consumer.
@@ -158,9 +183,6 @@ impl Handle {
 pub trait Start: Send + Sync {
     /// Starts the consumer of a lease that names this worker as its holder. Its end is reported on `exits`.
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle;
-
-    /// Bytes of the buffer in use.
-    fn buffered_bytes(&self) -> u64;
 }
 
 /// Starts consumers on a runtime of their own choice.
@@ -179,7 +201,9 @@ impl<F: ProcessorFactory> Starter<F> {
 impl<F: ProcessorFactory> Start for Starter<F> {
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle {
         let (wishes, receiver) = watch::channel(Wish::Run);
-        let (look, status) = (Arc::new(Notify::new()), Arc::new(ShardStatus::default()));
+        let started_at_ms = self.shared.options.started_at_ms;
+        let status = Arc::new(ShardStatus::of(&lease, started_at_ms, self.shared.clock.now_ms()));
+        let look = Arc::new(Notify::new());
         let key = lease.key.clone();
         let consumer = ShardConsumer {
             shared: Arc::clone(&self.shared),
@@ -196,9 +220,5 @@ impl<F: ProcessorFactory> Start for Starter<F> {
             let _ = exits.send((key, exit));
         });
         Handle { wishes, look, status }
-    }
-
-    fn buffered_bytes(&self) -> u64 {
-        self.shared.budget.held_bytes()
     }
 }

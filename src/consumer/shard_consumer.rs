@@ -93,6 +93,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             self.shared.worker.clone(),
             self.shared.table.clone(),
             self.shared.alive.clone(),
+            Arc::clone(&self.status),
             self.rng.fork(),
         ));
         let reader = self.reader(); // fetches ahead, also of the claim
@@ -148,6 +149,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             self.shared.worker.clone(),
             self.shared.table.clone(),
             self.shared.alive.clone(),
+            Arc::clone(&self.status),
             self.rng.fork(),
         );
         give_up(&lease, wish, None).await

@@ -48,7 +48,7 @@ impl Drop for Running<'_> {
 
 /// The calls that are under way.
 #[derive(Debug, Default)]
-pub(super) struct Calls(Mutex<UnderWay>);
+pub(crate) struct Calls(Mutex<UnderWay>);
 
 #[derive(Debug, Default)]
 struct UnderWay {
@@ -58,14 +58,14 @@ struct UnderWay {
 }
 
 /// Counts as a call until it is dropped.
-pub(super) struct Call<'a> {
+pub(crate) struct Call<'a> {
     calls: &'a Calls,
     number: u64,
 }
 
 impl Calls {
     /// A call begins.
-    pub(super) fn start(&self) -> Call<'_> {
+    pub(crate) fn start(&self) -> Call<'_> {
         let mut under_way = self.lock();
         let number = under_way.next;
         under_way.next += 1;

@@ -29,6 +29,15 @@ impl DoneBeyond {
             && self.open.binary_search_by(|open| compare_digits(open.as_str(), position)).is_err()
     }
 
+    /// What of it lies behind this checkpoint.
+    pub fn behind(&self, base: &Checkpoint) -> Option<Self> {
+        let Some(position) = base.sequence_number() else { return Some(self.clone()) };
+        (self.through > *position).then(|| Self {
+            through: self.through.clone(),
+            open: self.open_after(position).to_vec(),
+        })
+    }
+
     /// As the lease keeps it, for this checkpoint: the checkpoint, what is open, and last `through`, with blanks
     /// between. A number may be written as `+` and the digits in which it differs from the number before it.
     pub fn to_text(&self, base: &Checkpoint) -> String {

@@ -6,7 +6,10 @@
 pub mod assignment;
 pub mod checkpoint;
 pub mod dead_letter;
+pub mod desired_workers;
 pub mod done_beyond;
+pub mod filter;
+pub mod group_lag;
 pub mod lag;
 pub mod lease;
 pub mod liveness;

@@ -129,7 +129,8 @@ impl<F: ProcessorFactory> Desk<F> {
                 }),
             }
         };
-        self.shared.counters.call(records, attempt, outcome.is_ok(), started.elapsed());
+        self.status.retrying.note(outcome.is_err());
+        self.shared.counters.call(records, attempt, outcome.is_ok(), started.elapsed(), self.shared.clock);
         outcome
     }
 

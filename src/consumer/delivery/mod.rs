@@ -212,10 +212,10 @@ impl<F: ProcessorFactory> Delivery<F> {
         match find {
             Some(Found::Records(records, reservation)) => self.take_records(records, reservation),
             Some(Found::Tip { moment_ms, empty_pages }) => self.tip = Some((moment_ms, empty_pages)),
-            Some(Found::Gap) => self.gap()?,
+            Some(Found::Gap) => self.gap("trimmed")?,
             Some(Found::End) => self.see_end(false),
             Some(Found::Gone) => {
-                self.gap()?;
+                self.gap("not_found")?;
                 self.see_end(true);
             }
             Some(Found::StreamGone(reason)) => return Err(Break::Failed(Failure::StreamGone(reason))),
@@ -228,8 +228,13 @@ impl<F: ProcessorFactory> Delivery<F> {
         let Some(through) = last_position(&records) else { return };
         let created_ms = records.last().and_then(|record| record.created_at()).map(seconds_to_ms);
         self.tip = None;
+        let records = self.desk.shared.filtered(records);
+        // What is left out is done as it is, and moves the position on.
+        if records.left_out() > 0 {
+            self.checkpoints.note(records.left_out());
+        }
         self.schedule.add(self.origin.elapsed(), records, through, created_ms, reservation);
-        self.show_passed();
+        self.show_progress();
     }
 
     fn see_end(&mut self, is_gone: bool) {
@@ -247,7 +252,7 @@ impl<F: ProcessorFactory> Delivery<F> {
                 Err(_) => break,
             }
         }
-        self.show_passed();
+        self.show_progress();
         if self.checkpoints.is_full() {
             self.save().await?;
         }
@@ -267,16 +272,17 @@ impl<F: ProcessorFactory> Delivery<F> {
         Ok(())
     }
 
-    /// Shows the pages that everything is done of, and of all before them.
-    fn show_passed(&mut self) {
+    /// Shows how far everything is done.
+    fn show_progress(&mut self) {
+        if let Some(position) = self.schedule.position() {
+            self.desk.status.processed(&position, self.desk.shared.clock);
+        }
         for created_ms in self.schedule.take_passed().into_iter().flatten() {
-            self.desk.status.note(|lag| lag.done(created_ms));
             self.caught_up_to_ms = self.caught_up_to_ms.max(created_ms);
         }
     }
 
     async fn at_tip(&mut self, moment_ms: u64, empty_pages: u32) -> Result<(), Break> {
-        self.desk.status.note(|lag| lag.at_tip(moment_ms));
         if empty_pages < SURE_TIP_EMPTY_PAGES {
             return Ok(());
         }
@@ -289,8 +295,8 @@ impl<F: ProcessorFactory> Delivery<F> {
         Ok(())
     }
 
-    fn gap(&self) -> Result<(), Break> {
-        self.desk.shared.counters.gap();
+    fn gap(&self, reason: &'static str) -> Result<(), Break> {
+        self.desk.shared.counters.gap(reason);
         match self.desk.shared.options.on_gap {
             OnGap::Continue => Ok(()),
             OnGap::Stop => Err(Break::Failed(Failure::Gap(self.desk.lease.key().clone()))),
@@ -300,6 +306,7 @@ impl<F: ProcessorFactory> Delivery<F> {
     /// The end of a closed shard: the processors' last word, then the parent's end and the children's start.
     async fn end(&mut self, is_gone: bool) -> Result<Exit, Break> {
         let desk = Arc::clone(&self.desk);
+        desk.status.set_ended();
         let mut slots = desk.slots.take_all();
         let told = self.tell_end(&mut slots).await;
         desk.slots.put_back(slots); // their lives may still hold more
