@@ -353,6 +353,8 @@ impl<F: ProcessorFactory> Delivery<F> {
         let Some(last) = last_position(&records) else { return Ok(()) };
         let created_ms = records.last().and_then(|record| record.created_at()).map(seconds_to_ms);
         let ticket = self.progress.hand_out(last.clone());
+        // What is read and left out counts as work done, too.
+        let (read_count, read_bytes) = (records.len(), records.bytes_len());
         let records = self.shared.filtered(records);
         let mut retry = Retry::new("process_records", self.lease.key().clone());
         // What is left out altogether is done as it is, and moves the position on.
@@ -378,8 +380,8 @@ impl<F: ProcessorFactory> Delivery<F> {
             }
         }
         self.progress.acknowledge(ticket);
-        self.lease.note_taken(records.bytes_len());
-        self.checkpoints.note(records.len());
+        self.lease.note_taken(read_bytes);
+        self.checkpoints.note(read_count);
         if let Some(created_ms) = created_ms {
             self.status.note(|lag| lag.done(created_ms));
             self.caught_up_to_ms = self.caught_up_to_ms.max(created_ms);
