@@ -4,6 +4,8 @@
 //! worker can take over from each other. What we have no use for is never read and never written, and so survives.
 //! Reads are strongly consistent: a stale row could start a child before its parent's end, or at an old checkpoint.
 
+mod commit;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -11,10 +13,12 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
-    Update,
+    AttributeValue, CancellationReason, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, Update,
 };
 
+pub use self::commit::{CommitOutcome, MAX_WRITES, RefusedWrite, TransactWriteItem};
+use super::answers::Answers;
+use super::calls::Watched;
 use super::{Fault, TableError, tables};
 use crate::core::checkpoint::Checkpoint;
 use crate::core::lease::{Lease, ShardId, Transition, WorkerId};
@@ -82,6 +86,13 @@ impl LeaseTable {
     /// The table of this name.
     pub fn new(client: Client, name: impl Into<String>) -> Self {
         Self { client, name: name.into() }
+    }
+
+    /// The same table; whether it answers is noted in `answers`.
+    #[must_use]
+    pub fn watched(self, answers: &Answers) -> Self {
+        let config = self.client.config().to_builder().interceptor(Watched(answers.clone())).build();
+        Self { client: Client::from_conf(config), ..self }
     }
 
     /// The table's name.

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::mistakes::Mistakes;
 use super::run_config::{self, RunConfig, Sink, Source, StartAt};
+use super::sink::http::Handler;
 use super::sink::{Lines, Null};
 use super::{admin, output, signals};
 use crate::consumer::{Checkpoints, OnGap, ProcessorFactory};
@@ -37,11 +38,15 @@ async fn read(config: RunConfig) -> Result<(), anyhow::Error> {
     });
     let closed = CancellationToken::new();
     tracing::info!(app = config.app, worker = config.worker_id, "starting");
-    let report = match config.sink {
+    let report = match &config.sink {
         Sink::Null => work(&config, |_: &_| Null, &stop, &closed).await?,
         Sink::Stdout => {
             let lines = Lines::new(io::stdout(), closed.clone()).context("cannot start the output thread")?;
             work(&config, move |_: &_| lines.clone(), &stop, &closed).await?
+        }
+        Sink::Http(target) => {
+            let handler = Handler::new(target.clone())?;
+            work(&config, move |shard: &_| handler.processor(shard), &stop, &closed).await?
         }
     };
     let totals = report.totals;
@@ -65,14 +70,7 @@ async fn work(
         }
     };
     let worker = Worker::new(options(config), factory);
-    if let Some(address) = config.metrics_addr {
-        let table = match &config.source {
-            Source::Table(name) => name,
-            // arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL
-            Source::StreamArn(arn) => arn.split('/').nth(1).unwrap_or(arn),
-        };
-        admin::start(address, &config.app, table, worker.alive()).await?;
-    }
+    admin::start(config, worker.board()).await?;
     worker.run(stopped).await.map_err(|error| match error {
         // What was configured cannot work on this stream, which could not be known before it was looked at.
         worker::Error::Filter(error) => Mistakes::one(error.to_string()).into(),
@@ -99,6 +97,8 @@ fn options(config: &RunConfig) -> Options {
     options.buffer_bytes = config.buffer_bytes;
     options.max_leases = config.max_leases.and_then(|limit| usize::try_from(limit.get()).ok());
     options.stuck_after = config.stuck_after;
+    options.unready_after = config.unready_after;
+    options.desired_workers = config.desired_workers;
     options.start_timeout = config.start_timeout;
     options.drain_timeout = config.drain_timeout;
     options.on_gap = match config.on_gap {

@@ -29,6 +29,11 @@ pub fn text(text: &str) -> Result<String, String> {
     Ok(text.to_string())
 }
 
+/// The content of the file at a path.
+pub fn content_of(path: &str) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("cannot read {path:?}: {error}"))
+}
+
 /// One of a few words.
 pub fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     let found = words.iter().find(|(word, _)| *word == text);
@@ -239,6 +244,14 @@ pub fn filters(text: &str) -> Result<Vec<Pattern>, String> {
 /// An IP address and a port to listen on.
 pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not an IP address and a port; write 127.0.0.1:9464 or [::1]:9464"))
+}
+
+/// An IP address and a port to listen on, or `off`.
+pub fn socket_address_or_off(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    socket_address(text).map(Some).map_err(|message| format!("{message}, or off"))
 }
 
 /// An IP address to listen on; `localhost` is 127.0.0.1.

@@ -1,21 +1,26 @@
 //! A lease that this worker holds: the row as last written, and all writes to it, one after the other.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex as StdMutex, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::clock::Alive;
+use super::status::ShardStatus;
 use crate::aws::TableError;
-use crate::aws::lease_table::{EndOutcome, LeaseTable, Outcome};
+use crate::aws::lease_table::{CommitOutcome, EndOutcome, LeaseTable, Outcome, RefusedWrite, TransactWriteItem};
 use crate::core::checkpoint::Checkpoint;
 use crate::core::lease::{Lease, ShardId, Transition, TransitionError, WorkerId};
 use crate::core::pacing::Backoff;
 use crate::core::rng::Rng;
 use crate::core::sequence_number::SequenceNumber;
 use crate::core::throughput::Throughput;
+use crate::metrics;
+
+/// How often a commit is tried that other writers of its items stand in the way of.
+const COMMIT_ATTEMPTS: u32 = 6;
 
 /// A lease while this worker holds it.
 #[derive(Debug)]
@@ -32,7 +37,35 @@ pub struct HeldLease {
     /// What was delivered, by time since `taken`.
     throughput: StdMutex<Throughput>,
     taken: Instant,
+    /// Where it shows what is checkpointed.
+    status: Arc<ShardStatus>,
     rng: StdMutex<Rng>,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// The writes are made, and the position stands behind their records.
+    Now,
+    /// The position stood there already, and nothing was written: the records' writes were made with it.
+    Earlier,
+}
+
+/// Why a commit did not happen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RefusedCommit {
+    /// The lease's part of it.
+    Lease(WriteError),
+    /// These of the handler's writes.
+    Writes(Vec<RefusedWrite>),
+    /// The position stands between the records.
+    Begun(Checkpoint),
+}
+
+impl From<WriteError> for RefusedCommit {
+    fn from(error: WriteError) -> Self {
+        Self::Lease(error)
+    }
 }
 
 /// Why a write to a held lease did not happen.
@@ -48,7 +81,14 @@ pub enum WriteError {
 
 impl HeldLease {
     /// A lease whose row is as given and names `worker` as its holder.
-    pub fn new(row: Lease, worker: WorkerId, table: LeaseTable, alive: Alive, rng: Rng) -> Self {
+    pub(super) fn new(
+        row: Lease,
+        worker: WorkerId,
+        table: LeaseTable,
+        alive: Alive,
+        status: Arc<ShardStatus>,
+        rng: Rng,
+    ) -> Self {
         let delivered = row.checkpoint.sequence_number().cloned();
         Self {
             throughput: StdMutex::new(Throughput::new(Duration::ZERO, row.throughput_kbps)),
@@ -60,6 +100,7 @@ impl HeldLease {
             alive,
             row: Mutex::new(row),
             delivered: StdMutex::new(delivered),
+            status,
             rng: StdMutex::new(rng),
         }
     }
@@ -108,12 +149,81 @@ impl HeldLease {
 
     /// Moves the checkpoint forward; nothing is written when it stands there already.
     pub async fn checkpoint(&self, position: SequenceNumber) -> Result<(), WriteError> {
-        let wanted = Checkpoint::At(position);
+        let wanted = Checkpoint::At(position.clone());
         let mut row = self.row.lock().await;
-        if row.checkpoint >= wanted {
-            return Ok(());
+        if row.checkpoint < wanted {
+            let started = Instant::now();
+            let outcome = self.write(&mut row, |row| row.checkpoint(&self.worker, wanted.clone())).await;
+            count_checkpoint(&outcome, started.elapsed());
+            outcome?;
         }
-        self.write(&mut row, |row| row.checkpoint(&self.worker, wanted.clone())).await
+        self.status.note(|lag| lag.checkpointed(&position));
+        Ok(())
+    }
+
+    /// Moves the checkpoint over the records from `first` to `last` and makes a handler's writes, all of it or nothing.
+    pub async fn commit(
+        &self,
+        first: &SequenceNumber,
+        last: &SequenceNumber,
+        writes: &[TransactWriteItem],
+    ) -> Result<Committed, RefusedCommit> {
+        let mut row = self.row.lock().await;
+        match row.checkpoint.sequence_number() {
+            Some(saved) if last <= saved => return Ok(Committed::Earlier),
+            Some(saved) if first <= saved => return Err(RefusedCommit::Begun(row.checkpoint.clone())),
+            _ => {}
+        }
+        let mut backoff = Backoff::default();
+        let mut attempts = 1;
+        loop {
+            let transition =
+                row.checkpoint(&self.worker, Checkpoint::At(last.clone())).map_err(|_| WriteError::Lost)?;
+            let transition = transition.with_throughput(self.throughput_kbps());
+            match self.table.commit(&transition, writes).await {
+                Ok(CommitOutcome::Applied(found)) => {
+                    *row = found;
+                    return Ok(Committed::Now);
+                }
+                Ok(CommitOutcome::Conflict(found)) => self.adopt(&mut row, found)?,
+                Ok(CommitOutcome::Refused(refused)) => {
+                    if attempts == COMMIT_ATTEMPTS || !refused.iter().all(RefusedWrite::is_transient) {
+                        return self.shut_out(&mut row, &transition, refused).await;
+                    }
+                    attempts += 1;
+                    self.pause(&mut backoff).await;
+                }
+                Err(error) => self.wait_after(error, &mut backoff).await?,
+            }
+        }
+    }
+
+    /// Makes sure that a refused commit stays undone: an earlier request of the same content, whose answer never came,
+    /// may still be on its way, and is shut out by a higher counter. If it was quicker, the commit is done after all.
+    async fn shut_out(
+        &self,
+        row: &mut Lease,
+        commit: &Transition,
+        refused: Vec<RefusedWrite>,
+    ) -> Result<Committed, RefusedCommit> {
+        let mut backoff = Backoff::default();
+        loop {
+            let claim = row.claim(&self.worker).map_err(|_| WriteError::Lost)?;
+            match self.table.apply(&claim).await {
+                Ok(Outcome::Applied(found)) => {
+                    *row = found;
+                    return Err(RefusedCommit::Writes(refused));
+                }
+                Ok(Outcome::Conflict(Some(found)))
+                    if commit.is_done_in(&found) || Transition::met_hand_off(&commit.after, &found) =>
+                {
+                    *row = found;
+                    return Ok(Committed::Now);
+                }
+                Ok(Outcome::Conflict(found)) => self.adopt(row, found)?,
+                Err(error) => self.wait_after(error, &mut backoff).await?,
+            }
+        }
     }
 
     /// Hands the lease to its new owner, with the last position, and returns the row.
@@ -213,10 +323,24 @@ impl HeldLease {
             return Err(WriteError::Lost);
         }
         tracing::debug!(shard = %self.key, %error, "writing the lease failed, trying again");
-        let wait = backoff.next(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner));
-        tokio::time::sleep(wait).await;
+        self.pause(backoff).await;
         Ok(())
     }
+
+    async fn pause(&self, backoff: &mut Backoff) {
+        let wait = backoff.next(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner));
+        tokio::time::sleep(wait).await;
+    }
+}
+
+fn count_checkpoint(outcome: &Result<(), WriteError>, took: Duration) {
+    let result = match outcome {
+        Ok(()) => "ok",
+        Err(WriteError::Lost) => "fenced",
+        Err(WriteError::Table(_)) => "error",
+    };
+    ::metrics::counter!(metrics::CHECKPOINTS.name, "result" => result).increment(1);
+    ::metrics::histogram!(metrics::CHECKPOINT_SECONDS.name).record(took.as_secs_f64());
 }
 
 /// The position as a checkpoint, or the row's own when nothing was delivered since.

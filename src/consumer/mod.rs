@@ -14,6 +14,7 @@ mod held_lease;
 mod processor;
 mod reader;
 mod shard_consumer;
+mod status;
 mod stopwatch;
 
 use std::sync::Arc;
@@ -22,17 +23,20 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 pub use self::budget::Budget;
-pub use self::checkpointer::{CheckpointError, Checkpointer};
+pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
 pub use self::clock::{Alive, WallClock};
 pub use self::counters::{Counters, Totals};
 pub use self::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
 pub use self::for_each::{ForEach, ForEachRecord, for_each};
 pub use self::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
-pub use self::shard_consumer::{Exit, Failure, ShardStatus, Wish};
+pub use self::shard_consumer::{Exit, Failure, Wish};
+pub use self::status::{ShardStatus, Trouble};
 
 use self::children::ChildFinder;
+use self::counters::Outcomes;
 use self::shard_consumer::ShardConsumer;
 use crate::aws::lease_table::LeaseTable;
+pub use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::aws::stream::Stream;
 use crate::core::filter::Filters;
 use crate::core::lease::{Lease, ShardId, WorkerId};
@@ -117,9 +121,15 @@ impl<F: ProcessorFactory> Shared<F> {
         if filters.pass_all() {
             return records;
         }
-        let was_left_out = records.left_out();
-        let records = records.retain(|record| filters.matches(record));
-        self.counters.filtered(records.left_out() - was_left_out);
+        let mut left_out = Outcomes::default();
+        let records = records.retain(|record| {
+            let passes = filters.matches(record);
+            if !passes {
+                left_out.add(record);
+            }
+            passes
+        });
+        self.counters.filtered(&left_out);
         records
     }
 }
@@ -156,9 +166,6 @@ impl Handle {
 pub trait Start: Send + Sync {
     /// Starts the consumer of a lease that names this worker as its holder. Its end is reported on `exits`.
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle;
-
-    /// Bytes of the buffer in use.
-    fn buffered_bytes(&self) -> u64;
 }
 
 /// Starts consumers on a runtime of their own choice.
@@ -177,7 +184,9 @@ impl<F: ProcessorFactory> Starter<F> {
 impl<F: ProcessorFactory> Start for Starter<F> {
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle {
         let (wishes, receiver) = watch::channel(Wish::Run);
-        let (look, status) = (Arc::new(Notify::new()), Arc::new(ShardStatus::default()));
+        let started_at_ms = self.shared.options.started_at_ms;
+        let status = Arc::new(ShardStatus::of(&lease, started_at_ms, self.shared.clock.now_ms()));
+        let look = Arc::new(Notify::new());
         let key = lease.key.clone();
         let consumer = ShardConsumer {
             shared: Arc::clone(&self.shared),
@@ -194,9 +203,5 @@ impl<F: ProcessorFactory> Start for Starter<F> {
             let _ = exits.send((key, exit));
         });
         Handle { wishes, look, status }
-    }
-
-    fn buffered_bytes(&self) -> u64 {
-        self.shared.budget.held_bytes()
     }
 }
