@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::mistakes::Mistakes;
 use super::run_config::{self, RunConfig, Sink, Source, StartAt};
+use super::sink::http::Handler;
 use super::sink::{Lines, Null};
 use super::{admin, output, signals};
 use crate::consumer::{Checkpoints, OnGap, ProcessorFactory};
@@ -37,11 +38,15 @@ async fn read(config: RunConfig) -> Result<(), anyhow::Error> {
     });
     let closed = CancellationToken::new();
     tracing::info!(app = config.app, worker = config.worker_id, "starting");
-    let report = match config.sink {
+    let report = match &config.sink {
         Sink::Null => work(&config, |_: &_| Null, &stop, &closed).await?,
         Sink::Stdout => {
             let lines = Lines::new(io::stdout(), closed.clone()).context("cannot start the output thread")?;
             work(&config, move |_: &_| lines.clone(), &stop, &closed).await?
+        }
+        Sink::Http(target) => {
+            let handler = Handler::new(target.clone())?;
+            work(&config, move |shard: &_| handler.processor(shard), &stop, &closed).await?
         }
     };
     let totals = report.totals;
