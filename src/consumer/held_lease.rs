@@ -161,7 +161,8 @@ impl HeldLease {
         let mut backoff = Backoff::default();
         let mut attempts = 1;
         loop {
-            let transition = row.checkpoint(&self.worker, Checkpoint::At(last.clone())).map_err(|_| WriteError::Lost)?;
+            let transition =
+                row.checkpoint(&self.worker, Checkpoint::At(last.clone())).map_err(|_| WriteError::Lost)?;
             let transition = transition.with_throughput(self.throughput_kbps());
             match self.table.commit(&transition, writes).await {
                 Ok(CommitOutcome::Applied(found)) => {

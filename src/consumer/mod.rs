@@ -32,8 +32,8 @@ pub use self::shard_consumer::{Exit, Failure, ShardStatus, Wish};
 
 use self::children::ChildFinder;
 use self::shard_consumer::ShardConsumer;
-pub use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::aws::lease_table::LeaseTable;
+pub use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::aws::stream::Stream;
 use crate::core::lease::{Lease, ShardId, WorkerId};
 use crate::core::rng::Rng;

@@ -131,7 +131,8 @@ mod tests {
         let record = r#"{"eventID":"e","dynamodb" : {"ApproximateCreationDateTime":1428537600,"Keys":{"Id":{"N":"101"}},
             "NewImage":{"a":{"S":"\u00e9\"}"}},"SequenceNumber":"111","SizeBytes":26}, "new":[1e3]}"#;
         let whole = record.strip_suffix('}').expect("an object");
-        let expected = format!(r#"{{"Records":[{whole},"eventSourceARN":"{ARN}"}},{whole},"eventSourceARN":"{ARN}"}}]}}"#);
+        let expected =
+            format!(r#"{{"Records":[{whole},"eventSourceARN":"{ARN}"}},{whole},"eventSourceARN":"{ARN}"}}]}}"#);
         assert_eq!(event(&format!("{record},{record}")), expected);
     }
 

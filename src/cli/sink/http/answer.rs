@@ -40,7 +40,10 @@ pub(super) enum Failed {
 }
 
 fn place(location: &Option<String>) -> String {
-    location.as_ref().map(|location| format!(" with another place, {location:?}, which is not gone to")).unwrap_or_default()
+    location
+        .as_ref()
+        .map(|location| format!(" with another place, {location:?}, which is not gone to"))
+        .unwrap_or_default()
 }
 
 /// Whether the batch is done, or what failed. `is_invocation` is whether the answer is that of a Lambda function.

@@ -150,7 +150,8 @@ impl Handler {
     /// # Errors
     /// For `https`, when the system's certificates cannot be found.
     pub fn new(target: HttpTarget) -> Result<Self, anyhow::Error> {
-        let connections = Connections::new(target.url.0.clone()).with_context(|| format!("cannot call {}", target.url))?;
+        let connections =
+            Connections::new(target.url.0.clone()).with_context(|| format!("cannot call {}", target.url))?;
         let key = target.secret.as_ref().map(|secret| hmac::Key::new(hmac::HMAC_SHA256, &secret.0));
         Ok(Self { shared: Arc::new(Shared { target, connections, key }) })
     }
