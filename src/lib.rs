@@ -47,6 +47,7 @@ pub use consumer::{
     BatchError, CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, DeadLetterQueue, FailurePolicy,
     OnFailure, OnGap, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext, for_each,
 };
+pub use core::filter::{Events, Filters, Pattern};
 pub use core::record::{OwnedRecord, Record, RecordBatch};
 pub use core::sequence_number::SequenceNumber;
 pub use worker::{Options, Report, StreamSelector, Worker};

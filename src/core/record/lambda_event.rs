@@ -5,7 +5,6 @@
 //! DynamoDB"; DynamoDB developer guide, "DynamoDB Streams and Time to Live"). So the service's bytes go into the event
 //! as they came, but for those places.
 
-use super::view::enter_member;
 use super::{Record, RecordBatch};
 
 /// Whole numbers up to here are exact in the numbers that JSON's readers have.
@@ -74,8 +73,8 @@ struct Change {
 /// The page was checked as a whole, so an error can only mean that there is no such member, here and below.
 fn time_change(record: &Record<'_>) -> Option<Change> {
     let (mut scanner, base) = record.scanner();
-    enter_member(&mut scanner, "dynamodb").ok()??;
-    enter_member(&mut scanner, "ApproximateCreationDateTime").ok()??;
+    scanner.enter_member("dynamodb").ok()??;
+    scanner.enter_member("ApproximateCreationDateTime").ok()??;
     scanner.peek().ok()?;
     let start = scanner.at();
     let number = scanner.number().ok()?;
