@@ -209,6 +209,17 @@ async fn the_writes_and_the_position_are_made_together_and_a_second_time_not_at_
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn what_is_left_out_of_a_batch_is_passed_over_with_it() {
+    let mut scene = Scene::new();
+    let batch = scene.batch().await;
+    let mut is_first = true;
+    let chosen = batch.records.clone().retain(|_| std::mem::take(&mut is_first));
+    assert_eq!(chosen.len(), 1);
+    assert_eq!(batch.checkpointer.commit(&chosen, counting(&chosen)).await, Ok(Committed::Now));
+    assert_eq!((scene.count(), scene.checkpoint().as_str()), (1, position(&batch.records)));
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn a_failed_condition_of_a_write_is_told_with_its_item_and_the_lease_is_kept() {
     let mut scene = Scene::new();
     scene.ask("PutItem", &json!({"TableName": "Counts", "Item": {"k": {"S": "there"}, "x": {"N": "1"}}}));

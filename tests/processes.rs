@@ -25,6 +25,8 @@ mod endings;
 mod failing_calls;
 #[path = "processes/filtering.rs"]
 mod filtering;
+#[path = "processes/handlers.rs"]
+mod handlers;
 #[path = "processes/lost_records.rs"]
 mod lost_records;
 #[path = "processes/prometheus.rs"]
