@@ -10,6 +10,8 @@ mod support;
 #[path = "support/deliveries.rs"]
 mod deliveries;
 #[expect(dead_code, reason = "the process tests use more of it")]
+#[path = "support/link.rs"]
+mod link;
 #[path = "support/local_service.rs"]
 mod local_service;
 #[expect(dead_code, reason = "the process tests use more of it")]
@@ -84,8 +86,7 @@ fn hold_to_policies(service: &LocalService, names: &[&str], app: &str) {
 fn policy(name: &str, app: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/iam").join(format!("{name}.json"));
     let mut text = std::fs::read_to_string(path).expect("the policy's file");
-    let values =
-        [("AWS_REGION", "us-east-1"), ("AWS_ACCOUNT_ID", "000000000000"), ("TABLE", TABLE), ("APP", app)];
+    let values = [("AWS_REGION", "us-east-1"), ("AWS_ACCOUNT_ID", "000000000000"), ("TABLE", TABLE), ("APP", app)];
     for (name, value) in values {
         text = text.replace(&format!("${{{name}}}"), value);
     }

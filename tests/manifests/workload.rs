@@ -27,9 +27,7 @@ fn ports_and_probes_are_where_the_program_serves_them() {
         let settings = settings(overlay);
         let port = settings["metrics-addr"].rsplit(':').next().and_then(|port| port.parse::<u64>().ok());
         assert_eq!(worker["ports"], json!([{"name": "metrics", "containerPort": port, "protocol": "TCP"}]));
-        for (probe, path) in
-            [("startupProbe", "/live"), ("livenessProbe", "/live"), ("readinessProbe", "/ready")]
-        {
+        for (probe, path) in [("startupProbe", "/live"), ("livenessProbe", "/live"), ("readinessProbe", "/ready")] {
             assert_eq!(worker[probe]["httpGet"], json!({"path": path, "port": "metrics"}), "{}", overlay.name);
         }
         let startup = &worker["startupProbe"];
