@@ -27,6 +27,8 @@ mod endings;
 mod failing_calls;
 #[path = "processes/filtering.rs"]
 mod filtering;
+#[path = "processes/handlers.rs"]
+mod handlers;
 #[path = "processes/fleets.rs"]
 mod fleets;
 #[path = "processes/lost_records.rs"]

@@ -104,7 +104,7 @@ impl Checkpointer {
     /// transaction: all of it happens, or nothing. So each record takes effect once, however often it is delivered.
     ///
     /// `records` are those that `writes` come from: some or all of a batch, in the shard's order, behind what was
-    /// committed before. Whatever a handler does by other means is outside of the transaction, and so is a checkpoint by
+    /// committed before; records that were left out of it are passed over with it. Whatever a handler does by other means is outside of the transaction, and so is a checkpoint by
     /// [`Checkpointer::checkpoint`]: records that it passes over count as committed. Automatic checkpoints
     /// ([`super::Checkpoints`]) move over nothing that `process_records` did not return `Ok` for.
     ///
@@ -125,7 +125,7 @@ impl Checkpointer {
         }
         let position = |digits: &str| digits.parse::<SequenceNumber>().ok();
         let first = records.first().and_then(|record| position(record.sequence_number()));
-        let last = records.last().and_then(|record| position(record.sequence_number()));
+        let last = records.through().and_then(position);
         let (Some(first), Some(last)) = (first, last) else {
             return Err(CheckpointError::Failed("there is no record to commit".into()).into());
         };
