@@ -139,7 +139,7 @@ impl FleetTable {
     /// # Errors
     /// [`TableError::Missing`] when it is missing and may not be made.
     pub async fn ensure(&self, create: bool) -> Result<(), TableError> {
-        tables::ensure(&self.client, &self.name, KEY, create).await
+        tables::ensure(&self.client, &self.name, &[KEY], create).await
     }
 
     /// Everything in the table. Items that cannot be read are passed over, as if their workers were dead.

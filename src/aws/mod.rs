@@ -1,8 +1,9 @@
-//! The AWS-facing modules: one configuration, the stream, the lease table and the fleet table.
+//! The AWS-facing modules: one configuration, the stream, and the tables of leases, of the fleet and of dead letters.
 //!
 //! They turn the core's values into calls and the answers into values, type every error, and decide nothing else.
 
 pub mod clients;
+pub mod dead_letter_table;
 pub mod fleet_table;
 pub mod lease_table;
 pub mod record;

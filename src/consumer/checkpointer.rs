@@ -9,7 +9,8 @@ use crate::core::sequence_number::SequenceNumber;
 /// Writes checkpoints of one shard, for processors that decide themselves when their work is durable.
 #[derive(Clone, Debug)]
 pub struct Checkpointer {
-    lease: Arc<HeldLease>,
+    /// None for records that are replayed: their place in the shard was checkpointed long ago.
+    lease: Option<Arc<HeldLease>>,
 }
 
 /// Why a checkpoint was not written.
@@ -36,7 +37,12 @@ pub enum CheckpointError {
 
 impl Checkpointer {
     pub(super) fn new(lease: Arc<HeldLease>) -> Self {
-        Self { lease }
+        Self { lease: Some(lease) }
+    }
+
+    /// Checkpoints of records that are replayed: nothing is written.
+    pub(super) fn of_replay() -> Self {
+        Self { lease: None }
     }
 
     /// Checkpoints everything that was handed to the processor so far. It is written when this returns.
@@ -44,8 +50,9 @@ impl Checkpointer {
     /// # Errors
     /// When the lease is lost or the lease table cannot be written.
     pub async fn checkpoint(&self) -> Result<(), CheckpointError> {
-        match self.lease.delivered() {
-            Some(position) => self.write(position).await,
+        let Some(lease) = &self.lease else { return Ok(()) };
+        match lease.delivered() {
+            Some(position) => write(lease, position).await,
             None => Ok(()),
         }
     }
@@ -56,19 +63,20 @@ impl Checkpointer {
     /// When `position` lies before the last checkpoint or beyond the last record handed over, the lease is lost, or
     /// the lease table cannot be written.
     pub async fn checkpoint_at(&self, position: &SequenceNumber) -> Result<(), CheckpointError> {
-        let from = self.lease.saved().await;
-        let to = self.lease.delivered().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
+        let Some(lease) = &self.lease else { return Ok(()) };
+        let from = lease.saved().await;
+        let to = lease.delivered().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
         let wanted = Checkpoint::At(position.clone());
         if wanted < from || wanted > to {
             return Err(CheckpointError::OutOfRange { position: position.clone(), from, to });
         }
-        self.write(position.clone()).await
+        write(lease, position.clone()).await
     }
+}
 
-    async fn write(&self, position: SequenceNumber) -> Result<(), CheckpointError> {
-        self.lease.checkpoint(position).await.map_err(|error| match error {
-            WriteError::Lost => CheckpointError::LeaseLost,
-            WriteError::Table(error) => CheckpointError::Failed(error.to_string()),
-        })
-    }
+async fn write(lease: &HeldLease, position: SequenceNumber) -> Result<(), CheckpointError> {
+    lease.checkpoint(position).await.map_err(|error| match error {
+        WriteError::Lost => CheckpointError::LeaseLost,
+        WriteError::Table(error) => CheckpointError::Failed(error.to_string()),
+    })
 }

@@ -582,7 +582,7 @@ async fn timed(status: &ShardStatus, call: impl Future<Output = Result<(), Error
 }
 
 /// Turns a panic of a processor into an error, so that its shard alone waits.
-async fn catch_panic(call: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+pub(super) async fn catch_panic(call: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
     let mut call = Box::pin(call);
     let polled = std::future::poll_fn(|context| {
         match std::panic::catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context))) {
