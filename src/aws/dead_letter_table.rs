@@ -205,6 +205,19 @@ impl DeadLetterTable {
         }
     }
 
+    /// What is at this place, if anything.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn read(&self, place: &Place) -> Result<Option<Entry>, TableError> {
+        let call = self.client.get_item().table_name(&self.name).consistent_read(true);
+        let answer = call.set_key(Some(place.to_key())).send().await.map_err(|error| self.error("GetItem", &error))?;
+        match answer.item {
+            Some(item) => self.read_entry(item).await,
+            None => Ok(None),
+        }
+    }
+
     /// Takes a letter out. Says whether it was there.
     ///
     /// # Errors

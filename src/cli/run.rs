@@ -1,5 +1,6 @@
 //! `shardkeeper run`: reads a stream until it is asked to stop.
 
+use std::future::Future;
 use std::io;
 
 use anyhow::Context;
@@ -36,13 +37,8 @@ async fn read(config: RunConfig) -> Result<(), anyhow::Error> {
     });
     let closed = CancellationToken::new();
     tracing::info!(app = config.app, worker = config.worker_id, "starting");
-    let report = match config.sink {
-        Sink::Null => work(&config, |_: &_| Null, &stop, &closed).await?,
-        Sink::Stdout => {
-            let lines = Lines::new(io::stdout(), closed.clone()).context("cannot start the output thread")?;
-            work(&config, move |_: &_| lines.clone(), &stop, &closed).await?
-        }
-    };
+    let work = Work { config: &config, stop: &stop, closed: &closed };
+    let report = with_processors(&config.sink, &closed, work).await?;
     let totals = report.totals;
     tracing::info!(ending = ?report.ending, records = totals.records, bytes = totals.bytes, gaps = totals.gaps, "done");
     if closed.is_cancelled() {
@@ -51,28 +47,62 @@ async fn read(config: RunConfig) -> Result<(), anyhow::Error> {
     Ok(())
 }
 
-async fn work(
-    config: &RunConfig,
-    factory: impl ProcessorFactory,
-    stop: &CancellationToken,
+/// What is done with the processors of a sink, whatever their type is.
+pub trait WithProcessors {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    fn call(self, factory: impl ProcessorFactory) -> impl Future<Output = Result<Self::Output, anyhow::Error>>;
+}
+
+/// Makes the processors that a sink stands for. When standard output's reader goes away, `closed` is cancelled.
+///
+/// # Errors
+/// When the sink cannot be had, and what `job` fails with.
+pub async fn with_processors<J: WithProcessors>(
+    sink: &Sink,
     closed: &CancellationToken,
-) -> Result<Report, anyhow::Error> {
-    let stopped = async {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = closed.cancelled() => {}
+    job: J,
+) -> Result<J::Output, anyhow::Error> {
+    match sink {
+        Sink::Null => job.call(|_: &_| Null).await,
+        Sink::Stdout => {
+            let lines = Lines::new(io::stdout(), closed.clone()).context("cannot start the output thread")?;
+            job.call(move |_: &_| lines.clone()).await
         }
-    };
-    let worker = Worker::new(options(config), factory);
-    if let Some(address) = config.metrics_addr {
-        let table = match &config.source {
-            Source::Table(name) => name,
-            // arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL
-            Source::StreamArn(arn) => arn.split('/').nth(1).unwrap_or(arn),
-        };
-        admin::start(address, &config.app, table, worker.alive()).await?;
     }
-    Ok(worker.run(stopped).await?)
+}
+
+/// A worker's work.
+struct Work<'a> {
+    config: &'a RunConfig,
+    stop: &'a CancellationToken,
+    closed: &'a CancellationToken,
+}
+
+impl WithProcessors for Work<'_> {
+    type Output = Report;
+
+    async fn call(self, factory: impl ProcessorFactory) -> Result<Report, anyhow::Error> {
+        let Self { config, stop, closed } = self;
+        let stopped = async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = closed.cancelled() => {}
+            }
+        };
+        let worker = Worker::new(options(config), factory);
+        if let Some(address) = config.metrics_addr {
+            let table = match &config.source {
+                Source::Table(name) => name,
+                // arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL
+                Source::StreamArn(arn) => arn.split('/').nth(1).unwrap_or(arn),
+            };
+            admin::start(address, &config.app, table, worker.alive()).await?;
+        }
+        Ok(worker.run(stopped).await?)
+    }
 }
 
 fn options(config: &RunConfig) -> Options {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::dead_letters::place::Place;
 use super::flags::SubCommand;
 use super::layers::{Environment, Layers};
 use super::logs::{self, LogConfig};
@@ -51,6 +52,8 @@ pub struct RunConfig {
     pub drain_timeout: Duration,
     /// How long the lease of a worker that isn't in the fleet table must stand still before its owner counts as dead.
     pub kcl_failover_time: Duration,
+    /// Where records are kept that are given up.
+    pub dead_letters: Place,
     /// Where metrics are served; none: nowhere.
     pub metrics_addr: Option<SocketAddr>,
     /// Region and endpoints, where they are not left to the AWS SDK's own variables and files.
@@ -157,7 +160,7 @@ const START: Setting<StartAt> = Setting::new("start", "trim-horizon|latest", |te
      after what is there now.",
 );
 
-const TO: Setting<Sink> = Setting::new("to", "stdout|null", |text| {
+pub(super) const TO: Setting<Sink> = Setting::new("to", "stdout|null", |text| {
     value::one_of(text, &[("stdout", Sink::Stdout), ("null", Sink::Null)])
 })
 .group(READING)
@@ -174,6 +177,15 @@ const ON_GAP: Setting<OnGap> = Setting::new("on-gap", "continue|stop", |text| {
 .group(READING)
 .default(Default::Value("continue"))
 .help("When records were trimmed by the service before they were read: go on at the oldest one left, or stop there.");
+
+pub(super) const DEAD_LETTERS: Setting<Place> = Setting::new("dead-letters", "table|file:PATH|sqs:URL", Place::parse)
+    .group(READING)
+    .default(Default::Value("table"))
+    .help(
+        "Where records are kept that are given up by --on-failure dead-letter: in a DynamoDB table, the application's \
+         name and -DeadLetters; in a file of this worker's own, a line of JSON each; or in an SQS queue (a program \
+         built with the feature sqs).",
+    );
 
 pub(super) const APP: Setting<String> =
     Setting::new("app", "NAME", value::application).group(FLEET).default(Default::Required).help(
@@ -296,6 +308,7 @@ pub const RUN: SubCommand = SubCommand {
         &TO.about,
         &UNTIL_CAUGHT_UP.about,
         &ON_GAP.about,
+        &DEAD_LETTERS.about,
         &APP.about,
         &WORKER_ID.about,
         &NO_CREATE_TABLES.about,
@@ -366,6 +379,7 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
         start_timeout: layers.value(&START_TIMEOUT),
         drain_timeout: layers.value(&DRAIN_TIMEOUT),
         kcl_failover_time: layers.value(&KCL_FAILOVER_TIME),
+        dead_letters: layers.value(&DEAD_LETTERS),
         metrics_addr: layers.optional(&METRICS_ADDR),
         aws: AwsOptions::from_layers(layers),
         logs: LogConfig::from_layers(layers),
