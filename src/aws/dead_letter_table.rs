@@ -14,7 +14,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
-use super::{Fault, TableError, tables};
+use super::{Fault, TableError, fnv1a, tables};
 use crate::core::dead_letter::{DeadLetter, GaveUp, LetterId};
 use crate::core::lease::ShardId;
 use crate::core::sequence_number::MAX_DIGITS;
@@ -433,12 +433,9 @@ fn split(record: &str) -> Vec<&str> {
     parts
 }
 
-/// Tells two ways of writing a record apart: its FNV-1a hash.
+/// Tells two ways of writing a record apart.
 fn digest(record: &str) -> String {
-    let hash = record
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    format!("{hash:016x}")
+    format!("{:016x}", fnv1a(record))
 }
 
 fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {

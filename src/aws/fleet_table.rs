@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
-use super::{Fault, TableError, tables};
+use super::{Fault, TableError, fnv1a, tables};
 use crate::core::lease::{ShardId, WorkerId};
 
 type Item = HashMap<String, AttributeValue>;
@@ -114,13 +114,7 @@ pub struct Fleet {
 
 /// A digest of a set of lease keys that does not depend on their order: their FNV-1a hashes, combined by exclusive or.
 pub fn digest<'a>(keys: impl IntoIterator<Item = &'a ShardId>) -> u64 {
-    keys.into_iter().fold(0, |digest, key| {
-        let hash = key
-            .as_str()
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        digest ^ hash
-    })
+    keys.into_iter().fold(0, |digest, key| digest ^ fnv1a(key.as_str()))
 }
 
 impl FleetTable {

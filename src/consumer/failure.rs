@@ -134,3 +134,20 @@ impl DeadLetterQueue for DeadLetterTable {
         Box::pin(async move { DeadLetterTable::put(self, letter).await.map_err(Into::into) })
     }
 }
+
+#[cfg(feature = "sqs")]
+impl DeadLetterQueue for crate::aws::dead_letter_queue::SqsQueue {
+    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+        use crate::aws::dead_letter_queue::QueueError;
+        Box::pin(async move {
+            Self::prepare(self, create).await.map_err(|error| match error {
+                QueueError::Table(error) => Error::from(error),
+                error => error.into(),
+            })
+        })
+    }
+
+    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+        Box::pin(async move { Self::put(self, letter).await.map_err(Into::into) })
+    }
+}
