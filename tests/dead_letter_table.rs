@@ -64,7 +64,10 @@ async fn a_letter_put_again_is_the_same_one(service: &Service, table: &DeadLette
     (again.record, again.first_failed_ms) = (letter.record.clone(), 5_000);
     assert_eq!(kept[0], again, "the rest as it is now");
 
-    assert_eq!(table.read(&Place::of(&letter)).await.expect("it reads").and_then(|entry| entry.letter.ok()), Some(again));
+    assert_eq!(
+        table.read(&Place::of(&letter)).await.expect("it reads").and_then(|entry| entry.letter.ok()),
+        Some(again)
+    );
     let found = table.find(&"shardId-1/341".parse().expect("an id")).await.expect("it reads");
     assert_eq!(found.len(), 1);
     assert!(table.find(&"shardId-1/3410".parse().expect("an id")).await.expect("it reads").is_empty());
@@ -107,7 +110,8 @@ async fn a_record_larger_than_an_item_is_whole(service: &Service, table: &DeadLe
 
 async fn two_workers_at_once_leave_one_whole_letter(service: &Service, table: &DeadLetterTable) {
     for round in 0..5 {
-        let record = |space: &str| format!(r#"{{"dynamodb":{space}{{"SequenceNumber":"5"}},"x":"{}"}}"#, "y".repeat(900_000));
+        let record =
+            |space: &str| format!(r#"{{"dynamodb":{space}{{"SequenceNumber":"5"}},"x":"{}"}}"#, "y".repeat(900_000));
         let (one, other) = (letter("shardId-1", "5", &record("")), letter("shardId-1", "5", &record("  ")));
         let (first, second) = tokio::join!(table.put(&one), table.put(&other));
         first.and(second).expect("both say that it is kept");
@@ -122,7 +126,9 @@ async fn two_workers_at_once_leave_one_whole_letter(service: &Service, table: &D
 async fn a_large_table_is_listed_in_pages_and_a_shard_in_order(service: &Service, table: &DeadLetterTable) {
     let record = format!(r#"{{"dynamodb":{{"SequenceNumber":"1"}},"x":"{}"}}"#, "y".repeat(200_000));
     let letters: Vec<DeadLetter> = (0..14)
-        .map(|index| letter(["shardId-1", "shardId-2"][index % 2], &(10_usize.pow(7) - index * 999_999).to_string(), &record))
+        .map(|index| {
+            letter(["shardId-1", "shardId-2"][index % 2], &(10_usize.pow(7) - index * 700_000).to_string(), &record)
+        })
         .collect();
     for letter in &letters {
         table.put(letter).await.expect("it is kept");
@@ -142,7 +148,8 @@ async fn a_large_table_is_listed_in_pages_and_a_shard_in_order(service: &Service
 
     let shard = "shardId-2".into();
     let page = table.page(Some(&shard), None).await.expect("it reads");
-    let numbers: Vec<_> = page.entries.iter().map(|entry| entry.letter.as_ref().expect("a letter").sequence_number.clone()).collect();
+    let numbers: Vec<_> =
+        page.entries.iter().map(|entry| entry.letter.as_ref().expect("a letter").sequence_number.clone()).collect();
     assert!(numbers.is_sorted() && numbers.len() > 3, "{numbers:?}");
     assert!(page.entries.iter().all(|entry| entry.place.shard() == "shardId-2"));
     for letter in &letters {

@@ -132,7 +132,8 @@ impl SqsQueue {
             Ok(_) => Ok(()),
             Err(error) => {
                 let code = error.code().unwrap_or_default();
-                let is_refused = code.starts_with("InvalidParameterValue") || code.starts_with("InvalidMessageContents");
+                let is_refused =
+                    code.starts_with("InvalidParameterValue") || code.starts_with("InvalidMessageContents");
                 Err((is_refused, describe(&error)))
             }
         }

@@ -174,8 +174,10 @@ impl DeadLetterTable {
         let (items, next) = match shard {
             None => {
                 let call = self.client.scan().table_name(&self.name).consistent_read(true);
-                let call = call.filter_expression("attribute_not_exists(#part)").expression_attribute_names("#part", PART);
-                let page = call.set_exclusive_start_key(start).send().await.map_err(|error| self.error("Scan", &error))?;
+                let call =
+                    call.filter_expression("attribute_not_exists(#part)").expression_attribute_names("#part", PART);
+                let page =
+                    call.set_exclusive_start_key(start).send().await.map_err(|error| self.error("Scan", &error))?;
                 (page.items, page.last_evaluated_key)
             }
             Some(shard) => self.query(shard.as_str(), None, start).await?,
@@ -293,7 +295,8 @@ impl DeadLetterTable {
         start: Option<Item>,
     ) -> Result<(Option<Vec<Item>>, Option<Item>), TableError> {
         let call = self.client.query().table_name(&self.name).consistent_read(true).set_exclusive_start_key(start);
-        let call = call.expression_attribute_names("#shard", SHARD).expression_attribute_values(":shard", string(shard));
+        let call =
+            call.expression_attribute_names("#shard", SHARD).expression_attribute_values(":shard", string(shard));
         let call = match prefix {
             None => call.key_condition_expression("#shard = :shard"),
             Some(prefix) => call
@@ -334,7 +337,11 @@ impl DeadLetterTable {
             start = next.filter(|key| !key.is_empty());
             if start.is_none() {
                 let is_whole = found == wanted;
-                return Ok(if is_whole { Ok(record) } else { Err(format!("of its record's {wanted} parts there are {found}")) });
+                return Ok(if is_whole {
+                    Ok(record)
+                } else {
+                    Err(format!("of its record's {wanted} parts there are {found}"))
+                });
             }
         }
     }

@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn the_changes_of_one_item_share_a_key_however_it_is_written() {
-        let first = r#"{"dynamodb":{"SequenceNumber":"1","Keys":{"a":{"S":"x"},"b":{"N":"1"}},"NewImage":{"z":{"S":"1"}}}}"#;
+        let first =
+            r#"{"dynamodb":{"SequenceNumber":"1","Keys":{"a":{"S":"x"},"b":{"N":"1"}},"NewImage":{"z":{"S":"1"}}}}"#;
         let again = r#"{"dynamodb":{"Keys":{"b":{"N":"1"},"a":{"S":"\u0078"}},"SequenceNumber":"2"}}"#;
         let other = r#"{"dynamodb":{"SequenceNumber":"1","Keys":{"a":{"N":"1"},"b":{"S":"x"}}}}"#;
         let key = |stream, record| letter(stream, record).item_key().expect("a record");

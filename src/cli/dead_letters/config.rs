@@ -109,10 +109,8 @@ const HANDLER_TIMEOUT: Setting<Duration> = Setting::new("handler-timeout", "DURA
 })
 .help("How long one call of the handler may take; after that it has failed.");
 
-const IDS: Operands = Operands {
-    name: "ID",
-    help: "Letters, by their ids as `dead-letters list` shows them: SHARD_ID/SEQUENCE_NUMBER.",
-};
+const IDS: Operands =
+    Operands { name: "ID", help: "Letters, by their ids as `dead-letters list` shows them: SHARD_ID/SEQUENCE_NUMBER." };
 
 const EPILOGUE: &str = "Exit codes: 0 done, 64 wrong usage, 1 something could not be read or written, or an ID names no \
                         letter.";
@@ -377,10 +375,9 @@ mod tests {
     #[test]
     fn a_queue_is_no_place_to_list_letters_from() {
         let queue = "sqs:https://sqs.eu-west-1.amazonaws.com/1/letters";
-        for (line, variables) in [
-            (format!("list --from {queue}"), vec![]),
-            ("list".to_owned(), vec![("SHARDKEEPER_DEAD_LETTERS", queue)]),
-        ] {
+        for (line, variables) in
+            [(format!("list --from {queue}"), vec![]), ("list".to_owned(), vec![("SHARDKEEPER_DEAD_LETTERS", queue)])]
+        {
             assert!(read_line(&line, &variables).unwrap_err().contains("names a queue"), "{line}");
         }
     }

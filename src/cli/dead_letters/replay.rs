@@ -293,3 +293,80 @@ impl Totals {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::cli::dead_letters::file::LetterFile;
+    use crate::consumer::{Error, ProcessRecordsInput, RecordProcessor, ShardContext};
+
+    /// Notes the sequence numbers it is handed, and fails for those of `poison`.
+    #[derive(Clone, Default)]
+    struct Handler {
+        seen: Arc<Mutex<Vec<String>>>,
+        poison: Vec<&'static str>,
+    }
+
+    impl RecordProcessor for Handler {
+        async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), Error> {
+            let number = input.records.first().expect("a record").sequence_number().to_owned();
+            self.seen.lock().expect("no panic").push(number.clone());
+            if self.poison.contains(&&*number) { Err("poison".into()) } else { Ok(()) }
+        }
+    }
+
+    fn letter(shard: &str, number: &str, key: &str) -> DeadLetter {
+        let record = format!(r#"{{"dynamodb":{{"Keys":{{"k":{{"S":"{key}"}}}},"SequenceNumber":"{number}"}}}}"#);
+        let number = number.parse().expect("a sequence number");
+        DeadLetter::new("arn:aws:dynamodb:r:1:table/T/stream/L", shard.into(), number, record, "no", 5)
+    }
+
+    async fn replay(store: &Store, handler: Handler) -> Totals {
+        let config = match crate::cli::dead_letters::config::read(
+            "replay",
+            &["--all".into(), "--app".into(), "audit".into()],
+            &crate::cli::layers::Environment::default(),
+        ) {
+            Ok(config) => config,
+            Err(mistakes) => panic!("{mistakes}"),
+        };
+        let turns = turns(store, &config).await.expect("the letters can be read");
+        let mut policy = FailurePolicy::default();
+        policy.attempts = Some(2);
+        let report = Report { json: false, to_stderr: true };
+        let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
+        let job = Job { store, turns, policy, report: &report, stop: &stop, closed: &closed };
+        job.call(move |_: &ShardContext| handler.clone()).await.expect("the store works")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_items_later_records_wait_for_an_earlier_one_that_fails_and_others_go_on() {
+        let path = std::env::temp_dir().join(format!("shardkeeper-replay-{}", std::process::id()));
+        let file = LetterFile::open(&path).expect("it opens");
+        // The item `a` moved from one shard to its child, whose id comes first.
+        for letter in
+            [letter("s2", "9", "a"), letter("s1", "12", "a"), letter("s1", "10", "b"), letter("s2", "11", "c")]
+        {
+            file.keep(&letter).expect("it is kept");
+        }
+        let store = Store::Held(file.clone());
+        let handler = Handler { poison: vec!["9"], ..Handler::default() };
+        let totals = replay(&store, handler.clone()).await;
+        assert_eq!(*handler.seen.lock().expect("no panic"), ["9", "9", "10", "11"]);
+        assert_eq!((totals.replayed, totals.failed, totals.held_back, totals.gone), (2, 1, 1, 0));
+        let left: Vec<String> = file.identities().iter().map(|(_, id)| id.to_string()).collect();
+        assert_eq!(left, ["s1/12", "s2/9"]);
+        let failed = file.read(&file.identities()[1]).expect("it reads").expect("it is there");
+        assert_eq!((failed.attempts, failed.error.as_str(), failed.first_failed_ms), (3, "poison", 5));
+
+        let mended = Handler::default();
+        let totals = replay(&store, mended.clone()).await;
+        assert_eq!(*mended.seen.lock().expect("no panic"), ["9", "12"]);
+        assert_eq!((totals.replayed, file.identities().len()), (2, 0));
+        for suffix in ["", ".lock"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+        }
+    }
+}

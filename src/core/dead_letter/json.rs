@@ -136,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_letter_reads_back_with_its_record_byte_for_byte() {
-        let record = r#"{"b" : 1.0e3,"a":"\u0041 \n \ud83d\udca5 \ud800","dynamodb":{"SequenceNumber":"0042","N":1e999}}"#;
+        let record =
+            r#"{"b" : 1.0e3,"a":"\u0041 \n \ud83d\udca5 \ud800","dynamodb":{"SequenceNumber":"0042","N":1e999}}"#;
         let written = letter(record);
         let json = written.to_json();
         assert!(!json.contains('\n'), "{json}");
