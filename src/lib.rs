@@ -47,5 +47,6 @@ pub use consumer::{
     BatchError, CheckpointError, Checkpointer, Checkpoints, DeadLetterQueue, FailurePolicy, OnFailure, OnGap,
     ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext, for_each,
 };
+pub use core::filter::{Events, Filters, Pattern};
 pub use core::record::{OwnedRecord, Record, RecordBatch};
 pub use worker::{Options, Report, StreamSelector, Worker};

@@ -23,9 +23,12 @@ use crate::consumer::{
     Alive, Budget, Checkpoints, Counters, OnGap, ProcessorFactory, Shared, Starter, Totals, WallClock,
 };
 use crate::core::checkpoint::Checkpoint;
+use crate::core::desired_workers::Limits;
+use crate::core::filter::{self, Filters};
 use crate::core::lease::WorkerId;
 use crate::core::pacing::Backoff;
 use crate::core::rng::Rng;
+use crate::fleet::board::{self, Board};
 use crate::fleet::{self, Coordinator, Ending};
 
 /// Which stream a worker reads.
@@ -69,6 +72,12 @@ pub struct Options {
     /// How long a call of a processor may last before the worker gives its shard to another one, if there is any
     /// (default: no limit). What the call still does to the outside is not undone; what it returns is refused.
     pub stuck_after: Option<Duration>,
+    /// How long a shard may stand still, by its processor or by reading that fails, before the worker says that it is
+    /// not ready (default: 60 s).
+    pub unready_after: Duration,
+    /// By what the number of workers is judged that the load calls for (default: at least one, each of which processes
+    /// 10 MiB a second, and a backlog worked off in ten minutes).
+    pub desired_workers: Limits,
     /// How long to try to reach the services at the start (default: 60 s).
     pub start_timeout: Duration,
     /// How long a worker that is asked to stop waits for its processors and for its leases to be handed over
@@ -76,6 +85,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// What to do when records were trimmed before they were read (default: go on).
     pub on_gap: OnGap,
+    /// Which records the processors get (default: all). The others are read and passed over.
+    pub filters: Filters,
     /// For how long leases whose owner isn't in the fleet table must stand still before the owner counts as dead
     /// (default: 10 s, KCL's own).
     pub kcl_failover_time: Duration,
@@ -108,6 +119,9 @@ pub enum Error {
     /// Something that no worker of this fleet could go on after.
     #[error(transparent)]
     Fleet(#[from] fleet::Error),
+    /// A filter makes no sense on the stream.
+    #[error(transparent)]
+    Filter(#[from] filter::Error),
     /// There is no stream to read.
     #[error(transparent)]
     NoStream(#[from] FindError),
@@ -144,9 +158,17 @@ impl Options {
             buffer_bytes: 128 << 20,
             max_leases: None,
             stuck_after: None,
+            unready_after: Duration::from_secs(60),
+            desired_workers: Limits {
+                min: 1,
+                max: None,
+                capacity_kbps: 10.0 * 1024.0,
+                catch_up: Duration::from_secs(600),
+            },
             start_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(25),
             on_gap: OnGap::Continue,
+            filters: Filters::new(),
             kcl_failover_time: Duration::from_secs(10),
             seed: None,
             clock: WallClock::System,
@@ -162,12 +184,22 @@ pub struct Worker<F> {
     config: Option<SdkConfig>,
     counters: Counters,
     alive: Alive,
+    board: Board,
 }
 
 impl<F: ProcessorFactory> Worker<F> {
     /// A worker that reads as `options` say and hands records to the processors that `factory` makes.
     pub fn new(options: Options, factory: F) -> Self {
-        Self { options, factory, config: None, counters: Counters::default(), alive: Alive::new() }
+        let (counters, alive) = (Counters::default(), Alive::new());
+        let settings = board::Settings {
+            lease_duration: options.lease_duration,
+            idle_poll: options.idle_poll,
+            unready_after: options.unready_after,
+            desired: options.desired_workers,
+            clock: options.clock,
+        };
+        let board = Board::new(settings, alive.clone(), counters.clone());
+        Self { options, factory, config: None, counters, alive, board }
     }
 
     /// Uses this AWS configuration instead of loading the environment's.
@@ -182,9 +214,9 @@ impl<F: ProcessorFactory> Worker<F> {
         self.counters.clone()
     }
 
-    /// Until when the worker has proved itself alive, also while it runs.
-    pub fn alive(&self) -> Alive {
-        self.alive.clone()
+    /// What the worker shows of itself while it runs: its metrics, and whether it gets on.
+    pub fn board(&self) -> Board {
+        self.board.clone()
     }
 
     /// Runs until `stop` completes, the work is done or going on is impossible. Asked to stop, it hands its leases
@@ -210,7 +242,7 @@ impl<F: ProcessorFactory> Worker<F> {
     }
 
     async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<Ending, Error> {
-        let Self { options, factory, config, counters, alive } = self;
+        let Self { options, factory, config, counters, alive, board } = self;
         let started_ms = options.clock.now_ms();
         let mut rng = Rng::new(options.seed.unwrap_or_else(random_seed));
         let incarnation = format!("{:016x}", rng.next_u64());
@@ -231,17 +263,20 @@ impl<F: ProcessorFactory> Worker<F> {
             ready = prepare => ready?,
         };
         let worker = WorkerId::from(options.worker_id.as_str());
+        let budget = Budget::new(options.buffer_bytes, clients::MAX_CALLS_IN_FLIGHT);
+        board.set_budget(budget.clone());
         let shared = Shared::new(
             stream.clone(),
-            LeaseTable::new(clients.tables.clone(), &options.app),
+            LeaseTable::new(clients.tables.clone(), &options.app).watched(board.lease_table()),
             worker.clone(),
             alive.clone(),
-            Budget::new(options.buffer_bytes, clients::MAX_CALLS_IN_FLIGHT),
+            budget,
             factory,
             crate::consumer::Options {
                 checkpoints: options.checkpoints,
                 idle_poll: options.idle_poll,
                 on_gap: options.on_gap,
+                filters: options.filters.clone().for_stream(stream.arn()),
                 started_at_ms: leadership.started_at_ms,
                 checkpoint_at_tip: options.until_caught_up,
             },
@@ -277,6 +312,7 @@ impl<F: ProcessorFactory> Worker<F> {
                 LeaseTable::new(clients.tables.clone(), &options.app),
                 FleetTable::new(clients.tables, &options.app),
                 alive,
+                board,
                 coordination_rng,
             );
             coordinator.run(starter, stop)
@@ -336,7 +372,9 @@ impl Start<'_> {
         let stream = Stream::new(self.clients.streams.clone(), arn);
         let described = async {
             match stream.describe(None).await {
-                Ok(_) => Ok(()),
+                Ok(described) => {
+                    Ok(self.options.filters.clone().for_stream(stream.arn()).check(described.view_type)?)
+                }
                 Err(aws::stream::Error::NotFound(_)) => {
                     Err(Error::NoStream(FindError::NoSuchStream(stream.arn().to_owned())))
                 }

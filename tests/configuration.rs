@@ -216,6 +216,43 @@ fn what_print_config_prints_reads_back_as_the_same_configuration() {
     assert_eq!(settings(&first), settings(&second));
 }
 
+/// One way to give filters.
+fn with_filters(place: &str) -> Finished {
+    let (first, second) = (r#"{"eventName":["INSERT"]}"#, r#"{"dynamodb":{"Keys":{"id":{"N":["7"]}}}}"#);
+    let file = format!("table = \"Phones\"\napp = \"audit\"\nfilter = ['{first}', '{second}']\n");
+    let folder = Folder::with_file(&format!("filters-{place}"), &file);
+    let mut command = shardkeeper();
+    command.current_dir(&folder.0).args(["run", "--print-config"]);
+    match place {
+        "flags" => command.args(MINIMAL.split(' ').skip(1)).args(["--filter", first, &format!("--filter={second}")]),
+        "environment" => {
+            command.args(MINIMAL.split(' ').skip(1)).env("SHARDKEEPER_FILTER", format!("[{first}, {second}]"))
+        }
+        _ => command.args(["--config", "shardkeeper.toml"]),
+    };
+    finish(&mut command)
+}
+
+#[test]
+fn several_filters_are_given_by_repeated_flags_or_arrays() {
+    let array = r#"['{"eventName":["INSERT"]}', '{"dynamodb":{"Keys":{"id":{"N":["7"]}}}}']"#;
+    assert_eq!(printed(&with_filters("flags"), "filter"), (array.into(), "command line".into()));
+    assert_eq!(printed(&with_filters("file"), "filter"), (array.into(), "shardkeeper.toml:3".into()));
+    let text = r#"['[{"eventName":["INSERT"]}, {"dynamodb":{"Keys":{"id":{"N":["7"]}}}}]']"#;
+    assert_eq!(printed(&with_filters("environment"), "filter"), (text.into(), "environment".into()));
+
+    let mut command = shardkeeper();
+    command.env("SHARDKEEPER_FILTER", r#"[{"a":["x"]},{"a":[]}]"#).args(MINIMAL.split(' '));
+    let told = mistakes(&finish(&mut command));
+    assert!(
+        told[0].starts_with("SHARDKEEPER_FILTER (environment): pattern 2: a: an empty array matches nothing"),
+        "{told:?}"
+    );
+    let folder = Folder::with_file("filter-type", "filter = [1]\n");
+    let told = mistakes(&run_in(&folder.0, &format!("{MINIMAL} --config shardkeeper.toml")));
+    assert_eq!(told, ["shardkeeper.toml:1: filter: wants a string in quotes, not an integer"]);
+}
+
 #[test]
 fn print_config_refuses_a_wrong_configuration() {
     assert_eq!(mistakes(&run("run --print-config --table Phones")).len(), 1);
@@ -248,6 +285,10 @@ fn single_values_are_checked_against_what_they_are_for() {
         ("--log-level=inof", "--log-level (command line): \"inof\" is neither a level"),
         ("--until-caught-up=maybe", "--until-caught-up (command line): \"maybe\" is neither true nor false"),
         ("--leaseduration=5s", "--leaseduration (command line): unknown option; did you mean \"--lease-duration\"?"),
+        ("--filter={}", "--filter (command line): an object without fields says nothing"),
+        ("--filter={\"a\":{\"b\":1}}", "--filter (command line): a.b: a field takes an array"),
+        ("--filter=[]", "--filter (command line): an empty array is no filter"),
+        ("--events=insert,update", "--events (command line): \"update\" is no event; write insert, modify, remove"),
         ("--app other", "--app (command line): given more than once"),
         ("Phones", "\"Phones\" (command line): unexpected argument"),
     ] {

@@ -6,6 +6,8 @@
 #[expect(dead_code, reason = "the configuration tests use more of it")]
 mod support;
 
+#[path = "support/dashboard.rs"]
+mod dashboard;
 #[path = "support/deliveries.rs"]
 mod deliveries;
 #[path = "support/local_service.rs"]
@@ -14,13 +16,19 @@ mod local_service;
 mod patience;
 #[path = "support/scene.rs"]
 mod scene;
+#[path = "support/tools.rs"]
+mod tools;
 
 #[path = "processes/endings.rs"]
 mod endings;
 #[path = "processes/failing_calls.rs"]
 mod failing_calls;
+#[path = "processes/filtering.rs"]
+mod filtering;
 #[path = "processes/lost_records.rs"]
 mod lost_records;
+#[path = "processes/prometheus.rs"]
+mod prometheus;
 #[path = "processes/sharing.rs"]
 mod sharing;
 #[path = "processes/starting.rs"]

@@ -15,6 +15,8 @@ use aws_sdk_dynamodb::types::{
     Update,
 };
 
+use super::answers::Answers;
+use super::calls::Watched;
 use super::{Fault, TableError, tables};
 use crate::core::checkpoint::Checkpoint;
 use crate::core::lease::{Lease, ShardId, Transition, WorkerId};
@@ -82,6 +84,13 @@ impl LeaseTable {
     /// The table of this name.
     pub fn new(client: Client, name: impl Into<String>) -> Self {
         Self { client, name: name.into() }
+    }
+
+    /// The same table; whether it answers is noted in `answers`.
+    #[must_use]
+    pub fn watched(self, answers: &Answers) -> Self {
+        let config = self.client.config().to_builder().interceptor(Watched(answers.clone())).build();
+        Self { client: Client::from_conf(config), ..self }
     }
 
     /// The table's name.

@@ -2,6 +2,8 @@
 //!
 //! They turn the core's values into calls and the answers into values, type every error, and decide nothing else.
 
+pub mod answers;
+pub mod calls;
 pub mod clients;
 #[cfg(feature = "sqs")]
 pub mod dead_letter_queue;
@@ -84,7 +86,10 @@ enum Fault {
 
 impl Fault {
     fn of<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> Self {
-        let Some(code) = error.code() else { return Self::Transient };
+        error.code().map_or(Self::Transient, Self::of_code)
+    }
+
+    fn of_code(code: &str) -> Self {
         match code {
             "ConditionalCheckFailedException" => Self::ConditionFailed,
             "ExpiredIteratorException" => Self::ExpiredIterator,

@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::layers::Given;
 use super::mistakes::{Mistakes, did_you_mean};
-use super::setting::{About, Kind, Origin};
+use super::setting::{About, Kind, LIST_SEPARATOR, Origin};
 
 /// A sub-command of the program.
 pub struct SubCommand {
@@ -139,15 +139,18 @@ pub fn read(
         let value = attached.as_ref().or(next);
         match about {
             None => mistakes.add(unknown_option(name, table)),
-            Some(about) if given.iter().any(|(other, _)| other.name == name) => {
+            Some(about) if about.kind != Kind::List && given.iter().any(|(other, _)| other.name == name) => {
                 let place = Origin::CommandLine.place_of(about);
                 mistakes.add(format!("{place}: given more than once"));
             }
             Some(about) => match text_of(about, value.map(OsString::as_os_str)) {
-                Ok(text) => {
-                    let origin = Origin::CommandLine;
-                    given.push((about, Given { text, origin }));
-                }
+                Ok(text) => match given.iter_mut().find(|(other, _)| other.name == name) {
+                    Some((_, earlier)) => {
+                        earlier.text.push(LIST_SEPARATOR);
+                        earlier.text.push_str(&text);
+                    }
+                    None => given.push((about, Given { text, origin: Origin::CommandLine })),
+                },
                 Err(message) => {
                     let place = Origin::CommandLine.place_of(about);
                     mistakes.add(format!("{place}: {message}"));

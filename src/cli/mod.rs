@@ -49,7 +49,7 @@ use mistakes::Mistakes;
 use run_config::{RunConfig, RunRequest};
 
 /// What the command line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Invocation {
     /// `shardkeeper run`.
     Run(Box<RunConfig>),

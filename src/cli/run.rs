@@ -6,12 +6,13 @@ use std::io;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use super::mistakes::Mistakes;
 use super::run_config::{self, RunConfig, Sink, Source, StartAt};
 use super::sink::{Lines, Null};
 use super::{admin, output, signals};
 use crate::consumer::{Checkpoints, OnGap, ProcessorFactory};
 use crate::core::checkpoint::Checkpoint;
-use crate::worker::{Options, Report, StreamSelector, Worker};
+use crate::worker::{self, Options, Report, StreamSelector, Worker};
 
 /// Does what `shardkeeper run` is for, as `config` says.
 ///
@@ -40,7 +41,7 @@ async fn read(config: RunConfig) -> Result<(), anyhow::Error> {
     let work = Work { config: &config, stop: &stop, closed: &closed };
     let report = with_processors(&config.sink, &closed, work).await?;
     let totals = report.totals;
-    tracing::info!(ending = ?report.ending, records = totals.records, bytes = totals.bytes, gaps = totals.gaps, "done");
+    tracing::info!(ending = ?report.ending, records = totals.records, filtered = totals.filtered, bytes = totals.bytes, gaps = totals.gaps, "done");
     if closed.is_cancelled() {
         return Err(output::Closed.into());
     }
@@ -93,15 +94,12 @@ impl WithProcessors for Work<'_> {
             }
         };
         let worker = Worker::new(options(config), factory);
-        if let Some(address) = config.metrics_addr {
-            let table = match &config.source {
-                Source::Table(name) => name,
-                // arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL
-                Source::StreamArn(arn) => arn.split('/').nth(1).unwrap_or(arn),
-            };
-            admin::start(address, &config.app, table, worker.alive()).await?;
-        }
-        Ok(worker.run(stopped).await?)
+        admin::start(config, worker.board()).await?;
+        worker.run(stopped).await.map_err(|error| match error {
+            // What was configured cannot work on this stream, which could not be known before it was looked at.
+            worker::Error::Filter(error) => Mistakes::one(error.to_string()).into(),
+            error => error.into(),
+        })
     }
 }
 
@@ -124,12 +122,15 @@ fn options(config: &RunConfig) -> Options {
     options.buffer_bytes = config.buffer_bytes;
     options.max_leases = config.max_leases.and_then(|limit| usize::try_from(limit.get()).ok());
     options.stuck_after = config.stuck_after;
+    options.unready_after = config.unready_after;
+    options.desired_workers = config.desired_workers;
     options.start_timeout = config.start_timeout;
     options.drain_timeout = config.drain_timeout;
     options.on_gap = match config.on_gap {
         run_config::OnGap::Continue => OnGap::Continue,
         run_config::OnGap::Stop => OnGap::Stop,
     };
+    options.filters = config.filters.clone();
     options.kcl_failover_time = config.kcl_failover_time;
     options
 }

@@ -54,7 +54,14 @@ pub enum Kind {
     Size,
     /// `true` or `false`; as a flag it needs no value.
     Switch,
+    /// A string, or an array of strings; as a flag it may be given several times. All of them come as one text, with
+    /// [`LIST_SEPARATOR`] between them.
+    List,
 }
+
+/// Stands between the elements of a [`Kind::List`]: a control character (ASCII's record separator) that no sensible
+/// element holds.
+pub const LIST_SEPARATOR: char = '\u{1e}';
 
 /// Where a setting can be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,6 +7,11 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde_json::value::RawValue;
+
+use super::setting::LIST_SEPARATOR;
+use crate::core::filter::Pattern;
+
 /// `true` or `false` (`1` and `0` too, as environment variables often have it).
 pub fn switch(text: &str) -> Result<bool, String> {
     match text {
@@ -208,9 +213,38 @@ pub fn url(text: &str) -> Result<String, String> {
     Ok(text.to_string())
 }
 
+/// Filter patterns, each alone or in a JSON array (as objects, or as strings that hold one).
+pub fn filters(text: &str) -> Result<Vec<Pattern>, String> {
+    let mut patterns = Vec::new();
+    for element in text.split(LIST_SEPARATOR) {
+        if !element.trim_start().starts_with('[') {
+            patterns.push(Pattern::parse(element).map_err(|error| error.to_string())?);
+            continue;
+        }
+        let array: Vec<&RawValue> = serde_json::from_str(element).map_err(|error| format!("not JSON: {error}"))?;
+        for (index, value) in array.iter().enumerate() {
+            let inside = serde_json::from_str::<String>(value.get()).unwrap_or_else(|_| value.get().to_owned());
+            let pattern = Pattern::parse(&inside).map_err(|error| format!("pattern {}: {error}", index + 1))?;
+            patterns.push(pattern);
+        }
+    }
+    match patterns.is_empty() {
+        true => Err("an empty array is no filter; leave it out to have all records".to_owned()),
+        false => Ok(patterns),
+    }
+}
+
 /// An IP address and a port to listen on.
 pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not an IP address and a port; write 127.0.0.1:9464 or [::1]:9464"))
+}
+
+/// An IP address and a port to listen on, or `off`.
+pub fn socket_address_or_off(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    socket_address(text).map(Some).map_err(|message| format!("{message}, or off"))
 }
 
 /// An IP address to listen on; `localhost` is 127.0.0.1.

@@ -1,13 +1,14 @@
 //! A lease that this worker holds: the row as last written, and all writes to it, one after the other.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex as StdMutex, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::clock::Alive;
+use super::status::ShardStatus;
 use crate::aws::TableError;
 use crate::aws::lease_table::{EndOutcome, LeaseTable, Outcome};
 use crate::core::checkpoint::Checkpoint;
@@ -16,6 +17,7 @@ use crate::core::pacing::Backoff;
 use crate::core::rng::Rng;
 use crate::core::sequence_number::SequenceNumber;
 use crate::core::throughput::Throughput;
+use crate::metrics;
 
 /// A lease while this worker holds it.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub struct HeldLease {
     /// What was delivered, by time since `taken`.
     throughput: StdMutex<Throughput>,
     taken: Instant,
+    /// Where it shows what is checkpointed.
+    status: Arc<ShardStatus>,
     rng: StdMutex<Rng>,
 }
 
@@ -48,7 +52,14 @@ pub enum WriteError {
 
 impl HeldLease {
     /// A lease whose row is as given and names `worker` as its holder.
-    pub fn new(row: Lease, worker: WorkerId, table: LeaseTable, alive: Alive, rng: Rng) -> Self {
+    pub(super) fn new(
+        row: Lease,
+        worker: WorkerId,
+        table: LeaseTable,
+        alive: Alive,
+        status: Arc<ShardStatus>,
+        rng: Rng,
+    ) -> Self {
         let delivered = row.checkpoint.sequence_number().cloned();
         Self {
             throughput: StdMutex::new(Throughput::new(Duration::ZERO, row.throughput_kbps)),
@@ -60,6 +71,7 @@ impl HeldLease {
             alive,
             row: Mutex::new(row),
             delivered: StdMutex::new(delivered),
+            status,
             rng: StdMutex::new(rng),
         }
     }
@@ -108,12 +120,16 @@ impl HeldLease {
 
     /// Moves the checkpoint forward; nothing is written when it stands there already.
     pub async fn checkpoint(&self, position: SequenceNumber) -> Result<(), WriteError> {
-        let wanted = Checkpoint::At(position);
+        let wanted = Checkpoint::At(position.clone());
         let mut row = self.row.lock().await;
-        if row.checkpoint >= wanted {
-            return Ok(());
+        if row.checkpoint < wanted {
+            let started = Instant::now();
+            let outcome = self.write(&mut row, |row| row.checkpoint(&self.worker, wanted.clone())).await;
+            count_checkpoint(&outcome, started.elapsed());
+            outcome?;
         }
-        self.write(&mut row, |row| row.checkpoint(&self.worker, wanted.clone())).await
+        self.status.note(|lag| lag.checkpointed(&position));
+        Ok(())
     }
 
     /// Hands the lease to its new owner, with the last position, and returns the row.
@@ -217,6 +233,16 @@ impl HeldLease {
         tokio::time::sleep(wait).await;
         Ok(())
     }
+}
+
+fn count_checkpoint(outcome: &Result<(), WriteError>, took: Duration) {
+    let result = match outcome {
+        Ok(()) => "ok",
+        Err(WriteError::Lost) => "fenced",
+        Err(WriteError::Table(_)) => "error",
+    };
+    ::metrics::counter!(metrics::CHECKPOINTS.name, "result" => result).increment(1);
+    ::metrics::histogram!(metrics::CHECKPOINT_SECONDS.name).record(took.as_secs_f64());
 }
 
 /// The position as a checkpoint, or the row's own when nothing was delivered since.

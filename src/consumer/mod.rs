@@ -15,6 +15,7 @@ mod processor;
 mod reader;
 mod replay;
 mod shard_consumer;
+mod status;
 mod stopwatch;
 
 use std::sync::Arc;
@@ -30,13 +31,17 @@ pub use self::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
 pub use self::for_each::{ForEach, ForEachRecord, for_each};
 pub use self::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 pub use self::replay::{Replayer, StillFails};
-pub use self::shard_consumer::{Exit, Failure, ShardStatus, Wish};
+pub use self::shard_consumer::{Exit, Failure, Wish};
+pub use self::status::{ShardStatus, Trouble};
 
 use self::children::ChildFinder;
+use self::counters::Outcomes;
 use self::shard_consumer::ShardConsumer;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::Stream;
+use crate::core::filter::Filters;
 use crate::core::lease::{Lease, ShardId, WorkerId};
+use crate::core::record::RecordBatch;
 use crate::core::rng::Rng;
 
 /// When checkpoints are written.
@@ -61,7 +66,7 @@ pub enum OnGap {
 }
 
 /// How shards are read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// When checkpoints are written.
     pub checkpoints: Checkpoints,
@@ -69,6 +74,8 @@ pub struct Options {
     pub idle_poll: Duration,
     /// What to do when records were trimmed.
     pub on_gap: OnGap,
+    /// Which records the processors get.
+    pub filters: Filters,
     /// The moment that `LATEST` stands for (ms since the epoch).
     pub started_at_ms: u64,
     /// Whether a shard that is read to its tip is checkpointed at once.
@@ -107,6 +114,25 @@ impl<F: ProcessorFactory> Shared<F> {
         let children = ChildFinder::new(stream.clone(), rng);
         Arc::new(Self { stream, table, worker, alive, budget, factory, children, options, clock, counters })
     }
+
+    /// The batch with only those records that the filters let pass. The others are counted; the batch still stands for
+    /// them ([`RecordBatch::through`]).
+    fn filtered(&self, records: RecordBatch) -> RecordBatch {
+        let filters = &self.options.filters;
+        if filters.pass_all() {
+            return records;
+        }
+        let mut left_out = Outcomes::default();
+        let records = records.retain(|record| {
+            let passes = filters.matches(record);
+            if !passes {
+                left_out.add(record);
+            }
+            passes
+        });
+        self.counters.filtered(&left_out);
+        records
+    }
 }
 
 /// The coordinator's hold on a running consumer.
@@ -141,9 +167,6 @@ impl Handle {
 pub trait Start: Send + Sync {
     /// Starts the consumer of a lease that names this worker as its holder. Its end is reported on `exits`.
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle;
-
-    /// Bytes of the buffer in use.
-    fn buffered_bytes(&self) -> u64;
 }
 
 /// Starts consumers on a runtime of their own choice.
@@ -162,7 +185,9 @@ impl<F: ProcessorFactory> Starter<F> {
 impl<F: ProcessorFactory> Start for Starter<F> {
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle {
         let (wishes, receiver) = watch::channel(Wish::Run);
-        let (look, status) = (Arc::new(Notify::new()), Arc::new(ShardStatus::default()));
+        let started_at_ms = self.shared.options.started_at_ms;
+        let status = Arc::new(ShardStatus::of(&lease, started_at_ms, self.shared.clock.now_ms()));
+        let look = Arc::new(Notify::new());
         let key = lease.key.clone();
         let consumer = ShardConsumer {
             shared: Arc::clone(&self.shared),
@@ -179,9 +204,5 @@ impl<F: ProcessorFactory> Start for Starter<F> {
             let _ = exits.send((key, exit));
         });
         Handle { wishes, look, status }
-    }
-
-    fn buffered_bytes(&self) -> u64 {
-        self.shared.budget.held_bytes()
     }
 }

@@ -6,8 +6,7 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -18,11 +17,10 @@ use super::checkpointer::Checkpointer;
 use super::held_lease::{HeldLease, WriteError};
 use super::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 use super::reader::{Found, Reader, channel, last_position, seconds_to_ms};
-use super::stopwatch::Stopwatch;
+use super::status::ShardStatus;
 use super::{Checkpoints, OnGap, Shared};
 use crate::aws::TableError;
 use crate::core::checkpoint::Checkpoint;
-use crate::core::lag::Lag;
 use crate::core::lease::{Lease, ShardId};
 use crate::core::pacing::{Backoff, Pacer};
 use crate::core::progress::Progress;
@@ -88,55 +86,6 @@ pub enum Failure {
     Gap(ShardId),
 }
 
-/// What a consumer shows of itself while it runs.
-#[derive(Debug, Default)]
-pub struct ShardStatus {
-    /// Everything in the shard that was created before this moment (ms since the epoch) is delivered and
-    /// checkpointed; 0 while that isn't known.
-    caught_up_to_ms: AtomicU64,
-    /// See [`Lag`].
-    lag: StdMutex<Lag>,
-    /// Whether the consumer waits for the shard's parents.
-    blocked: AtomicBool,
-    /// The processor's calls.
-    calls: Stopwatch,
-    /// The reader's waiting for the processor and for memory.
-    pub(super) waits: Stopwatch,
-}
-
-impl ShardStatus {
-    /// The shard's lag in milliseconds, as far as it is known.
-    pub fn lag_ms(&self, now_ms: u64, idle_poll: Duration) -> Option<u64> {
-        let idle_poll_ms = u64::try_from(idle_poll.as_millis()).unwrap_or(u64::MAX);
-        self.lag.lock().unwrap_or_else(PoisonError::into_inner).read(now_ms, idle_poll_ms)
-    }
-
-    /// Notes something that the lag follows from.
-    pub(super) fn note(&self, change: impl FnOnce(&mut Lag)) {
-        change(&mut self.lag.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// See the field.
-    pub fn caught_up_to_ms(&self) -> u64 {
-        self.caught_up_to_ms.load(Ordering::Relaxed)
-    }
-
-    /// How long the processor's call has lasted that is under way, if one is.
-    pub fn call_lasts(&self) -> Option<Duration> {
-        self.calls.runs_for()
-    }
-
-    /// For how long, in all, what was read has waited for the processor or for memory.
-    pub fn waited(&self) -> Duration {
-        self.waits.total()
-    }
-
-    /// Whether the shard waits for its parents.
-    pub fn is_blocked(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed)
-    }
-}
-
 /// The consumer of one shard.
 pub(super) struct ShardConsumer<F: ProcessorFactory> {
     pub(super) shared: Arc<Shared<F>>,
@@ -176,6 +125,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             self.shared.worker.clone(),
             self.shared.table.clone(),
             self.shared.alive.clone(),
+            Arc::clone(&self.status),
             self.rng.fork(),
         ));
         let reader = self.reader(); // fetches ahead, also of the claim
@@ -207,7 +157,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
                 Err(error) if error.is_transient() => true,
                 Err(error) => return Err(Exit::Failed(Failure::LeaseTable(error))),
             };
-            self.status.blocked.store(blocked, Ordering::Relaxed);
+            self.status.set_blocked(blocked);
             if !blocked {
                 return Ok(());
             }
@@ -242,6 +192,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             self.shared.worker.clone(),
             self.shared.table.clone(),
             self.shared.alive.clone(),
+            Arc::clone(&self.status),
             self.rng.fork(),
         );
         give_up(&lease, wish, None).await
@@ -313,10 +264,10 @@ impl<F: ProcessorFactory> Delivery<F> {
                         }
                     }
                     Some(Found::Tip { moment_ms, empty_pages }) => self.at_tip(moment_ms, empty_pages).await?,
-                    Some(Found::Gap) => self.gap()?,
+                    Some(Found::Gap) => self.gap("trimmed")?,
                     Some(Found::End) => return self.end(false).await,
                     Some(Found::Gone) => {
-                        self.gap()?;
+                        self.gap("not_found")?;
                         return self.end(true).await;
                     }
                     Some(Found::StreamGone(reason)) => return Err(Break::Failed(Failure::StreamGone(reason))),
@@ -353,8 +304,10 @@ impl<F: ProcessorFactory> Delivery<F> {
         let Some(last) = last_position(&records) else { return Ok(()) };
         let created_ms = records.last().and_then(|record| record.created_at()).map(seconds_to_ms);
         let ticket = self.progress.hand_out(last.clone());
+        let records = self.shared.filtered(records);
         let mut retry = Retry::new("process_records", self.lease.key().clone());
-        loop {
+        // What is left out altogether is done as it is, and moves the position on.
+        while !records.is_empty() {
             // After a pause of the process the deadline may have passed: others may be reading.
             if !self.lease.is_alive() {
                 return Err(Break::Write(WriteError::Lost));
@@ -369,24 +322,23 @@ impl<F: ProcessorFactory> Delivery<F> {
             };
             let started = Instant::now();
             let outcome = timed(&self.status, self.processor.process_records(input)).await;
-            self.shared.counters.batch(records.len(), records.bytes_len(), outcome.is_ok(), started.elapsed());
+            self.shared.counters.batch(&records, outcome.is_ok(), started.elapsed(), self.shared.clock);
             match outcome {
                 Ok(()) => break,
                 Err(error) => self.wait_to_retry(&mut retry, &error).await?,
             }
         }
         self.progress.acknowledge(ticket);
+        self.status.processed(&last, self.shared.clock);
         self.lease.note_taken(records.bytes_len());
         self.checkpoints.note(records.len());
         if let Some(created_ms) = created_ms {
-            self.status.note(|lag| lag.done(created_ms));
             self.caught_up_to_ms = self.caught_up_to_ms.max(created_ms);
         }
         Ok(())
     }
 
     async fn at_tip(&mut self, moment_ms: u64, empty_pages: u32) -> Result<(), Break> {
-        self.status.note(|lag| lag.at_tip(moment_ms));
         if empty_pages < SURE_TIP_EMPTY_PAGES {
             return Ok(());
         }
@@ -399,8 +351,8 @@ impl<F: ProcessorFactory> Delivery<F> {
         Ok(())
     }
 
-    fn gap(&self) -> Result<(), Break> {
-        self.shared.counters.gap();
+    fn gap(&self, reason: &'static str) -> Result<(), Break> {
+        self.shared.counters.gap(reason);
         match self.shared.options.on_gap {
             OnGap::Continue => Ok(()),
             OnGap::Stop => Err(Break::Failed(Failure::Gap(self.lease.key().clone()))),
@@ -409,6 +361,7 @@ impl<F: ProcessorFactory> Delivery<F> {
 
     /// The end of a closed shard: the processor's last word, then the parent's end and the children's start.
     async fn end(&mut self, is_gone: bool) -> Result<Exit, Break> {
+        self.status.set_ended();
         let mut retry = Retry::new("shard_ended", self.lease.key().clone());
         loop {
             if !self.lease.is_alive() {
@@ -459,7 +412,7 @@ impl<F: ProcessorFactory> Delivery<F> {
     }
 
     fn publish(&self) {
-        self.status.caught_up_to_ms.fetch_max(self.caught_up_to_ms, Ordering::Relaxed);
+        self.status.set_caught_up(self.caught_up_to_ms);
     }
 
     /// What to checkpoint; nothing for processors that do so themselves.
@@ -577,8 +530,12 @@ async fn sleep_until(due: Option<Instant>) {
 
 /// A processor's call, with its duration shown.
 async fn timed(status: &ShardStatus, call: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-    let _call = status.calls.start();
-    catch_panic(call).await
+    let outcome = {
+        let _call = status.calls.start();
+        catch_panic(call).await
+    };
+    status.retrying.note(outcome.is_err());
+    outcome
 }
 
 /// Turns a panic of a processor into an error, so that its shard alone waits.

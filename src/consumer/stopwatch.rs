@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// How much time was spent on something, by one task at a time.
 #[derive(Debug, Default)]
-pub(super) struct Stopwatch(Mutex<State>);
+pub(crate) struct Stopwatch(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -16,11 +16,11 @@ struct State {
 }
 
 /// Runs the stopwatch until it is dropped.
-pub(super) struct Running<'a>(&'a Stopwatch);
+pub(crate) struct Running<'a>(&'a Stopwatch);
 
 impl Stopwatch {
     /// Starts it.
-    pub(super) fn start(&self) -> Running<'_> {
+    pub(crate) fn start(&self) -> Running<'_> {
         self.lock().since = Some(Instant::now());
         Running(self)
     }

@@ -56,6 +56,21 @@ macro_rules! text_id {
 text_id!(ShardId);
 text_id!(WorkerId);
 
+/// How many digits of a shard's id tell the time.
+const SHARD_TIME_DIGITS: usize = 20;
+/// No shard is older than the service (2012), in milliseconds since the epoch.
+const FIRST_SHARD_MS: u64 = 1_325_376_000_000;
+
+impl ShardId {
+    /// When the shard was created (ms since the epoch), as its id tells: `shardId-`, twenty digits of milliseconds,
+    /// `-` and a hash. Nothing for ids of another form.
+    pub fn created_ms(&self) -> Option<u64> {
+        let digits = self.0.strip_prefix("shardId-")?.split('-').next()?;
+        let created = digits.parse().ok().filter(|_| digits.len() == SHARD_TIME_DIGITS);
+        created.filter(|created| *created >= FIRST_SHARD_MS)
+    }
+}
+
 /// One row of the lease table: KCL's attributes, as far as shardkeeper has a use for them.
 ///
 /// Attributes that are not here stay in the table as they are.
@@ -328,6 +343,15 @@ impl Transition {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_shards_id_tells_when_it_was_created() {
+        let created = |id: &str| ShardId::from(id).created_ms();
+        assert_eq!(created("shardId-00000001700000000123-6fe80a3d"), Some(1_700_000_000_123));
+        assert_eq!(created("shardId-000000000001"), None, "counted, as Kinesis does");
+        assert_eq!(created("shardId-00000000000000000007-6fe80a3d"), None);
+        assert_eq!(created("s"), None);
+    }
 
     fn id(text: &str) -> WorkerId {
         text.into()

@@ -6,6 +6,9 @@
 pub mod assignment;
 pub mod checkpoint;
 pub mod dead_letter;
+pub mod desired_workers;
+pub mod filter;
+pub mod group_lag;
 pub mod lag;
 pub mod lease;
 pub mod liveness;

@@ -34,6 +34,52 @@ impl EventName {
     }
 }
 
+/// What a stream's records hold of an item besides its keys (`StreamViewType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewType {
+    /// Nothing.
+    KeysOnly,
+    /// The item after the change.
+    NewImage,
+    /// The item before the change.
+    OldImage,
+    /// The item before and after the change.
+    NewAndOldImages,
+}
+
+impl ViewType {
+    /// The view type of this name in the API, if it is one.
+    pub fn from_wire(name: &str) -> Option<Self> {
+        Some(match name {
+            "KEYS_ONLY" => ViewType::KeysOnly,
+            "NEW_IMAGE" => ViewType::NewImage,
+            "OLD_IMAGE" => ViewType::OldImage,
+            "NEW_AND_OLD_IMAGES" => ViewType::NewAndOldImages,
+            _ => return None,
+        })
+    }
+
+    /// Its name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ViewType::KeysOnly => "KEYS_ONLY",
+            ViewType::NewImage => "NEW_IMAGE",
+            ViewType::OldImage => "OLD_IMAGE",
+            ViewType::NewAndOldImages => "NEW_AND_OLD_IMAGES",
+        }
+    }
+
+    /// Whether records hold the item after the change.
+    pub fn has_new_image(self) -> bool {
+        matches!(self, ViewType::NewImage | ViewType::NewAndOldImages)
+    }
+
+    /// Whether records hold the item before the change.
+    pub fn has_old_image(self) -> bool {
+        matches!(self, ViewType::OldImage | ViewType::NewAndOldImages)
+    }
+}
+
 /// One record of a batch: a view, copied freely, that borrows from the batch.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
@@ -184,7 +230,7 @@ impl<'a> Record<'a> {
     fn look_up(&self, path: &[&str]) -> Option<Cow<'a, str>> {
         let mut scanner = self.page.scanner_at(self.entry.record)?;
         for wanted in path {
-            enter_member(&mut scanner, wanted).ok()??;
+            scanner.enter_member(wanted).ok()??;
         }
         let text = scanner.string("expected a string").ok()?;
         scanner.value_of(text).ok()
@@ -195,19 +241,6 @@ impl fmt::Debug for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Record({})", self.json())
     }
-}
-
-/// Moves to the value of the member `wanted` of the object that comes next.
-fn enter_member(scanner: &mut Scanner<'_>, wanted: &str) -> Result<Option<()>, DecodeError> {
-    scanner.open(b'{', "expected an object")?;
-    let mut first = true;
-    while let Some(name) = scanner.next_member(&mut first)? {
-        if *scanner.value_of(name)? == *wanted {
-            return Ok(Some(()));
-        }
-        scanner.skip_value()?;
-    }
-    Ok(None)
 }
 
 /// A record that owns its part of a page, by keeping the page alive.

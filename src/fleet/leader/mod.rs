@@ -5,6 +5,7 @@
 //! leader that wakes up does no harm: each of its writes is conditional on the row it saw.
 
 mod duties;
+mod measure;
 mod office;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::office::Office;
+use super::board::{Board, Loop};
 use super::membership::SharedPresence;
 use super::view::{FleetView, Heartbeats};
 use super::{Error, Notice, Options};
@@ -41,6 +43,7 @@ pub(super) struct Leader {
     presence: SharedPresence,
     view_sender: watch::Sender<FleetView>,
     notices: mpsc::UnboundedSender<Notice>,
+    board: Board,
     rng: Rng,
     /// The zero of all observations.
     origin: Instant,
@@ -73,6 +76,7 @@ impl Leader {
         presence: SharedPresence,
         view_sender: watch::Sender<FleetView>,
         notices: mpsc::UnboundedSender<Notice>,
+        board: Board,
         rng: Rng,
     ) -> Self {
         Self {
@@ -83,6 +87,7 @@ impl Leader {
             presence,
             view_sender,
             notices,
+            board,
             rng,
             origin: Instant::now(),
             heartbeats: Heartbeats::default(),
@@ -110,6 +115,7 @@ impl Leader {
                 Err(error) => return error,
             }
             let next = self.next_look(started);
+            self.board.beat(Loop::Leader, next);
             let arrived = async {
                 match &mut self.office {
                     Some(office) if !office.lister.is_empty() => office.lister.join_next().await,
@@ -159,7 +165,11 @@ impl Leader {
             self.stand_for_leader().await?;
         }
         if !self.leads() {
-            self.office = None;
+            if self.office.take().is_some() {
+                let leader = self.view.leadership.as_ref().and_then(|leadership| leadership.worker.as_ref());
+                tracing::info!(leader = ?leader, "this worker leads the fleet no more");
+            }
+            self.board.set_group(None);
         }
         self.view_sender.send_replace(self.view.clone());
         self.check_stream()
@@ -221,8 +231,9 @@ impl Leader {
             stream_arn: Some(self.stream.arn().to_owned()),
             ..seen.clone().unwrap_or_default()
         };
-        if self.fleet.write_leadership(&wanted, seen.map(|seen| seen.term)).await? {
-            tracing::info!(term = wanted.term, "this worker leads the fleet");
+        if self.fleet.write_leadership(&wanted, seen.as_ref().map(|seen| seen.term)).await? {
+            let before = seen.as_ref().and_then(|seen| seen.worker.as_ref());
+            tracing::info!(term = wanted.term, before = ?before, "this worker leads the fleet");
             self.view.leadership = Some(wanted);
             self.office = None;
         }

@@ -7,9 +7,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::aws::stream;
+use crate::core::desired_workers::DesiredWorkers;
+use crate::core::group_lag::GroupLag;
 use crate::core::lease::{Lease, ShardId, WorkerId};
 use crate::core::liveness::Observations;
 use crate::fleet::discovery::Listing;
+use crate::metrics;
 
 /// How many rows a second the leader's scans of the lease table read, on average.
 const SCANNED_ROWS_A_SECOND: u32 = 250;
@@ -48,6 +51,13 @@ pub(super) struct Office {
     pub(super) lister: JoinSet<Result<Listing, stream::Error>>,
     /// The leases that were finished when the last listing began.
     finished_before_listing: BTreeSet<ShardId>,
+    /// What the application's lag is put together from.
+    pub(super) group_lag: GroupLag,
+    /// When that was looked at last.
+    pub(super) measured: Option<Instant>,
+    /// How many workers are wanted, and when that was last asked; made with the first look.
+    pub(super) desired: Option<(DesiredWorkers, Instant)>,
+    pub(super) desired_workers: usize,
     /// Whether leases may be made and given away: not while a KCL worker may be alive.
     pub(super) is_clear: bool,
 }
@@ -69,6 +79,10 @@ impl Office {
             is_disabled: false,
             lister: JoinSet::new(),
             finished_before_listing: BTreeSet::new(),
+            group_lag: GroupLag::default(),
+            measured: None,
+            desired: None,
+            desired_workers: 0,
             is_clear: true,
         }
     }
@@ -111,6 +125,7 @@ impl Office {
     }
 
     pub(super) fn note_listing(&mut self, listing: Listing) {
+        ::metrics::histogram!(metrics::DISCOVERY_SECONDS.name).record(listing.took.as_secs_f64());
         self.listing_took = listing.took;
         self.is_disabled = listing.is_disabled;
         self.listed = Some(Instant::now());
