@@ -44,9 +44,10 @@ pub mod metrics;
 pub mod worker;
 
 pub use consumer::{
-    BatchError, CheckpointError, Checkpointer, Checkpoints, DeadLetterQueue, FailurePolicy, OnFailure, OnGap,
-    ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext, for_each,
+    BatchError, CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, DeadLetterQueue, FailurePolicy,
+    OnFailure, OnGap, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext, for_each,
 };
 pub use core::filter::{Events, Filters, Pattern};
 pub use core::record::{OwnedRecord, Record, RecordBatch};
+pub use core::sequence_number::SequenceNumber;
 pub use worker::{Options, Report, StreamSelector, Worker};

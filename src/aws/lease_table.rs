@@ -4,6 +4,8 @@
 //! worker can take over from each other. What we have no use for is never read and never written, and so survives.
 //! Reads are strongly consistent: a stale row could start a child before its parent's end, or at an old checkpoint.
 
+mod commit;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -11,10 +13,10 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
-    Update,
+    AttributeValue, CancellationReason, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, Update,
 };
 
+pub use self::commit::{CommitOutcome, MAX_WRITES, RefusedWrite, TransactWriteItem};
 use super::answers::Answers;
 use super::calls::Watched;
 use super::{Fault, TableError, tables};

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::mistakes::Mistakes;
 use super::run_config::{self, RunConfig, Sink, Source, StartAt};
+use super::sink::http::Handler;
 use super::sink::{Lines, Null};
 use super::{admin, output, signals};
 use crate::consumer::{Checkpoints, OnGap, ProcessorFactory};
@@ -71,6 +72,10 @@ pub async fn with_processors<J: WithProcessors>(
         Sink::Stdout => {
             let lines = Lines::new(io::stdout(), closed.clone()).context("cannot start the output thread")?;
             job.call(move |_: &_| lines.clone()).await
+        }
+        Sink::Http(target) => {
+            let handler = Handler::new(target.clone())?;
+            job.call(move |shard: &_| handler.processor(shard)).await
         }
     }
 }

@@ -11,6 +11,7 @@ use super::layers::{Environment, Layers};
 use super::logs::{self, LogConfig};
 use super::mistakes::Mistakes;
 use super::setting::{Default, Kind, Reach, Setting};
+use super::sink::http::{Headers, HttpTarget, HttpUrl, Secret};
 use super::value;
 use crate::aws::clients::Endpoints;
 use crate::core::desired_workers::Limits;
@@ -93,12 +94,22 @@ pub enum StartAt {
 }
 
 /// Where records go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sink {
     /// Standard output, a line of JSON a record.
     Stdout,
     /// Nowhere; they are only counted.
     Null,
+    /// A handler, a batch a request.
+    Http(HttpTarget),
+}
+
+/// What `--to` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum To {
+    Stdout,
+    Null,
+    Http(HttpUrl),
 }
 
 /// What happens when the service trimmed records before they were read.
@@ -173,12 +184,43 @@ const START: Setting<StartAt> = Setting::new("start", "trim-horizon|latest", |te
      after what is there now.",
 );
 
-pub(super) const TO: Setting<Sink> = Setting::new("to", "stdout|null", |text| {
-    value::one_of(text, &[("stdout", Sink::Stdout), ("null", Sink::Null)])
+pub(super) const TO: Setting<To> = Setting::new("to", "stdout|null|URL", |text| match text {
+    "stdout" => Ok(To::Stdout),
+    "null" => Ok(To::Null),
+    url if url.contains("://") => HttpUrl::parse(url).map(To::Http),
+    other => Err(format!("{other:?} is not one of: stdout, null, or a handler's URL (http://…, https://…)")),
 })
 .group(READING)
 .default(Default::Value("stdout"))
-.help("Where records go: a line of JSON each on standard output, as the service sent it, or nowhere but the count.");
+.help(
+    "Where records go: a line of JSON each on standard output, as the service sent it; nowhere but the count; or to a \
+     handler at an http:// or https:// URL, which gets a batch a POST, in the shape of a Lambda function's event.",
+);
+
+pub(super) const HTTP_HEADER_FILE: Setting<Headers> = Setting::new("http-header-file", "FILE", |path| {
+    Headers::parse(&value::content_of(path)?).map_err(|message| format!("{path:?}: {message}"))
+})
+.group(READING)
+.help("A file of headers for each request to a handler, one a line, such as: Authorization: Bearer …");
+
+pub(super) const HTTP_HEADERS: Setting<Headers> = Setting::new("http-headers", "HEADERS", Headers::parse)
+    .group(READING)
+    .reach(Reach::Environment)
+    .help("The same headers, one a line, in the environment.");
+
+pub(super) const HTTP_SECRET_FILE: Setting<Secret> = Setting::new("http-secret-file", "FILE", |path| {
+    Secret::parse(&value::content_of(path)?).map_err(|message| format!("{path:?}: {message}"))
+})
+.group(READING)
+.help(
+    "A file with the secret by which each request to a handler is signed: the HMAC-SHA256 of its body, in the header \
+     X-Shardkeeper-Signature. The secret itself can also be in the environment, as SHARDKEEPER_HTTP_SECRET.",
+);
+
+pub(super) const HTTP_SECRET: Setting<Secret> = Setting::new("http-secret", "SECRET", Secret::parse)
+    .group(READING)
+    .reach(Reach::Environment)
+    .help("The secret by which requests to a handler are signed, in the environment.");
 
 const UNTIL_CAUGHT_UP: Setting<bool> = Setting::switch("until-caught-up")
     .group(READING)
@@ -374,6 +416,10 @@ pub const RUN: SubCommand = SubCommand {
         &STREAM_ARN.about,
         &START.about,
         &TO.about,
+        &HTTP_HEADER_FILE.about,
+        &HTTP_HEADERS.about,
+        &HTTP_SECRET_FILE.about,
+        &HTTP_SECRET.about,
         &UNTIL_CAUGHT_UP.about,
         &ON_GAP.about,
         &FILTER.about,
@@ -444,7 +490,7 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
         app: layers.required(&APP),
         worker_id: layers.required(&WORKER_ID),
         start: layers.value(&START),
-        sink: layers.value(&TO),
+        sink: read_sink(layers),
         on_gap: layers.value(&ON_GAP),
         filters: read_filters(layers),
         until_caught_up: layers.value(&UNTIL_CAUGHT_UP),
@@ -491,6 +537,26 @@ fn read_desired_workers(layers: &mut Layers) -> Limits {
     #[expect(clippy::cast_precision_loss, reason = "bytes a second")]
     let capacity_kbps = capacity as f64 / 1024.0;
     Limits { min, max, capacity_kbps, catch_up: layers.value(&CATCH_UP_WITHIN) }
+}
+
+pub(super) fn read_sink(layers: &mut Layers) -> Sink {
+    let headers = either(layers, &HTTP_HEADER_FILE, &HTTP_HEADERS).unwrap_or_default();
+    let secret = either(layers, &HTTP_SECRET_FILE, &HTTP_SECRET);
+    match layers.value(&TO) {
+        To::Stdout => Sink::Stdout,
+        To::Null => Sink::Null,
+        To::Http(url) => Sink::Http(HttpTarget { url, headers, secret }),
+    }
+}
+
+/// What one of two settings gives that give the same.
+fn either<T>(layers: &mut Layers, one: &Setting<T>, other: &Setting<T>) -> Option<T> {
+    if layers.is_given(&one.about) && layers.is_given(&other.about) {
+        let (place, other) = (layers.place_of(&one.about), layers.place_of(&other.about));
+        layers.add_mistake(format!("{place} and {other}: both say the same thing; give one of them"));
+    }
+    let given = layers.optional(one);
+    given.or(layers.optional(other))
 }
 
 fn read_source(layers: &mut Layers) -> Source {

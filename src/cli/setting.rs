@@ -72,6 +72,8 @@ pub enum Reach {
     FlagAndEnvironment,
     /// Only as a flag: requests rather than configuration.
     Flag,
+    /// Only as an environment variable: secrets, which everybody on the machine could read on a command line.
+    Environment,
 }
 
 impl<T> Setting<T> {
@@ -140,6 +142,11 @@ impl About {
     pub fn variable(&self) -> String {
         let name = self.name.to_ascii_uppercase().replace('-', "_");
         format!("{ENVIRONMENT_PREFIX}{name}")
+    }
+
+    /// Whether the command line can give it.
+    pub fn on_command_line(&self) -> bool {
+        self.reach != Reach::Environment
     }
 
     /// Whether the environment can give it.

@@ -29,6 +29,11 @@ pub fn text(text: &str) -> Result<String, String> {
     Ok(text.to_string())
 }
 
+/// The content of the file at a path.
+pub fn content_of(path: &str) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("cannot read {path:?}: {error}"))
+}
+
 /// One of a few words.
 pub fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     let found = words.iter().find(|(word, _)| *word == text);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::clock::Alive;
 use super::status::ShardStatus;
 use crate::aws::TableError;
-use crate::aws::lease_table::{EndOutcome, LeaseTable, Outcome};
+use crate::aws::lease_table::{CommitOutcome, EndOutcome, LeaseTable, Outcome, RefusedWrite, TransactWriteItem};
 use crate::core::checkpoint::Checkpoint;
 use crate::core::lease::{Lease, ShardId, Transition, TransitionError, WorkerId};
 use crate::core::pacing::Backoff;
@@ -18,6 +18,9 @@ use crate::core::rng::Rng;
 use crate::core::sequence_number::SequenceNumber;
 use crate::core::throughput::Throughput;
 use crate::metrics;
+
+/// How often a commit is tried that other writers of its items stand in the way of.
+const COMMIT_ATTEMPTS: u32 = 6;
 
 /// A lease while this worker holds it.
 #[derive(Debug)]
@@ -37,6 +40,32 @@ pub struct HeldLease {
     /// Where it shows what is checkpointed.
     status: Arc<ShardStatus>,
     rng: StdMutex<Rng>,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// The writes are made, and the position stands behind their records.
+    Now,
+    /// The position stood there already, and nothing was written: the records' writes were made with it.
+    Earlier,
+}
+
+/// Why a commit did not happen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RefusedCommit {
+    /// The lease's part of it.
+    Lease(WriteError),
+    /// These of the handler's writes.
+    Writes(Vec<RefusedWrite>),
+    /// The position stands between the records.
+    Begun(Checkpoint),
+}
+
+impl From<WriteError> for RefusedCommit {
+    fn from(error: WriteError) -> Self {
+        Self::Lease(error)
+    }
 }
 
 /// Why a write to a held lease did not happen.
@@ -130,6 +159,71 @@ impl HeldLease {
         }
         self.status.note(|lag| lag.checkpointed(&position));
         Ok(())
+    }
+
+    /// Moves the checkpoint over the records from `first` to `last` and makes a handler's writes, all of it or nothing.
+    pub async fn commit(
+        &self,
+        first: &SequenceNumber,
+        last: &SequenceNumber,
+        writes: &[TransactWriteItem],
+    ) -> Result<Committed, RefusedCommit> {
+        let mut row = self.row.lock().await;
+        match row.checkpoint.sequence_number() {
+            Some(saved) if last <= saved => return Ok(Committed::Earlier),
+            Some(saved) if first <= saved => return Err(RefusedCommit::Begun(row.checkpoint.clone())),
+            _ => {}
+        }
+        let mut backoff = Backoff::default();
+        let mut attempts = 1;
+        loop {
+            let transition =
+                row.checkpoint(&self.worker, Checkpoint::At(last.clone())).map_err(|_| WriteError::Lost)?;
+            let transition = transition.with_throughput(self.throughput_kbps());
+            match self.table.commit(&transition, writes).await {
+                Ok(CommitOutcome::Applied(found)) => {
+                    *row = found;
+                    return Ok(Committed::Now);
+                }
+                Ok(CommitOutcome::Conflict(found)) => self.adopt(&mut row, found)?,
+                Ok(CommitOutcome::Refused(refused)) => {
+                    if attempts == COMMIT_ATTEMPTS || !refused.iter().all(RefusedWrite::is_transient) {
+                        return self.shut_out(&mut row, &transition, refused).await;
+                    }
+                    attempts += 1;
+                    self.pause(&mut backoff).await;
+                }
+                Err(error) => self.wait_after(error, &mut backoff).await?,
+            }
+        }
+    }
+
+    /// Makes sure that a refused commit stays undone: an earlier request of the same content, whose answer never came,
+    /// may still be on its way, and is shut out by a higher counter. If it was quicker, the commit is done after all.
+    async fn shut_out(
+        &self,
+        row: &mut Lease,
+        commit: &Transition,
+        refused: Vec<RefusedWrite>,
+    ) -> Result<Committed, RefusedCommit> {
+        let mut backoff = Backoff::default();
+        loop {
+            let claim = row.claim(&self.worker).map_err(|_| WriteError::Lost)?;
+            match self.table.apply(&claim).await {
+                Ok(Outcome::Applied(found)) => {
+                    *row = found;
+                    return Err(RefusedCommit::Writes(refused));
+                }
+                Ok(Outcome::Conflict(Some(found)))
+                    if commit.is_done_in(&found) || Transition::met_hand_off(&commit.after, &found) =>
+                {
+                    *row = found;
+                    return Ok(Committed::Now);
+                }
+                Ok(Outcome::Conflict(found)) => self.adopt(row, found)?,
+                Err(error) => self.wait_after(error, &mut backoff).await?,
+            }
+        }
     }
 
     /// Hands the lease to its new owner, with the last position, and returns the row.
@@ -229,9 +323,13 @@ impl HeldLease {
             return Err(WriteError::Lost);
         }
         tracing::debug!(shard = %self.key, %error, "writing the lease failed, trying again");
+        self.pause(backoff).await;
+        Ok(())
+    }
+
+    async fn pause(&self, backoff: &mut Backoff) {
         let wait = backoff.next(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner));
         tokio::time::sleep(wait).await;
-        Ok(())
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 pub use self::budget::Budget;
-pub use self::checkpointer::{CheckpointError, Checkpointer};
+pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
 pub use self::clock::{Alive, WallClock};
 pub use self::counters::{Counters, Totals};
 pub use self::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
@@ -38,6 +38,7 @@ use self::children::ChildFinder;
 use self::counters::Outcomes;
 use self::shard_consumer::ShardConsumer;
 use crate::aws::lease_table::LeaseTable;
+pub use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::aws::stream::Stream;
 use crate::core::filter::Filters;
 use crate::core::lease::{Lease, ShardId, WorkerId};

@@ -113,6 +113,14 @@ impl ShardGraph {
         missing.into_iter().map(|(_, lease)| lease).collect()
     }
 
+    /// The shards without a lease that continue no shard with one. After an application's first listing these are rare:
+    /// new shards follow old ones.
+    pub fn newcomers(&self, has_lease: impl Fn(&ShardId) -> bool) -> BTreeSet<ShardId> {
+        let leaves = self.shards.values().filter(|shard| self.is_leaf(shard));
+        let lines = leaves.map(|leaf| self.line_to_lease(leaf, &has_lease));
+        lines.filter(|(_, continues)| !continues).flat_map(|(line, _)| line).collect()
+    }
+
     /// The finished leases that may be deleted.
     ///
     /// KCL's rule: the shard is read to its end, its children are known, each of them has a lease that has moved
@@ -276,6 +284,14 @@ mod tests {
     fn a_closed_shard_whose_child_is_not_visible_yet_gets_its_lease() {
         let closed = ShardGraph::new([Shard { closed: true, ..shard("a", None) }]);
         assert_eq!(missing(&closed, &leases(&[]), Checkpoint::TrimHorizon), ["a@TRIM_HORIZON"]);
+    }
+
+    #[test]
+    fn newcomers_are_whole_families_without_a_lease() {
+        let shards = graph(&[("p", None), ("l", Some("p")), ("r", Some("p")), ("x", Some("gone")), ("y", Some("x"))]);
+        let rows = leases(&[("p", &[], "SHARD_END", &["l"])]);
+        let newcomers = shards.newcomers(|id| rows.contains_key(id));
+        assert_eq!(newcomers, BTreeSet::from(["x".into(), "y".into()]));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -102,7 +102,11 @@ async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
     match (&head.method, head.uri.path(), target) {
         (&Method::POST, "/", Some(target)) => {
             let request = Request { target: target.to_owned(), body };
-            Ok(from_answer(service.call(request).await?))
+            let answer = match caller(&head.headers) {
+                Some(caller) => service.call_as(caller, request).await?,
+                None => service.call(request).await?,
+            };
+            Ok(from_answer(answer))
         }
         (&Method::POST, "/", None) => {
             Ok(from_error(&ServiceError::new("UnknownOperationException", "The request has no x-amz-target header")))
@@ -110,6 +114,13 @@ async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
         (&Method::GET, "/", _) => Ok(text(StatusCode::OK, "healthy: dynamodb, dynamodb streams (shardkeeper local)\n")),
         (method, path, _) => Ok(control(method, path, &body, &service)),
     }
+}
+
+/// The access key id that a call is signed with: `AWS4-HMAC-SHA256 Credential=ID/DATE/REGION/SERVICE/aws4_request, …`.
+/// Signatures are not checked.
+fn caller(headers: &HeaderMap) -> Option<&str> {
+    let (_, credential) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once("Credential=")?;
+    credential.split('/').next()
 }
 
 /// The control plane: see the module's documentation.

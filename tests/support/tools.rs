@@ -9,7 +9,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
     if found.is_none() {
         let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
         assert!(!in_ci, "{program} is not installed, and CI skips no tests");
-        eprintln!("SKIPPED: {program} is not installed (.ci/run installs it)");
+        eprintln!("SKIPPED: {program} is not installed (.ci/run sees to that)");
     }
     found
 }

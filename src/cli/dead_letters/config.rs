@@ -10,7 +10,8 @@ use crate::cli::layers::{Environment, Layers};
 use crate::cli::logs::{self, LogConfig};
 use crate::cli::mistakes::Mistakes;
 use crate::cli::run_config::{
-    APP, AwsOptions, DEAD_LETTERS as DEAD_LETTERS_OF_RUN, ENDPOINT_URL, REGION, RUN, STREAMS_ENDPOINT_URL, Sink, TO,
+    APP, AwsOptions, DEAD_LETTERS as DEAD_LETTERS_OF_RUN, ENDPOINT_URL, HTTP_HEADER_FILE, HTTP_HEADERS, HTTP_SECRET,
+    HTTP_SECRET_FILE, REGION, RUN, STREAMS_ENDPOINT_URL, Sink, TO, read_sink,
 };
 use crate::cli::setting::{Default, Kind, Reach, Setting};
 use crate::cli::value;
@@ -187,6 +188,10 @@ pub const DEAD_LETTERS: SubCommand = SubCommand {
                 &ALL.about,
                 &SHARD.about,
                 &TO.about,
+                &HTTP_HEADER_FILE.about,
+                &HTTP_HEADERS.about,
+                &HTTP_SECRET_FILE.about,
+                &HTTP_SECRET.about,
                 &ATTEMPTS.about,
                 &HANDLER_TIMEOUT.about,
                 &DRY_RUN.about,
@@ -322,7 +327,7 @@ fn read_request(action: &str, layers: &mut Layers) -> Request {
         "list" => Request::List,
         "show" => Request::Show,
         "replay" => Request::Replay {
-            sink: layers.value(&TO),
+            sink: read_sink(layers),
             attempts: layers.value(&ATTEMPTS),
             handler_timeout: layers.optional(&HANDLER_TIMEOUT),
             dry_run,

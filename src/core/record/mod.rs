@@ -8,11 +8,13 @@
 //! - `scan`: the JSON scanner that the rest stands on
 //! - `page`: the pass over a body and the index that it leaves
 //! - `batch`, `view`: what is handed out
+//! - `lambda_event`: the event that AWS Lambda makes of records
 //! - `value`, `base64`: attribute values
 
 mod base64;
 mod batch;
 mod error;
+mod lambda_event;
 mod page;
 pub(in crate::core) mod scan;
 mod value;
@@ -20,6 +22,7 @@ mod view;
 
 pub use batch::{RecordBatch, Records};
 pub use error::DecodeError;
+pub use lambda_event::LambdaEvents;
 pub use page::Page;
 pub use value::{Item, Value};
 pub use view::{EventName, OwnedRecord, Record, UserIdentity, ViewType};

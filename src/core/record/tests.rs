@@ -41,6 +41,7 @@ fn a_record_gives_all_that_the_service_sent() {
     assert_eq!(record.json(), MODIFY);
     assert_eq!(page.records.bytes_len(), MODIFY.len());
     assert_eq!(record.event_id(), Some("e1"));
+    assert_eq!(record.idempotency_key(), "e1");
     assert_eq!(record.event_name(), EventName::Modify);
     assert_eq!(record.event_version().as_deref(), Some("1.1"));
     assert_eq!(record.event_source().as_deref(), Some("aws:dynamodb"));

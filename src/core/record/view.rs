@@ -106,6 +106,14 @@ impl<'a> Record<'a> {
         self.text_of(self.entry.event_id)
     }
 
+    /// A key that stands for this change and no other: the same each time the record is delivered, by whichever worker.
+    ///
+    /// It is the `eventID`, which the API calls globally unique, or, where a service sends none, the sequence number,
+    /// which no other record of the shard has.
+    pub fn idempotency_key(&self) -> &'a str {
+        self.event_id().unwrap_or_else(|| self.sequence_number())
+    }
+
     /// What happened to the item.
     pub fn event_name(&self) -> EventName {
         self.entry.event_name
@@ -211,6 +219,17 @@ impl<'a> Record<'a> {
     // It takes a reference so that it comes before `ToOwned::to_owned`, which would only copy the view.
     pub fn to_owned(&self) -> OwnedRecord {
         OwnedRecord { page: Arc::clone(self.page), index: self.index }
+    }
+
+    /// A scanner at the record's start, and the offset of that start as the scanner counts.
+    pub(super) fn scanner(&self) -> (Scanner<'a>, usize) {
+        let start = self.entry.record.start();
+        (self.page.scanner_from(start), start)
+    }
+
+    /// A scanner at the record's identity, if it has one, and the offset of the record's start as the scanner counts.
+    pub(super) fn identity_scanner(&self) -> Option<(Scanner<'a>, usize)> {
+        Some((self.page.scanner_at(self.entry.user_identity)?, self.entry.record.start()))
     }
 
     #[inline]

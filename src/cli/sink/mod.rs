@@ -1,4 +1,6 @@
-//! Where `shardkeeper run` sends records: standard output, or nowhere.
+//! Where `shardkeeper run` sends records: standard output, a handler that is asked over HTTP, or nowhere.
+
+pub mod http;
 
 use std::io::{self, Write};
 use std::sync::Arc;
