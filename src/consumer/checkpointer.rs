@@ -138,7 +138,9 @@ impl Checkpointer {
             return Err(CheckpointError::Failed("there is no record to commit".into()).into());
         };
         let Some(lease) = &self.lease else {
-            return Err(CheckpointError::Failed("a dead letter's record has no lease to be committed with".into()).into());
+            return Err(
+                CheckpointError::Failed("a dead letter's record has no lease to be committed with".into()).into()
+            );
         };
         let to = lease.delivered().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
         if Checkpoint::At(last.clone()) > to {

@@ -8,7 +8,12 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCrede
 
 /// A configuration with any credentials.
 pub fn config(url: &str) -> SdkConfig {
-    let credentials = Credentials::new("local", "local", None, None, "test");
+    config_of("local", url)
+}
+
+/// A configuration for a caller with this name.
+pub fn config_of(caller: &str, url: &str) -> SdkConfig {
+    let credentials = Credentials::new(caller, caller, None, None, "test");
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::new("us-east-1"))
