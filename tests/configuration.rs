@@ -359,7 +359,7 @@ fn local_and_demo_take_flags_only_and_tell_all_their_mistakes() {
         [
             "--app (command line): unknown option",
             "--port (command line): 70000 is out of range: from 0 to 65535",
-            "--shards (command line): 0 is out of range: from 1 to 1000",
+            "--shards (command line): 0 is out of range: from 1 to 10000",
             "--clock (command line): \"noon\" is not a whole number; write real, or milliseconds since 1970",
         ]
     );

@@ -10,6 +10,8 @@ mod support;
 #[path = "support/deliveries.rs"]
 mod deliveries;
 #[expect(dead_code, reason = "the process tests use more of it")]
+#[path = "support/link.rs"]
+mod link;
 #[path = "support/local_service.rs"]
 mod local_service;
 #[expect(dead_code, reason = "the process tests use more of it")]
