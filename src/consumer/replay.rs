@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::checkpointer::Checkpointer;
 use super::clock::WallClock;
-use super::failure::FailurePolicy;
-use super::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
-use super::shard_consumer::catch_panic;
+use super::delivery::catch_panic;
+use super::failure::{BatchError, FailurePolicy};
+use super::processor::{ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 use crate::core::checkpoint::Checkpoint;
 use crate::core::dead_letter::DeadLetter;
 use crate::core::lease::ShardId;
@@ -29,12 +29,12 @@ pub struct Replayer<F: ProcessorFactory> {
 
 /// A letter's record failed again, as often as the policy allows.
 #[derive(Debug, thiserror::Error)]
-#[error("{source}")]
+#[error("{error}")]
 pub struct StillFails {
     /// How often the record was handed over this time.
     pub attempts: u32,
     /// The last error.
-    pub source: Error,
+    pub error: BatchError,
 }
 
 impl<F: ProcessorFactory> Replayer<F> {
@@ -49,7 +49,7 @@ impl<F: ProcessorFactory> Replayer<F> {
     /// # Errors
     /// When it failed as often as the policy allows, or the letter holds no record.
     pub async fn deliver(&mut self, letter: &DeadLetter) -> Result<(), StillFails> {
-        let records = letter.to_batch().map_err(|error| StillFails { attempts: 0, source: error.into() })?;
+        let records = letter.to_batch().map_err(|error| StillFails { attempts: 0, error: error.into() })?;
         let limit = self.policy.attempts.unwrap_or(1).max(1);
         let mut backoff = Backoff::new(self.policy.first_wait, self.policy.longest_wait);
         let mut attempt = 0;
@@ -60,12 +60,12 @@ impl<F: ProcessorFactory> Replayer<F> {
                 age: letter.created_ms.map(|ms| Duration::from_millis(self.clock.now_ms().saturating_sub(ms))),
                 attempt,
             };
-            let Err(source) = self.call(letter, input).await else { return Ok(()) };
+            let Err(error) = self.call(letter, input).await else { return Ok(()) };
             attempt += 1;
             if attempt >= limit {
-                return Err(StillFails { attempts: attempt, source });
+                return Err(StillFails { attempts: attempt, error });
             }
-            tracing::debug!(letter = %letter.id(), %source, attempt, "failed again, trying on");
+            tracing::debug!(letter = %letter.id(), %error, attempt, "failed again, trying on");
             tokio::time::sleep(backoff.next(&mut self.rng)).await;
         }
     }
@@ -77,7 +77,7 @@ impl<F: ProcessorFactory> Replayer<F> {
         }
     }
 
-    async fn call(&mut self, letter: &DeadLetter, input: ProcessRecordsInput) -> Result<(), Error> {
+    async fn call(&mut self, letter: &DeadLetter, input: ProcessRecordsInput) -> Result<(), BatchError> {
         let limit = self.policy.handler_timeout;
         let key = (letter.stream_arn.clone(), letter.shard_id.clone());
         let mut processor = match self.processors.remove(&key) {
@@ -122,7 +122,7 @@ mod tests {
     }
 
     impl RecordProcessor for Scripted {
-        async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), Error> {
+        async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
             let record = input.records.first().expect("a record").json().to_owned();
             self.seen.lock().expect("no panic").push((record, input.attempt));
             let what = self.script.lock().expect("no panic").pop();

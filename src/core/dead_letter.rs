@@ -104,19 +104,28 @@ impl DeadLetter {
         Ok(records)
     }
 
-    /// What tells the changes of one item from those of all others: its table and its primary key, in one form however
-    /// the service wrote it.
+    /// What tells the changes of one item from those of all others.
     ///
     /// # Errors
     /// When the kept text is not a record.
-    pub fn item_key(&self) -> Result<String, BadRecord> {
+    pub fn item_key(&self) -> Result<ItemKey, BadRecord> {
         let records = self.to_batch()?;
-        let keys = records.first().map(|record| record.keys()).unwrap_or_default();
-        let mut attributes: Vec<String> = keys.iter().map(|(name, value)| format!("{name:?}={value:?}")).collect();
-        attributes.sort_unstable();
+        let hash = records.first().map(|record| record.key_hash()).unwrap_or_default();
         // arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL: a table may have had several streams.
         let table = self.stream_arn.split("/stream/").next().unwrap_or_default();
-        Ok(format!("{table} {}", attributes.join(" ")))
+        Ok(ItemKey(table.to_owned(), hash))
+    }
+}
+
+/// Stands for an item: its table, and a number that follows from its primary key. Two items may have the same one: then
+/// they only wait for each other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ItemKey(String, u64);
+
+impl ItemKey {
+    /// The key of a letter that holds no record: it waits for no other.
+    pub fn of_none(letter: &DeadLetter) -> Self {
+        Self(format!("{}/{}", letter.stream_arn, letter.id()), 0)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::cli::run::{WithProcessors, with_processors};
 use crate::cli::run_config::Sink;
 use crate::cli::signals;
 use crate::consumer::{FailurePolicy, ProcessorFactory, Replayer, StillFails, WallClock};
-use crate::core::dead_letter::{DeadLetter, LetterId};
+use crate::core::dead_letter::{DeadLetter, ItemKey, LetterId};
 use crate::core::sequence_number::SequenceNumber;
 
 /// Replays what is selected.
@@ -65,7 +65,7 @@ struct Turn {
     id: LetterId,
     spot: Spot,
     /// Tells the changes of one item from those of others.
-    item: String,
+    item: ItemKey,
 }
 
 impl Turn {
@@ -93,7 +93,7 @@ fn turn(found: Found) -> Option<Turn> {
     let unreadable = |reason: String| tracing::error!("passed over: {name} cannot be read: {reason}");
     let letter = found.letter.map_err(unreadable).ok()?;
     // A record without readable keys is nobody's but its own; handing it over tells what is wrong with it.
-    let item = letter.item_key().unwrap_or_else(|_| name.clone());
+    let item = letter.item_key().unwrap_or_else(|_| ItemKey::of_none(&letter));
     let id = letter.id();
     Some(Turn { stream_arn: letter.stream_arn, id, spot: found.spot, item })
 }
@@ -114,12 +114,12 @@ impl WithProcessors for Job<'_> {
         let Self { store, turns, policy, report, stop, closed } = self;
         let mut replayer = Replayer::new(factory, policy, WallClock::System, u64::from(std::process::id()));
         let mut totals = Totals { all: turns.len(), ..Totals::default() };
-        let mut failed: BTreeSet<&str> = BTreeSet::new();
+        let mut failed: BTreeSet<&ItemKey> = BTreeSet::new();
         for turn in &turns {
             if stop.is_cancelled() || closed.is_cancelled() {
                 break;
             }
-            let outcome = match failed.contains(&*turn.item) {
+            let outcome = match failed.contains(&turn.item) {
                 true => Outcome::HeldBack,
                 false => take(&mut replayer, store, turn, closed).await?,
             };
@@ -153,12 +153,12 @@ async fn take<F: ProcessorFactory>(
             store.delete(&turn.spot).await.with_context(stays)?;
             Ok(Outcome::Replayed)
         }
-        Err(StillFails { attempts, source }) => {
+        Err(StillFails { attempts, error }) => {
             // That standard output was closed is no failure of the record's.
             if attempts > 0 && !closed.is_cancelled() {
-                store.replace(&failed_again(&letter, attempts, &source.to_string())).await?;
+                store.replace(&failed_again(&letter, attempts, &error.to_string())).await?;
             }
-            Ok(Outcome::FailedAgain { attempts, error: source.to_string() })
+            Ok(Outcome::FailedAgain { attempts, error: error.to_string() })
         }
     }
 }
@@ -300,7 +300,7 @@ mod tests {
 
     use super::*;
     use crate::cli::dead_letters::file::LetterFile;
-    use crate::consumer::{Error, ProcessRecordsInput, RecordProcessor, ShardContext};
+    use crate::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext};
 
     /// Notes the sequence numbers it is handed, and fails for those of `poison`.
     #[derive(Clone, Default)]
@@ -310,7 +310,7 @@ mod tests {
     }
 
     impl RecordProcessor for Handler {
-        async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), Error> {
+        async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
             let number = input.records.first().expect("a record").sequence_number().to_owned();
             self.seen.lock().expect("no panic").push(number.clone());
             if self.poison.contains(&&*number) { Err("poison".into()) } else { Ok(()) }
