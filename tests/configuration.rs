@@ -332,7 +332,7 @@ fn help_names_each_option_with_its_default_and_its_variable() {
 fn help_and_version_of_the_program_exit_with_0() {
     let help = run("--help");
     assert_eq!(help.code, 0);
-    for name in ["run", "local", "demo", "status", "lease"] {
+    for name in ["run", "local", "demo", "status", "lease", "dead-letters"] {
         assert!(help.stdout.contains(&format!("\n  {name} ")), "{}", help.stdout);
     }
     let version = run("--version");

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::dead_letters::place::Place;
 use super::flags::SubCommand;
 use super::layers::{Environment, Layers};
 use super::logs::{self, LogConfig};
@@ -56,6 +57,8 @@ pub struct RunConfig {
     pub drain_timeout: Duration,
     /// How long the lease of a worker that isn't in the fleet table must stand still before its owner counts as dead.
     pub kcl_failover_time: Duration,
+    /// Where records are kept that are given up.
+    pub dead_letters: Place,
     /// How long a shard may stand still before the worker says that it is not ready.
     pub unready_after: Duration,
     /// Where metrics, health and status are served; none: nowhere.
@@ -103,7 +106,7 @@ pub enum Sink {
 
 /// What `--to` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum To {
+pub(super) enum To {
     Stdout,
     Null,
     Http(HttpUrl),
@@ -181,7 +184,7 @@ const START: Setting<StartAt> = Setting::new("start", "trim-horizon|latest", |te
      after what is there now.",
 );
 
-const TO: Setting<To> = Setting::new("to", "stdout|null|URL", |text| match text {
+pub(super) const TO: Setting<To> = Setting::new("to", "stdout|null|URL", |text| match text {
     "stdout" => Ok(To::Stdout),
     "null" => Ok(To::Null),
     url if url.contains("://") => HttpUrl::parse(url).map(To::Http),
@@ -194,18 +197,18 @@ const TO: Setting<To> = Setting::new("to", "stdout|null|URL", |text| match text 
      handler at an http:// or https:// URL, which gets a batch a POST, in the shape of a Lambda function's event.",
 );
 
-const HTTP_HEADER_FILE: Setting<Headers> = Setting::new("http-header-file", "FILE", |path| {
+pub(super) const HTTP_HEADER_FILE: Setting<Headers> = Setting::new("http-header-file", "FILE", |path| {
     Headers::parse(&value::content_of(path)?).map_err(|message| format!("{path:?}: {message}"))
 })
 .group(READING)
 .help("A file of headers for each request to a handler, one a line, such as: Authorization: Bearer …");
 
-const HTTP_HEADERS: Setting<Headers> = Setting::new("http-headers", "HEADERS", Headers::parse)
+pub(super) const HTTP_HEADERS: Setting<Headers> = Setting::new("http-headers", "HEADERS", Headers::parse)
     .group(READING)
     .reach(Reach::Environment)
     .help("The same headers, one a line, in the environment.");
 
-const HTTP_SECRET_FILE: Setting<Secret> = Setting::new("http-secret-file", "FILE", |path| {
+pub(super) const HTTP_SECRET_FILE: Setting<Secret> = Setting::new("http-secret-file", "FILE", |path| {
     Secret::parse(&value::content_of(path)?).map_err(|message| format!("{path:?}: {message}"))
 })
 .group(READING)
@@ -214,7 +217,7 @@ const HTTP_SECRET_FILE: Setting<Secret> = Setting::new("http-secret-file", "FILE
      X-Shardkeeper-Signature. The secret itself can also be in the environment, as SHARDKEEPER_HTTP_SECRET.",
 );
 
-const HTTP_SECRET: Setting<Secret> = Setting::new("http-secret", "SECRET", Secret::parse)
+pub(super) const HTTP_SECRET: Setting<Secret> = Setting::new("http-secret", "SECRET", Secret::parse)
     .group(READING)
     .reach(Reach::Environment)
     .help("The secret by which requests to a handler are signed, in the environment.");
@@ -248,6 +251,15 @@ const SKIP_REPLICATED: Setting<bool> = Setting::switch("skip-replicated").group(
     "Leave out writes that a global table of version 2017.11.29 replicates from another region. The current version \
      does not mark them.",
 );
+
+pub(super) const DEAD_LETTERS: Setting<Place> = Setting::new("dead-letters", "table|file:PATH|sqs:URL", Place::parse)
+    .group(READING)
+    .default(Default::Value("table"))
+    .help(
+        "Where records are kept that are given up by --on-failure dead-letter: in a DynamoDB table, the application's \
+         name and -DeadLetters; in a file of this worker's own, a line of JSON each; or in an SQS queue (a program \
+         built with the feature sqs).",
+    );
 
 pub(super) const APP: Setting<String> =
     Setting::new("app", "NAME", value::application).group(FLEET).default(Default::Required).help(
@@ -414,6 +426,7 @@ pub const RUN: SubCommand = SubCommand {
         &EVENTS.about,
         &SKIP_TTL_DELETES.about,
         &SKIP_REPLICATED.about,
+        &DEAD_LETTERS.about,
         &APP.about,
         &WORKER_ID.about,
         &NO_CREATE_TABLES.about,
@@ -491,6 +504,7 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
         start_timeout: layers.value(&START_TIMEOUT),
         drain_timeout: layers.value(&DRAIN_TIMEOUT),
         kcl_failover_time: layers.value(&KCL_FAILOVER_TIME),
+        dead_letters: layers.value(&DEAD_LETTERS),
         unready_after: layers.value(&UNREADY_AFTER),
         needs_metrics_addr: layers.is_given(&METRICS_ADDR.about),
         metrics_addr: layers.value(&METRICS_ADDR),
@@ -525,7 +539,7 @@ fn read_desired_workers(layers: &mut Layers) -> Limits {
     Limits { min, max, capacity_kbps, catch_up: layers.value(&CATCH_UP_WITHIN) }
 }
 
-fn read_sink(layers: &mut Layers) -> Sink {
+pub(super) fn read_sink(layers: &mut Layers) -> Sink {
     let headers = either(layers, &HTTP_HEADER_FILE, &HTTP_HEADERS).unwrap_or_default();
     let secret = either(layers, &HTTP_SECRET_FILE, &HTTP_SECRET);
     match layers.value(&TO) {

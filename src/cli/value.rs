@@ -135,7 +135,7 @@ fn split_unit(text: &str) -> (&str, &str) {
 
 /// DynamoDB allows names of tables from 3 to 255 of these characters (DynamoDB developer guide, "Naming rules").
 const TABLE_NAME_MIN: usize = 3;
-const TABLE_NAME_MAX: usize = 255;
+pub(super) const TABLE_NAME_MAX: usize = 255;
 
 /// A DynamoDB table's name.
 pub fn table_name(text: &str) -> Result<String, String> {
