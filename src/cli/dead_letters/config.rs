@@ -1,7 +1,6 @@
 //! The options of `shardkeeper dead-letters`, and what they mean together.
 
 use std::ffi::OsString;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::place::Place;
@@ -48,8 +47,8 @@ pub enum Request {
     Replay {
         /// To whom.
         sink: Sink,
-        /// How often a record is handed over before it stays.
-        attempts: NonZeroU32,
+        /// How often a record that failed is tried again before it stays.
+        retries: u32,
         /// How long one call may take; none: any time.
         handler_timeout: Option<Duration>,
         /// Whether to hand nothing over, and only say in which order it would be.
@@ -100,10 +99,10 @@ const YES: Setting<bool> = Setting::switch("yes")
     .reach(Reach::Flag)
     .help("Delete without asking; needed where there is no terminal to ask on.");
 
-const ATTEMPTS: Setting<NonZeroU32> = Setting::new("retry-attempts", "N", value::count)
+const RETRY_ATTEMPTS: Setting<u32> = Setting::new("retry-attempts", "N", |text| value::whole(text, 0, 10_000))
     .kind(Kind::Integer)
-    .default(Default::Value("3"))
-    .help("How often a record is handed over before it stays a dead letter.");
+    .default(Default::Value("2"))
+    .help("How often a record that fails is tried again before it stays a dead letter: 0 to 10000.");
 
 const HANDLER_TIMEOUT: Setting<Duration> = Setting::new("handler-timeout", "DURATION", |text| {
     value::duration(text, Duration::from_millis(1), Duration::from_secs(3600))
@@ -192,7 +191,7 @@ pub const DEAD_LETTERS: SubCommand = SubCommand {
                 &HTTP_HEADERS.about,
                 &HTTP_SECRET_FILE.about,
                 &HTTP_SECRET.about,
-                &ATTEMPTS.about,
+                &RETRY_ATTEMPTS.about,
                 &HANDLER_TIMEOUT.about,
                 &DRY_RUN.about,
                 &JSON_OUTCOMES.about,
@@ -328,7 +327,7 @@ fn read_request(action: &str, layers: &mut Layers) -> Request {
         "show" => Request::Show,
         "replay" => Request::Replay {
             sink: read_sink(layers),
-            attempts: layers.value(&ATTEMPTS),
+            retries: layers.value(&RETRY_ATTEMPTS),
             handler_timeout: layers.optional(&HANDLER_TIMEOUT),
             dry_run,
         },
