@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::delivery_config::{self, DeliveryConfig};
 use super::flags::SubCommand;
 use super::layers::{Environment, Layers};
 use super::logs::{self, LogConfig};
@@ -34,6 +35,8 @@ pub struct RunConfig {
     pub on_gap: OnGap,
     /// Which records are delivered.
     pub filters: Filters,
+    /// How records come, and what follows when they fail.
+    pub delivery: DeliveryConfig,
     /// Whether the worker ends once it has delivered what was in the stream at its start.
     pub until_caught_up: bool,
     /// Whether missing tables may be created.
@@ -414,6 +417,16 @@ pub const RUN: SubCommand = SubCommand {
         &EVENTS.about,
         &SKIP_TTL_DELETES.about,
         &SKIP_REPLICATED.about,
+        &delivery_config::RETRY_ATTEMPTS.about,
+        &delivery_config::MAX_RECORD_AGE.about,
+        &delivery_config::BISECT.about,
+        &delivery_config::ON_FAILURE.about,
+        &delivery_config::HANDLER_TIMEOUT.about,
+        &delivery_config::BATCH_SIZE.about,
+        &delivery_config::BATCH_BYTES.about,
+        &delivery_config::BATCH_WINDOW.about,
+        &delivery_config::CONCURRENCY.about,
+        &delivery_config::SHARD_CONCURRENCY.about,
         &APP.about,
         &WORKER_ID.about,
         &NO_CREATE_TABLES.about,
@@ -480,6 +493,7 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
         sink: read_sink(layers),
         on_gap: layers.value(&ON_GAP),
         filters: read_filters(layers),
+        delivery: DeliveryConfig::from_layers(layers),
         until_caught_up: layers.value(&UNTIL_CAUGHT_UP),
         create_tables: !layers.value(&NO_CREATE_TABLES),
         lease_duration: layers.value(&LEASE_DURATION),
