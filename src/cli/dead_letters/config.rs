@@ -4,15 +4,16 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::place::Place;
+use crate::cli::delivery_config::{self, DEAD_LETTERS as DEAD_LETTERS_OF_RUN};
 use crate::cli::flags::{self, Operands, SubCommand};
 use crate::cli::layers::{Environment, Layers};
 use crate::cli::logs::{self, LogConfig};
 use crate::cli::mistakes::Mistakes;
 use crate::cli::run_config::{
-    APP, AwsOptions, DEAD_LETTERS as DEAD_LETTERS_OF_RUN, ENDPOINT_URL, HTTP_HEADER_FILE, HTTP_HEADERS, HTTP_SECRET,
-    HTTP_SECRET_FILE, REGION, RUN, STREAMS_ENDPOINT_URL, Sink, TO, read_sink,
+    APP, AwsOptions, ENDPOINT_URL, HTTP_HEADER_FILE, HTTP_HEADERS, HTTP_SECRET, HTTP_SECRET_FILE, REGION, RUN,
+    STREAMS_ENDPOINT_URL, Sink, TO, read_sink,
 };
-use crate::cli::setting::{Default, Kind, Reach, Setting};
+use crate::cli::setting::{Default, Reach, Setting};
 use crate::cli::value;
 use crate::core::dead_letter::LetterId;
 use crate::core::lease::ShardId;
@@ -99,15 +100,14 @@ const YES: Setting<bool> = Setting::switch("yes")
     .reach(Reach::Flag)
     .help("Delete without asking; needed where there is no terminal to ask on.");
 
-const RETRY_ATTEMPTS: Setting<u32> = Setting::new("retry-attempts", "N", |text| value::whole(text, 0, 10_000))
-    .kind(Kind::Integer)
+const RETRY_ATTEMPTS: Setting<u32> = delivery_config::RETRY_ATTEMPTS
+    .group("Options")
     .default(Default::Value("2"))
     .help("How often a record that fails is tried again before it stays a dead letter: 0 to 10000.");
 
-const HANDLER_TIMEOUT: Setting<Duration> = Setting::new("handler-timeout", "DURATION", |text| {
-    value::duration(text, Duration::from_millis(1), Duration::from_secs(3600))
-})
-.help("How long one call of the handler may take; after that it has failed.");
+const HANDLER_TIMEOUT: Setting<Duration> = delivery_config::HANDLER_TIMEOUT
+    .group("Options")
+    .help("How long one delivery may take before it counts as failed: 10ms to 1h; without it, any time.");
 
 const IDS: Operands =
     Operands { name: "ID", help: "Letters, by their ids as `dead-letters list` shows them: SHARD_ID/SEQUENCE_NUMBER." };
