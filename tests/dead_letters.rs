@@ -8,13 +8,18 @@ mod sdk;
 #[path = "support/services.rs"]
 mod services;
 mod support;
+#[path = "support/wire.rs"]
+mod wire;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use services::Service;
 use shardkeeper::aws::dead_letter_table::DeadLetterTable;
 use shardkeeper::cli::dead_letters::file::LetterFile;
@@ -281,6 +286,118 @@ async fn what_is_not_there_is_told_in_a_sentence() {
     for name in ["list", "show", "replay", "purge"] {
         assert!(help.code == 0 && help.stdout.contains(&format!("\n  {name} ")), "{}", help.stdout);
     }
+}
+
+#[tokio::test]
+async fn a_poison_record_is_one_letter_byte_for_byte_and_is_delivered_once_when_the_handler_is_mended() {
+    let stage = Stage::new("poison").await;
+    let address = stage.service.address;
+    let table = json!({
+        "TableName": "Phones",
+        "AttributeDefinitions": [{"AttributeName": "key", "AttributeType": "S"}],
+        "KeySchema": [{"AttributeName": "key", "KeyType": "HASH"}],
+        "BillingMode": "PAY_PER_REQUEST",
+        "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"},
+    });
+    wire::good(address, "CreateTable", &table);
+    for number in 0..200 {
+        let key = if number == 77 { "poison".to_owned() } else { format!("key-{number}") };
+        wire::good(
+            address,
+            "PutItem",
+            &json!({"TableName": "Phones", "Item": {"key": {"S": key}, "é": {"S": "\u{1}"}}}),
+        );
+    }
+    let all = stage.worker("other", "--to stdout").stdout;
+    let poison: Vec<&str> = all.lines().filter(|line| line.contains("poison")).collect();
+    assert_eq!((all.lines().count(), poison.len()), (200, 1));
+
+    let handler = Handler::start();
+    for (app, place) in [("audit", ""), ("filed", " --dead-letters file:letters.jsonl")] {
+        handler.is_mended.store(false, Ordering::SeqCst);
+        let line = format!("--to {} --on-failure dead-letter --retry-attempts 2{place}", handler.url);
+        let worked = stage.worker(app, &line);
+        assert_eq!(worked.code, 0, "{}", worked.stderr);
+        assert_eq!(handler.handled().len(), 199, "{app}: all but one are delivered");
+
+        let from = if place.is_empty() { "" } else { " --from file:letters.jsonl" };
+        let letters = stage.good(&format!("list --json --app {app}{from}"));
+        let letter = DeadLetter::from_json(letters.trim_end()).expect("one letter");
+        assert_eq!(letter.record, poison[0], "byte for byte");
+        assert!(letter.attempts >= 3 && letter.error.contains("500"), "{letter:?}");
+        assert!(letter.stream_arn.contains("/Phones/stream/") && !letter.worker.is_empty(), "{letter:?}");
+
+        let replay = format!("replay --all --app {app} --to {}{from} --retry-attempts 0", handler.url);
+        let failed = stage.run(&replay);
+        assert_eq!(failed.code, 1);
+        assert!(failed.stdout.contains("failed again: the handler answered 500"), "{}", failed.stdout);
+        handler.is_mended.store(true, Ordering::SeqCst);
+        let replayed = stage.good(&replay);
+        assert!(replayed.ends_with(": replayed\n1 dead letter replayed\n"), "{replayed}");
+        let handled = handler.handled();
+        assert!(handled.len() == 1 && handled[0]["dynamodb"]["Keys"]["key"]["S"] == "poison", "{handled:?}");
+        assert_eq!(stage.good(&format!("list --json --app {app}{from}")), "");
+    }
+}
+
+impl Stage {
+    /// Runs a worker on the table `Phones` until it has delivered what is there.
+    fn worker(&self, app: &str, line: &str) -> Finished {
+        let mut command = shardkeeper();
+        command.current_dir(&self.folder).env("AWS_ACCESS_KEY_ID", "local").env("AWS_SECRET_ACCESS_KEY", "local");
+        let url = self.service.url();
+        let fixed = format!("run --table Phones --app {app} --endpoint-url {url} --until-caught-up --idle-poll 100ms");
+        finish(command.args(fixed.split(' ')).args(line.split(' ')).stdin(Stdio::null()))
+    }
+}
+
+/// A handler over HTTP that fails for a record whose key is `poison`, until it is mended.
+struct Handler {
+    url: String,
+    is_mended: Arc<AtomicBool>,
+    handled: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Handler {
+    fn start() -> Handler {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}/", listener.local_addr().expect("its address"));
+        let (is_mended, handled) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let handler = Handler { url, is_mended: Arc::clone(&is_mended), handled: Arc::clone(&handled) };
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                answer(stream.expect("a connection"), &is_mended, &handled);
+            }
+        });
+        handler
+    }
+
+    /// The records that went well since this was asked last.
+    fn handled(&self) -> Vec<Value> {
+        std::mem::take(&mut *self.handled.lock().expect("no panic"))
+    }
+}
+
+fn answer(mut stream: TcpStream, is_mended: &AtomicBool, handled: &Mutex<Vec<Value>>) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+    let (mut line, mut length) = (String::new(), 0);
+    while reader.read_line(&mut line).unwrap_or(0) > 2 {
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().expect("a length");
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("a body");
+    let event: Value = serde_json::from_slice(&body).expect("JSON");
+    let records = event["Records"].as_array().expect("records").clone();
+    let is_poison = records.iter().any(|record| record["dynamodb"]["Keys"]["key"]["S"] == "poison");
+    let status = if is_poison && !is_mended.load(Ordering::SeqCst) { "500 Internal Server Error" } else { "200 OK" };
+    if status == "200 OK" {
+        handled.lock().expect("no panic").extend(records);
+    }
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("it is read");
 }
 
 fn append(path: &Path, text: &str) {

@@ -2,8 +2,8 @@
 //!
 //! # Layout
 //! - [`setting`]: what a setting is. One entry gives its flag, variable, key, help and parser.
-//! - [`run_config`], `local_config`, `demo_config`: the table of settings of each sub-command, and the struct that
-//!   they become.
+//! - [`run_config`] with [`delivery_config`], `local_config`, `demo_config`: the table of settings of each sub-command,
+//!   and the struct that they become.
 //! - [`flags`], [`mod@file`] and [`layers`]: the texts that were given, with their places, flags over environment over
 //!   file over defaults.
 //! - [`value`]: parsers of single values. [`mistakes`]: what is wrong, all of it told at once.
@@ -21,6 +21,7 @@ pub mod admin;
 pub mod confirm;
 pub mod connection;
 pub mod dead_letters;
+pub mod delivery_config;
 #[cfg(feature = "local")]
 pub mod demo;
 #[cfg(feature = "local")]

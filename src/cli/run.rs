@@ -6,12 +6,13 @@ use std::io;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use super::delivery_config::OnFailure;
 use super::mistakes::Mistakes;
 use super::run_config::{self, RunConfig, Sink, Source, StartAt};
 use super::sink::http::Handler;
 use super::sink::{Lines, Null};
 use super::{admin, output, signals};
-use crate::consumer::{Checkpoints, OnGap, ProcessorFactory};
+use crate::consumer::{self, Checkpoints, OnGap, ProcessorFactory};
 use crate::core::checkpoint::Checkpoint;
 use crate::worker::{self, Options, Report, StreamSelector, Worker};
 
@@ -42,7 +43,7 @@ async fn read(config: RunConfig) -> Result<(), anyhow::Error> {
     let work = Work { config: &config, stop: &stop, closed: &closed };
     let report = with_processors(&config.sink, &closed, work).await?;
     let totals = report.totals;
-    tracing::info!(ending = ?report.ending, records = totals.records, filtered = totals.filtered, bytes = totals.bytes, gaps = totals.gaps, "done");
+    tracing::info!(ending = ?report.ending, records = totals.records, filtered = totals.filtered, bytes = totals.bytes, skipped = totals.skipped, dead_letters = totals.dead_lettered, gaps = totals.gaps, "done");
     if closed.is_cancelled() {
         return Err(output::Closed.into());
     }
@@ -98,7 +99,15 @@ impl WithProcessors for Work<'_> {
                 () = closed.cancelled() => {}
             }
         };
-        let worker = Worker::new(options(config), factory);
+        let mut options = options(config);
+        options.failure = config.delivery.policy(match config.delivery.on_failure {
+            OnFailure::Halt => consumer::OnFailure::Halt,
+            OnFailure::Skip => consumer::OnFailure::Skip,
+            OnFailure::DeadLetter => {
+                consumer::OnFailure::DeadLetter(config.delivery.dead_letters.open(&config.app, &config.aws).await?)
+            }
+        });
+        let worker = Worker::new(options, factory);
         admin::start(config, worker.board()).await?;
         worker.run(stopped).await.map_err(|error| match error {
             // What was configured cannot work on this stream, which could not be known before it was looked at.
@@ -136,6 +145,7 @@ fn options(config: &RunConfig) -> Options {
         run_config::OnGap::Stop => OnGap::Stop,
     };
     options.filters = config.filters.clone();
+    config.delivery.apply(&mut options);
     options.kcl_failover_time = config.kcl_failover_time;
     options
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::dead_letters::place::Place;
+use super::delivery_config::{self, DeliveryConfig};
 use super::flags::SubCommand;
 use super::layers::{Environment, Layers};
 use super::logs::{self, LogConfig};
@@ -35,6 +35,8 @@ pub struct RunConfig {
     pub on_gap: OnGap,
     /// Which records are delivered.
     pub filters: Filters,
+    /// How records come, and what follows when they fail.
+    pub delivery: DeliveryConfig,
     /// Whether the worker ends once it has delivered what was in the stream at its start.
     pub until_caught_up: bool,
     /// Whether missing tables may be created.
@@ -57,8 +59,6 @@ pub struct RunConfig {
     pub drain_timeout: Duration,
     /// How long the lease of a worker that isn't in the fleet table must stand still before its owner counts as dead.
     pub kcl_failover_time: Duration,
-    /// Where records are kept that are given up.
-    pub dead_letters: Place,
     /// How long a shard may stand still before the worker says that it is not ready.
     pub unready_after: Duration,
     /// Where metrics, health and status are served; none: nowhere.
@@ -252,15 +252,6 @@ const SKIP_REPLICATED: Setting<bool> = Setting::switch("skip-replicated").group(
      does not mark them.",
 );
 
-pub(super) const DEAD_LETTERS: Setting<Place> = Setting::new("dead-letters", "table|file:PATH|sqs:URL", Place::parse)
-    .group(READING)
-    .default(Default::Value("table"))
-    .help(
-        "Where records are kept that are given up by --on-failure dead-letter: in a DynamoDB table, the application's \
-         name and -DeadLetters; in a file of this worker's own, a line of JSON each; or in an SQS queue (a program \
-         built with the feature sqs).",
-    );
-
 pub(super) const APP: Setting<String> =
     Setting::new("app", "NAME", value::application).group(FLEET).default(Default::Required).help(
         "The application: workers of the same name share the work. Its progress is kept in a DynamoDB table of this \
@@ -426,7 +417,17 @@ pub const RUN: SubCommand = SubCommand {
         &EVENTS.about,
         &SKIP_TTL_DELETES.about,
         &SKIP_REPLICATED.about,
-        &DEAD_LETTERS.about,
+        &delivery_config::RETRY_ATTEMPTS.about,
+        &delivery_config::MAX_RECORD_AGE.about,
+        &delivery_config::BISECT.about,
+        &delivery_config::ON_FAILURE.about,
+        &delivery_config::DEAD_LETTERS.about,
+        &delivery_config::HANDLER_TIMEOUT.about,
+        &delivery_config::BATCH_SIZE.about,
+        &delivery_config::BATCH_BYTES.about,
+        &delivery_config::BATCH_WINDOW.about,
+        &delivery_config::CONCURRENCY.about,
+        &delivery_config::SHARD_CONCURRENCY.about,
         &APP.about,
         &WORKER_ID.about,
         &NO_CREATE_TABLES.about,
@@ -476,6 +477,9 @@ pub fn read(arguments: &[OsString], environment: &Environment) -> Result<RunRequ
     let mut layers = Layers::from_everywhere(RUN.table, arguments, environment, &CONFIG);
     layers.assume(&WORKER_ID, default_worker_id(environment));
     let config = read_layers(&mut layers);
+    if let Some(mistake) = config.delivery.mistake_in_name(&config.app) {
+        layers.add_mistake(format!("{}: {mistake}", layers.place_of(&APP.about)));
+    }
     let request = match layers.value(&PRINT_CONFIG) {
         true => RunRequest::PrintConfig(layers.to_toml()),
         false => RunRequest::Run(Box::new(config)),
@@ -493,6 +497,7 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
         sink: read_sink(layers),
         on_gap: layers.value(&ON_GAP),
         filters: read_filters(layers),
+        delivery: DeliveryConfig::from_layers(layers),
         until_caught_up: layers.value(&UNTIL_CAUGHT_UP),
         create_tables: !layers.value(&NO_CREATE_TABLES),
         lease_duration: layers.value(&LEASE_DURATION),
@@ -504,7 +509,6 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
         start_timeout: layers.value(&START_TIMEOUT),
         drain_timeout: layers.value(&DRAIN_TIMEOUT),
         kcl_failover_time: layers.value(&KCL_FAILOVER_TIME),
-        dead_letters: layers.value(&DEAD_LETTERS),
         unready_after: layers.value(&UNREADY_AFTER),
         needs_metrics_addr: layers.is_given(&METRICS_ADDR.about),
         metrics_addr: layers.value(&METRICS_ADDR),

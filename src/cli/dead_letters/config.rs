@@ -1,19 +1,19 @@
 //! The options of `shardkeeper dead-letters`, and what they mean together.
 
 use std::ffi::OsString;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::place::Place;
+use crate::cli::delivery_config::{self, DEAD_LETTERS as DEAD_LETTERS_OF_RUN};
 use crate::cli::flags::{self, Operands, SubCommand};
 use crate::cli::layers::{Environment, Layers};
 use crate::cli::logs::{self, LogConfig};
 use crate::cli::mistakes::Mistakes;
 use crate::cli::run_config::{
-    APP, AwsOptions, DEAD_LETTERS as DEAD_LETTERS_OF_RUN, ENDPOINT_URL, HTTP_HEADER_FILE, HTTP_HEADERS, HTTP_SECRET,
-    HTTP_SECRET_FILE, REGION, RUN, STREAMS_ENDPOINT_URL, Sink, TO, read_sink,
+    APP, AwsOptions, ENDPOINT_URL, HTTP_HEADER_FILE, HTTP_HEADERS, HTTP_SECRET, HTTP_SECRET_FILE, REGION, RUN,
+    STREAMS_ENDPOINT_URL, Sink, TO, read_sink,
 };
-use crate::cli::setting::{Default, Kind, Reach, Setting};
+use crate::cli::setting::{Default, Reach, Setting};
 use crate::cli::value;
 use crate::core::dead_letter::LetterId;
 use crate::core::lease::ShardId;
@@ -48,8 +48,8 @@ pub enum Request {
     Replay {
         /// To whom.
         sink: Sink,
-        /// How often a record is handed over before it stays.
-        attempts: NonZeroU32,
+        /// How often a record that failed is tried again before it stays.
+        retries: u32,
         /// How long one call may take; none: any time.
         handler_timeout: Option<Duration>,
         /// Whether to hand nothing over, and only say in which order it would be.
@@ -100,15 +100,14 @@ const YES: Setting<bool> = Setting::switch("yes")
     .reach(Reach::Flag)
     .help("Delete without asking; needed where there is no terminal to ask on.");
 
-const ATTEMPTS: Setting<NonZeroU32> = Setting::new("retry-attempts", "N", value::count)
-    .kind(Kind::Integer)
-    .default(Default::Value("3"))
-    .help("How often a record is handed over before it stays a dead letter.");
+const RETRY_ATTEMPTS: Setting<u32> = delivery_config::RETRY_ATTEMPTS
+    .group("Options")
+    .default(Default::Value("2"))
+    .help("How often a record that fails is tried again before it stays a dead letter: 0 to 10000.");
 
-const HANDLER_TIMEOUT: Setting<Duration> = Setting::new("handler-timeout", "DURATION", |text| {
-    value::duration(text, Duration::from_millis(1), Duration::from_secs(3600))
-})
-.help("How long one call of the handler may take; after that it has failed.");
+const HANDLER_TIMEOUT: Setting<Duration> = delivery_config::HANDLER_TIMEOUT
+    .group("Options")
+    .help("How long one delivery may take before it counts as failed: 10ms to 1h; without it, any time.");
 
 const IDS: Operands =
     Operands { name: "ID", help: "Letters, by their ids as `dead-letters list` shows them: SHARD_ID/SEQUENCE_NUMBER." };
@@ -192,7 +191,7 @@ pub const DEAD_LETTERS: SubCommand = SubCommand {
                 &HTTP_HEADERS.about,
                 &HTTP_SECRET_FILE.about,
                 &HTTP_SECRET.about,
-                &ATTEMPTS.about,
+                &RETRY_ATTEMPTS.about,
                 &HANDLER_TIMEOUT.about,
                 &DRY_RUN.about,
                 &JSON_OUTCOMES.about,
@@ -328,7 +327,7 @@ fn read_request(action: &str, layers: &mut Layers) -> Request {
         "show" => Request::Show,
         "replay" => Request::Replay {
             sink: read_sink(layers),
-            attempts: layers.value(&ATTEMPTS),
+            retries: layers.value(&RETRY_ATTEMPTS),
             handler_timeout: layers.optional(&HANDLER_TIMEOUT),
             dry_run,
         },

@@ -37,9 +37,9 @@ pub fn run(config: DeadLettersConfig) -> Result<(), anyhow::Error> {
             Request::List => list(&config).await,
             Request::Show => show(&config).await,
             Request::Purge { dry_run, yes } => purge(&config, *dry_run, *yes).await,
-            Request::Replay { sink, attempts, handler_timeout, dry_run } => {
+            Request::Replay { sink, retries, handler_timeout, dry_run } => {
                 let mut policy = FailurePolicy::default();
-                policy.attempts = Some(attempts.get());
+                policy.attempts = Some(retries + 1);
                 policy.handler_timeout = *handler_timeout;
                 replay::run(&config, sink, policy, *dry_run).await
             }
