@@ -27,10 +27,10 @@ mod endings;
 mod failing_calls;
 #[path = "processes/filtering.rs"]
 mod filtering;
-#[path = "processes/handlers.rs"]
-mod handlers;
 #[path = "processes/fleets.rs"]
 mod fleets;
+#[path = "processes/handlers.rs"]
+mod handlers;
 #[path = "processes/lost_records.rs"]
 mod lost_records;
 #[path = "processes/partitions.rs"]

@@ -154,7 +154,11 @@ fn the_secret_is_taken_from_the_environment_alone_and_shown_nowhere() {
 
     let refused = finish(shardkeeper().args(words()).args(["--http-secret", SECRET]));
     assert_eq!(refused.code, 64);
-    assert!(refused.stderr.contains("SHARDKEEPER_HTTP_SECRET") && !refused.stderr.contains(SECRET), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("SHARDKEEPER_HTTP_SECRET") && !refused.stderr.contains(SECRET),
+        "{}",
+        refused.stderr
+    );
 
     let file = ["--http-secret-file", "/no/such/file"];
     let twice = finish(shardkeeper().args(words()).args(file).env("SHARDKEEPER_HTTP_SECRET", "short"));
