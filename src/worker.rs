@@ -20,7 +20,8 @@ use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::{FindError, Stream, find_stream};
 use crate::aws::{self, TableError};
 use crate::consumer::{
-    Alive, Budget, Checkpoints, Counters, FailurePolicy, OnGap, ProcessorFactory, Shared, Starter, Totals, WallClock,
+    Alive, Budget, Checkpoints, Counters, FailurePolicy, OnFailure, OnGap, ProcessorFactory, Shared, Starter, Totals,
+    WallClock,
 };
 use crate::core::checkpoint::Checkpoint;
 use crate::core::desired_workers::Limits;
@@ -146,6 +147,9 @@ pub enum Error {
     /// Options that make no sense together.
     #[error("{0}")]
     Options(&'static str),
+    /// Records that are given up could not be kept.
+    #[error("dead letters cannot be kept: {0}")]
+    DeadLetters(String),
     /// The coordination thread could not be started, or died.
     #[error("the coordination thread failed: {0}")]
     Thread(String),
@@ -437,11 +441,21 @@ impl Start<'_> {
                 Err(error) => Err(Error::Unreachable { waited: Duration::ZERO, reason: error.to_string() }),
             }
         };
-        let (described, leases_ready, fleet_ready) =
-            tokio::join!(described, leases.ensure(create), fleet.ensure(create));
+        let letters = async {
+            match &self.options.failure.on_failure {
+                OnFailure::DeadLetter(queue) => queue.prepare(create).await,
+                _ => Ok(()),
+            }
+        };
+        let (described, leases_ready, fleet_ready, letters_ready) =
+            tokio::join!(described, leases.ensure(create), fleet.ensure(create), letters);
         described?;
         leases_ready.map_err(|error| start_error(error, create))?;
         fleet_ready.map_err(|error| start_error(error, create))?;
+        letters_ready.map_err(|error| match error.downcast::<TableError>() {
+            Ok(error) => start_error(*error, create),
+            Err(error) => Error::DeadLetters(error.to_string()),
+        })?;
         let leadership = fleet::bind_stream(&leases, &fleet, &stream, self.options.clock).await;
         match leadership {
             Ok(leadership) => Ok((stream, leadership)),

@@ -351,7 +351,7 @@ fn help_names_each_option_with_its_default_and_its_variable() {
 fn help_and_version_of_the_program_exit_with_0() {
     let help = run("--help");
     assert_eq!(help.code, 0);
-    for name in ["run", "local", "demo", "status", "lease"] {
+    for name in ["run", "local", "demo", "status", "lease", "dead-letters"] {
         assert!(help.stdout.contains(&format!("\n  {name} ")), "{}", help.stdout);
     }
     let version = run("--version");
@@ -378,7 +378,7 @@ fn local_and_demo_take_flags_only_and_tell_all_their_mistakes() {
         [
             "--app (command line): unknown option",
             "--port (command line): 70000 is out of range: from 0 to 65535",
-            "--shards (command line): 0 is out of range: from 1 to 1000",
+            "--shards (command line): 0 is out of range: from 1 to 10000",
             "--clock (command line): \"noon\" is not a whole number; write real, or milliseconds since 1970",
         ]
     );

@@ -1,5 +1,5 @@
 //! Workers as processes, on the local service: what they do when things are wrong at the start, when calls fail, when
-//! they are stopped, killed or paused, and when they share a stream.
+//! they are stopped, killed, paused or cut off, and when they share a stream.
 
 #![cfg(all(unix, feature = "cli", feature = "local"))]
 
@@ -10,6 +10,8 @@ mod support;
 mod dashboard;
 #[path = "support/deliveries.rs"]
 mod deliveries;
+#[path = "support/link.rs"]
+mod link;
 #[path = "support/local_service.rs"]
 mod local_service;
 #[path = "support/patience.rs"]
@@ -25,8 +27,14 @@ mod endings;
 mod failing_calls;
 #[path = "processes/filtering.rs"]
 mod filtering;
+#[path = "processes/fleets.rs"]
+mod fleets;
+#[path = "processes/handlers.rs"]
+mod handlers;
 #[path = "processes/lost_records.rs"]
 mod lost_records;
+#[path = "processes/partitions.rs"]
+mod partitions;
 #[path = "processes/prometheus.rs"]
 mod prometheus;
 #[path = "processes/rolling.rs"]

@@ -108,7 +108,7 @@ impl LeaseTable {
     /// # Errors
     /// [`TableError::Missing`] when it is missing and may not be made.
     pub async fn ensure(&self, create: bool) -> Result<(), TableError> {
-        tables::ensure(&self.client, &self.name, KEY, create).await
+        tables::ensure(&self.client, &self.name, &[KEY], create).await
     }
 
     /// All rows.

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::dead_letters::place::Place;
 use super::layers::Layers;
 use super::setting::{Default, Kind, Setting};
 use super::value;
@@ -21,6 +22,8 @@ pub struct DeliveryConfig {
     pub bisect: bool,
     /// What follows when a limit is reached.
     pub on_failure: OnFailure,
+    /// Where dead letters are kept.
+    pub dead_letters: Place,
     /// How long one call of the handler may take.
     pub handler_timeout: Option<Duration>,
     /// The most records of a batch.
@@ -57,11 +60,10 @@ pub(super) const RETRY_ATTEMPTS: Setting<u32> =
         "How often the same records are tried again before --on-failure applies: 0 to 10000; without it, for ever.",
     );
 
-pub(super) const MAX_RECORD_AGE: Setting<Duration> = Setting::new("max-record-age", "DURATION", |text| {
-    value::duration(text, SECOND, DAY)
-})
-.group(FAILURES)
-.help("From which age on --on-failure applies to records that have failed: 1s to 24h; without it, none.");
+pub(super) const MAX_RECORD_AGE: Setting<Duration> =
+    Setting::new("max-record-age", "DURATION", |text| value::duration(text, SECOND, DAY))
+        .group(FAILURES)
+        .help("From which age on --on-failure applies to records that have failed: 1s to 24h; without it, none.");
 
 pub(super) const BISECT: Setting<bool> = Setting::new("bisect", "true|false", value::switch)
     .group(FAILURES)
@@ -79,16 +81,26 @@ pub(super) const ON_FAILURE: Setting<OnFailure> = Setting::new("on-failure", "ha
      letter; or it is passed over, which the log tells.",
 );
 
+pub(super) const DEAD_LETTERS: Setting<Place> = Setting::new("dead-letters", "table|file:PATH|sqs:URL", Place::parse)
+    .group(FAILURES)
+    .default(Default::Value("table"))
+    .help(
+        "Where records are kept that are given up by --on-failure dead-letter: in a DynamoDB table, the application's \
+         name and -DeadLetters; in a file of this worker's own, a line of JSON each; or in an SQS queue (a program \
+         built with the feature sqs).",
+    );
+
 pub(super) const HANDLER_TIMEOUT: Setting<Duration> = Setting::new("handler-timeout", "DURATION", |text| {
     value::duration(text, Duration::from_millis(10), Duration::from_secs(3600))
 })
 .group(FAILURES)
 .help("How long one delivery may take before it counts as failed: 10ms to 1h; without it, any time.");
 
-pub(super) const BATCH_SIZE: Setting<usize> = Setting::new("batch-size", "N", |text| value::whole(text, 1, MOST_RECORDS))
-    .group(BATCHES)
-    .kind(Kind::Integer)
-    .help("The most records of a batch: 1 to 10000; without it, what the service sends at once, up to 1000.");
+pub(super) const BATCH_SIZE: Setting<usize> =
+    Setting::new("batch-size", "N", |text| value::whole(text, 1, MOST_RECORDS))
+        .group(BATCHES)
+        .kind(Kind::Integer)
+        .help("The most records of a batch: 1 to 10000; without it, what the service sends at once, up to 1000.");
 
 pub(super) const BATCH_BYTES: Setting<usize> = Setting::new("batch-bytes", "SIZE", |text| {
     let size = value::bytes(text, 1)?;
@@ -127,6 +139,7 @@ impl DeliveryConfig {
             max_record_age: layers.optional(&MAX_RECORD_AGE),
             bisect: layers.value(&BISECT),
             on_failure: layers.value(&ON_FAILURE),
+            dead_letters: layers.value(&DEAD_LETTERS),
             handler_timeout: layers.optional(&HANDLER_TIMEOUT),
             batch_size: layers.optional(&BATCH_SIZE),
             batch_bytes: layers.optional(&BATCH_BYTES),
@@ -154,6 +167,12 @@ impl DeliveryConfig {
             let (shard, all) = (layers.place_of(&SHARD_CONCURRENCY.about), layers.place_of(&CONCURRENCY.about));
             layers.add_mistake(format!("{shard}: is more than {all} allows over all shards"));
         }
+    }
+
+    /// What is wrong with an application's name for the place where its dead letters go, if anything.
+    pub fn mistake_in_name(&self, app: &str) -> Option<String> {
+        let has_letters = self.on_failure == OnFailure::DeadLetter;
+        has_letters.then(|| self.dead_letters.mistake_in_name(app)).flatten()
     }
 
     /// The same as a failure policy; `on_failure` is what its word stands for.

@@ -14,6 +14,7 @@ mod for_each;
 mod held_lease;
 mod processor;
 mod reader;
+mod replay;
 mod shard_consumer;
 mod status;
 mod stopwatch;
@@ -30,6 +31,7 @@ pub use self::counters::{Counters, Totals};
 pub use self::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
 pub use self::for_each::{ForEach, ForEachRecord, for_each};
 pub use self::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
+pub use self::replay::{Replayer, StillFails};
 pub use self::shard_consumer::{Exit, Failure, Wish};
 pub use self::status::{Halt, ShardStatus, Trouble};
 

@@ -32,10 +32,8 @@ impl DoneBeyond {
     /// What of it lies behind this checkpoint.
     pub fn behind(&self, base: &Checkpoint) -> Option<Self> {
         let Some(position) = base.sequence_number() else { return Some(self.clone()) };
-        (self.through > *position).then(|| Self {
-            through: self.through.clone(),
-            open: self.open_after(position).to_vec(),
-        })
+        (self.through > *position)
+            .then(|| Self { through: self.through.clone(), open: self.open_after(position).to_vec() })
     }
 
     /// As the lease keeps it, for this checkpoint: the checkpoint, what is open, and last `through`, with blanks
@@ -128,7 +126,8 @@ mod tests {
 
     #[test]
     fn what_is_not_well_formed_means_nothing() {
-        for text in ["", "5", "5 ", "5 x", "5 4", "5 5", "5 9 8", "5 +", "5 +1", "5 +123", "5 7  9", "TRIM_HORIZON +7"] {
+        for text in ["", "5", "5 ", "5 x", "5 4", "5 5", "5 9 8", "5 +", "5 +1", "5 +123", "5 7  9", "TRIM_HORIZON +7"]
+        {
             assert_eq!(DoneBeyond::parse(text, &at("5")), None, "{text:?}");
         }
         let long: Vec<String> = (5..200).map(|n| n.to_string()).collect();

@@ -460,10 +460,7 @@ mod tests {
 
     #[test]
     fn what_is_done_beyond_a_checkpoint_goes_with_it_alone() {
-        let beyond = DoneBeyond {
-            through: "9".parse().expect("digits"),
-            open: vec!["7".parse().expect("digits")],
-        };
+        let beyond = DoneBeyond { through: "9".parse().expect("digits"), open: vec!["7".parse().expect("digits")] };
         let mine = owned("a", "1").checkpoint(&id("a"), at("5")).expect("holder").with_done(Some(&beyond));
         assert_eq!(mine.after.done_beyond(), Some(beyond.clone()));
         let again = mine.after.checkpoint(&id("a"), at("5")).expect("holder");

@@ -163,7 +163,15 @@ fn change_streams(body: &[u8], service: &LocalService) -> Result<Value, ServiceE
 
 fn preload(body: &[u8], service: &LocalService) -> Result<Value, ServiceError> {
     let json = parse(body)?;
-    let known = ["table", "records_per_shard", "keys_per_shard", "value_bytes", "first_version"];
+    let known = [
+        "table",
+        "records_per_shard",
+        "keys_per_shard",
+        "value_bytes",
+        "value_attributes",
+        "first_version",
+        "pages_ahead",
+    ];
     let members = Parameters::new(&json, &known)?;
     let number = |name, default| match members.integer(name)? {
         None => Ok(default),
@@ -175,7 +183,9 @@ fn preload(body: &[u8], service: &LocalService) -> Result<Value, ServiceError> {
         records_per_shard: number("records_per_shard", 1000)?,
         keys_per_shard: number("keys_per_shard", 100)?,
         value_bytes: usize::try_from(number("value_bytes", 64)?).unwrap_or(usize::MAX),
+        value_attributes: usize::try_from(number("value_attributes", 1)?).unwrap_or(usize::MAX),
         first_version: number("first_version", 0)?,
+        pages_ahead: members.flag("pages_ahead")?.unwrap_or(false),
     };
     if preload.value_bytes > 400 * 1024 {
         return Err(ServiceError::validation("value_bytes must not be above an item's 400 KB"));

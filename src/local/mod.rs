@@ -27,7 +27,7 @@
 //!   (drops the records of that shard, or of all, as if their retention were over). The answer lists the shards
 //!   that were touched.
 //! - `POST /_local/preload`: `{"table": "Phones", "records_per_shard": 1000, "keys_per_shard": 100, "value_bytes": 64,
-//!   "first_version": 0}` writes made-up records to every open shard of a table's stream: see [`Preload`].
+//!   "value_attributes": 1, "first_version": 0, "pages_ahead": false}` writes made-up records to every open shard of a table's stream: see [`Preload`].
 //! - `POST /_local/tick`: brings roll-over, trimming and expiry up to the service's clock.
 
 pub mod connector;

@@ -144,7 +144,9 @@ impl World {
     /// that the call is signed with, if it is.
     pub fn draw_fault(&mut self, request: &Request, caller: Option<&str>) -> Fault {
         let mut fault = self.faults.draw(request, &mut self.fault_random);
-        if let (Effect::None, Some(refusal)) = (&fault.effect, caller.and_then(|caller| self.refusal_by_policy(request, caller))) {
+        if let (Effect::None, Some(refusal)) =
+            (&fault.effect, caller.and_then(|caller| self.refusal_by_policy(request, caller)))
+        {
             fault.effect = Effect::Refuse(refusal);
         }
         fault

@@ -1,7 +1,7 @@
 """Reads YAML documents from standard input, checks them against the schemas of Kubernetes, and prints them as JSON.
 
-Kubernetes' own kinds are checked by kubernetes-validate, strictly: an unknown field is a mistake. Kinds of operators are
-checked against custom_resources.json beside this file, which is as strict. With --cloudformation the input is a
+Kubernetes' own kinds are checked by kubernetes-validate, strictly: an unknown field is a mistake. Kinds of operators
+are checked against custom_resources.json beside this file, which is as strict. With --cloudformation the input is a
 CloudFormation template, whose short tags become long ones, and nothing is checked.
 """
 

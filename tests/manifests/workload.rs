@@ -27,9 +27,7 @@ fn ports_and_probes_are_where_the_program_serves_them() {
         let settings = settings(overlay);
         let port = settings["metrics-addr"].rsplit(':').next().and_then(|port| port.parse::<u64>().ok());
         assert_eq!(worker["ports"], json!([{"name": "metrics", "containerPort": port, "protocol": "TCP"}]));
-        for (probe, path) in
-            [("startupProbe", "/live"), ("livenessProbe", "/live"), ("readinessProbe", "/ready")]
-        {
+        for (probe, path) in [("startupProbe", "/live"), ("livenessProbe", "/live"), ("readinessProbe", "/ready")] {
             assert_eq!(worker[probe]["httpGet"], json!({"path": path, "port": "metrics"}), "{}", overlay.name);
         }
         let startup = &worker["startupProbe"];
@@ -144,6 +142,8 @@ fn autoscalers_follow_the_fleets_own_word_and_wait_longer_than_a_lease_before_th
             }
             let signal = &triggers[0]["metadata"]["query"];
             assert_eq!(*signal, format!("max(shardkeeper_desired_workers{of_app}}})"));
+            assert_eq!(spec["minReplicaCount"].to_string(), settings["min-workers"], "{}", overlay.name);
+            assert_eq!(spec["maxReplicaCount"].to_string(), settings["max-workers"], "{}", overlay.name);
             behaviors.push(spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"].clone());
         }
         for scaler in overlay.all("HorizontalPodAutoscaler") {
@@ -154,6 +154,8 @@ fn autoscalers_follow_the_fleets_own_word_and_wait_longer_than_a_lease_before_th
             assert_eq!(external["metric"]["name"], "shardkeeper_desired_workers");
             assert_eq!(external["metric"]["selector"]["matchLabels"]["app"], app);
             assert_eq!(external["target"], json!({"type": "AverageValue", "averageValue": "1"}));
+            assert_eq!(spec["minReplicas"].to_string(), settings["min-workers"], "{}", overlay.name);
+            assert_eq!(spec["maxReplicas"].to_string(), settings["max-workers"], "{}", overlay.name);
             behaviors.push(spec["behavior"].clone());
         }
         assert!(behaviors.len() <= 1, "{}: two autoscalers pull at one fleet", overlay.name);

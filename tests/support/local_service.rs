@@ -1,6 +1,8 @@
 //! `shardkeeper local` as a process of its own, and what tests do with it: call its API, write counted records, break
 //! it, and look behind the workers' backs.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -61,6 +63,11 @@ impl LocalService {
         let address = line.split("http://").nth(1).and_then(|rest| rest.split_whitespace().next());
         let address = address.unwrap_or_else(|| panic!("no address in {line:?}")).to_owned();
         LocalService { child, address }
+    }
+
+    /// Its host and port.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Its URL.

@@ -1,5 +1,5 @@
-# Writes twenty phones of five companies to SHARDKEEPER_TABLE, again and again, each time in another version; or as often
-# as the first argument says.
+# Writes twenty phones of five companies to SHARDKEEPER_TABLE, again and again, each time in another version; or as
+# often as the first argument says.
 set -eu
 version=0
 while [ "$version" -lt "${1:-1000000000}" ]; do

@@ -86,7 +86,9 @@ impl<P> Drop for Hand<P> {
 }
 
 /// Turns a panic of a processor into an error, so that its records alone wait.
-pub(super) async fn catch_panic<E: From<Error>>(call: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+pub(in crate::consumer) async fn catch_panic<E: From<Error>>(
+    call: impl Future<Output = Result<(), E>>,
+) -> Result<(), E> {
     let mut call = Box::pin(call);
     let polled = std::future::poll_fn(|context| {
         match std::panic::catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context))) {

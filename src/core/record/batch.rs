@@ -203,9 +203,7 @@ impl RecordBatch {
     pub fn retain(self, mut keep: impl FnMut(&Record<'_>) -> bool) -> RecordBatch {
         match self.0 {
             Content::Run(run) => Self(Content::Run(run.retain(keep))),
-            Content::Picked(picked) => {
-                picked.records().iter().filter(|record| keep(&record.view())).cloned().collect()
-            }
+            Content::Picked(picked) => picked.records().iter().filter(|record| keep(&record.view())).cloned().collect(),
         }
     }
 

@@ -7,6 +7,7 @@
 mod duties;
 mod measure;
 mod office;
+mod strangers;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
