@@ -10,6 +10,7 @@ mod clock;
 mod counters;
 mod for_each;
 mod held_lease;
+mod known_shards;
 mod processor;
 mod reader;
 mod shard_consumer;
@@ -34,6 +35,7 @@ use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::Stream;
 use crate::core::lease::{Lease, ShardId, WorkerId};
 use crate::core::rng::Rng;
+use crate::core::shard_graph::ShardGraph;
 
 /// When checkpoints are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +140,10 @@ pub trait Start: Send + Sync {
     /// Starts the consumer of a lease that names this worker as its holder. Its end is reported on `exits`.
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle;
 
+    /// Takes in a complete listing of the stream's shards that has come in now and took this long: consumers look for
+    /// children there first.
+    fn note_listing(&self, graph: &ShardGraph, took: Duration);
+
     /// Bytes of the buffer in use.
     fn buffered_bytes(&self) -> u64;
 }
@@ -175,6 +181,10 @@ impl<F: ProcessorFactory> Start for Starter<F> {
             let _ = exits.send((key, exit));
         });
         Handle { wishes, look, status }
+    }
+
+    fn note_listing(&self, graph: &ShardGraph, took: Duration) {
+        self.shared.children.note_listing(graph, took);
     }
 
     fn buffered_bytes(&self) -> u64 {

@@ -198,6 +198,7 @@ impl Coordinator {
             presence.clone(),
             view_sender,
             notices,
+            Arc::clone(&starter),
             self.rng.fork(),
         );
         let keeper = Keeper::new(
