@@ -12,9 +12,9 @@ use super::reader::{last_position, seconds_to_ms};
 use super::stopwatch::{Calls, Stopwatch};
 use crate::aws::stream::Error;
 use crate::core::group_lag::unread_since_ms;
-use crate::core::lag::{Lag, Stage};
+use crate::core::lag::{Fetched, Lag, Stage};
 use crate::core::lease::Lease;
-use crate::core::record::{Page, RecordBatch};
+use crate::core::record::{Page, Record, RecordBatch};
 use crate::core::sequence_number::SequenceNumber;
 use crate::metrics;
 
@@ -217,14 +217,13 @@ impl ShardStatus {
     }
 
     /// Records are on their way to the processor.
-    pub(super) fn fetched(&self, records: &RecordBatch, clock: WallClock) {
-        let now_ms = clock.now_ms();
+    pub(super) fn fetched(&self, records: &RecordBatch, looked_ms: u64, is_full: bool) {
         let Some(last) = last_position(records) else { return };
-        let created_ms = |record: Option<crate::core::record::Record<'_>>| {
-            record.and_then(|record| record.created_at()).map_or(now_ms, seconds_to_ms)
-        };
+        let created_ms =
+            |record: Option<Record<'_>>| record.and_then(|record| record.created_at()).map_or(looked_ms, seconds_to_ms);
         let (oldest_ms, newest_ms) = (created_ms(records.first()), created_ms(records.last()));
-        self.note(|lag| lag.fetched(last, records.len() as u64, oldest_ms, newest_ms));
+        let records = records.len() as u64;
+        self.note(|lag| lag.fetched(Fetched { last, records, oldest_ms, newest_ms, looked_ms, is_full }));
     }
 
     /// The processor is done with everything up to `position`.
