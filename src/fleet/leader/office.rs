@@ -11,6 +11,7 @@ use crate::aws::stream;
 use crate::core::desired_workers::DesiredWorkers;
 use crate::core::group_lag::GroupLag;
 use crate::core::lease::{Lease, ShardId, WorkerId};
+use crate::core::shard_graph::SETTLING;
 use crate::fleet::discovery::Listing;
 use crate::metrics;
 
@@ -24,9 +25,6 @@ const LISTING_INTERVAL: Duration = Duration::from_secs(60);
 const URGENT_LISTING_INTERVAL: Duration = Duration::from_secs(2);
 /// How often they are listed while a shard's end is young: the one who ended it may have seen only some of its children.
 const CONFIRMING_LISTING_INTERVAL: Duration = Duration::from_secs(5);
-/// A listing that began this long after a shard's end, or later, is taken to show all its children; before, it may come
-/// from a part of the service that does not know them all yet.
-const SETTLING: Duration = Duration::from_secs(10);
 
 /// What a leader knows of the leases and shards.
 pub(super) struct Office {
