@@ -10,7 +10,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use shardkeeper::aws::lease_table::{LeaseTable, Outcome};
 use shardkeeper::core::checkpoint::Checkpoint;
 use shardkeeper::core::lease::{Lease, ShardId, WorkerId};
-use shardkeeper::core::progress::Progress;
+use shardkeeper::core::record::{Page, RecordBatch};
+use shardkeeper::core::schedule::{Next, Rules, Schedule};
 use shardkeeper::core::sequence_number::{SequenceNumber, compare_digits};
 use shardkeeper::core::shard_graph::{Shard, ShardGraph};
 use shardkeeper::local::connector::InMemoryClient;
@@ -63,25 +64,14 @@ fn shard_graph(criterion: &mut Criterion) {
 }
 
 fn checkpoints(criterion: &mut Criterion) {
-    let positions: Vec<SequenceNumber> = (0..BATCHES).map(|n| digits(n).parse().expect("digits")).collect();
+    let page = page_of_items(BATCHES);
     let mut group = criterion.benchmark_group("checkpoint");
-    group.bench_function(format!("{BATCHES}-batches-done-in-order"), |bencher| {
-        bencher.iter(|| {
-            let mut progress = Progress::default();
-            for position in &positions {
-                let ticket = progress.hand_out(position.clone());
-                progress.acknowledge(ticket);
-            }
-            black_box(progress.position().cloned())
-        });
+    group.bench_function("a-page-at-once", |bencher| {
+        bencher.iter(|| black_box(work_through(&page, Rules::default())));
     });
-    group.bench_function(format!("{BATCHES}-batches-done-backwards"), |bencher| {
-        bencher.iter(|| {
-            let mut progress = Progress::default();
-            let tickets: Vec<_> = positions.iter().map(|position| progress.hand_out(position.clone())).collect();
-            tickets.into_iter().rev().for_each(|ticket| progress.acknowledge(ticket));
-            black_box(progress.position().cloned())
-        });
+    group.bench_function(format!("{BATCHES}-items-each-by-itself"), |bencher| {
+        let each = Rules { by_key: true, batch_records: Some(1), ..Rules::default() };
+        bencher.iter(|| black_box(work_through(&page, each)));
     });
     let worker = WorkerId::from("worker-1");
     let row = lease(&shard(0)).owned_by(&worker);
@@ -140,4 +130,29 @@ fn lease(listed: &Shard) -> Lease {
         lease.checkpoint = Checkpoint::ShardEnd;
     }
     lease
+}
+
+/// A page with a record of each of `count` items.
+fn page_of_items(count: usize) -> RecordBatch {
+    let record = |n: usize| {
+        let number = digits(n);
+        format!(r#"{{"dynamodb":{{"SequenceNumber":"{number}","Keys":{{"k":{{"S":"item-{n}"}}}}}}}}"#)
+    };
+    let records: Vec<String> = (1..=count).map(record).collect();
+    Page::decode(format!(r#"{{"Records":[{}]}}"#, records.join(",")).into()).expect("a page").records
+}
+
+/// Hands a page's records out and takes them back, the last first: the position where that ends.
+fn work_through(page: &RecordBatch, rules: Rules) -> Option<SequenceNumber> {
+    let through = page.last()?.sequence_number().parse().ok()?;
+    let mut schedule = Schedule::new(rules, None);
+    schedule.add(std::time::Duration::ZERO, page.clone(), through, None, ());
+    let mut units = Vec::new();
+    while let Next::Unit(unit) = schedule.next(std::time::Duration::ZERO, usize::MAX) {
+        units.push(unit);
+    }
+    for unit in units.into_iter().rev() {
+        schedule.acknowledge(unit.id, 0..unit.records.len());
+    }
+    schedule.position()
 }

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, TransactWriteItem, Update};
-use shardkeeper::consumer::{Error, MAX_WRITES};
+use shardkeeper::consumer::{BatchError, Error, MAX_WRITES};
 use shardkeeper::{
     Checkpoints, Options, ProcessRecordsInput, Record, RecordBatch, RecordProcessor, ShardContext, StreamSelector,
     Worker,
@@ -29,7 +29,7 @@ struct Copier {
 }
 
 impl RecordProcessor for Copier {
-    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), Error> {
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
         // A batch that failed halfway comes again as a whole.
         let mut rest = input.checkpointer.undone(&input.records).await;
         while !rest.is_empty() {

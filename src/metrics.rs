@@ -260,16 +260,16 @@ metrics! {
         "Leases that each live worker would own if all had the same number.";
     LEASES_ACQUIRED = counter(Leases, "shardkeeper_leases_acquired_total", Count).labels(&[Label {
             name: "reason",
-            values: &["new", "child", "assigned", "handed_over", "returned"],
+            values: &["new", "child", "assigned", "returned"],
         }]),
-        "Leases that this worker began to read: of new shards, of a finished shard's children, assigned because nobody \
-         or a dead worker owned them, handed over by a live one, or its own again after a restart or a pause.";
+        "Leases that this worker began to read: of new shards, of a finished shard's children, assigned by the leader \
+         after others had them or nobody, or its own again after a restart or a pause.";
     LEASES_LOST = counter(Leases, "shardkeeper_leases_lost_total", Count)
         .labels(&[Label { name: "reason", values: &["handed_over", "released", "taken", "stuck"] }]).shown(OnEvent),
         "Leases that this worker read no more before the shard's end: handed over to another worker, given up, taken \
          by another (or held in doubt after a pause), or given up because the processor hung.";
     HAND_OFF_SECONDS = histogram(Leases, "shardkeeper_lease_hand_off_seconds", Seconds, WAIT_SECONDS).shown(OnEvent),
-        "How long a hand-over took, from when its new owner heard of it until it could begin.";
+        "How long a hand-over took, from when the old owner heard of it until it had finished and let go.";
     FAILOVER_SECONDS = histogram(Leases, "shardkeeper_failover_seconds", Seconds, WAIT_SECONDS).shown(OnEvent),
         "How long a shard was without a live owner: from the last heartbeat seen of the dead one until the leader had \
          assigned the lease. An observation a lease, by the leader.";

@@ -259,6 +259,25 @@ fn print_config_refuses_a_wrong_configuration() {
 }
 
 #[test]
+fn settings_of_delivery_that_make_no_sense_together_are_refused_by_name() {
+    for (flags, words) in [
+        ("--on-failure skip", "--on-failure: nothing is given up without a limit"),
+        ("--on-failure dead-letter --bisect false", "--on-failure: nothing is given up without a limit"),
+        ("--batch-window 1s", "--batch-window: a batch without a size has nothing to fill up to"),
+        ("--concurrency 4 --shard-concurrency 5", "--shard-concurrency: is more than --concurrency allows"),
+        ("--batch-size 0", "--batch-size: 0 is out of range: from 1 to 10000"),
+        ("--batch-bytes 5MiB", "--batch-bytes: 5MiB is too much"),
+        ("--retry-attempts -1", "--retry-attempts"),
+    ] {
+        let told = mistakes(&run(&format!("run --table Things --app test-app {flags}")));
+        assert!(told.len() == 1 && told[0].contains(words), "{flags}: {told:?}");
+    }
+    for flags in ["--on-failure skip --max-record-age 1h", "--batch-window 1s --batch-bytes 1MiB --concurrency 4"] {
+        assert_eq!(run(&format!("run --table Things --app test-app --print-config {flags}")).code, 0, "{flags}");
+    }
+}
+
+#[test]
 fn variables_that_kubernetes_injects_for_a_service_are_passed_over() {
     let mut command = shardkeeper();
     command
@@ -332,7 +351,7 @@ fn help_names_each_option_with_its_default_and_its_variable() {
 fn help_and_version_of_the_program_exit_with_0() {
     let help = run("--help");
     assert_eq!(help.code, 0);
-    for name in ["run", "local", "demo", "status", "lease"] {
+    for name in ["run", "local", "demo", "status", "lease", "dead-letters"] {
         assert!(help.stdout.contains(&format!("\n  {name} ")), "{}", help.stdout);
     }
     let version = run("--version");

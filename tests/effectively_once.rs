@@ -9,10 +9,8 @@
 #[expect(dead_code, reason = "its own main reads arguments")]
 mod example;
 #[path = "support/local_service.rs"]
-#[expect(dead_code, reason = "the process tests use more of it")]
 mod local_service;
 #[path = "support/patience.rs"]
-#[expect(dead_code, reason = "the process tests use more of it")]
 mod patience;
 #[expect(dead_code, reason = "the configuration tests use more of it")]
 mod support;

@@ -6,20 +6,18 @@
 #[expect(dead_code, reason = "the configuration tests use more of it")]
 mod support;
 
-#[expect(dead_code, reason = "the process tests use more of it")]
 #[path = "support/deliveries.rs"]
 mod deliveries;
-#[expect(dead_code, reason = "the process tests use more of it")]
 #[path = "support/link.rs"]
 mod link;
 #[path = "support/local_service.rs"]
 mod local_service;
-#[expect(dead_code, reason = "the process tests use more of it")]
 #[path = "support/patience.rs"]
 mod patience;
-#[expect(dead_code, reason = "the process tests use more of it")]
 #[path = "support/scene.rs"]
 mod scene;
+#[path = "support/sdk.rs"]
+mod sdk;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -30,6 +28,9 @@ use local_service::{LeaseRow, LocalService, Written};
 use patience::wait_for;
 use scene::{Scene, TABLE, Worker};
 use serde_json::{Value, json};
+use shardkeeper::aws::clients::TableClient;
+use shardkeeper::aws::dead_letter_table::DeadLetterTable;
+use shardkeeper::core::dead_letter::DeadLetter;
 use support::{Finished, finish, shardkeeper};
 
 /// The application of all workers here.
@@ -73,6 +74,35 @@ fn a_worker_may_make_its_tables_itself_with_both_policies_and_without_them_says_
     let both = run_once(&scene, "both");
     assert_eq!(both.code, 0, "{}", both.stderr);
     assert!(scene.service.leases(APP).len() == 2);
+}
+
+#[tokio::test]
+async fn dead_letters_need_exactly_what_their_policy_allows() {
+    const CALLER: &str = "dead-letters";
+    let scene = Scene::empty("");
+    make_tables(&scene.service);
+    hold_to_policies(&scene.service, &[CALLER], APP);
+    let table = DeadLetterTable::new(TableClient::new(&sdk::config_of(CALLER, &scene.service.url())), APP);
+    table.ensure(false).await.expect("it is there");
+    for number in 1..=3 {
+        let record = format!(r#"{{"dynamodb":{{"SequenceNumber":"{number}"}},"x":"{}"}}"#, "y".repeat(400_000));
+        let position = number.to_string().parse().expect("a sequence number");
+        let letter = DeadLetter::new("arn:x", "shardId-1".into(), position, record, "no", 1);
+        for _ in 0..2 {
+            table.put(&letter).await.expect("it is kept");
+        }
+    }
+    for line in
+        ["list", "show shardId-1/2", "replay shardId-1/1 --to null", "replay --all --to null", "purge --all --yes"]
+    {
+        let mut command = shardkeeper();
+        command.env("AWS_ACCESS_KEY_ID", CALLER).env("AWS_SECRET_ACCESS_KEY", CALLER).arg("dead-letters");
+        let command = command.args(line.split(' ')).args(["--app", APP, "--endpoint-url", &scene.service.url()]);
+        let finished = finish(command.stdin(Stdio::null()));
+        assert_eq!(finished.code, 0, "{line}: {}", finished.stderr);
+    }
+    let stats = scene.service.stats();
+    assert_eq!(unused(&stats, CALLER, &policy(CALLER, APP)), BTreeSet::<String>::new());
 }
 
 /// Puts each caller, named like its policy's file, under that policy.
@@ -119,13 +149,17 @@ fn unused(stats: &Value, caller: &str, policy: &Value) -> BTreeSet<String> {
     unused
 }
 
-/// What docs/kubernetes.md has the table creator do: make both tables, and wait until they can be used.
+/// What docs/kubernetes.md has the table creator do: make the tables, and wait until they can be used.
 fn make_tables(service: &LocalService) {
-    for (table, key) in [(APP.to_owned(), "leaseKey"), (format!("{APP}-Fleet"), "key")] {
+    for (suffix, keys) in [("", vec!["leaseKey"]), ("-Fleet", vec!["key"]), ("-DeadLetters", vec!["shard", "position"])]
+    {
+        let table = format!("{APP}{suffix}");
+        let attributes = keys.iter().map(|key| json!({"AttributeName": key, "AttributeType": "S"}));
+        let schema = keys.iter().zip(["HASH", "RANGE"]);
         let request = json!({
             "TableName": table,
-            "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"}],
-            "KeySchema": [{"AttributeName": key, "KeyType": "HASH"}],
+            "AttributeDefinitions": attributes.collect::<Vec<Value>>(),
+            "KeySchema": schema.map(|(key, kind)| json!({"AttributeName": key, "KeyType": kind})).collect::<Vec<Value>>(),
             "BillingMode": "PAY_PER_REQUEST",
         });
         service.call_as("table-creator", "CreateTable", &request).expect("the table is made");

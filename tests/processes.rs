@@ -29,6 +29,8 @@ mod failing_calls;
 mod filtering;
 #[path = "processes/fleets.rs"]
 mod fleets;
+#[path = "processes/handlers.rs"]
+mod handlers;
 #[path = "processes/lost_records.rs"]
 mod lost_records;
 #[path = "processes/partitions.rs"]

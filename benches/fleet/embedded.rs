@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use shardkeeper::aws::clients::Endpoints;
-use shardkeeper::consumer::Error;
+use shardkeeper::consumer::BatchError;
 use shardkeeper::{Options, ProcessRecordsInput, RecordProcessor, ShardContext, StreamSelector, Worker};
 
 use super::service::TABLE;
@@ -72,7 +72,7 @@ impl Moody {
 }
 
 impl RecordProcessor for Moody {
-    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), Error> {
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
         let Some(each) = self.each else { return std::future::pending().await };
         let mut lines = Vec::new();
         for record in &input.records {

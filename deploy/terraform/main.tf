@@ -69,6 +69,33 @@ resource "aws_dynamodb_table" "fleet" {
   }
 }
 
+# Records that were given up, with --on-failure dead-letter. To lose it is to lose them.
+resource "aws_dynamodb_table" "dead_letters" {
+  name                        = "${var.app}-DeadLetters"
+  billing_mode                = "PAY_PER_REQUEST"
+  hash_key                    = "shard"
+  range_key                   = "position"
+  deletion_protection_enabled = true
+
+  attribute {
+    name = "shard"
+    type = "S"
+  }
+
+  attribute {
+    name = "position"
+    type = "S"
+  }
+
+  point_in_time_recovery {
+    enabled = true
+  }
+
+  server_side_encryption {
+    enabled = true
+  }
+}
+
 resource "aws_iam_policy" "worker" {
   name        = "${var.app}-worker"
   description = "What a worker of ${var.app} does."
@@ -81,10 +108,17 @@ resource "aws_iam_policy" "operator" {
   policy      = templatefile("${path.module}/../iam/operator.json", local.names)
 }
 
+# For workers with --on-failure dead-letter, and those who look at dead letters, replay and purge them.
+resource "aws_iam_policy" "dead_letters" {
+  name        = "${var.app}-dead-letters"
+  description = "Keeps, reads and deletes dead letters of ${var.app}."
+  policy      = templatefile("${path.module}/../iam/dead-letters.json", local.names)
+}
+
 # For those who make the tables without this module.
 resource "aws_iam_policy" "table_creator" {
   name        = "${var.app}-table-creator"
-  description = "Makes the two tables of ${var.app}."
+  description = "Makes the tables of ${var.app}."
   policy      = templatefile("${path.module}/../iam/table-creator.json", local.names)
 }
 
@@ -131,6 +165,11 @@ resource "aws_iam_role" "worker" {
 resource "aws_iam_role_policy_attachment" "worker" {
   role       = aws_iam_role.worker.name
   policy_arn = aws_iam_policy.worker.arn
+}
+
+resource "aws_iam_role_policy_attachment" "dead_letters" {
+  role       = aws_iam_role.worker.name
+  policy_arn = aws_iam_policy.dead_letters.arn
 }
 
 resource "aws_eks_pod_identity_association" "worker" {

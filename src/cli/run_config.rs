@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::delivery_config::{self, DeliveryConfig};
 use super::flags::SubCommand;
 use super::layers::{Environment, Layers};
 use super::logs::{self, LogConfig};
@@ -34,6 +35,8 @@ pub struct RunConfig {
     pub on_gap: OnGap,
     /// Which records are delivered.
     pub filters: Filters,
+    /// How records come, and what follows when they fail.
+    pub delivery: DeliveryConfig,
     /// Whether the worker ends once it has delivered what was in the stream at its start.
     pub until_caught_up: bool,
     /// Whether missing tables may be created.
@@ -103,7 +106,7 @@ pub enum Sink {
 
 /// What `--to` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum To {
+pub(super) enum To {
     Stdout,
     Null,
     Http(HttpUrl),
@@ -181,7 +184,7 @@ const START: Setting<StartAt> = Setting::new("start", "trim-horizon|latest", |te
      after what is there now.",
 );
 
-const TO: Setting<To> = Setting::new("to", "stdout|null|URL", |text| match text {
+pub(super) const TO: Setting<To> = Setting::new("to", "stdout|null|URL", |text| match text {
     "stdout" => Ok(To::Stdout),
     "null" => Ok(To::Null),
     url if url.contains("://") => HttpUrl::parse(url).map(To::Http),
@@ -194,18 +197,18 @@ const TO: Setting<To> = Setting::new("to", "stdout|null|URL", |text| match text 
      handler at an http:// or https:// URL, which gets a batch a POST, in the shape of a Lambda function's event.",
 );
 
-const HTTP_HEADER_FILE: Setting<Headers> = Setting::new("http-header-file", "FILE", |path| {
+pub(super) const HTTP_HEADER_FILE: Setting<Headers> = Setting::new("http-header-file", "FILE", |path| {
     Headers::parse(&value::content_of(path)?).map_err(|message| format!("{path:?}: {message}"))
 })
 .group(READING)
 .help("A file of headers for each request to a handler, one a line, such as: Authorization: Bearer …");
 
-const HTTP_HEADERS: Setting<Headers> = Setting::new("http-headers", "HEADERS", Headers::parse)
+pub(super) const HTTP_HEADERS: Setting<Headers> = Setting::new("http-headers", "HEADERS", Headers::parse)
     .group(READING)
     .reach(Reach::Environment)
     .help("The same headers, one a line, in the environment.");
 
-const HTTP_SECRET_FILE: Setting<Secret> = Setting::new("http-secret-file", "FILE", |path| {
+pub(super) const HTTP_SECRET_FILE: Setting<Secret> = Setting::new("http-secret-file", "FILE", |path| {
     Secret::parse(&value::content_of(path)?).map_err(|message| format!("{path:?}: {message}"))
 })
 .group(READING)
@@ -214,7 +217,7 @@ const HTTP_SECRET_FILE: Setting<Secret> = Setting::new("http-secret-file", "FILE
      X-Shardkeeper-Signature. The secret itself can also be in the environment, as SHARDKEEPER_HTTP_SECRET.",
 );
 
-const HTTP_SECRET: Setting<Secret> = Setting::new("http-secret", "SECRET", Secret::parse)
+pub(super) const HTTP_SECRET: Setting<Secret> = Setting::new("http-secret", "SECRET", Secret::parse)
     .group(READING)
     .reach(Reach::Environment)
     .help("The secret by which requests to a handler are signed, in the environment.");
@@ -414,6 +417,17 @@ pub const RUN: SubCommand = SubCommand {
         &EVENTS.about,
         &SKIP_TTL_DELETES.about,
         &SKIP_REPLICATED.about,
+        &delivery_config::RETRY_ATTEMPTS.about,
+        &delivery_config::MAX_RECORD_AGE.about,
+        &delivery_config::BISECT.about,
+        &delivery_config::ON_FAILURE.about,
+        &delivery_config::DEAD_LETTERS.about,
+        &delivery_config::HANDLER_TIMEOUT.about,
+        &delivery_config::BATCH_SIZE.about,
+        &delivery_config::BATCH_BYTES.about,
+        &delivery_config::BATCH_WINDOW.about,
+        &delivery_config::CONCURRENCY.about,
+        &delivery_config::SHARD_CONCURRENCY.about,
         &APP.about,
         &WORKER_ID.about,
         &NO_CREATE_TABLES.about,
@@ -463,6 +477,9 @@ pub fn read(arguments: &[OsString], environment: &Environment) -> Result<RunRequ
     let mut layers = Layers::from_everywhere(RUN.table, arguments, environment, &CONFIG);
     layers.assume(&WORKER_ID, default_worker_id(environment));
     let config = read_layers(&mut layers);
+    if let Some(mistake) = config.delivery.mistake_in_name(&config.app) {
+        layers.add_mistake(format!("{}: {mistake}", layers.place_of(&APP.about)));
+    }
     let request = match layers.value(&PRINT_CONFIG) {
         true => RunRequest::PrintConfig(layers.to_toml()),
         false => RunRequest::Run(Box::new(config)),
@@ -480,6 +497,7 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
         sink: read_sink(layers),
         on_gap: layers.value(&ON_GAP),
         filters: read_filters(layers),
+        delivery: DeliveryConfig::from_layers(layers),
         until_caught_up: layers.value(&UNTIL_CAUGHT_UP),
         create_tables: !layers.value(&NO_CREATE_TABLES),
         lease_duration: layers.value(&LEASE_DURATION),
@@ -525,7 +543,7 @@ fn read_desired_workers(layers: &mut Layers) -> Limits {
     Limits { min, max, capacity_kbps, catch_up: layers.value(&CATCH_UP_WITHIN) }
 }
 
-fn read_sink(layers: &mut Layers) -> Sink {
+pub(super) fn read_sink(layers: &mut Layers) -> Sink {
     let headers = either(layers, &HTTP_HEADER_FILE, &HTTP_HEADERS).unwrap_or_default();
     let secret = either(layers, &HTTP_SECRET_FILE, &HTTP_SECRET);
     match layers.value(&TO) {

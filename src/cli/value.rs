@@ -135,7 +135,7 @@ fn split_unit(text: &str) -> (&str, &str) {
 
 /// DynamoDB allows names of tables from 3 to 255 of these characters (DynamoDB developer guide, "Naming rules").
 const TABLE_NAME_MIN: usize = 3;
-const TABLE_NAME_MAX: usize = 255;
+pub(super) const TABLE_NAME_MAX: usize = 255;
 
 /// A DynamoDB table's name.
 pub fn table_name(text: &str) -> Result<String, String> {
@@ -220,23 +220,25 @@ pub fn url(text: &str) -> Result<String, String> {
 
 /// Filter patterns, each alone or in a JSON array (as objects, or as strings that hold one).
 pub fn filters(text: &str) -> Result<Vec<Pattern>, String> {
-    let mut patterns = Vec::new();
+    let mut texts = Vec::new();
     for element in text.split(LIST_SEPARATOR) {
         if !element.trim_start().starts_with('[') {
-            patterns.push(Pattern::parse(element).map_err(|error| error.to_string())?);
+            texts.push(element.to_owned());
             continue;
         }
         let array: Vec<&RawValue> = serde_json::from_str(element).map_err(|error| format!("not JSON: {error}"))?;
-        for (index, value) in array.iter().enumerate() {
-            let inside = serde_json::from_str::<String>(value.get()).unwrap_or_else(|_| value.get().to_owned());
-            let pattern = Pattern::parse(&inside).map_err(|error| format!("pattern {}: {error}", index + 1))?;
-            patterns.push(pattern);
-        }
+        texts.extend(array.iter().map(|value| serde_json::from_str(value.get()).unwrap_or_else(|_| value.to_string())));
     }
-    match patterns.is_empty() {
-        true => Err("an empty array is no filter; leave it out to have all records".to_owned()),
-        false => Ok(patterns),
+    if texts.is_empty() {
+        return Err("an empty array is no filter; leave it out to have all records".to_owned());
     }
+    let parse = |(index, text): (usize, &String)| {
+        Pattern::parse(text).map_err(|error| match texts.len() {
+            1 => error.to_string(),
+            _ => format!("pattern {}: {error}", index + 1),
+        })
+    };
+    texts.iter().enumerate().map(parse).collect()
 }
 
 /// An IP address and a port to listen on.

@@ -16,7 +16,8 @@ use crate::core::sequence_number::SequenceNumber;
 /// Writes checkpoints of one shard, for processors that decide themselves when their work is durable.
 #[derive(Clone, Debug)]
 pub struct Checkpointer {
-    lease: Arc<HeldLease>,
+    /// None for records that are replayed: their place in the shard was checkpointed long ago.
+    lease: Option<Arc<HeldLease>>,
 }
 
 /// Why a checkpoint was not written.
@@ -71,7 +72,12 @@ fn words(refused: &[RefusedWrite]) -> String {
 
 impl Checkpointer {
     pub(super) fn new(lease: Arc<HeldLease>) -> Self {
-        Self { lease }
+        Self { lease: Some(lease) }
+    }
+
+    /// Checkpoints of records that are replayed: nothing is written.
+    pub(super) fn of_replay() -> Self {
+        Self { lease: None }
     }
 
     /// Checkpoints everything that was handed to the processor so far. It is written when this returns.
@@ -79,8 +85,9 @@ impl Checkpointer {
     /// # Errors
     /// When the lease is lost or the lease table cannot be written.
     pub async fn checkpoint(&self) -> Result<(), CheckpointError> {
-        match self.lease.delivered() {
-            Some(position) => self.write(position).await,
+        let Some(lease) = &self.lease else { return Ok(()) };
+        match lease.delivered() {
+            Some(position) => write(lease, position).await,
             None => Ok(()),
         }
     }
@@ -91,20 +98,21 @@ impl Checkpointer {
     /// When `position` lies before the last checkpoint or beyond the last record handed over, the lease is lost, or
     /// the lease table cannot be written.
     pub async fn checkpoint_at(&self, position: &SequenceNumber) -> Result<(), CheckpointError> {
-        let from = self.lease.saved().await;
-        let to = self.lease.delivered().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
+        let Some(lease) = &self.lease else { return Ok(()) };
+        let from = lease.saved().await;
+        let to = lease.delivered().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
         let wanted = Checkpoint::At(position.clone());
         if wanted < from || wanted > to {
             return Err(CheckpointError::OutOfRange { position: position.clone(), from, to });
         }
-        self.write(position.clone()).await
+        write(lease, position.clone()).await
     }
 
     /// Makes a handler's writes to DynamoDB and moves the checkpoint over the records that they come from, in one
     /// transaction: all of it happens, or nothing. So each record takes effect once, however often it is delivered.
     ///
     /// `records` are those that `writes` come from: some or all of a batch, in the shard's order, behind what was
-    /// committed before. Whatever a handler does by other means is outside of the transaction, and so is a checkpoint by
+    /// committed before; records that were left out of it are passed over with it. Whatever a handler does by other means is outside of the transaction, and so is a checkpoint by
     /// [`Checkpointer::checkpoint`]: records that it passes over count as committed. Automatic checkpoints
     /// ([`super::Checkpoints`]) move over nothing that `process_records` did not return `Ok` for.
     ///
@@ -125,16 +133,21 @@ impl Checkpointer {
         }
         let position = |digits: &str| digits.parse::<SequenceNumber>().ok();
         let first = records.first().and_then(|record| position(record.sequence_number()));
-        let last = records.last().and_then(|record| position(record.sequence_number()));
+        let last = records.through().and_then(position);
         let (Some(first), Some(last)) = (first, last) else {
             return Err(CheckpointError::Failed("there is no record to commit".into()).into());
         };
-        let to = self.lease.delivered().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
+        let Some(lease) = &self.lease else {
+            return Err(
+                CheckpointError::Failed("a dead letter's record has no lease to be committed with".into()).into()
+            );
+        };
+        let to = lease.delivered().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
         if Checkpoint::At(last.clone()) > to {
-            let from = self.lease.saved().await;
+            let from = lease.saved().await;
             return Err(CheckpointError::OutOfRange { position: last, from, to }.into());
         }
-        let lease = Arc::clone(&self.lease);
+        let lease = Arc::clone(lease);
         let outcome = see_through(async move { lease.commit(&first, &last, &writes).await }).await?;
         outcome.map_err(|error| match error {
             RefusedCommit::Lease(error) => CommitError::Checkpoint(error.into()),
@@ -145,16 +158,17 @@ impl Checkpointer {
 
     /// The records without those that the last checkpoint covers: what is left to do of a batch that failed halfway.
     pub async fn undone(&self, records: &RecordBatch) -> RecordBatch {
-        match self.lease.saved().await.sequence_number() {
+        let Some(lease) = &self.lease else { return records.clone() };
+        match lease.saved().await.sequence_number() {
             Some(saved) => records.skip_through(saved),
             None => records.clone(),
         }
     }
+}
 
-    async fn write(&self, position: SequenceNumber) -> Result<(), CheckpointError> {
-        let lease = Arc::clone(&self.lease);
-        Ok(see_through(async move { lease.checkpoint(position).await }).await??)
-    }
+async fn write(lease: &Arc<HeldLease>, position: SequenceNumber) -> Result<(), CheckpointError> {
+    let lease = Arc::clone(lease);
+    Ok(see_through(async move { lease.checkpoint(position).await }).await??)
 }
 
 impl From<WriteError> for CheckpointError {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::processor::Error;
+use crate::aws::dead_letter_table::DeadLetterTable;
 use crate::core::dead_letter::DeadLetter;
 use crate::core::sequence_number::SequenceNumber;
 
@@ -106,9 +107,47 @@ impl Default for FailurePolicy {
 
 /// Keeps dead letters.
 pub trait DeadLetterQueue: Send + Sync + 'static {
+    /// Makes sure that letters can be kept, before the worker reads anything; `create` says whether what is missing may
+    /// be made.
+    ///
+    /// # Errors
+    /// Any. The worker tries again, up to its limit for starting, when it is a transient
+    /// [`TableError`](crate::aws::TableError); any other ends it.
+    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+        let _ = create;
+        Box::pin(async { Ok(()) })
+    }
+
     /// Keeps a letter. When this is done it is durable; put again, it is still one letter.
     ///
     /// # Errors
     /// Any; the worker waits and puts it again, and its record stays unacknowledged until that went well.
     fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+}
+
+impl DeadLetterQueue for DeadLetterTable {
+    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+        Box::pin(async move { self.ensure(create).await.map_err(Into::into) })
+    }
+
+    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+        Box::pin(async move { DeadLetterTable::put(self, letter).await.map_err(Into::into) })
+    }
+}
+
+#[cfg(feature = "sqs")]
+impl DeadLetterQueue for crate::aws::dead_letter_queue::SqsQueue {
+    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+        use crate::aws::dead_letter_queue::QueueError;
+        Box::pin(async move {
+            Self::prepare(self, create).await.map_err(|error| match error {
+                QueueError::Table(error) => Error::from(error),
+                error => error.into(),
+            })
+        })
+    }
+
+    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+        Box::pin(async move { Self::put(self, letter).await.map_err(Into::into) })
+    }
 }

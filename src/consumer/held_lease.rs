@@ -12,6 +12,7 @@ use super::status::ShardStatus;
 use crate::aws::TableError;
 use crate::aws::lease_table::{CommitOutcome, EndOutcome, LeaseTable, Outcome, RefusedWrite, TransactWriteItem};
 use crate::core::checkpoint::Checkpoint;
+use crate::core::done_beyond::DoneBeyond;
 use crate::core::lease::{Lease, ShardId, Transition, TransitionError, WorkerId};
 use crate::core::pacing::Backoff;
 use crate::core::rng::Rng;
@@ -40,6 +41,15 @@ pub struct HeldLease {
     /// Where it shows what is checkpointed.
     status: Arc<ShardStatus>,
     rng: StdMutex<Rng>,
+}
+
+/// How far a shard is done.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// Everything up to here; nothing when that is where the row says.
+    pub position: Option<SequenceNumber>,
+    /// What is done beyond.
+    pub beyond: Option<DoneBeyond>,
 }
 
 /// What became of a commit.
@@ -226,27 +236,50 @@ impl HeldLease {
         }
     }
 
-    /// Hands the lease to its new owner, with the last position, and returns the row.
-    pub async fn transfer(&self, position: Option<SequenceNumber>) -> Result<Lease, WriteError> {
+    /// Writes down how far the shard is done. Says whether there was anything to write.
+    pub async fn save(&self, done: &Done) -> Result<bool, WriteError> {
+        let mut row = self.row.lock().await;
+        let change = |row: &Lease| {
+            let transition = row.checkpoint(&self.worker, forward(row, done.position.clone()))?;
+            Ok(transition.with_done(done.beyond.as_ref()))
+        };
+        let is_news = change(&row).is_ok_and(|wanted: Transition| {
+            wanted.after.checkpoint != wanted.before.checkpoint || wanted.after.done != wanted.before.done
+        });
+        if is_news {
+            let started = Instant::now();
+            let outcome = self.write(&mut row, change).await;
+            count_checkpoint(&outcome, started.elapsed());
+            outcome?;
+        }
+        if let Some(position) = &done.position {
+            self.status.note(|lag| lag.checkpointed(position));
+        }
+        Ok(is_news)
+    }
+
+    /// Hands the lease to its new owner, with how far the shard is done, and returns the row. Without `done`, that stays
+    /// as it was last written.
+    pub async fn transfer(&self, done: Option<&Done>) -> Result<Lease, WriteError> {
         let mut row = self.row.lock().await;
         if !row.is_handed_over() {
             // The leader has written the row since this worker last did.
             self.read_hand_off(&mut row).await?;
         }
-        self.write(&mut row, |row| row.transfer(&self.worker, forward(row, position.clone()))).await?;
+        self.write(&mut row, |row| Ok(with(row.transfer(&self.worker, at(row, done))?, done))).await?;
         Ok(row.clone())
     }
 
-    /// Gives the lease up, with the last position; to the new owner when it is being handed over. Returns the row.
-    pub async fn release(&self, position: Option<SequenceNumber>) -> Result<Lease, WriteError> {
+    /// Gives the lease up, with how far the shard is done; to the new owner when it is being handed over. Returns the
+    /// row. Without `done`, that stays as it was last written.
+    pub async fn release(&self, done: Option<&Done>) -> Result<Lease, WriteError> {
         let mut row = self.row.lock().await;
         self.write(&mut row, |row| {
-            let checkpoint = forward(row, position.clone());
-            if row.is_handed_over() {
-                row.transfer(&self.worker, checkpoint)
-            } else {
-                row.release(&self.worker, checkpoint)
-            }
+            let given = match row.is_handed_over() {
+                true => row.transfer(&self.worker, at(row, done)),
+                false => row.release(&self.worker, at(row, done)),
+            };
+            Ok(with(given?, done))
         })
         .await?;
         Ok(row.clone())
@@ -341,6 +374,17 @@ fn count_checkpoint(outcome: &Result<(), WriteError>, took: Duration) {
     };
     ::metrics::counter!(metrics::CHECKPOINTS.name, "result" => result).increment(1);
     ::metrics::histogram!(metrics::CHECKPOINT_SECONDS.name).record(took.as_secs_f64());
+}
+
+fn at(row: &Lease, done: Option<&Done>) -> Checkpoint {
+    forward(row, done.and_then(|done| done.position.clone()))
+}
+
+fn with(transition: Transition, done: Option<&Done>) -> Transition {
+    match done {
+        Some(done) => transition.with_done(done.beyond.as_ref()),
+        None => transition,
+    }
 }
 
 /// The position as a checkpoint, or the row's own when nothing was delivered since.

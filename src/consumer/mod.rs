@@ -8,11 +8,13 @@ mod checkpointer;
 mod children;
 mod clock;
 mod counters;
+mod delivery;
 mod failure;
 mod for_each;
 mod held_lease;
 mod processor;
 mod reader;
+mod replay;
 mod shard_consumer;
 mod status;
 mod stopwatch;
@@ -20,7 +22,7 @@ mod stopwatch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 pub use self::budget::Budget;
 pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
@@ -29,8 +31,9 @@ pub use self::counters::{Counters, Totals};
 pub use self::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
 pub use self::for_each::{ForEach, ForEachRecord, for_each};
 pub use self::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
+pub use self::replay::{Replayer, StillFails};
 pub use self::shard_consumer::{Exit, Failure, Wish};
-pub use self::status::{ShardStatus, Trouble};
+pub use self::status::{Halt, ShardStatus, Trouble};
 
 use self::children::ChildFinder;
 use self::counters::Outcomes;
@@ -69,6 +72,19 @@ pub enum OnGap {
 pub struct Options {
     /// When checkpoints are written.
     pub checkpoints: Checkpoints,
+    /// What follows when a batch fails.
+    pub failure: FailurePolicy,
+    /// The most batches of one shard that are worked on at once. Above one, records of one item stay in order, and those
+    /// of different items do not.
+    pub shard_concurrency: usize,
+    /// The most batches that are worked on at once, over all shards.
+    pub concurrency: Option<usize>,
+    /// The most records of a batch.
+    pub batch_size: Option<usize>,
+    /// The most bytes of a batch, as JSON.
+    pub batch_bytes: Option<usize>,
+    /// How long a batch waits to fill up to its size.
+    pub batch_window: Duration,
     /// The longest gap between two calls on an empty shard.
     pub idle_poll: Duration,
     /// What to do when records were trimmed.
@@ -93,6 +109,8 @@ pub struct Shared<F> {
     options: Options,
     clock: WallClock,
     counters: Counters,
+    /// Permits for calls of processors, where their number is limited.
+    calls: Option<Arc<Semaphore>>,
 }
 
 impl<F: ProcessorFactory> Shared<F> {
@@ -111,7 +129,8 @@ impl<F: ProcessorFactory> Shared<F> {
         rng: Rng,
     ) -> Arc<Self> {
         let children = ChildFinder::new(stream.clone(), rng);
-        Arc::new(Self { stream, table, worker, alive, budget, factory, children, options, clock, counters })
+        let calls = options.concurrency.map(|most| Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))));
+        Arc::new(Self { stream, table, worker, alive, budget, factory, children, options, clock, counters, calls })
     }
 
     /// The batch with only those records that the filters let pass. The others are counted; the batch still stands for

@@ -109,7 +109,8 @@ impl Reader {
                 Err(Error::ExpiredIterator) => {
                     self.seek_latest_by_time();
                     iterator = None;
-                    continue;
+                    // A service that finds each iterator too old is not to be asked without pause.
+                    self.pacer.next(Polled::Failed, &mut self.rng)
                 }
                 Err(Error::Trimmed(reason)) => {
                     tracing::error!(
@@ -191,14 +192,15 @@ impl Reader {
         at_tip: &mut TipProof,
         looked_ms: u64,
     ) -> bool {
-        self.status.show_page(&page.records, is_full(&page.records));
+        let is_full = is_full(&page.records);
+        self.status.show_page(&page.records, is_full);
         let ends = page.next_shard_iterator.is_none();
         let find = match last_position(&page.records) {
             Some(last) => {
                 self.position = Checkpoint::At(last);
                 at_tip.reset();
                 let records = self.not_too_old(page.records);
-                self.status.fetched(&records, self.clock);
+                self.status.fetched(&records, looked_ms, is_full);
                 (!records.is_empty()).then_some(Found::Records(records, reservation))
             }
             None => {

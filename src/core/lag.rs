@@ -6,7 +6,9 @@
 //! somebody who was told of it by a worker that has died since.
 //!
 //! Records' times are whole seconds, rounded down. While records are waiting their lag is therefore up to a second too
-//! long. When none is known to wait, what may have been created since the last one counts from the end of its second.
+//! long. When none is known to wait, what may have been created since the last one counts from the end of its second; or
+//! from when the page was asked for that brought it, if that was fresh and not full, and so held all that there was as
+//! far as a single page can tell.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,6 +19,8 @@ use super::sequence_number::SequenceNumber;
 const POLL_SLACK_MS: u64 = 500;
 /// Records' times are whole seconds.
 const TIME_STEP_MS: u64 = 1_000;
+/// A page whose newest record is younger than this is no part of a backlog.
+const FRESH_MS: u64 = 2_500;
 /// How many batches that are done and not yet checkpointed are told apart. Beyond that the newest count as one.
 const MOST_UNSAVED: usize = 64;
 
@@ -41,7 +45,24 @@ pub struct Lag {
     seen: Seen,
 }
 
-/// Records that were fetched together.
+/// Records that were fetched together, as a page.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// The position of the last one.
+    pub last: SequenceNumber,
+    /// How many they are.
+    pub records: u64,
+    /// When the first was created, and the last.
+    pub oldest_ms: u64,
+    /// See `oldest_ms`.
+    pub newest_ms: u64,
+    /// When the page was asked for.
+    pub looked_ms: u64,
+    /// Whether it held as much as a page can.
+    pub is_full: bool,
+}
+
+/// What was fetched and is not yet checkpointed.
 #[derive(Clone, Debug)]
 struct Batch {
     last: SequenceNumber,
@@ -53,7 +74,7 @@ struct Batch {
 enum Seen {
     /// Nothing yet: the lag counts from here. Unless it is `exact`, changes may have waited for longer.
     Nothing { since_ms: u64, is_exact: bool },
-    /// Records, the newest of them created then.
+    /// Records: others may have come since this moment.
     Records(u64),
     /// At this moment, after enough empty pages, that nothing more was there.
     Tip(u64),
@@ -76,10 +97,13 @@ impl Lag {
         Self { seen: Seen::Nothing { since_ms: now_ms, is_exact: false }, ..Self::default() }
     }
 
-    /// Records were fetched: `records` of them, up to `last`, created between `oldest_ms` and `newest_ms`.
-    pub fn fetched(&mut self, last: SequenceNumber, records: u64, oldest_ms: u64, newest_ms: u64) {
+    /// Records were fetched.
+    pub fn fetched(&mut self, page: Fetched) {
+        let Fetched { last, records, oldest_ms, newest_ms, looked_ms, is_full } = page;
         self.batches.push_back(Batch { last, oldest_ms, records });
-        self.seen = Seen::Records(newest_ms);
+        let is_fresh = !is_full && looked_ms.saturating_sub(newest_ms) < FRESH_MS;
+        let next_ms = newest_ms + TIME_STEP_MS;
+        self.seen = Seen::Records(if is_fresh { next_ms.max(looked_ms) } else { next_ms });
     }
 
     /// The processor is done with everything up to `position`.
@@ -118,7 +142,7 @@ impl Lag {
             (Some(batch), _) => Some(batch.oldest_ms),
             (None, Seen::Nothing { since_ms: u64::MAX, .. }) => None,
             (None, Seen::Nothing { since_ms, .. }) => Some(since_ms),
-            (None, Seen::Records(newest_ms)) => Some(newest_ms + TIME_STEP_MS),
+            (None, Seen::Records(next_ms)) => Some(next_ms),
             (None, Seen::Tip(moment_ms)) => {
                 let idle_poll_ms = u64::try_from(idle_poll.as_millis()).unwrap_or(u64::MAX);
                 Some(moment_ms.saturating_add(idle_poll_ms).saturating_add(POLL_SLACK_MS))
@@ -157,6 +181,12 @@ mod tests {
         number.to_string().parse().expect("digits")
     }
 
+    /// A page that was asked for when its newest record was five seconds old.
+    fn page(last: u64, records: u64, oldest_ms: u64, newest_ms: u64) -> Fetched {
+        let looked_ms = newest_ms + 5_000;
+        Fetched { last: at(last), records, oldest_ms, newest_ms, looked_ms, is_full: false }
+    }
+
     /// The lag in milliseconds.
     fn lag(lag: &Lag, stage: Stage, now_ms: u64) -> Option<u64> {
         lag.waiting_since_ms(stage, POLL).map(|since| now_ms.saturating_sub(since))
@@ -183,7 +213,7 @@ mod tests {
         let mut shard = Lag::of_known_shard(10_000);
         assert_eq!(processing(&shard, 17_000), Some(7_000));
         assert!(shard.is_at_least());
-        shard.fetched(at(1), 1, 2_000, 2_000);
+        shard.fetched(page(1, 1, 2_000, 2_000));
         assert_eq!(processing(&shard, 17_000), Some(15_000));
         assert!(!shard.is_at_least());
     }
@@ -191,8 +221,8 @@ mod tests {
     #[test]
     fn what_is_in_flight_counts_from_its_oldest_record() {
         let mut shard = Lag::default();
-        shard.fetched(at(10), 5, 1_000, 3_000);
-        shard.fetched(at(20), 7, 4_000, 6_000);
+        shard.fetched(page(10, 5, 1_000, 3_000));
+        shard.fetched(page(20, 7, 4_000, 6_000));
         assert_eq!((processing(&shard, 9_000), shard.in_flight()), (Some(8_000), 12));
         shard.processed(&at(10));
         assert_eq!((processing(&shard, 9_000), shard.in_flight()), (Some(5_000), 7));
@@ -202,7 +232,7 @@ mod tests {
     #[test]
     fn a_batch_that_is_done_in_part_is_not_done() {
         let mut shard = Lag::default();
-        shard.fetched(at(10), 5, 1_000, 3_000);
+        shard.fetched(page(10, 5, 1_000, 3_000));
         shard.processed(&at(9));
         assert_eq!(processing(&shard, 9_000), Some(8_000));
     }
@@ -210,13 +240,26 @@ mod tests {
     #[test]
     fn an_idle_shard_at_its_tip_has_none_and_not_before_that_is_proved() {
         let mut shard = Lag::default();
-        shard.fetched(at(1), 1, 1_000, 1_000);
+        shard.fetched(page(1, 1, 1_000, 1_000));
         shard.processed(&at(1));
         assert_eq!(processing(&shard, 3_500), Some(1_500), "more may have come since the end of that second");
         shard.at_tip(3_600);
         assert_eq!(processing(&shard, 3_600), Some(0));
         shard.at_tip(90_000);
         assert_eq!(processing(&shard, 91_400), Some(0), "however long it has been idle");
+    }
+
+    #[test]
+    fn a_fresh_page_that_is_not_full_held_all_there_was_and_an_old_or_full_one_did_not() {
+        let after = |looked_ms: u64, is_full: bool| {
+            let mut shard = Lag::default();
+            shard.fetched(Fetched { looked_ms, is_full, ..page(1, 1, 10_000, 10_000) });
+            shard.processed(&at(1));
+            processing(&shard, 14_000)
+        };
+        assert_eq!(after(12_000, false), Some(2_000));
+        assert_eq!(after(12_000, true), Some(3_000));
+        assert_eq!(after(13_000, false), Some(3_000));
     }
 
     #[test]
@@ -231,7 +274,7 @@ mod tests {
     #[test]
     fn failing_polls_of_a_flowing_shard_make_it_grow_from_the_last_record() {
         let mut shard = Lag::default();
-        shard.fetched(at(1), 1, 5_000, 5_000);
+        shard.fetched(page(1, 1, 5_000, 5_000));
         shard.processed(&at(1));
         assert_eq!(processing(&shard, 66_000), Some(60_000));
     }
@@ -239,8 +282,8 @@ mod tests {
     #[test]
     fn each_stage_counts_what_has_not_come_so_far() {
         let mut shard = Lag::default();
-        shard.fetched(at(1), 1, 1_000, 1_000);
-        shard.fetched(at(2), 1, 4_000, 4_000);
+        shard.fetched(page(1, 1, 1_000, 1_000));
+        shard.fetched(page(2, 1, 4_000, 4_000));
         shard.processed(&at(1));
         let stages =
             |shard: &Lag| [Stage::Fetched, Stage::Processed, Stage::Checkpointed].map(|stage| lag(shard, stage, 9_000));
@@ -257,7 +300,7 @@ mod tests {
     fn a_processor_that_never_checkpoints_costs_no_memory_and_forgets_no_age() {
         let mut shard = Lag::default();
         for number in 1..=10_000 {
-            shard.fetched(at(number), 1, number * 1_000, number * 1_000);
+            shard.fetched(page(number, 1, number * 1_000, number * 1_000));
             shard.processed(&at(number));
         }
         assert!(shard.batches.len() <= MOST_UNSAVED);

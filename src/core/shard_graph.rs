@@ -121,6 +121,13 @@ impl ShardGraph {
         lines.filter(|(_, continues)| !continues).flat_map(|(line, _)| line).collect()
     }
 
+    /// The parents of listed shards that are not listed themselves, where neither of the two is among `known`.
+    pub fn unlisted_parents(&self, known: &BTreeSet<ShardId>) -> BTreeSet<ShardId> {
+        let unknown = self.shards.values().filter(|shard| !known.contains(&shard.id));
+        let parents = unknown.filter_map(|shard| shard.parent.as_ref());
+        parents.filter(|parent| !self.contains(parent) && !known.contains(*parent)).cloned().collect()
+    }
+
     /// The finished leases that may be deleted.
     ///
     /// KCL's rule: the shard is read to its end, its children are known, each of them has a lease that has moved
@@ -292,6 +299,15 @@ mod tests {
         let rows = leases(&[("p", &[], "SHARD_END", &["l"])]);
         let newcomers = shards.newcomers(|id| rows.contains_key(id));
         assert_eq!(newcomers, BTreeSet::from(["x".into(), "y".into()]));
+    }
+
+    #[test]
+    fn a_parent_that_is_not_listed_matters_while_neither_it_nor_its_child_is_known() {
+        let shards = graph(&[("a", Some("gone")), ("b", Some("a")), ("c", Some("hidden"))]);
+        let unlisted = |known: &[&str]| shards.unlisted_parents(&known.iter().map(|id| ShardId::from(*id)).collect());
+        assert_eq!(unlisted(&[]), BTreeSet::from(["gone".into(), "hidden".into()]));
+        assert_eq!(unlisted(&["a"]), BTreeSet::from(["hidden".into()]));
+        assert_eq!(unlisted(&["a", "hidden"]), BTreeSet::new());
     }
 
     #[test]

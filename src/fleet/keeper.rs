@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::posting::{begun_because, note_left};
+use self::posting::{begun_because, note_acquired, note_left};
 use super::board::{Board, Loop};
 use super::membership::{SharedPresence, hint};
 use super::pressure::Pressure;
@@ -62,8 +62,6 @@ pub(super) struct Keeper {
     pressure: Pressure,
     watchdog: Watchdog,
     board: Board,
-    /// Since when leases are on their way to this worker, to its knowledge.
-    awaited: BTreeMap<ShardId, Instant>,
     /// When the board was looked after last, and how often.
     posted: Instant,
     posts: u64,
@@ -74,6 +72,8 @@ struct Running {
     handle: Handle,
     /// Whether the row names this worker as its owner (and not as the one who hands over).
     is_owned: bool,
+    /// When this worker heard that the lease goes to another.
+    told: Option<Instant>,
 }
 
 /// How far leaving has come.
@@ -120,7 +120,6 @@ impl Keeper {
             pressure: Pressure::new(),
             watchdog,
             board,
-            awaited: BTreeMap::new(),
             posted: Instant::now(),
             posts: 0,
             rng,
@@ -262,25 +261,24 @@ impl Keeper {
         if row.is_finished() {
             self.pending.remove(&row.key);
         } else if is_owner && is_holder {
-            let was_pending = self.pending.remove(&row.key);
+            self.pending.remove(&row.key);
             match running {
                 Some(running) => {
                     running.handle.look_at_parents();
                     self.watchdog.note_owned(&row.key);
                 }
-                None if was_pending => self.start(row, "handed_over"),
                 None => {
                     let reason = begun_because(&row);
                     self.start(row, reason);
                 }
             }
         } else if is_owner {
-            self.awaited.entry(row.key.clone()).or_insert_with(Instant::now);
             self.pending.insert(row.key);
         } else {
             self.pending.remove(&row.key);
             if let Some(running) = running {
                 running.is_owned = false;
+                running.told.get_or_insert_with(Instant::now);
                 running.handle.wish(if is_holder { Wish::HandOver } else { Wish::Stop });
             } else if is_holder {
                 self.wants_scan = true; // held by a consumer that is no more: passed on there
@@ -291,20 +289,20 @@ impl Keeper {
     fn start(&mut self, row: Lease, reason: &'static str) {
         tracing::info!(shard = %row.key, checkpoint = %row.checkpoint, reason, "lease taken");
         let key = row.key.clone();
-        self.note_acquired(&key, reason);
+        note_acquired(reason);
         let handle = self.starter.start(row, self.rng.fork(), self.exit_sender.clone());
         if self.leaving.as_ref().is_some_and(|leaving| leaving.has_released) {
             handle.wish(Wish::Release);
         }
         self.board.begin(key.clone(), Arc::clone(&handle.status));
-        self.running.insert(key, Running { handle, is_owned: true });
+        self.running.insert(key, Running { handle, is_owned: true, told: None });
     }
 
     async fn on_exit(&mut self, key: ShardId, exit: Exit) -> Result<(), Error> {
         let ended = self.running.remove(&key);
         self.board.end(&key);
         let was_stuck = self.watchdog.forget(&key);
-        note_left(&exit, was_stuck);
+        note_left(&exit, was_stuck, ended.as_ref().and_then(|ended| ended.told));
         if was_stuck {
             tracing::info!(shard = %key, "the call that hung has returned; what it did is not checkpointed");
             self.show_presence();

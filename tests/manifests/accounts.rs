@@ -13,8 +13,12 @@ use crate::services::required_in_ci;
 const TEMPLATE: &str = "deploy/cloudformation/shardkeeper.yaml";
 
 /// The names of the policies' files, and of their resources in the template.
-const POLICIES: [(&str, &str); 3] =
-    [("worker", "WorkerPolicy"), ("operator", "OperatorPolicy"), ("table-creator", "TableCreatorPolicy")];
+const POLICIES: [(&str, &str); 4] = [
+    ("worker", "WorkerPolicy"),
+    ("operator", "OperatorPolicy"),
+    ("dead-letters", "DeadLettersPolicy"),
+    ("table-creator", "TableCreatorPolicy"),
+];
 
 #[test]
 fn the_cloudformation_template_is_valid() {
@@ -29,13 +33,21 @@ fn the_cloudformation_template_is_valid() {
 fn the_cloudformation_template_makes_the_programs_tables_and_the_policies_to_the_letter() {
     let Some(python) = required_in_ci(PYTHON) else { return };
     let resources = &template(&python)["Resources"];
-    for (name, key) in [("LeaseTable", "leaseKey"), ("FleetTable", "key")] {
+    let tables =
+        [("LeaseTable", vec!["leaseKey"]), ("FleetTable", vec!["key"]), ("DeadLetterTable", vec!["shard", "position"])];
+    for (name, keys) in tables {
         let table = &resources[name]["Properties"];
-        assert_eq!(table["KeySchema"], json!([{"AttributeName": key, "KeyType": "HASH"}]));
-        assert_eq!(table["AttributeDefinitions"], json!([{"AttributeName": key, "AttributeType": "S"}]));
+        let schema = keys.iter().zip(["HASH", "RANGE"]);
+        let schema: Vec<Value> = schema.map(|(key, kind)| json!({"AttributeName": key, "KeyType": kind})).collect();
+        let attributes: Vec<Value> =
+            keys.iter().map(|key| json!({"AttributeName": key, "AttributeType": "S"})).collect();
+        assert_eq!((&table["KeySchema"], &table["AttributeDefinitions"]), (&json!(schema), &json!(attributes)));
         assert_eq!(resources[name]["DeletionPolicy"], "Retain");
     }
-    assert_eq!(resources["FleetTable"]["Properties"]["TableName"], json!({"Fn::Sub": "${App}-Fleet"}));
+    for (name, suffix) in [("FleetTable", "-Fleet"), ("DeadLetterTable", "-DeadLetters")] {
+        let table = json!({"Fn::Sub": format!("${{App}}{suffix}")});
+        assert_eq!(resources[name]["Properties"]["TableName"], table);
+    }
     for (file, resource) in POLICIES {
         let theirs = in_our_words(&resources[resource]["Properties"]["PolicyDocument"]);
         let ours = policy(file);
@@ -56,7 +68,7 @@ fn the_terraform_module_can_be_read_and_takes_the_policies_from_their_files() {
     for (file, _) in POLICIES {
         assert!(text.contains(&format!("../iam/{file}.json")), "{file}.json is not taken: {text}");
     }
-    for key in ["leaseKey", "-Fleet"] {
+    for key in ["leaseKey", "-Fleet", "-DeadLetters"] {
         assert!(text.contains(key), "{key} is missing: {text}");
     }
 }

@@ -31,7 +31,9 @@ fn prometheus_shows_what_happens_to_a_fleet_and_alerts_on_it() {
     let start = |id: &str, address: &SocketAddr, stdout: Stdio| {
         scene.worker_on(&format!("--table {TABLE}"), "audit", id, stdout, &flags(address))
     };
+    // The first one leads, and lives through it all: only a leader speaks for the whole group.
     let mut reading = start("reading", &addresses[0], deliveries.stdout());
+    reading.wait_for_log("this worker leads the fleet");
     let mut dying = start("dying", &addresses[1], deliveries.stdout());
     let mut stuck = start("stuck", &addresses[2], Stdio::piped());
     let mut written = Written::default();

@@ -1,6 +1,8 @@
 //! `shardkeeper local` as a process of its own, and what tests do with it: call its API, write counted records, break
 //! it, and look behind the workers' backs.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

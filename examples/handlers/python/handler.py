@@ -23,7 +23,8 @@ def handle(record):
     """Does the work for one change. An exception means that it is not done; the record comes again."""
     change = record["dynamodb"]
     image = change.get("NewImage") or change.get("OldImage") or change["Keys"]
-    print(record["eventName"], json.dumps(image, sort_keys=True), flush=True)
+    line = f"{record['eventName']} {json.dumps(image, sort_keys=True)}\n"
+    print(line, end="", flush=True)  # in one piece: shards are handled at the same time
 
 
 def handle_batch(records):

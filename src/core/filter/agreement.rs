@@ -295,6 +295,22 @@ proptest! {
         let outcome = parsed.unwrap().matches_json(&record_json);
         prop_assert_eq!(outcome, Ok(slow(&pattern, &record)), "{} on {}", pattern_json, record_json);
     }
+
+    #[test]
+    fn no_text_is_too_broken_to_be_answered(
+        text in r#"[\[\]{}":,a0-9\\ ntf.-]{0,40}"#,
+        pattern in pattern(),
+        record in record(),
+        cut in 0..200_usize,
+    ) {
+        let _ = Pattern::parse(&text);
+        let pattern = Pattern::parse(&pattern_text(&pattern).to_string()).expect("a pattern");
+        let _ = pattern.matches_json(&text);
+        let whole = record.to_string();
+        let ends: Vec<usize> = whole.char_indices().map(|(at, _)| at).collect();
+        let _ = pattern.matches_json(&whole[..ends[cut % ends.len()]]);
+        let _ = pattern.matches_json(&whole.replacen(['}', ']'], &text, 1));
+    }
 }
 
 #[test]

@@ -1,23 +1,49 @@
-//! Records of one page, cheap to hand on, to cut and to choose from.
+//! Records of one page, or picked from several, cheap to hand on, to cut and to choose from.
 
 use std::fmt;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
-use super::Record;
 use super::page::PageData;
+use super::{OwnedRecord, Record};
 use crate::core::sequence_number::{SequenceNumber, compare_digits};
 
-/// A run of the records of one page, less those that were [left out](Self::retain) of it.
+/// Records of a shard, in order: a run of one page's records, less those that were [left out](Self::retain) of it, or
+/// records picked from several pages.
 ///
-/// It shares the page's bytes: a clone or a slice costs a reference count, and any of them keeps the whole page alive.
+/// It shares the pages' bytes: a clone or a slice costs a reference count, and any of them keeps its whole pages alive.
 #[derive(Clone)]
-pub struct RecordBatch {
+pub struct RecordBatch(Content);
+
+#[derive(Clone)]
+enum Content {
+    Run(PageRun),
+    Picked(Picked),
+}
+
+/// A part of one page.
+#[derive(Clone)]
+struct PageRun {
     page: Arc<PageData>,
     /// The run of the page's records for which the batch stands, those left out included.
     run: Range<u32>,
     /// What is chosen of the run; `None` is all of it.
     chosen: Option<Choice>,
+}
+
+/// Records of any pages.
+#[derive(Clone)]
+struct Picked {
+    records: Arc<[OwnedRecord]>,
+    /// Those of them that the batch has.
+    start: usize,
+    end: usize,
+}
+
+impl Picked {
+    fn records(&self) -> &[OwnedRecord] {
+        &self.records[self.start..self.end]
+    }
 }
 
 /// Some records of a page, in order.
@@ -36,17 +62,62 @@ impl Choice {
     }
 }
 
+impl PageRun {
+    fn len(&self) -> usize {
+        match &self.chosen {
+            None => self.run.len(),
+            Some(choice) => choice.places().len(),
+        }
+    }
+
+    /// Where the record at `index`, which is below the length, is in the page.
+    #[inline]
+    fn place(&self, index: usize) -> u32 {
+        match &self.chosen {
+            None => self.run.start + index as u32,
+            Some(choice) => choice.places()[index],
+        }
+    }
+
+    /// Where in the page the run is cut before the record at `index`.
+    fn cut(&self, index: usize) -> u32 {
+        if index == self.len() { self.run.end } else { self.place(index) }
+    }
+
+    fn slice(&self, from: usize, to: usize) -> Self {
+        let run_start = if from == 0 { self.run.start } else { self.cut(from) };
+        let run = run_start..self.cut(to);
+        let chosen = self.chosen.as_ref().map(|choice| Choice {
+            places: Arc::clone(&choice.places),
+            start: choice.start + from,
+            end: choice.start + to,
+        });
+        Self { page: Arc::clone(&self.page), run, chosen }
+    }
+
+    fn retain(self, mut keep: impl FnMut(&Record<'_>) -> bool) -> Self {
+        let mut keeps = |place| Record::at(&self.page, place).is_some_and(|record| keep(&record));
+        let Some(first_out) = (0..self.len()).position(|index| !keeps(self.place(index))) else {
+            return self;
+        };
+        let mut places: Vec<u32> = (0..first_out).map(|index| self.place(index)).collect();
+        places.extend((first_out + 1..self.len()).map(|index| self.place(index)).filter(|place| keeps(*place)));
+        let end = places.len();
+        Self { chosen: Some(Choice { places: places.into(), start: 0, end }), ..self }
+    }
+}
+
 impl RecordBatch {
     pub(super) fn whole(page: Arc<PageData>) -> Self {
         let end = page.entries().len() as u32;
-        Self { page, run: 0..end, chosen: None }
+        Self(Content::Run(PageRun { page, run: 0..end, chosen: None }))
     }
 
     /// How many records there are.
     pub fn len(&self) -> usize {
-        match &self.chosen {
-            None => self.run.len(),
-            Some(choice) => choice.places().len(),
+        match &self.0 {
+            Content::Run(run) => run.len(),
+            Content::Picked(picked) => picked.records().len(),
         }
     }
 
@@ -60,19 +131,29 @@ impl RecordBatch {
         self.iter().map(|record| record.json().len()).sum()
     }
 
-    /// The heap that this batch keeps alive, in bytes: the whole page with its index, however short the batch is.
+    /// The heap that this batch keeps alive, in bytes: whole pages with their index, however short the batch is.
     pub fn memory_bytes(&self) -> usize {
-        let places = self.chosen.as_ref().map_or(0, |choice| size_of_val(&*choice.places));
-        self.page.memory_bytes() + places
+        match &self.0 {
+            Content::Run(run) => {
+                let places = run.chosen.as_ref().map_or(0, |choice| size_of_val(&*choice.places));
+                run.page.memory_bytes() + places
+            }
+            Content::Picked(picked) => {
+                let mut pages: Vec<&Arc<PageData>> = picked.records.iter().map(OwnedRecord::page).collect();
+                pages.dedup_by(|left, right| Arc::ptr_eq(left, right));
+                size_of_val(&*picked.records) + pages.iter().map(|page| page.memory_bytes()).sum::<usize>()
+            }
+        }
     }
 
     /// The record at `index`, counted from the batch's first.
     #[inline]
     pub fn get(&self, index: usize) -> Option<Record<'_>> {
-        if index >= self.len() {
-            return None;
+        match &self.0 {
+            Content::Run(run) if index < run.len() => Record::at(&run.page, run.place(index)),
+            Content::Run(_) => None,
+            Content::Picked(picked) => picked.records().get(index).map(OwnedRecord::view),
         }
-        Record::at(&self.page, self.place(index))
     }
 
     /// The first record.
@@ -85,44 +166,45 @@ impl RecordBatch {
         self.get(self.len().checked_sub(1)?)
     }
 
-    /// The position up to which the shard is dealt with once the batch is: the sequence number of its last record, or
-    /// of a later one that was left out. `None` when the batch stands for no record at all.
+    /// The position up to which the shard is dealt with once the batch is, and everything before it: the sequence
+    /// number of its last record, or of a later one that was left out. `None` when the batch stands for no record at
+    /// all.
     pub fn through(&self) -> Option<&str> {
-        let last = self.run.clone().next_back()?;
-        Record::at(&self.page, last).map(|record| record.sequence_number())
+        match &self.0 {
+            Content::Run(run) => {
+                let last = run.run.clone().next_back()?;
+                Record::at(&run.page, last).map(|record| record.sequence_number())
+            }
+            Content::Picked(_) => self.last().map(|record| record.sequence_number()),
+        }
     }
 
     /// How many records were left out of the batch.
     pub fn left_out(&self) -> usize {
-        self.run.len() - self.len()
+        match &self.0 {
+            Content::Run(run) => run.run.len() - run.len(),
+            Content::Picked(_) => 0,
+        }
     }
 
     /// The records in order.
     pub fn iter(&self) -> Records<'_> {
-        let places = match &self.chosen {
-            None => Places::Run(self.run.clone()),
-            Some(choice) => Places::Chosen(choice.places().iter()),
-        };
-        Records { page: &self.page, places }
+        Records(match &self.0 {
+            Content::Run(PageRun { page, run, chosen: None }) => Places::Run(page, run.clone()),
+            Content::Run(PageRun { page, chosen: Some(choice), .. }) => Places::Chosen(page, choice.places().iter()),
+            Content::Picked(picked) => Places::Picked(picked.records().iter()),
+        })
     }
 
     /// The batch with only those records that `keep` says yes to; it is asked once for each record, in order.
     ///
-    /// Nothing is copied, and the batch still stands for the others: [`through`](Self::through) does not change. Costs
-    /// four bytes a record that is kept, and nothing when all are.
+    /// Nothing is copied, and a batch of one page still stands for the others: [`through`](Self::through) does not
+    /// change. Costs four bytes a record that is kept, and nothing when all are.
     pub fn retain(self, mut keep: impl FnMut(&Record<'_>) -> bool) -> RecordBatch {
-        let Some(first_out) = self.iter().position(|record| !keep(&record)) else {
-            return self;
-        };
-        let mut places: Vec<u32> = (0..first_out).map(|index| self.place(index)).collect();
-        for index in first_out + 1..self.len() {
-            let place = self.place(index);
-            if Record::at(&self.page, place).is_some_and(|record| keep(&record)) {
-                places.push(place);
-            }
+        match self.0 {
+            Content::Run(run) => Self(Content::Run(run.retain(keep))),
+            Content::Picked(picked) => picked.records().iter().filter(|record| keep(&record.view())).cloned().collect(),
         }
-        let end = places.len();
-        Self { chosen: Some(Choice { places: places.into(), start: 0, end }), ..self }
     }
 
     /// The records at the given places. Records that were left out go with the record before them; those before the
@@ -142,14 +224,12 @@ impl RecordBatch {
             Bound::Unbounded => self.len(),
         };
         assert!(from <= to && to <= self.len(), "records {from}..{to} of a batch of {}", self.len());
-        let run_start = if from == 0 { self.run.start } else { self.cut(from) };
-        let run = run_start..self.cut(to);
-        let chosen = self.chosen.as_ref().map(|choice| Choice {
-            places: Arc::clone(&choice.places),
-            start: choice.start + from,
-            end: choice.start + to,
-        });
-        Self { page: Arc::clone(&self.page), run, chosen }
+        Self(match &self.0 {
+            Content::Run(run) => Content::Run(run.slice(from, to)),
+            Content::Picked(Picked { records, start, .. }) => {
+                Content::Picked(Picked { records: Arc::clone(records), start: start + from, end: start + to })
+            }
+        })
     }
 
     /// The batch without the records up to and including `position`, for going on after it.
@@ -168,26 +248,21 @@ impl RecordBatch {
     pub fn split_at(&self, index: usize) -> (RecordBatch, RecordBatch) {
         (self.slice(..index), self.slice(index..))
     }
-
-    /// Where the record at `index`, which is below the batch's length, is in the page.
-    #[inline]
-    fn place(&self, index: usize) -> u32 {
-        match &self.chosen {
-            None => self.run.start + index as u32,
-            Some(choice) => choice.places()[index],
-        }
-    }
-
-    /// Where in the page the batch is cut before the record at `index`.
-    fn cut(&self, index: usize) -> u32 {
-        if index == self.len() { self.run.end } else { self.place(index) }
-    }
 }
 
 impl Default for RecordBatch {
     /// A batch without records.
     fn default() -> Self {
         Self::whole(Arc::default())
+    }
+}
+
+impl FromIterator<OwnedRecord> for RecordBatch {
+    /// Records of any pages of one shard, which must come in the shard's order.
+    fn from_iter<I: IntoIterator<Item = OwnedRecord>>(records: I) -> Self {
+        let records: Arc<[OwnedRecord]> = records.into_iter().collect();
+        let end = records.len();
+        Self(Content::Picked(Picked { records, start: 0, end }))
     }
 }
 
@@ -213,16 +288,14 @@ impl<'a> IntoIterator for &'a RecordBatch {
 
 /// The records of a batch, one after the other.
 #[derive(Clone)]
-pub struct Records<'a> {
-    page: &'a Arc<PageData>,
-    places: Places<'a>,
-}
+pub struct Records<'a>(Places<'a>);
 
-/// Places of records in a page.
+/// Where records are.
 #[derive(Clone)]
 enum Places<'a> {
-    Run(Range<u32>),
-    Chosen(std::slice::Iter<'a, u32>),
+    Run(&'a Arc<PageData>, Range<u32>),
+    Chosen(&'a Arc<PageData>, std::slice::Iter<'a, u32>),
+    Picked(std::slice::Iter<'a, OwnedRecord>),
 }
 
 impl<'a> Iterator for Records<'a> {
@@ -230,28 +303,29 @@ impl<'a> Iterator for Records<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Record<'a>> {
-        let place = match &mut self.places {
-            Places::Run(run) => run.next(),
-            Places::Chosen(places) => places.next().copied(),
-        };
-        Record::at(self.page, place?)
+        match &mut self.0 {
+            Places::Run(page, run) => Record::at(page, run.next()?),
+            Places::Chosen(page, places) => Record::at(page, *places.next()?),
+            Places::Picked(records) => records.next().map(OwnedRecord::view),
+        }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        match &self.places {
-            Places::Run(run) => run.size_hint(),
-            Places::Chosen(places) => places.size_hint(),
+        match &self.0 {
+            Places::Run(_, run) => run.size_hint(),
+            Places::Chosen(_, places) => places.size_hint(),
+            Places::Picked(records) => records.size_hint(),
         }
     }
 }
 
 impl DoubleEndedIterator for Records<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        let place = match &mut self.places {
-            Places::Run(run) => run.next_back(),
-            Places::Chosen(places) => places.next_back().copied(),
-        };
-        Record::at(self.page, place?)
+        match &mut self.0 {
+            Places::Run(page, run) => Record::at(page, run.next_back()?),
+            Places::Chosen(page, places) => Record::at(page, *places.next_back()?),
+            Places::Picked(records) => records.next_back().map(OwnedRecord::view),
+        }
     }
 }
 

@@ -9,11 +9,12 @@
 //! - `page`: the pass over a body and the index that it leaves
 //! - `batch`, `view`: what is handed out
 //! - `lambda_event`: the event that AWS Lambda makes of records
-//! - `value`, `base64`: attribute values
+//! - `value`, `base64`: attribute values; `key`: a number for a primary key
 
 mod base64;
 mod batch;
 mod error;
+mod key;
 mod lambda_event;
 mod page;
 pub(in crate::core) mod scan;

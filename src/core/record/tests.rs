@@ -232,6 +232,24 @@ fn what_is_cut_out_of_a_choice_stands_for_its_part_of_the_page() {
 }
 
 #[test]
+fn records_of_several_pages_make_a_batch_like_any_other() {
+    let (first, second) = (page_of(&["1", "2", "3"]), page_of(&["4", "5"]));
+    let pick = |batch: &RecordBatch, index| batch.get(index).unwrap().to_owned();
+    let picked: RecordBatch = [pick(&first, 1), pick(&first, 2), pick(&second, 1)].into_iter().collect();
+    assert_eq!(numbers(&picked), ["2", "3", "5"]);
+    assert_eq!((picked.len(), picked.through(), picked.left_out()), (3, Some("5"), 0));
+    assert_eq!(picked.bytes_len(), 3 * first.first().unwrap().json().len());
+    let both = first.memory_bytes() + second.memory_bytes();
+    assert!(picked.memory_bytes() >= both && picked.memory_bytes() < both + 100);
+    assert_eq!(numbers(&picked.skip_through(&number("2"))), ["3", "5"]);
+    let (head, tail) = picked.split_at(2);
+    assert_eq!((numbers(&head), numbers(&tail.slice(..1))), (vec!["2", "3"], vec!["5"]));
+    assert_eq!(numbers(&head.retain(|record| record.sequence_number() == "3")), ["3"]);
+    assert_eq!(picked.iter().rev().map(|record| record.sequence_number()).collect::<Vec<_>>(), ["5", "3", "2"]);
+    assert!(picked.get(3).is_none());
+}
+
+#[test]
 fn an_owned_record_outlives_its_batch() {
     fn assert_shareable<T: Send + Sync + 'static>() {}
     assert_shareable::<RecordBatch>();

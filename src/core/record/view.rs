@@ -153,6 +153,11 @@ impl<'a> Record<'a> {
         self.text_of(self.entry.keys)
     }
 
+    /// A number that all records of one item share, and hardly any other item's: for keeping their order.
+    pub fn key_hash(&self) -> u64 {
+        super::key::hash(&self.keys())
+    }
+
     /// The item after the change, as the service wrote it, if the stream's view type includes it.
     pub fn new_image_json(&self) -> Option<&'a str> {
         self.text_of(self.entry.new_image)
@@ -273,6 +278,10 @@ impl OwnedRecord {
     /// The record itself.
     pub fn view(&self) -> Record<'_> {
         Record { page: &self.page, entry: &self.page.entries()[self.index as usize], index: self.index }
+    }
+
+    pub(super) fn page(&self) -> &Arc<PageData> {
+        &self.page
     }
 }
 

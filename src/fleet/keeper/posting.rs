@@ -25,7 +25,6 @@ impl Keeper {
         }
         self.posted = Instant::now();
         self.posts += 1;
-        self.awaited.retain(|key, _| self.pending.contains(key));
         let figures = {
             let view = self.view.borrow();
             let staying = view.live().filter(|seen| !seen.member.presence.leaving).count();
@@ -56,13 +55,6 @@ impl Keeper {
         }
     }
 
-    pub(super) fn note_acquired(&mut self, key: &ShardId, reason: &'static str) {
-        ::metrics::counter!(metrics::LEASES_ACQUIRED.name, "reason" => reason).increment(1);
-        if let Some(since) = self.awaited.remove(key) {
-            ::metrics::histogram!(metrics::HAND_OFF_SECONDS.name).record(since.elapsed().as_secs_f64());
-        }
-    }
-
     /// The children of a shard that was read to its end, as far as they are read here.
     pub(super) fn note_children_begun(&self, parent: Option<Running>, children: &BTreeSet<ShardId>) {
         let Some(ended_for) = parent.and_then(|parent| parent.handle.status.ended_for()) else { return };
@@ -72,7 +64,12 @@ impl Keeper {
     }
 }
 
-/// Why a lease comes to this worker that nobody hands over: a value of the label `reason`.
+/// Counts a lease that this worker begins to read.
+pub(super) fn note_acquired(reason: &'static str) {
+    ::metrics::counter!(metrics::LEASES_ACQUIRED.name, "reason" => reason).increment(1);
+}
+
+/// Why a lease comes to this worker: a value of the label `reason`.
 pub(super) fn begun_because(row: &Lease) -> &'static str {
     match row.counter {
         0 if row.parents.is_empty() => "new",
@@ -81,8 +78,8 @@ pub(super) fn begun_because(row: &Lease) -> &'static str {
     }
 }
 
-/// Counts the end of a consumer.
-pub(super) fn note_left(exit: &Exit, was_stuck: bool) {
+/// Counts the end of a consumer, whose lease was to go to another since `told`.
+pub(super) fn note_left(exit: &Exit, was_stuck: bool, told: Option<Instant>) {
     let reason = match exit {
         Exit::Ended { .. } => {
             ::metrics::counter!(metrics::SHARDS_FINISHED.name).increment(1);
@@ -95,4 +92,7 @@ pub(super) fn note_left(exit: &Exit, was_stuck: bool) {
         Exit::Lost => "taken",
     };
     ::metrics::counter!(metrics::LEASES_LOST.name, "reason" => reason).increment(1);
+    if let Some(told) = told.filter(|_| reason == "handed_over") {
+        ::metrics::histogram!(metrics::HAND_OFF_SECONDS.name).record(told.elapsed().as_secs_f64());
+    }
 }

@@ -37,16 +37,13 @@ impl Leader {
 
     async fn lead_from(&mut self, office: &mut Office) -> Result<(), Error> {
         let now = Instant::now();
-        let should_list = office.should_list(now);
-        if should_list && office.lister.is_empty() {
-            let (stream, mut rng) = (self.stream.clone(), self.rng.fork());
-            office.begin_listing();
-            office.lister.spawn(async move { discovery::list(&stream, &mut rng).await });
-        }
         if office.scanned.is_none_or(|at| at + office.scan_interval <= now) {
             self.scan(office).await?;
         } else {
             self.refresh_hand_offs(office).await?;
+        }
+        if office.should_list(now) && office.lister.is_empty() {
+            self.begin_listing(office);
         }
         self.watch_for_kcl(office)?;
         if !office.is_clear {
@@ -72,6 +69,14 @@ impl Leader {
         placed?;
         self.forget_the_dead(office).await?;
         self.end_of_stream(office)
+    }
+
+    fn begin_listing(&mut self, office: &mut Office) {
+        office.begin_listing();
+        let known = office.rows.values().flat_map(|row| row.parents.iter().chain([&row.key]));
+        let known: BTreeSet<ShardId> = known.chain(&office.bad).cloned().collect();
+        let (stream, mut rng) = (self.stream.clone(), self.rng.fork());
+        office.lister.spawn(async move { discovery::list_whole(&stream, &known, &mut rng).await });
     }
 
     async fn scan(&mut self, office: &mut Office) -> Result<(), Error> {

@@ -13,8 +13,9 @@ use crate::core::desired_workers::{self, DesiredWorkers, Load};
 use crate::core::group_lag::{Facts, Report, Since};
 use crate::core::lease::{ShardId, Transition, WorkerId};
 use crate::core::shard_graph::unfinished_parents;
+use crate::fleet::Seen;
 use crate::fleet::board::Group;
-use crate::fleet::status::{ShardState, WorkerState};
+use crate::fleet::status::{ShardState, WorkerState, overdue_after};
 use crate::metrics;
 
 /// How often the application is looked at, at the most.
@@ -85,13 +86,21 @@ impl Leader {
                 owned.entry(owner).or_default().push(&row.key);
             }
         }
-        let report = |seen: &crate::fleet::Seen| {
+        let now_ms = self.options.clock.now_ms();
+        // A worker without lag says so with each heartbeat, and not in between.
+        let slack = overdue_after(self.options.lease_duration);
+        let slack_ms = u64::try_from(slack.as_millis()).unwrap_or(u64::MAX);
+        let unprocessed = |seen: &Seen, since_ms: u64| match now_ms.saturating_sub(since_ms) <= slack_ms {
+            true if seen.still_for < slack => u64::MAX, // none
+            _ => since_ms,
+        };
+        let report = |seen: &Seen| {
             let presence = &seen.member.presence;
             let keys = owned.get(&seen.member.id).map(Vec::as_slice).unwrap_or_default();
             Report {
                 is_alive: seen.is_alive,
                 knows_its_leases: digest(keys.iter().copied()) == presence.digest,
-                unprocessed_since_ms: presence.unprocessed_since_ms,
+                unprocessed_since_ms: presence.unprocessed_since_ms.map(|since_ms| unprocessed(seen, since_ms)),
                 unsaved_since_ms: presence.unsaved_since_ms,
             }
         };
@@ -102,7 +111,7 @@ impl Leader {
             without_row: &without_row,
             reports: &reports,
             started_at_ms,
-            now_ms: self.options.clock.now_ms(),
+            now_ms,
         })
     }
 

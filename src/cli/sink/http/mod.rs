@@ -19,7 +19,7 @@ use hyper::{Method, Request, Uri};
 use ring::hmac;
 
 use self::exchange::Connections;
-use crate::consumer::{BatchError, Error, ProcessRecordsInput, RecordProcessor, ShardContext};
+use crate::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext};
 use crate::core::record::{LambdaEvents, RecordBatch};
 
 /// The header with the signature of a request's body.
@@ -207,7 +207,7 @@ pub struct Processor {
 }
 
 impl RecordProcessor for Processor {
-    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), Error> {
-        self.handler.handle(&self.events, &input.records).await.map_err(|error| error.to_string().into())
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
+        self.handler.handle(&self.events, &input.records).await
     }
 }
