@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const PARTS: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("metrics", &[]),
-    ("aws", &["core"]),
+    ("aws", &["core", "metrics"]),
     ("local", &["core"]),
     ("consumer", &["core", "metrics", "aws"]),
     ("fleet", &["core", "metrics", "aws", "consumer"]),

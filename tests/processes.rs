@@ -6,6 +6,8 @@
 #[expect(dead_code, reason = "the configuration tests use more of it")]
 mod support;
 
+#[path = "support/dashboard.rs"]
+mod dashboard;
 #[path = "support/deliveries.rs"]
 mod deliveries;
 #[path = "support/link.rs"]
@@ -16,17 +18,27 @@ mod local_service;
 mod patience;
 #[path = "support/scene.rs"]
 mod scene;
+#[path = "support/tools.rs"]
+mod tools;
 
 #[path = "processes/endings.rs"]
 mod endings;
 #[path = "processes/failing_calls.rs"]
 mod failing_calls;
+#[path = "processes/filtering.rs"]
+mod filtering;
 #[path = "processes/fleets.rs"]
 mod fleets;
+#[path = "processes/handlers.rs"]
+mod handlers;
 #[path = "processes/lost_records.rs"]
 mod lost_records;
 #[path = "processes/partitions.rs"]
 mod partitions;
+#[path = "processes/prometheus.rs"]
+mod prometheus;
+#[path = "processes/rolling.rs"]
+mod rolling;
 #[path = "processes/sharing.rs"]
 mod sharing;
 #[path = "processes/starting.rs"]

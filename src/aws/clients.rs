@@ -13,6 +13,11 @@ use aws_sdk_dynamodb::config::{ProvideCredentials, SharedHttpClient};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use aws_smithy_runtime::client::retries::RetryPartition;
 
+use super::calls::Observed;
+
+/// What calls tables.
+pub use aws_sdk_dynamodb::Client as TableClient;
+
 /// How many idle connections are kept to one host: as many as calls may be in flight, so that none is opened anew.
 pub const MAX_CALLS_IN_FLIGHT: usize = 64;
 /// What calls are signed with for a service at a URL of its own, when no region is set.
@@ -102,17 +107,20 @@ pub fn clients(config: &SdkConfig, endpoints: &Endpoints, lease_duration: Durati
     let stream_timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(3))
         .operation_attempt_timeout(Duration::from_secs(10))
-        .operation_timeout(Duration::from_secs(10))
+        // Longer, so that an attempt ends by its own limit, and is counted.
+        .operation_timeout(Duration::from_secs(11))
         .build();
     let tables = aws_sdk_dynamodb::config::Builder::from(config)
         .timeout_config(lease_timeouts)
         .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(25)))
         .retry_partition(RetryPartition::new(format!("{partition}-leases")))
+        .interceptor(Observed)
         .build();
     let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(config)
         .timeout_config(stream_timeouts)
         .retry_config(RetryConfig::disabled())
-        .retry_partition(RetryPartition::new(format!("{partition}-records")));
+        .retry_partition(RetryPartition::new(format!("{partition}-records")))
+        .interceptor(Observed);
     if let Some(url) = &endpoints.streams_url {
         streams = streams.endpoint_url(url);
     }

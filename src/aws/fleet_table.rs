@@ -10,7 +10,9 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
-use super::{Fault, TableError, tables};
+use super::answers::Answers;
+use super::calls::Watched;
+use super::{Fault, TableError, fnv1a, tables};
 use crate::core::lease::{ShardId, WorkerId};
 
 type Item = HashMap<String, AttributeValue>;
@@ -49,6 +51,13 @@ pub struct Presence {
     /// Everything created before this moment (ms since the epoch) in the worker's shards is delivered and
     /// checkpointed; absent while that isn't known.
     pub caught_up_to_ms: Option<u64>,
+    /// From when what the worker has not processed counts, over all its shards (ms since the epoch; see
+    /// [`Lag`](crate::core::lag::Lag)); absent while that isn't known.
+    pub unprocessed_since_ms: Option<u64>,
+    /// From when what the worker has not checkpointed counts.
+    pub unsaved_since_ms: Option<u64>,
+    /// What the worker processes, in KiB a second.
+    pub kbps: u64,
     /// The most leases that the worker will hold.
     pub max_leases: Option<u64>,
     /// Whether the worker's processors cannot keep up, so that it should get nothing new.
@@ -114,19 +123,20 @@ pub struct Fleet {
 
 /// A digest of a set of lease keys that does not depend on their order: their FNV-1a hashes, combined by exclusive or.
 pub fn digest<'a>(keys: impl IntoIterator<Item = &'a ShardId>) -> u64 {
-    keys.into_iter().fold(0, |digest, key| {
-        let hash = key
-            .as_str()
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        digest ^ hash
-    })
+    keys.into_iter().fold(0, |digest, key| digest ^ fnv1a(key.as_str()))
 }
 
 impl FleetTable {
     /// The fleet table of an application.
     pub fn new(client: Client, app: &str) -> Self {
         Self { client, name: format!("{app}-Fleet") }
+    }
+
+    /// The same table; whether it answers is noted in `answers`.
+    #[must_use]
+    pub fn watched(self, answers: &Answers) -> Self {
+        let config = self.client.config().to_builder().interceptor(Watched(answers.clone())).build();
+        Self { client: Client::from_conf(config), ..self }
     }
 
     /// The table's name.
@@ -139,7 +149,7 @@ impl FleetTable {
     /// # Errors
     /// [`TableError::Missing`] when it is missing and may not be made.
     pub async fn ensure(&self, create: bool) -> Result<(), TableError> {
-        tables::ensure(&self.client, &self.name, KEY, create).await
+        tables::ensure(&self.client, &self.name, &[KEY], create).await
     }
 
     /// Everything in the table. Items that cannot be read are passed over, as if their workers were dead.
@@ -234,12 +244,13 @@ impl FleetTable {
             values.insert(format!(":{name}"), value);
         }
         let mut remove = vec!["challenger"];
-        if presence.caught_up_to_ms.is_none() {
-            remove.push("caughtUpTo");
-        }
-        if presence.stuck.is_empty() {
-            remove.push("stuck");
-        }
+        let unknown = [
+            ("caughtUpTo", presence.caught_up_to_ms.is_none()),
+            ("stuck", presence.stuck.is_empty()),
+            ("unprocessedSince", presence.unprocessed_since_ms.is_none()),
+            ("unsavedSince", presence.unsaved_since_ms.is_none()),
+        ];
+        remove.extend(unknown.iter().filter(|(_, is_absent)| *is_absent).map(|(name, _)| *name));
         let call = self
             .client
             .update_item()
@@ -415,10 +426,14 @@ fn presence_attributes(presence: &Presence) -> Vec<(&'static str, AttributeValue
         ("leases", number(presence.leases)),
         ("overloaded", AttributeValue::Bool(presence.overloaded)),
         ("digest", string(format!("{:016x}", presence.digest))),
+        ("kbps", number(presence.kbps)),
     ];
-    if let Some(moment) = presence.caught_up_to_ms {
-        attributes.push(("caughtUpTo", number(moment)));
-    }
+    let moments = [
+        ("caughtUpTo", presence.caught_up_to_ms),
+        ("unprocessedSince", presence.unprocessed_since_ms),
+        ("unsavedSince", presence.unsaved_since_ms),
+    ];
+    attributes.extend(moments.into_iter().filter_map(|(name, moment)| Some((name, number(moment?)))));
     if !presence.stuck.is_empty() {
         attributes.push(("stuck", AttributeValue::Ss(presence.stuck.iter().map(ToString::to_string).collect())));
     }
@@ -438,6 +453,9 @@ fn read_member(item: &Item) -> Option<Member> {
         leases: count(item, "leases").unwrap_or_default(),
         digest: text(item, "digest").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or_default(),
         caught_up_to_ms: count(item, "caughtUpTo"),
+        unprocessed_since_ms: count(item, "unprocessedSince"),
+        unsaved_since_ms: count(item, "unsavedSince"),
+        kbps: count(item, "kbps").unwrap_or_default(),
         max_leases: count(item, "maxLeases"),
         overloaded: item.get("overloaded").and_then(|value| value.as_bool().ok()).copied().unwrap_or_default(),
         stuck: texts(item, "stuck").map(ShardId::from).collect(),
@@ -505,6 +523,9 @@ mod tests {
             leases: 3,
             digest: u64::MAX - 5,
             caught_up_to_ms: Some(1_700_000_000_000),
+            unprocessed_since_ms: Some(1_700_000_000_001),
+            unsaved_since_ms: Some(1_700_000_000_002),
+            kbps: 12,
             max_leases: Some(9),
             overloaded: true,
             stuck: BTreeSet::from(["shardId-9".into()]),

@@ -46,6 +46,11 @@ impl Budget {
         (u64::from(self.units) - self.bytes.available_permits() as u64) * UNIT_BYTES
     }
 
+    /// The most bytes that may be taken.
+    pub fn limit_bytes(&self) -> u64 {
+        u64::from(self.units) * UNIT_BYTES
+    }
+
     /// Gives back what of a reservation is beyond `bytes`. When more was needed than reserved, the difference is
     /// taken if it is free, and otherwise goes uncounted: the page is here already.
     pub fn settle(&self, reservation: &mut Reservation, bytes: u64) {

@@ -62,6 +62,12 @@ impl Alive {
         millis(self.origin.elapsed()) < self.deadline_ms.load(Ordering::Acquire) && self.term() == term
     }
 
+    /// The moment up to which this worker has proved itself alive; nothing before the first proof.
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadline = self.deadline_ms.load(Ordering::Acquire);
+        (deadline > 0).then(|| self.origin + Duration::from_millis(deadline))
+    }
+
     /// Moves the deadline, never back. Says whether it had passed: then a new term begins, and every lease of the
     /// last one may be another's.
     pub fn prove_until(&self, deadline: Instant) -> bool {

@@ -8,32 +8,43 @@ mod checkpointer;
 mod children;
 mod clock;
 mod counters;
+mod delivery;
+mod failure;
 mod for_each;
 mod held_lease;
 mod known_shards;
 mod processor;
 mod reader;
+mod replay;
 mod shard_consumer;
+mod status;
 mod stopwatch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 pub use self::budget::Budget;
-pub use self::checkpointer::{CheckpointError, Checkpointer};
+pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
 pub use self::clock::{Alive, WallClock};
 pub use self::counters::{Counters, Totals};
+pub use self::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
 pub use self::for_each::{ForEach, ForEachRecord, for_each};
 pub use self::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
-pub use self::shard_consumer::{Exit, Failure, ShardStatus, Wish};
+pub use self::replay::{Replayer, StillFails};
+pub use self::shard_consumer::{Exit, Failure, Wish};
+pub use self::status::{Halt, ShardStatus, Trouble};
 
 use self::children::ChildFinder;
+use self::counters::Outcomes;
 use self::shard_consumer::ShardConsumer;
 use crate::aws::lease_table::LeaseTable;
+pub use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::aws::stream::Stream;
+use crate::core::filter::Filters;
 use crate::core::lease::{Lease, ShardId, WorkerId};
+use crate::core::record::RecordBatch;
 use crate::core::rng::Rng;
 use crate::core::shard_graph::ShardGraph;
 
@@ -59,14 +70,29 @@ pub enum OnGap {
 }
 
 /// How shards are read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// When checkpoints are written.
     pub checkpoints: Checkpoints,
+    /// What follows when a batch fails.
+    pub failure: FailurePolicy,
+    /// The most batches of one shard that are worked on at once. Above one, records of one item stay in order, and those
+    /// of different items do not.
+    pub shard_concurrency: usize,
+    /// The most batches that are worked on at once, over all shards.
+    pub concurrency: Option<usize>,
+    /// The most records of a batch.
+    pub batch_size: Option<usize>,
+    /// The most bytes of a batch, as JSON.
+    pub batch_bytes: Option<usize>,
+    /// How long a batch waits to fill up to its size.
+    pub batch_window: Duration,
     /// The longest gap between two calls on an empty shard.
     pub idle_poll: Duration,
     /// What to do when records were trimmed.
     pub on_gap: OnGap,
+    /// Which records the processors get.
+    pub filters: Filters,
     /// The moment that `LATEST` stands for (ms since the epoch).
     pub started_at_ms: u64,
     /// Whether a shard that is read to its tip is checkpointed at once.
@@ -85,6 +111,8 @@ pub struct Shared<F> {
     options: Options,
     clock: WallClock,
     counters: Counters,
+    /// Permits for calls of processors, where their number is limited.
+    calls: Option<Arc<Semaphore>>,
 }
 
 impl<F: ProcessorFactory> Shared<F> {
@@ -103,7 +131,27 @@ impl<F: ProcessorFactory> Shared<F> {
         rng: Rng,
     ) -> Arc<Self> {
         let children = ChildFinder::new(stream.clone(), rng);
-        Arc::new(Self { stream, table, worker, alive, budget, factory, children, options, clock, counters })
+        let calls = options.concurrency.map(|most| Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))));
+        Arc::new(Self { stream, table, worker, alive, budget, factory, children, options, clock, counters, calls })
+    }
+
+    /// The batch with only those records that the filters let pass. The others are counted; the batch still stands for
+    /// them ([`RecordBatch::through`]).
+    fn filtered(&self, records: RecordBatch) -> RecordBatch {
+        let filters = &self.options.filters;
+        if filters.pass_all() {
+            return records;
+        }
+        let mut left_out = Outcomes::default();
+        let records = records.retain(|record| {
+            let passes = filters.matches(record);
+            if !passes {
+                left_out.add(record);
+            }
+            passes
+        });
+        self.counters.filtered(&left_out);
+        records
     }
 }
 
@@ -143,9 +191,6 @@ pub trait Start: Send + Sync {
     /// Takes in a complete listing of the stream's shards that has come in now and took this long: consumers look for
     /// children there first.
     fn note_listing(&self, graph: &ShardGraph, took: Duration);
-
-    /// Bytes of the buffer in use.
-    fn buffered_bytes(&self) -> u64;
 }
 
 /// Starts consumers on a runtime of their own choice.
@@ -164,7 +209,9 @@ impl<F: ProcessorFactory> Starter<F> {
 impl<F: ProcessorFactory> Start for Starter<F> {
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle {
         let (wishes, receiver) = watch::channel(Wish::Run);
-        let (look, status) = (Arc::new(Notify::new()), Arc::new(ShardStatus::default()));
+        let started_at_ms = self.shared.options.started_at_ms;
+        let status = Arc::new(ShardStatus::of(&lease, started_at_ms, self.shared.clock.now_ms()));
+        let look = Arc::new(Notify::new());
         let key = lease.key.clone();
         let consumer = ShardConsumer {
             shared: Arc::clone(&self.shared),
@@ -185,9 +232,5 @@ impl<F: ProcessorFactory> Start for Starter<F> {
 
     fn note_listing(&self, graph: &ShardGraph, took: Duration) {
         self.shared.children.note_listing(graph, took);
-    }
-
-    fn buffered_bytes(&self) -> u64 {
-        self.shared.budget.held_bytes()
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::budget::{Budget, PAGE_BYTES, Reservation};
 use super::clock::WallClock;
-use super::shard_consumer::ShardStatus;
+use super::status::ShardStatus;
 use crate::aws::stream::{Error, Stream};
 use crate::core::checkpoint::Checkpoint;
 use crate::core::lease::ShardId;
@@ -86,7 +86,9 @@ impl Reader {
         loop {
             let mut reservation = Some(self.reserve(page_bytes).await);
             let called = Instant::now();
+            let looked_ms = self.clock.now_ms();
             let page = self.fetch(&mut iterator).await;
+            self.status.read(&page, self.clock);
             let wait = match page {
                 Ok(page) => {
                     faults.over();
@@ -99,7 +101,7 @@ impl Reader {
                     iterator = page.next_shard_iterator.clone();
                     let polled = self.judge(&page);
                     let wait = self.pacer.next(polled, &mut self.rng);
-                    if !self.pass_on(page, taken, &mut at_tip).await {
+                    if !self.pass_on(page, taken, &mut at_tip, looked_ms).await {
                         return;
                     }
                     wait
@@ -107,7 +109,8 @@ impl Reader {
                 Err(Error::ExpiredIterator) => {
                     self.seek_latest_by_time();
                     iterator = None;
-                    continue;
+                    // A service that finds each iterator too old is not to be asked without pause.
+                    self.pacer.next(Polled::Failed, &mut self.rng)
                 }
                 Err(Error::Trimmed(reason)) => {
                     tracing::error!(
@@ -178,24 +181,35 @@ impl Reader {
         let Some(newest) = page.records.last() else { return Polled::Empty };
         let created_ms = newest.created_at().map_or(0, seconds_to_ms);
         let is_old = self.clock.now_ms().saturating_sub(created_ms) >= BACKLOG_AGE_MS;
-        let is_full = page.records.len() >= FULL_PAGE_RECORDS || page.records.bytes_len() >= FULL_PAGE_BYTES;
-        if is_full || is_old { Polled::Backlog } else { Polled::Some }
+        if is_full(&page.records) || is_old { Polled::Backlog } else { Polled::Some }
     }
 
     /// Sends what a page holds; says whether the reading goes on.
-    async fn pass_on(&mut self, page: Page, reservation: Option<Reservation>, at_tip: &mut TipProof) -> bool {
+    async fn pass_on(
+        &mut self,
+        page: Page,
+        reservation: Option<Reservation>,
+        at_tip: &mut TipProof,
+        looked_ms: u64,
+    ) -> bool {
+        let is_full = is_full(&page.records);
+        self.status.show_page(&page.records, is_full);
         let ends = page.next_shard_iterator.is_none();
         let find = match last_position(&page.records) {
             Some(last) => {
                 self.position = Checkpoint::At(last);
                 at_tip.reset();
                 let records = self.not_too_old(page.records);
-                if let Some(created) = records.first().and_then(|record| record.created_at()) {
-                    self.status.note(|lag| lag.fetched(seconds_to_ms(created)));
-                }
+                self.status.fetched(&records, looked_ms, is_full);
                 (!records.is_empty()).then_some(Found::Records(records, reservation))
             }
-            None => at_tip.empty_page(self.clock.now_ms()).filter(|_| !ends),
+            None => {
+                let tip = at_tip.empty_page(self.clock.now_ms()).filter(|_| !ends);
+                if tip.is_some() {
+                    self.status.note(|lag| lag.at_tip(looked_ms));
+                }
+                tip
+            }
         };
         for find in find.into_iter().chain(ends.then_some(Found::End)) {
             if !self.send(find).await {
@@ -253,6 +267,11 @@ impl Reader {
             }
         }
     }
+}
+
+/// Whether a page holds as much as one can.
+fn is_full(records: &RecordBatch) -> bool {
+    records.len() >= FULL_PAGE_RECORDS || records.bytes_len() >= FULL_PAGE_BYTES
 }
 
 /// When a shard counts as read to its tip.

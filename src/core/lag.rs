@@ -1,55 +1,173 @@
-//! The lag of one shard: how long the oldest change that is not yet delivered has been waiting.
+//! The lag of one shard: how long the oldest change that is not yet fetched, processed or checkpointed has been waiting.
 //!
-//! The service says nothing of it, so it follows from what is fetched and done. The times of records are whole seconds,
-//! rounded down, so a lag may be up to a second too long, never too short.
+//! The service says nothing of it, so it follows from what was fetched and what became of it. Each answer is a moment:
+//! what was created before it waits no more, and the lag is the time since then. A moment lies a little ahead while the
+//! shard was just seen to be empty, so the lag is nought; it stands still when polls fail, so the lag grows, also for
+//! somebody who was told of it by a worker that has died since.
+//!
+//! Records' times are whole seconds, rounded down. While records are waiting their lag is therefore up to a second too
+//! long. When none is known to wait, what may have been created since the last one counts from the end of its second; or
+//! from when the page was asked for that brought it, if that was fresh and not full, and so held all that there was as
+//! far as a single page can tell.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-/// How long the last look at an open shard's tip counts as recent, in milliseconds, on top of the poll interval: when
-/// polls fail for longer, the lag grows from that look on.
-const TIP_SLACK_MS: u64 = 2_000;
+use super::sequence_number::SequenceNumber;
+
+/// What a call may take on top of the poll interval before an idle shard's lag begins to grow.
+const POLL_SLACK_MS: u64 = 500;
+/// Records' times are whole seconds.
+const TIME_STEP_MS: u64 = 1_000;
+/// A page whose newest record is younger than this is no part of a backlog.
+const FRESH_MS: u64 = 2_500;
+/// How many batches that are done and not yet checkpointed are told apart. Beyond that the newest count as one.
+const MOST_UNSAVED: usize = 64;
+
+/// How far a change must have come to wait no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It is here.
+    Fetched,
+    /// The processor is done with it.
+    Processed,
+    /// It is written down that the processor is done with it.
+    Checkpointed,
+}
 
 /// What is known of one shard. Times are milliseconds since the epoch.
 #[derive(Clone, Debug, Default)]
 pub struct Lag {
-    /// The creation times of what is fetched and not yet done, a batch each, the oldest first.
-    in_flight: VecDeque<u64>,
-    /// The creation time of the last record that is done.
-    done: Option<u64>,
-    /// When the shard was last seen to hold nothing more, if that was after the last record.
-    tip: Option<u64>,
+    /// What is fetched and not yet checkpointed, the oldest first: `done` batches that are done, then the others.
+    batches: VecDeque<Batch>,
+    done: usize,
+    /// What reading has shown last.
+    seen: Seen,
+}
+
+/// Records that were fetched together, as a page.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// The position of the last one.
+    pub last: SequenceNumber,
+    /// How many they are.
+    pub records: u64,
+    /// When the first was created, and the last.
+    pub oldest_ms: u64,
+    /// See `oldest_ms`.
+    pub newest_ms: u64,
+    /// When the page was asked for.
+    pub looked_ms: u64,
+    /// Whether it held as much as a page can.
+    pub is_full: bool,
+}
+
+/// What was fetched and is not yet checkpointed.
+#[derive(Clone, Debug)]
+struct Batch {
+    last: SequenceNumber,
+    oldest_ms: u64,
+    records: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Seen {
+    /// Nothing yet: the lag counts from here. Unless it is `exact`, changes may have waited for longer.
+    Nothing { since_ms: u64, is_exact: bool },
+    /// Records: others may have come since this moment.
+    Records(u64),
+    /// At this moment, after enough empty pages, that nothing more was there.
+    Tip(u64),
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self::Nothing { since_ms: u64::MAX, is_exact: false }
+    }
 }
 
 impl Lag {
-    /// A batch was fetched, whose oldest record was created at `created_ms`.
-    pub fn fetched(&mut self, created_ms: u64) {
-        self.in_flight.push_back(created_ms);
-        self.tip = None;
+    /// Of a shard that nobody has read yet: all its changes came after `since_ms`.
+    pub fn of_new_shard(since_ms: u64) -> Self {
+        Self { seen: Seen::Nothing { since_ms, is_exact: true }, ..Self::default() }
     }
 
-    /// The oldest batch in flight is done; its newest record was created at `created_ms`.
-    pub fn done(&mut self, created_ms: u64) {
-        self.in_flight.pop_front();
-        self.done = Some(created_ms);
+    /// Of a shard that others have read before: until a page shows more, it counts from `now_ms`.
+    pub fn of_known_shard(now_ms: u64) -> Self {
+        Self { seen: Seen::Nothing { since_ms: now_ms, is_exact: false }, ..Self::default() }
+    }
+
+    /// Records were fetched.
+    pub fn fetched(&mut self, page: Fetched) {
+        let Fetched { last, records, oldest_ms, newest_ms, looked_ms, is_full } = page;
+        self.batches.push_back(Batch { last, oldest_ms, records });
+        let is_fresh = !is_full && looked_ms.saturating_sub(newest_ms) < FRESH_MS;
+        let next_ms = newest_ms + TIME_STEP_MS;
+        self.seen = Seen::Records(if is_fresh { next_ms.max(looked_ms) } else { next_ms });
+    }
+
+    /// The processor is done with everything up to `position`.
+    pub fn processed(&mut self, position: &SequenceNumber) {
+        while self.batches.get(self.done).is_some_and(|batch| batch.last <= *position) {
+            self.done += 1;
+            if self.done > MOST_UNSAVED {
+                self.merge_newest_done();
+            }
+        }
+    }
+
+    /// Everything up to `position` is checkpointed.
+    pub fn checkpointed(&mut self, position: &SequenceNumber) {
+        self.processed(position);
+        while self.batches.front().is_some_and(|batch| batch.last <= *position) {
+            self.batches.pop_front();
+            self.done -= 1;
+        }
     }
 
     /// The shard was looked at, and enough empty pages in a row say that it holds nothing more.
     pub fn at_tip(&mut self, now_ms: u64) {
-        self.tip = Some(now_ms);
+        self.seen = Seen::Tip(now_ms);
     }
 
-    /// The lag in milliseconds, with `idle_poll_ms` between two polls of an empty shard; nothing before the first
-    /// page.
-    pub fn read(&self, now_ms: u64, idle_poll_ms: u64) -> Option<u64> {
-        let since = |moment: u64| now_ms.saturating_sub(moment);
-        if let Some(oldest) = self.in_flight.front() {
-            return Some(since(*oldest));
+    /// The moment from which the lag counts, with `idle_poll` between two polls of an empty shard; nothing before the
+    /// shard was taken up.
+    pub fn waiting_since_ms(&self, stage: Stage, idle_poll: Duration) -> Option<u64> {
+        let waiting = match stage {
+            Stage::Fetched => None,
+            Stage::Processed => self.batches.get(self.done),
+            Stage::Checkpointed => self.batches.front(),
+        };
+        match (waiting, self.seen) {
+            (Some(batch), _) => Some(batch.oldest_ms),
+            (None, Seen::Nothing { since_ms: u64::MAX, .. }) => None,
+            (None, Seen::Nothing { since_ms, .. }) => Some(since_ms),
+            (None, Seen::Records(next_ms)) => Some(next_ms),
+            (None, Seen::Tip(moment_ms)) => {
+                let idle_poll_ms = u64::try_from(idle_poll.as_millis()).unwrap_or(u64::MAX);
+                Some(moment_ms.saturating_add(idle_poll_ms).saturating_add(POLL_SLACK_MS))
+            }
         }
-        match (self.tip, self.done) {
-            (Some(tip), _) if since(tip) <= idle_poll_ms * 3 + TIP_SLACK_MS => Some(0),
-            (Some(tip), _) => Some(since(tip)),
-            (None, done) => done.map(since),
+    }
+
+    /// Whether changes may have waited for longer than the lag says: others have read the shard before, and no page has
+    /// shown yet where they left it.
+    pub fn is_at_least(&self) -> bool {
+        matches!(self.seen, Seen::Nothing { is_exact: false, .. })
+    }
+
+    /// Records that are fetched and not yet processed.
+    pub fn in_flight(&self) -> u64 {
+        self.batches.iter().skip(self.done).map(|batch| batch.records).sum()
+    }
+
+    fn merge_newest_done(&mut self) {
+        let newest = self.batches.remove(self.done - 1);
+        if let (Some(newest), Some(before)) = (newest, self.batches.get_mut(self.done - 2)) {
+            before.last = newest.last;
+            before.records += newest.records;
         }
+        self.done -= 1;
     }
 }
 
@@ -57,42 +175,140 @@ impl Lag {
 mod tests {
     use super::*;
 
-    const POLL: u64 = 1_000;
+    const POLL: Duration = Duration::from_secs(1);
+
+    fn at(number: u64) -> SequenceNumber {
+        number.to_string().parse().expect("digits")
+    }
+
+    /// A page that was asked for when its newest record was five seconds old.
+    fn page(last: u64, records: u64, oldest_ms: u64, newest_ms: u64) -> Fetched {
+        let looked_ms = newest_ms + 5_000;
+        Fetched { last: at(last), records, oldest_ms, newest_ms, looked_ms, is_full: false }
+    }
+
+    /// The lag in milliseconds.
+    fn lag(lag: &Lag, stage: Stage, now_ms: u64) -> Option<u64> {
+        lag.waiting_since_ms(stage, POLL).map(|since| now_ms.saturating_sub(since))
+    }
+
+    fn processing(shard: &Lag, now_ms: u64) -> Option<u64> {
+        lag(shard, Stage::Processed, now_ms)
+    }
 
     #[test]
-    fn nothing_is_known_before_the_first_page() {
-        assert_eq!(Lag::default().read(5_000, POLL), None);
+    fn nothing_is_known_before_the_shard_is_taken_up() {
+        assert_eq!(processing(&Lag::default(), 5_000), None);
+    }
+
+    #[test]
+    fn a_shard_that_was_never_begun_is_as_late_as_it_is_old() {
+        let shard = Lag::of_new_shard(10_000);
+        assert_eq!(processing(&shard, 70_000), Some(60_000));
+        assert!(!shard.is_at_least());
+    }
+
+    #[test]
+    fn a_shard_that_others_have_read_grows_until_the_first_page_and_says_that_it_may_be_more() {
+        let mut shard = Lag::of_known_shard(10_000);
+        assert_eq!(processing(&shard, 17_000), Some(7_000));
+        assert!(shard.is_at_least());
+        shard.fetched(page(1, 1, 2_000, 2_000));
+        assert_eq!(processing(&shard, 17_000), Some(15_000));
+        assert!(!shard.is_at_least());
     }
 
     #[test]
     fn what_is_in_flight_counts_from_its_oldest_record() {
-        let mut lag = Lag::default();
-        lag.fetched(1_000);
-        lag.fetched(4_000);
-        assert_eq!(lag.read(9_000, POLL), Some(8_000));
-        lag.done(3_000);
-        assert_eq!(lag.read(9_000, POLL), Some(5_000));
-        assert_eq!(lag.read(60_000, POLL), Some(56_000), "a stuck processor's lag grows");
+        let mut shard = Lag::default();
+        shard.fetched(page(10, 5, 1_000, 3_000));
+        shard.fetched(page(20, 7, 4_000, 6_000));
+        assert_eq!((processing(&shard, 9_000), shard.in_flight()), (Some(8_000), 12));
+        shard.processed(&at(10));
+        assert_eq!((processing(&shard, 9_000), shard.in_flight()), (Some(5_000), 7));
+        assert_eq!(processing(&shard, 60_000), Some(56_000), "a stuck processor's lag grows");
+    }
+
+    #[test]
+    fn a_batch_that_is_done_in_part_is_not_done() {
+        let mut shard = Lag::default();
+        shard.fetched(page(10, 5, 1_000, 3_000));
+        shard.processed(&at(9));
+        assert_eq!(processing(&shard, 9_000), Some(8_000));
     }
 
     #[test]
     fn an_idle_shard_at_its_tip_has_none_and_not_before_that_is_proved() {
-        let mut lag = Lag::default();
-        lag.fetched(1_000);
-        lag.done(1_000);
-        assert_eq!(lag.read(2_500, POLL), Some(1_500));
-        lag.at_tip(3_000);
-        assert_eq!(lag.read(3_500, POLL), Some(0));
-        lag.at_tip(90_000);
-        assert_eq!(lag.read(91_000, POLL), Some(0), "however long it has been idle");
+        let mut shard = Lag::default();
+        shard.fetched(page(1, 1, 1_000, 1_000));
+        shard.processed(&at(1));
+        assert_eq!(processing(&shard, 3_500), Some(1_500), "more may have come since the end of that second");
+        shard.at_tip(3_600);
+        assert_eq!(processing(&shard, 3_600), Some(0));
+        shard.at_tip(90_000);
+        assert_eq!(processing(&shard, 91_400), Some(0), "however long it has been idle");
     }
 
     #[test]
-    fn failing_polls_make_it_grow_from_the_last_look() {
-        let mut lag = Lag::default();
-        lag.at_tip(10_000);
-        assert_eq!(lag.read(15_000, POLL), Some(0));
-        assert_eq!(lag.read(15_001, POLL), Some(5_001));
-        assert_eq!(lag.read(70_000, POLL), Some(60_000));
+    fn a_fresh_page_that_is_not_full_held_all_there_was_and_an_old_or_full_one_did_not() {
+        let after = |looked_ms: u64, is_full: bool| {
+            let mut shard = Lag::default();
+            shard.fetched(Fetched { looked_ms, is_full, ..page(1, 1, 10_000, 10_000) });
+            shard.processed(&at(1));
+            processing(&shard, 14_000)
+        };
+        assert_eq!(after(12_000, false), Some(2_000));
+        assert_eq!(after(12_000, true), Some(3_000));
+        assert_eq!(after(13_000, false), Some(3_000));
+    }
+
+    #[test]
+    fn failing_polls_make_it_grow_without_a_step_from_when_the_next_was_due() {
+        let mut shard = Lag::default();
+        shard.at_tip(10_000);
+        assert_eq!(processing(&shard, 11_500), Some(0));
+        assert_eq!(processing(&shard, 11_501), Some(1));
+        assert_eq!(processing(&shard, 71_500), Some(60_000));
+    }
+
+    #[test]
+    fn failing_polls_of_a_flowing_shard_make_it_grow_from_the_last_record() {
+        let mut shard = Lag::default();
+        shard.fetched(page(1, 1, 5_000, 5_000));
+        shard.processed(&at(1));
+        assert_eq!(processing(&shard, 66_000), Some(60_000));
+    }
+
+    #[test]
+    fn each_stage_counts_what_has_not_come_so_far() {
+        let mut shard = Lag::default();
+        shard.fetched(page(1, 1, 1_000, 1_000));
+        shard.fetched(page(2, 1, 4_000, 4_000));
+        shard.processed(&at(1));
+        let stages =
+            |shard: &Lag| [Stage::Fetched, Stage::Processed, Stage::Checkpointed].map(|stage| lag(shard, stage, 9_000));
+        assert_eq!(stages(&shard), [Some(4_000), Some(5_000), Some(8_000)]);
+        shard.checkpointed(&at(1));
+        assert_eq!(stages(&shard), [Some(4_000), Some(5_000), Some(5_000)]);
+        shard.processed(&at(2));
+        shard.checkpointed(&at(2));
+        shard.at_tip(8_000);
+        assert_eq!(stages(&shard), [Some(0), Some(0), Some(0)]);
+    }
+
+    #[test]
+    fn a_processor_that_never_checkpoints_costs_no_memory_and_forgets_no_age() {
+        let mut shard = Lag::default();
+        for number in 1..=10_000 {
+            shard.fetched(page(number, 1, number * 1_000, number * 1_000));
+            shard.processed(&at(number));
+        }
+        assert!(shard.batches.len() <= MOST_UNSAVED);
+        assert_eq!(lag(&shard, Stage::Checkpointed, 10_000_000), Some(9_999_000));
+        shard.checkpointed(&at(5));
+        assert_eq!(lag(&shard, Stage::Checkpointed, 10_000_000), Some(9_994_000));
+        shard.checkpointed(&at(10_000));
+        assert!(shard.batches.is_empty());
+        assert_eq!(shard.in_flight(), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! The leases of this worker: for each, a consumer is started, told to hand over, or stopped, as the row says.
 
+mod posting;
 mod stuck;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::posting::{begun_because, note_acquired, note_left};
+use super::board::{Board, Loop};
 use super::membership::{SharedPresence, hint};
 use super::pressure::Pressure;
 use super::view::FleetView;
@@ -19,9 +22,9 @@ use crate::aws::TableError;
 use crate::aws::fleet_table::{FleetTable, Hints, digest};
 use crate::aws::lease_table::{BadRow, LeaseTable, Outcome};
 use crate::consumer::{Exit, Handle, Start, Wish};
+use crate::core::lag::Stage;
 use crate::core::lease::{Lease, ShardId, WorkerId};
 use crate::core::rng::Rng;
-use crate::metrics;
 
 /// How often a row is read that is on its way to this worker.
 const PENDING_LOOK: Duration = Duration::from_millis(100);
@@ -58,6 +61,10 @@ pub(super) struct Keeper {
     leaving: Option<Leaving>,
     pressure: Pressure,
     watchdog: Watchdog,
+    board: Board,
+    /// When the board was looked after last, and how often.
+    posted: Instant,
+    posts: u64,
     rng: Rng,
 }
 
@@ -65,6 +72,8 @@ struct Running {
     handle: Handle,
     /// Whether the row names this worker as its owner (and not as the one who hands over).
     is_owned: bool,
+    /// When this worker heard that the lease goes to another.
+    told: Option<Instant>,
 }
 
 /// How far leaving has come.
@@ -85,6 +94,7 @@ impl Keeper {
         view: watch::Receiver<FleetView>,
         starter: Arc<dyn Start>,
         notices: mpsc::UnboundedReceiver<Notice>,
+        board: Board,
         rng: Rng,
     ) -> Self {
         let (exit_sender, exits) = mpsc::unbounded_channel();
@@ -109,6 +119,9 @@ impl Keeper {
             leaving: None,
             pressure: Pressure::new(),
             watchdog,
+            board,
+            posted: Instant::now(),
+            posts: 0,
             rng,
         }
     }
@@ -117,12 +130,14 @@ impl Keeper {
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<Ending, Error> {
         let mut next_tick = Instant::now();
         loop {
+            self.board.beat(Loop::Keeper, next_tick);
             tokio::select! {
                 biased;
                 () = asked_to_stop(&mut stop), if self.leaving.is_none() => self.leave(Ending::Stopped),
                 Some((key, exit)) = self.exits.recv() => self.on_exit(key, exit).await?,
                 Some(notice) = self.notices.recv() => self.on_notice(notice).await?,
                 Some(_) = self.hints.join_next() => {}
+                () = self.board.probe_wanted() => self.probe().await?,
                 () = tokio::time::sleep_until(next_tick) => {
                     self.tick().await?;
                     let tick = if self.pending.is_empty() { TICK } else { PENDING_LOOK };
@@ -194,7 +209,7 @@ impl Keeper {
                 // may still write. A hand-off that was under way is over: nobody holds anything back.
                 let owner = row.owner.clone().unwrap_or_else(|| self.options.worker.clone());
                 match self.leases.apply(&row.assign(&owner)).await {
-                    Ok(Outcome::Applied(row)) if is_mine => self.reconcile(row),
+                    Ok(Outcome::Applied(row)) if is_mine => self.start(row, "returned"),
                     Ok(Outcome::Applied(row)) => self.hint(&owner, hint(&row.key)),
                     Ok(Outcome::Conflict(_)) => self.recheck(row.key.clone()),
                     Err(error) => {
@@ -252,7 +267,10 @@ impl Keeper {
                     running.handle.look_at_parents();
                     self.watchdog.note_owned(&row.key);
                 }
-                None => self.start(row),
+                None => {
+                    let reason = begun_because(&row);
+                    self.start(row, reason);
+                }
             }
         } else if is_owner {
             self.pending.insert(row.key);
@@ -260,6 +278,7 @@ impl Keeper {
             self.pending.remove(&row.key);
             if let Some(running) = running {
                 running.is_owned = false;
+                running.told.get_or_insert_with(Instant::now);
                 running.handle.wish(if is_holder { Wish::HandOver } else { Wish::Stop });
             } else if is_holder {
                 self.wants_scan = true; // held by a consumer that is no more: passed on there
@@ -267,19 +286,24 @@ impl Keeper {
         }
     }
 
-    fn start(&mut self, row: Lease) {
-        tracing::info!(shard = %row.key, checkpoint = %row.checkpoint, "lease taken");
+    fn start(&mut self, row: Lease, reason: &'static str) {
+        tracing::info!(shard = %row.key, checkpoint = %row.checkpoint, reason, "lease taken");
         let key = row.key.clone();
+        note_acquired(reason);
         let handle = self.starter.start(row, self.rng.fork(), self.exit_sender.clone());
         if self.leaving.as_ref().is_some_and(|leaving| leaving.has_released) {
             handle.wish(Wish::Release);
         }
-        self.running.insert(key, Running { handle, is_owned: true });
+        self.board.begin(key.clone(), Arc::clone(&handle.status));
+        self.running.insert(key, Running { handle, is_owned: true, told: None });
     }
 
     async fn on_exit(&mut self, key: ShardId, exit: Exit) -> Result<(), Error> {
-        self.running.remove(&key);
-        if self.watchdog.forget(&key) {
+        let ended = self.running.remove(&key);
+        self.board.end(&key);
+        let was_stuck = self.watchdog.forget(&key);
+        note_left(&exit, was_stuck, ended.as_ref().and_then(|ended| ended.told));
+        if was_stuck {
             tracing::info!(shard = %key, "the call that hung has returned; what it did is not checkpointed");
             self.show_presence();
             self.presence.publish();
@@ -287,7 +311,10 @@ impl Keeper {
         match exit {
             Exit::Ended { row, children } => {
                 self.left.insert(key, row.counter);
-                self.on_ended(row, children).await
+                let ids = row.children.clone();
+                self.on_ended(row, children).await?;
+                self.note_children_begun(ended, &ids);
+                Ok(())
             }
             Exit::Released(row) => {
                 self.left.insert(key.clone(), row.counter);
@@ -380,36 +407,23 @@ impl Keeper {
             .chain(&self.pending)
             .collect();
         let caught_up_to_ms = self.caught_up_to_ms();
+        let since = [Stage::Processed, Stage::Checkpointed].map(|stage| self.board.waiting_since_ms(stage));
+        let [unprocessed_since_ms, unsaved_since_ms] = since;
         let overloaded = self.pressure.look(self.running.iter().map(|(key, running)| (key, &*running.handle.status)));
         let stuck = self.watchdog.stuck();
-        self.show_metrics(owned.len());
+        let (leases, digest) = (owned.len(), digest(owned));
+        self.post(leases, overloaded);
+        let kbps = self.board.kbps();
         self.presence.update(|presence| {
-            presence.leases = owned.len() as u64;
-            presence.digest = digest(owned);
+            presence.leases = leases as u64;
+            presence.digest = digest;
             presence.caught_up_to_ms = caught_up_to_ms;
+            presence.unprocessed_since_ms = unprocessed_since_ms;
+            presence.unsaved_since_ms = unsaved_since_ms;
+            presence.kbps = kbps;
             presence.overloaded = overloaded;
             presence.stuck = stuck;
         });
-    }
-
-    fn show_metrics(&self, owned: usize) {
-        let now_ms = self.options.clock.now_ms();
-        let lags = self.running.values().filter_map(|held| held.handle.status.lag_ms(now_ms, self.options.idle_poll));
-        let mut lags: Vec<u64> = lags.collect();
-        lags.sort_unstable();
-        let at = |share: usize| lags.get((lags.len().saturating_sub(1)) * share / 100).copied().unwrap_or_default();
-        for (stat, value) in [("max", at(100)), ("p50", at(50)), ("p99", at(99))] {
-            let seconds = Duration::from_millis(value).as_secs_f64();
-            ::metrics::gauge!(metrics::LAG.name, "stat" => stat).set(seconds);
-        }
-        let view = self.view.borrow();
-        let leads = view.leader() == Some(&self.options.worker);
-        #[expect(clippy::cast_precision_loss, reason = "counts of leases, workers and bytes")]
-        let (owned, alive, buffered) = (owned as f64, view.live().count() as f64, self.starter.buffered_bytes() as f64);
-        ::metrics::gauge!(metrics::BUFFERED.name).set(buffered);
-        ::metrics::gauge!(metrics::LEASES_HELD.name).set(owned);
-        ::metrics::gauge!(metrics::WORKERS_ALIVE.name).set(alive);
-        ::metrics::gauge!(metrics::IS_LEADER.name).set(f64::from(u8::from(leads)));
     }
 
     /// The moment before which everything in this worker's shards is delivered and checkpointed, if it is known.
@@ -472,6 +486,7 @@ impl Keeper {
         tracing::info!(leases = self.running.len(), ?ending, "leaving the fleet");
         self.leaving = Some(Leaving { ending, since: Instant::now(), has_released: false, has_given_up: false });
         self.presence.update(|presence| presence.leaving = true);
+        self.board.set_leaving();
         self.presence.publish();
         self.go_on_leaving();
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use super::board::{Board, Loop};
 use super::{Error, Notice};
 use crate::aws::TableError;
 use crate::aws::fleet_table::{FleetTable, Hints, Presence, heartbeat_interval};
@@ -58,6 +59,12 @@ pub(super) struct Membership {
     pub(super) alive: Alive,
     pub(super) presence: SharedPresence,
     pub(super) notices: mpsc::UnboundedSender<Notice>,
+    pub(super) board: Board,
+}
+
+/// For how long a heartbeat proves a worker alive, from when it was sent.
+pub(super) fn proved_for(lease_duration: Duration) -> Duration {
+    lease_duration.mul_f64(CLOCK_RATE_MARGIN)
 }
 
 impl Membership {
@@ -111,6 +118,7 @@ impl Membership {
         let mut next_heartbeat = Instant::now() + interval;
         loop {
             let next_look = Instant::now() + look_interval;
+            self.board.beat(Loop::Heartbeat, next_look);
             let asked = tokio::select! {
                 biased;
                 () = self.presence.changed.notified() => true,
@@ -180,7 +188,7 @@ impl Membership {
     /// The answer to a heartbeat has come: leases are good for a lease duration from when it was sent, less what two
     /// clocks may differ in their rate. When it comes after the last deadline, others may have taken the leases.
     fn prove(&self, sent: Instant) {
-        if self.alive.prove_until(sent + self.lease_duration.mul_f64(CLOCK_RATE_MARGIN)) {
+        if self.alive.prove_until(sent + proved_for(self.lease_duration)) {
             tracing::warn!("this worker could not prove itself alive in time; its leases may be others' now");
             let _ = self.notices.send(Notice::Lapsed);
         }

@@ -7,10 +7,12 @@
 //! - `leader`: watches the fleet; leads it when nobody else does: lists shards, makes leases, assigns them.
 //!
 //! Beside them, for people: [`status`] puts what the tables show into words, [`intervention`] decides what an operator
-//! may do to a lease, and a [`Watcher`] looks at a fleet from outside.
+//! may do to a lease, and a [`Watcher`] looks at a fleet from outside. What a running worker shows of itself is on its
+//! [`Board`].
 //!
 //! The rows of the lease table decide; everything else only saves time.
 
+pub mod board;
 mod discovery;
 pub mod intervention;
 mod keeper;
@@ -29,6 +31,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use self::board::Board;
 pub use self::discovery::{Listing, list};
 pub use self::view::{FleetView, Seen};
 pub use self::watcher::Watcher;
@@ -151,6 +154,7 @@ pub struct Coordinator {
     leases: LeaseTable,
     fleet: FleetTable,
     alive: Alive,
+    board: Board,
     rng: Rng,
 }
 
@@ -162,9 +166,11 @@ impl Coordinator {
         leases: LeaseTable,
         fleet: FleetTable,
         alive: Alive,
+        board: Board,
         rng: Rng,
     ) -> Self {
-        Self { options, stream, leases, fleet, alive, rng }
+        let (leases, fleet) = (leases.watched(board.lease_table()), fleet.watched(board.fleet_table()));
+        Self { options, stream, leases, fleet, alive, board, rng }
     }
 
     /// Takes part in the fleet until `stop` says otherwise or the work is done; then hands all leases over.
@@ -188,8 +194,10 @@ impl Coordinator {
             alive: self.alive.clone(),
             presence: presence.clone(),
             notices: notices.clone(),
+            board: self.board.clone(),
         };
         membership.register().await?;
+        self.board.set_working();
         let leader = Leader::new(
             self.options.clone(),
             self.stream.clone(),
@@ -199,6 +207,7 @@ impl Coordinator {
             view_sender,
             notices,
             Arc::clone(&starter),
+            self.board.clone(),
             self.rng.fork(),
         );
         let keeper = Keeper::new(
@@ -209,6 +218,7 @@ impl Coordinator {
             view,
             starter,
             notice_receiver,
+            self.board.clone(),
             self.rng.fork(),
         );
         let mut tasks = JoinSet::new();

@@ -1,6 +1,8 @@
 //! The network between one process and a service, as something that can be cut: then nothing comes through, and nobody
 //! is told.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! What a process test plays in: a local service, a folder, and workers.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

@@ -1,16 +1,17 @@
 //! `shardkeeper status`: looks at a fleet from outside and says how it is.
 
 pub mod config;
-mod table;
+pub(super) mod table;
 
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::time::Instant;
 
 use self::config::StatusConfig;
 use super::connection::Connection;
 use super::output;
-use super::run_config::Source;
+use super::run_config::{AwsOptions, Source};
 use crate::aws::stream::{self, find_stream};
 use crate::consumer::WallClock;
 use crate::core::rng::Rng;
@@ -37,30 +38,74 @@ pub fn run(config: &StatusConfig) -> Result<(), anyhow::Error> {
 }
 
 async fn look(config: &StatusConfig) -> Result<FleetStatus, anyhow::Error> {
-    let connection = Connection::new(&config.app, &config.aws, config.lease_duration).await?;
-    let mut watcher = Watcher::new(connection.fleet.clone(), config.lease_duration);
-    let first = watcher.look().await?;
-    let arn = match &config.source {
-        Some(Source::StreamArn(arn)) => Some(arn.clone()),
-        Some(Source::Table(table)) => Some(find_stream(&connection.clients, table).await?),
-        None => first.leadership.as_ref().and_then(|leadership| leadership.stream_arn.clone()),
-    };
-    let listing = async { Ok(list(&connection, arn.as_deref()).await) };
-    let view = watch(&mut watcher, config.lease_duration, first);
-    let (rows, view, listing) = tokio::try_join!(connection.rows(), view, listing)?;
-    let mut status = FleetStatus::new(&Sources {
-        app: &config.app,
-        rows: &rows,
-        view: &view,
-        stream_arn: arn.as_deref(),
-        listing: listing.as_ref().ok().and_then(Option::as_ref),
-        lease_duration: config.lease_duration,
-        now_ms: WallClock::System.now_ms(),
-    });
-    if let Err(reason) = listing {
-        status.remarks.push(format!("the stream's shards could not be listed: {reason}"));
+    let mut looker = Looker::new(&config.app, config.source.clone(), &config.aws, config.lease_duration).await?;
+    looker.look(Duration::ZERO).await
+}
+
+/// Looks at a fleet from outside, once or again and again.
+pub struct Looker {
+    app: String,
+    source: Option<Source>,
+    lease_duration: Duration,
+    connection: Connection,
+    watcher: Watcher,
+    /// The last listing, by the stream's ARN, with the moment that it was made.
+    listing: Option<(Instant, Option<String>, Option<Listing>)>,
+}
+
+impl Looker {
+    /// Loads the AWS environment. No call is made yet.
+    ///
+    /// # Errors
+    /// When there is no region or there are no credentials.
+    pub async fn new(
+        app: &str,
+        source: Option<Source>,
+        aws: &AwsOptions,
+        lease_duration: Duration,
+    ) -> Result<Self, anyhow::Error> {
+        let connection = Connection::new(app, aws, lease_duration).await?;
+        let watcher = Watcher::new(connection.fleet.clone(), lease_duration);
+        Ok(Self { app: app.to_owned(), source, lease_duration, connection, watcher, listing: None })
     }
-    Ok(status)
+
+    /// Looks; the listing of the shards may be of the last look, if it is no older than `listing_age`.
+    ///
+    /// # Errors
+    /// When the application isn't there, or the services cannot be asked.
+    pub async fn look(&mut self, listing_age: Duration) -> Result<FleetStatus, anyhow::Error> {
+        let first = self.watcher.look().await?;
+        let arn = match &self.source {
+            Some(Source::StreamArn(arn)) => Some(arn.clone()),
+            Some(Source::Table(table)) => Some(find_stream(&self.connection.clients, table).await?),
+            None => first.leadership.as_ref().and_then(|leadership| leadership.stream_arn.clone()),
+        };
+        let is_fresh = |at: &Instant, listed: &Option<String>| *listed == arn && at.elapsed() < listing_age;
+        let known = self.listing.take().filter(|(at, listed, _)| is_fresh(at, listed));
+        let connection = &self.connection;
+        let listing = async {
+            Ok(match known {
+                Some((at, _, listing)) => Ok((at, listing)),
+                None => list(connection, arn.as_deref()).await.map(|listing| (Instant::now(), listing)),
+            })
+        };
+        let view = watch(&mut self.watcher, self.lease_duration, first);
+        let (rows, view, listing) = tokio::try_join!(connection.rows(), view, listing)?;
+        let mut status = FleetStatus::new(&Sources {
+            app: &self.app,
+            rows: &rows,
+            view: &view,
+            stream_arn: arn.as_deref(),
+            listing: listing.as_ref().ok().and_then(|(_, listing)| listing.as_ref()),
+            lease_duration: self.lease_duration,
+            now_ms: WallClock::System.now_ms(),
+        });
+        match listing {
+            Ok((at, listing)) => self.listing = Some((at, arn, listing)),
+            Err(reason) => status.remarks.push(format!("the stream's shards could not be listed: {reason}")),
+        }
+        Ok(status)
+    }
 }
 
 /// Looks until each heartbeat has changed or is overdue.

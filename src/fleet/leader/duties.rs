@@ -30,6 +30,7 @@ impl Leader {
     pub(super) async fn lead(&mut self) -> Result<(), Error> {
         let mut office = self.office.take().unwrap_or_else(Office::new);
         let outcome = self.lead_from(&mut office).await;
+        self.measure(&mut office);
         self.office = Some(office);
         outcome
     }
@@ -241,7 +242,8 @@ impl Leader {
         let (mut failed, mut met_younger) = (None, false);
         for outcome in applied.await {
             match outcome {
-                Ok((_, Outcome::Applied(row))) => {
+                Ok((transition, Outcome::Applied(row))) => {
+                    self.note_failover(&transition);
                     for worker in [&row.owner, &row.checkpoint_owner].into_iter().flatten() {
                         hints.entry(worker.clone()).or_default().keys.insert(row.key.clone());
                     }

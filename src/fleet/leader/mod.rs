@@ -5,6 +5,7 @@
 //! leader that wakes up does no harm: each of its writes is conditional on the row it saw.
 
 mod duties;
+mod measure;
 mod office;
 mod strangers;
 
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::office::Office;
+use super::board::{Board, Loop};
 use super::membership::SharedPresence;
 use super::view::{FleetView, Heartbeats};
 use super::{Error, Notice, Options};
@@ -45,6 +47,7 @@ pub(super) struct Leader {
     notices: mpsc::UnboundedSender<Notice>,
     /// This worker's consumers, who may want to know what listings show.
     starter: Arc<dyn Start>,
+    board: Board,
     rng: Rng,
     /// The zero of all observations.
     origin: Instant,
@@ -78,6 +81,7 @@ impl Leader {
         view_sender: watch::Sender<FleetView>,
         notices: mpsc::UnboundedSender<Notice>,
         starter: Arc<dyn Start>,
+        board: Board,
         rng: Rng,
     ) -> Self {
         Self {
@@ -89,6 +93,7 @@ impl Leader {
             view_sender,
             notices,
             starter,
+            board,
             rng,
             origin: Instant::now(),
             heartbeats: Heartbeats::default(),
@@ -116,6 +121,7 @@ impl Leader {
                 Err(error) => return error,
             }
             let next = self.next_look(started);
+            self.board.beat(Loop::Leader, next);
             let arrived = async {
                 match &mut self.office {
                     Some(office) if !office.lister.is_empty() => office.lister.join_next().await,
@@ -168,7 +174,11 @@ impl Leader {
             self.stand_for_leader().await?;
         }
         if !self.leads() {
-            self.office = None;
+            if self.office.take().is_some() {
+                let leader = self.view.leadership.as_ref().and_then(|leadership| leadership.worker.as_ref());
+                tracing::info!(leader = ?leader, "this worker leads the fleet no more");
+            }
+            self.board.set_group(None);
         }
         self.view_sender.send_replace(self.view.clone());
         self.check_stream()
@@ -230,8 +240,9 @@ impl Leader {
             stream_arn: Some(self.stream.arn().to_owned()),
             ..seen.clone().unwrap_or_default()
         };
-        if self.fleet.write_leadership(&wanted, seen.map(|seen| seen.term)).await? {
-            tracing::info!(term = wanted.term, "this worker leads the fleet");
+        if self.fleet.write_leadership(&wanted, seen.as_ref().map(|seen| seen.term)).await? {
+            let before = seen.as_ref().and_then(|seen| seen.worker.as_ref());
+            tracing::info!(term = wanted.term, before = ?before, "this worker leads the fleet");
             self.view.leadership = Some(wanted);
             self.office = None;
         }

@@ -8,9 +8,12 @@ use tokio::time::Instant;
 
 use super::strangers::Strangers;
 use crate::aws::stream;
+use crate::core::desired_workers::DesiredWorkers;
+use crate::core::group_lag::GroupLag;
 use crate::core::lease::{Lease, ShardId, WorkerId};
 use crate::core::shard_graph::SETTLING;
 use crate::fleet::discovery::Listing;
+use crate::metrics;
 
 /// How many rows a second the leader's scans of the lease table read, on average.
 const SCANNED_ROWS_A_SECOND: u32 = 250;
@@ -50,6 +53,13 @@ pub(super) struct Office {
     finished: BTreeMap<ShardId, Instant>,
     /// The shards of the last listing whose leases are made when the next one shows them as well.
     pub(super) newcomers: BTreeSet<ShardId>,
+    /// What the application's lag is put together from.
+    pub(super) group_lag: GroupLag,
+    /// When that was looked at last.
+    pub(super) measured: Option<Instant>,
+    /// How many workers are wanted, and when that was last asked; made with the first look.
+    pub(super) desired: Option<(DesiredWorkers, Instant)>,
+    pub(super) desired_workers: usize,
     /// Whether leases may be made and given away: not while a KCL worker may be alive.
     pub(super) is_clear: bool,
 }
@@ -72,6 +82,10 @@ impl Office {
             listing_began: None,
             finished: BTreeMap::new(),
             newcomers: BTreeSet::new(),
+            group_lag: GroupLag::default(),
+            measured: None,
+            desired: None,
+            desired_workers: 0,
             is_clear: true,
         }
     }
@@ -129,6 +143,7 @@ impl Office {
     }
 
     pub(super) fn note_listing(&mut self, listing: Listing) {
+        ::metrics::histogram!(metrics::DISCOVERY_SECONDS.name).record(listing.took.as_secs_f64());
         self.listing_took = listing.took;
         self.is_disabled = listing.is_disabled;
         self.listed = Some(Instant::now());

@@ -16,7 +16,7 @@ use super::discovery::Listing;
 use super::view::{FleetView, Seen};
 use crate::aws::fleet_table::heartbeat_interval;
 use crate::aws::lease_table::BadRow;
-use crate::core::lease::Lease;
+use crate::core::lease::{Lease, WorkerId};
 
 /// What is known of a fleet from outside.
 #[derive(Clone, Copy, Debug)]
@@ -225,6 +225,44 @@ impl WorkerState {
 }
 
 impl ShardState {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Reading,
+        Self::BlockedOnParent,
+        Self::HandingOver,
+        Self::Unowned,
+        Self::OwnerSilent,
+        Self::NoLease,
+        Self::BrokenRow,
+        Self::Finished,
+    ];
+
+    /// Of a shard whose lease can be read, by whether it waits for a parent and whether its reader shows signs of life.
+    pub fn of(row: &Lease, is_blocked: bool, lives: impl FnOnce(&WorkerId) -> bool) -> Self {
+        match row.holder() {
+            _ if row.is_finished() => Self::Finished,
+            _ if is_blocked => Self::BlockedOnParent,
+            None => Self::Unowned,
+            Some(holder) if !lives(holder) => Self::OwnerSilent,
+            Some(_) if row.is_handed_over() => Self::HandingOver,
+            Some(_) => Self::Reading,
+        }
+    }
+
+    /// The state as programs see it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Reading => "reading",
+            Self::BlockedOnParent => "blocked_on_parent",
+            Self::HandingOver => "handing_over",
+            Self::Unowned => "unowned",
+            Self::OwnerSilent => "owner_silent",
+            Self::NoLease => "no_lease",
+            Self::BrokenRow => "broken_row",
+            Self::Finished => "finished",
+        }
+    }
+
     /// The state in a few words.
     pub fn words(self) -> &'static str {
         match self {
@@ -266,7 +304,7 @@ mod tests {
     use super::*;
     use crate::aws::fleet_table::{Hints, Leadership, Member, Presence, digest};
     use crate::core::checkpoint::Checkpoint;
-    use crate::core::lease::{ShardId, WorkerId};
+    use crate::core::lease::ShardId;
     use crate::core::shard_graph::{Shard, ShardGraph};
 
     const LEASE_DURATION: Duration = Duration::from_secs(5);

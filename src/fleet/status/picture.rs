@@ -132,15 +132,7 @@ impl<'a> Picture<'a> {
     }
 
     fn shard_state(&self, row: &Lease) -> ShardState {
-        let is_blocked = || self.parent_in_the_way(row).is_some();
-        match row.holder() {
-            _ if row.is_finished() => ShardState::Finished,
-            _ if is_blocked() => ShardState::BlockedOnParent,
-            None => ShardState::Unowned,
-            Some(holder) if !self.lives(holder) => ShardState::OwnerSilent,
-            Some(_) if row.is_handed_over() => ShardState::HandingOver,
-            Some(_) => ShardState::Reading,
-        }
+        ShardState::of(row, self.parent_in_the_way(row).is_some(), |holder| self.lives(holder))
     }
 
     /// The first parent that is not yet read to its end, or whose row cannot be read.

@@ -1,0 +1,214 @@
+//! Every call of the two services, observed: how often, how long, what came of it, and what it costs.
+//!
+//! One interceptor for both clients sees each attempt, retried ones too, as the service does. Another one, on the
+//! clients of a single table, notes whether that table answers.
+
+use std::time::Duration;
+
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
+};
+use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
+use tokio::time::Instant;
+
+use super::Fault;
+use super::answers::Answers;
+use crate::metrics;
+
+/// What a GetRecords call costs, in billionths of a dollar: $0.02 per 100,000 streams read request units, a call each
+/// (aws.amazon.com/dynamodb/pricing/on-demand, us-east-1, 2025; the first 2.5 million a month are free and counted all
+/// the same).
+pub const GET_RECORDS_NANODOLLARS: u64 = 200;
+/// What a write request unit costs: $0.625 per million (same source): a write of an item of up to 1 KB. In a
+/// transaction each item counts twice.
+pub const WRITE_UNIT_NANODOLLARS: u64 = 625;
+/// What a read request unit costs: $0.125 per million (same source): a strongly consistent read of up to 4 KB.
+pub const READ_UNIT_NANODOLLARS: u64 = 125;
+const READ_UNIT_BYTES: u64 = 4096;
+
+/// Observes calls for metrics.
+#[derive(Debug)]
+pub(super) struct Observed;
+
+/// Notes whether a table answers.
+#[derive(Debug)]
+pub(super) struct Watched(pub(super) Answers);
+
+/// When an attempt began.
+#[derive(Debug)]
+struct Began(Instant);
+
+impl Storable for Began {
+    type Storer = StoreReplace<Self>;
+}
+
+/// What came of an attempt: one of the values of the label `outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Ok,
+    NoAnswer,
+    Fault(Fault),
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for Observed {
+    fn name(&self) -> &'static str {
+        "Observed"
+    }
+
+    fn read_before_attempt(
+        &self,
+        _context: &BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        config.interceptor_state().store_put(Began(Instant::now()));
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let operation = config.load::<Metadata>().map_or("other", |metadata| operation(metadata.name()));
+        let took = config.load::<Began>().map_or(Duration::ZERO, |began| began.0.elapsed());
+        let outcome = outcome(context);
+        let word = outcome.word();
+        ::metrics::counter!(metrics::API_CALLS.name, "operation" => operation, "outcome" => word).increment(1);
+        ::metrics::histogram!(metrics::API_SECONDS.name, "operation" => operation).record(took.as_secs_f64());
+        if outcome.is_billed() {
+            let (part, nanodollars) = cost(operation, context);
+            ::metrics::counter!(metrics::ESTIMATED_COST.name, "part" => part).increment(nanodollars);
+        }
+        Ok(())
+    }
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for Watched {
+    fn name(&self) -> &'static str {
+        "Watched"
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        match outcome(context) {
+            Outcome::Ok | Outcome::Fault(Fault::ConditionFailed) => self.0.good(),
+            outcome => self.0.failed(outcome.word()),
+        }
+        Ok(())
+    }
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::NoAnswer => "no_answer",
+            Self::Fault(Fault::ConditionFailed) => "condition_failed",
+            Self::Fault(Fault::ExpiredIterator) => "expired_iterator",
+            Self::Fault(Fault::NotFound) => "not_found",
+            Self::Fault(Fault::Refused) => "refused",
+            Self::Fault(Fault::Throttled) => "throttled",
+            Self::Fault(Fault::Transient) => "failed",
+            Self::Fault(Fault::Trimmed) => "trimmed",
+        }
+    }
+
+    /// Whether the service charges for it: a write whose condition fails costs what it would have cost.
+    fn is_billed(self) -> bool {
+        matches!(self, Self::Ok | Self::Fault(Fault::ConditionFailed))
+    }
+}
+
+fn outcome(context: &FinalizerInterceptorContextRef<'_>) -> Outcome {
+    let Some(response) = context.response() else { return Outcome::NoAnswer };
+    if response.status().is_success() {
+        return Outcome::Ok;
+    }
+    let named = response.headers().get("x-amzn-errortype").map(ToOwned::to_owned);
+    let code = named.or_else(|| error_type(response.body().bytes()?));
+    // `namespace#Code:more`
+    let code = code.as_deref().and_then(|code| code.split(':').next()?.rsplit('#').next());
+    Outcome::Fault(code.map_or(Fault::Transient, Fault::of_code))
+}
+
+/// The `__type` of an error's body.
+fn error_type(body: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Body {
+        #[serde(rename = "__type")]
+        kind: String,
+    }
+    serde_json::from_slice(body).ok().map(|body: Body| body.kind)
+}
+
+fn operation(name: &str) -> &'static str {
+    metrics::OPERATION.values.iter().find(|known| **known == name).copied().unwrap_or("other")
+}
+
+/// For what part of the work an attempt was paid, and how much in billionths of a dollar.
+///
+/// The items of both tables are smaller than a unit of reading or writing (1 KB but for a worker whose inbox overflows),
+/// so items are counted where there are few, and bytes of the answer, as JSON and so rather too many, where there are
+/// many. Describing and making tables is free.
+fn cost(operation: &str, context: &FinalizerInterceptorContextRef<'_>) -> (&'static str, u64) {
+    let request = || context.request().and_then(|request| request.body().bytes()).unwrap_or_default();
+    let mentions = |name: &str| memchr::memmem::find_iter(request(), name).count() as u64;
+    match operation {
+        "GetRecords" => ("records", GET_RECORDS_NANODOLLARS),
+        "GetItem" => ("coordination", READ_UNIT_NANODOLLARS),
+        "BatchGetItem" => ("coordination", mentions("\"leaseKey\"").max(1) * READ_UNIT_NANODOLLARS),
+        "Query" | "Scan" => {
+            let length = context.response().and_then(|response| response.headers().get("content-length"));
+            let bytes = length.and_then(|length| length.parse().ok()).unwrap_or(0_u64);
+            ("coordination", bytes.div_ceil(READ_UNIT_BYTES).max(1) * READ_UNIT_NANODOLLARS)
+        }
+        "DeleteItem" | "PutItem" | "UpdateItem" => ("coordination", WRITE_UNIT_NANODOLLARS),
+        "TransactWriteItems" => ("coordination", mentions("\"TableName\"").max(1) * 2 * WRITE_UNIT_NANODOLLARS),
+        _ => ("coordination", 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_that_are_not_ours_count_together() {
+        assert_eq!((operation("GetRecords"), operation("RestoreTable")), ("GetRecords", "other"));
+    }
+
+    #[test]
+    fn an_errors_kind_is_found_in_its_body() {
+        let body = br#"{"message":"slow down","__type":"com.amazonaws#ThrottlingException"}"#;
+        assert_eq!(error_type(body).as_deref(), Some("com.amazonaws#ThrottlingException"));
+        assert_eq!(error_type(b"<html>"), None);
+    }
+
+    #[test]
+    fn every_outcome_is_a_value_of_its_label() {
+        let faults = [
+            Fault::ConditionFailed,
+            Fault::ExpiredIterator,
+            Fault::NotFound,
+            Fault::Refused,
+            Fault::Throttled,
+            Fault::Transient,
+            Fault::Trimmed,
+        ];
+        let outcomes = faults.map(Outcome::Fault).into_iter().chain([Outcome::Ok, Outcome::NoAnswer]);
+        let words: std::collections::BTreeSet<&str> = outcomes.map(Outcome::word).collect();
+        assert_eq!(words, metrics::API_CALLS.labels[1].values.iter().copied().collect());
+    }
+}

@@ -1,0 +1,277 @@
+//! Workers with the real SDK on the local service, in this process, on a paused clock, and a recorder that notes what
+//! they show.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedAsyncSleep, SharedCredentialsProvider};
+use aws_smithy_async::rt::sleep::TokioSleep;
+use aws_smithy_async::time::{SharedTimeSource, TimeSource};
+use metrics::{
+    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+};
+use serde_json::{Value, json};
+use shardkeeper::aws::clients::SdkConfig;
+use shardkeeper::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext, WallClock};
+use shardkeeper::fleet::Board;
+use shardkeeper::local::connector::InMemoryClient;
+use shardkeeper::local::faults::FaultPlan;
+use shardkeeper::local::{Clock, LocalOptions, LocalService, Request, StreamAction, Timestamp};
+use shardkeeper::{Options, Report, StreamSelector, Worker, worker};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+pub const EPOCH_MS: u64 = 1_700_000_000_000;
+const TABLE: &str = "Things";
+
+/// Notes the last value of each series, and which metrics were ever stepped, set or observed.
+#[derive(Clone, Default)]
+pub struct Notes(Arc<Mutex<BTreeMap<String, f64>>>);
+
+struct Series {
+    notes: Notes,
+    name: String,
+}
+
+impl Notes {
+    /// The names of all metrics of which there was something to see.
+    pub fn names(&self) -> BTreeSet<String> {
+        let notes = self.0.lock().expect("no panic");
+        notes.keys().map(|name| name.split('{').next().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// The value of a series: `name`, or `name{label=value,…}`.
+    pub fn value(&self, series: &str) -> Option<f64> {
+        self.0.lock().expect("no panic").get(series).copied()
+    }
+
+    fn series(&self, key: &Key) -> Arc<Series> {
+        let labels: Vec<String> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        let name =
+            if labels.is_empty() { key.name().to_owned() } else { format!("{}{{{}}}", key.name(), labels.join(",")) };
+        Arc::new(Series { notes: self.clone(), name })
+    }
+}
+
+impl Series {
+    fn note(&self, change: impl FnOnce(f64) -> f64) {
+        let mut notes = self.notes.0.lock().expect("no panic");
+        let value = notes.entry(self.name.clone()).or_default();
+        *value = change(*value);
+    }
+}
+
+impl CounterFn for Series {
+    fn increment(&self, step: u64) {
+        self.note(|value| value + step as f64);
+    }
+
+    fn absolute(&self, total: u64) {
+        self.note(|_| total as f64);
+    }
+}
+
+impl GaugeFn for Series {
+    fn increment(&self, step: f64) {
+        self.note(|value| value + step);
+    }
+
+    fn decrement(&self, step: f64) {
+        self.note(|value| value - step);
+    }
+
+    fn set(&self, now: f64) {
+        self.note(|_| now);
+    }
+}
+
+impl HistogramFn for Series {
+    fn record(&self, observed: f64) {
+        self.note(|_| observed);
+    }
+}
+
+impl Recorder for Notes {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.series(key))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.series(key))
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(self.series(key))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct TimeOfDay(Instant);
+
+impl TimeSource for TimeOfDay {
+    fn now(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(EPOCH_MS) + self.0.elapsed()
+    }
+}
+
+/// A table with a stream, what was written to it and what was processed of it, in order.
+#[derive(Clone)]
+pub struct Stage {
+    pub service: LocalService,
+    start: Instant,
+    /// When each record was written (ms since the epoch).
+    written: Arc<Mutex<Vec<u64>>>,
+    processed: Arc<Mutex<BTreeSet<u64>>>,
+    hangs: Arc<AtomicBool>,
+    goes_on: Arc<Notify>,
+    fails_once: Arc<AtomicBool>,
+}
+
+/// Notes each record; hangs or fails when the stage says so.
+struct Processor(Stage);
+
+/// A worker that runs.
+pub struct Running {
+    pub board: Board,
+    pub task: JoinHandle<Result<Report, worker::Error>>,
+}
+
+impl RecordProcessor for Processor {
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
+        while self.0.hangs.load(Ordering::Relaxed) {
+            self.0.goes_on.notified().await;
+        }
+        if self.0.fails_once.swap(false, Ordering::Relaxed) {
+            return Err("not this time".into());
+        }
+        let mut processed = self.0.processed.lock().expect("no panic");
+        for record in input.records.iter() {
+            let key: Value = serde_json::from_str(record.json())?;
+            let number = key["dynamodb"]["Keys"]["k"]["S"].as_str().and_then(|key| key.strip_prefix('k'));
+            processed.insert(number.expect("a key").parse()?);
+        }
+        Ok(())
+    }
+}
+
+impl Stage {
+    pub fn new(shards: u32) -> Self {
+        let options = LocalOptions { initial_shards: shards, rollover: None, ..LocalOptions::default() };
+        let stage = Self {
+            service: LocalService::new(options, Clock::tokio(Timestamp::from_millis(EPOCH_MS))),
+            start: Instant::now(),
+            written: Arc::default(),
+            processed: Arc::default(),
+            hangs: Arc::default(),
+            goes_on: Arc::default(),
+            fails_once: Arc::default(),
+        };
+        stage.ask(
+            "CreateTable",
+            &json!({
+                "TableName": TABLE, "BillingMode": "PAY_PER_REQUEST",
+                "AttributeDefinitions": [{"AttributeName": "k", "AttributeType": "S"}],
+                "KeySchema": [{"AttributeName": "k", "KeyType": "HASH"}],
+                "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"},
+            }),
+        );
+        stage
+    }
+
+    fn ask(&self, operation: &str, body: &Value) -> Value {
+        let request = Request { target: format!("DynamoDB_20120810.{operation}"), body: body.to_string().into() };
+        let answer = self.service.handle(&request);
+        assert_eq!(answer.status, 200, "{operation}");
+        serde_json::from_slice(&answer.body).expect("JSON")
+    }
+
+    /// Writes so many records now.
+    pub fn write(&self, count: usize) {
+        for _ in 0..count {
+            let number = {
+                let mut written = self.written.lock().expect("no panic");
+                written.push(self.now_ms());
+                written.len() - 1
+            };
+            self.ask("PutItem", &json!({"TableName": TABLE, "Item": {"k": {"S": format!("k{number}")}}}));
+        }
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        EPOCH_MS + u64::try_from(self.start.elapsed().as_millis()).expect("a short test")
+    }
+
+    /// How long the oldest record that no processor is done with has been waiting, by the service's own clock.
+    pub fn true_lag(&self) -> Duration {
+        let processed = self.processed.lock().expect("no panic");
+        let written = self.written.lock().expect("no panic");
+        let oldest = written.iter().enumerate().find(|(number, _)| !processed.contains(&(*number as u64)));
+        oldest.map_or(Duration::ZERO, |(_, at)| Duration::from_millis(self.now_ms() - at))
+    }
+
+    /// From now on the processors hang, or no more.
+    pub fn hang(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::Relaxed);
+        self.goes_on.notify_waiters();
+    }
+
+    /// The next call of a processor fails.
+    pub fn fail_once(&self) {
+        self.fails_once.store(true, Ordering::Relaxed);
+    }
+
+    /// Replaces the plan of faults; `{}` ends them.
+    pub fn faults(&self, plan: &Value) {
+        self.service.set_faults(FaultPlan::from_json(plan).expect("a good plan"));
+    }
+
+    pub fn change_shards(&self, action: StreamAction) {
+        self.service.change_shards(TABLE, action, None).expect("a table with a stream");
+    }
+
+    pub fn start_worker(&self, worker: &str, seed: u64) -> Running {
+        let mut options = Options::new("app", StreamSelector::Table(TABLE.into()), worker);
+        options.seed = Some(seed);
+        options.own_thread = false;
+        options.unready_after = Duration::from_secs(10);
+        options.clock = WallClock::Simulated { start_ms: EPOCH_MS, start: self.start };
+        let credentials = Credentials::new("simulated", "simulated", None, None, "test");
+        let config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .http_client(InMemoryClient::new(self.service.clone()).shared())
+            .time_source(SharedTimeSource::new(TimeOfDay(self.start)))
+            .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
+            .build();
+        let stage = self.clone();
+        let worker = Worker::new(options, move |_: &ShardContext| Processor(stage.clone())).sdk_config(config);
+        Running { board: worker.board(), task: tokio::task::spawn_local(worker.run(std::future::pending())) }
+    }
+
+    /// How many unfinished leases a worker owns.
+    pub fn owned_by(&self, worker: &str) -> usize {
+        let request = json!({"TableName": "app"});
+        let request = Request { target: "DynamoDB_20120810.Scan".into(), body: request.to_string().into() };
+        let found: Value = serde_json::from_slice(&self.service.handle(&request).body).expect("JSON");
+        let rows = found["Items"].as_array().into_iter().flatten(); // none before there is a table
+        rows.filter(|row| row["leaseOwner"]["S"] == worker && row["checkpoint"]["S"] != "SHARD_END").count()
+    }
+
+    pub async fn until(&self, what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
+        let started = Instant::now();
+        while !is_so() {
+            assert!(started.elapsed() < limit, "{what} within {limit:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
