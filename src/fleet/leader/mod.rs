@@ -210,6 +210,12 @@ impl Leader {
         self.view.is_alive(id) || self.departed.get(id).is_some_and(lingers)
     }
 
+    /// Whether a worker isn't in the fleet table and was not seen there before: one of KCL's, or one of ours whose item
+    /// was lost.
+    fn is_stranger(&self, id: &WorkerId) -> bool {
+        self.view.worker(id).is_none() && !self.departed.contains_key(id)
+    }
+
     fn leads(&self) -> bool {
         self.view.leadership.as_ref().is_some_and(|leadership| self.is_mine(leadership))
     }
