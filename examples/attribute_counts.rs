@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use shardkeeper::consumer::Error;
+use shardkeeper::consumer::{BatchError, Error};
 use shardkeeper::{
     Checkpointer, Checkpoints, Options, ProcessRecordsInput, RecordProcessor, ShardContext, StreamSelector, Worker,
 };
@@ -30,7 +30,7 @@ impl RecordProcessor for AttributeCounts {
         Ok(())
     }
 
-    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), Error> {
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
         for record in input.records.iter() {
             for (name, _) in record.new_image()?.iter().flat_map(|image| image.iter()) {
                 *self.counts.entry(name.to_owned()).or_default() += 1;

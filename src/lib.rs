@@ -44,8 +44,10 @@ pub mod metrics;
 pub mod worker;
 
 pub use consumer::{
-    CheckpointError, Checkpointer, Checkpoints, OnGap, ProcessRecordsInput, ProcessorFactory, RecordProcessor,
-    ShardContext, for_each,
+    BatchError, CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, DeadLetterQueue, FailurePolicy,
+    OnFailure, OnGap, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext, for_each,
 };
+pub use core::filter::{Events, Filters, Pattern};
 pub use core::record::{OwnedRecord, Record, RecordBatch};
+pub use core::sequence_number::SequenceNumber;
 pub use worker::{Options, Report, StreamSelector, Worker};

@@ -20,13 +20,16 @@ use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::{FindError, Stream, find_stream};
 use crate::aws::{self, TableError};
 use crate::consumer::{
-    Alive, Budget, Checkpoints, Counters, OnGap, ProcessorFactory, Shared, Starter, Totals, WallClock,
+    Alive, Budget, Checkpoints, Counters, FailurePolicy, OnFailure, OnGap, ProcessorFactory, Shared, Starter, Totals,
+    WallClock,
 };
 use crate::core::checkpoint::Checkpoint;
 use crate::core::desired_workers::Limits;
+use crate::core::filter::{self, Filters};
 use crate::core::lease::WorkerId;
 use crate::core::pacing::Backoff;
 use crate::core::rng::Rng;
+use crate::core::schedule::{MOST_BYTES, MOST_RECORDS};
 use crate::fleet::board::{self, Board};
 use crate::fleet::{self, Coordinator, Ending};
 
@@ -62,6 +65,20 @@ pub struct Options {
     pub lease_duration: Duration,
     /// When checkpoints are written (default: automatically, each 5 s).
     pub checkpoints: Checkpoints,
+    /// What follows when a batch fails (default: it is tried again for ever, in ever smaller parts, while its shard
+    /// waits).
+    pub failure: FailurePolicy,
+    /// The most batches that are worked on at once, over all shards (default: no limit but one a shard).
+    pub concurrency: Option<usize>,
+    /// The most batches of one shard that are worked on at once (default: 1, in the shard's order). Above one, the
+    /// records of one item stay in order and come one batch at a time, those of different items do not.
+    pub shard_concurrency: usize,
+    /// The most records of a batch, from 1 to 10,000 (default: as many as a page has).
+    pub batch_size: Option<usize>,
+    /// The most bytes of a batch, as JSON, up to 4 MiB; a single record may be larger (default: no limit).
+    pub batch_bytes: Option<usize>,
+    /// How long a batch waits to fill up to `batch_size` or `batch_bytes` (default: not at all).
+    pub batch_window: Duration,
     /// The longest gap between two calls on an empty shard (default: 1 s).
     pub idle_poll: Duration,
     /// The most bytes of records held in memory, for all shards together (default: 128 MiB).
@@ -84,6 +101,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// What to do when records were trimmed before they were read (default: go on).
     pub on_gap: OnGap,
+    /// Which records the processors get (default: all). The others are read and passed over.
+    pub filters: Filters,
     /// For how long leases whose owner isn't in the fleet table must stand still before the owner counts as dead
     /// (default: 10 s, KCL's own).
     pub kcl_failover_time: Duration,
@@ -116,12 +135,21 @@ pub enum Error {
     /// Something that no worker of this fleet could go on after.
     #[error(transparent)]
     Fleet(#[from] fleet::Error),
+    /// A filter makes no sense on the stream.
+    #[error(transparent)]
+    Filter(#[from] filter::Error),
     /// There is no stream to read.
     #[error(transparent)]
     NoStream(#[from] FindError),
     /// A table is missing, and this worker is told not to make it.
     #[error("table {0} does not exist, and this worker is told not to create it (--no-create-tables)")]
     NoTable(String),
+    /// Options that make no sense together.
+    #[error("{0}")]
+    Options(&'static str),
+    /// Records that are given up could not be kept.
+    #[error("dead letters cannot be kept: {0}")]
+    DeadLetters(String),
     /// The coordination thread could not be started, or died.
     #[error("the coordination thread failed: {0}")]
     Thread(String),
@@ -148,6 +176,12 @@ impl Options {
             until_caught_up: false,
             lease_duration: Duration::from_secs(5),
             checkpoints: Checkpoints::Automatic { interval: Duration::from_secs(5) },
+            failure: FailurePolicy::default(),
+            concurrency: None,
+            shard_concurrency: 1,
+            batch_size: None,
+            batch_bytes: None,
+            batch_window: Duration::ZERO,
             idle_poll: Duration::from_secs(1),
             buffer_bytes: 128 << 20,
             max_leases: None,
@@ -162,11 +196,36 @@ impl Options {
             start_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(25),
             on_gap: OnGap::Continue,
+            filters: Filters::new(),
             kcl_failover_time: Duration::from_secs(10),
             seed: None,
             clock: WallClock::System,
             own_thread: true,
         }
+    }
+
+    /// Refuses what makes no sense.
+    fn check(&self) -> Result<(), Error> {
+        let is_sized = self.batch_size.is_some() || self.batch_bytes.is_some();
+        let wrong = if self.shard_concurrency == 0 || self.concurrency == Some(0) {
+            "a worker that may work on nothing at once does nothing"
+        } else if self.shard_concurrency > 1 && self.checkpoints == Checkpoints::Manual {
+            "a processor cannot checkpoint by hand when several items of a shard are worked on at once: what it has \
+             done is not one position"
+        } else if self.concurrency.is_some_and(|most| most < self.shard_concurrency) {
+            "more batches of one shard than of all shards cannot be worked on at once"
+        } else if self.batch_size.is_some_and(|size| !(1..=MOST_RECORDS).contains(&size)) {
+            "a batch has from 1 to 10,000 records"
+        } else if self.batch_bytes.is_some_and(|size| !(1..=MOST_BYTES).contains(&size)) {
+            "a batch has from 1 byte to 4 MiB"
+        } else if !self.batch_window.is_zero() && !is_sized {
+            "a batch without a size has nothing to fill up to"
+        } else if self.failure.attempts == Some(0) {
+            "a batch is tried once at least"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Options(wrong))
     }
 }
 
@@ -236,6 +295,7 @@ impl<F: ProcessorFactory> Worker<F> {
 
     async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<Ending, Error> {
         let Self { options, factory, config, counters, alive, board } = self;
+        options.check()?;
         let started_ms = options.clock.now_ms();
         let mut rng = Rng::new(options.seed.unwrap_or_else(random_seed));
         let incarnation = format!("{:016x}", rng.next_u64());
@@ -267,8 +327,15 @@ impl<F: ProcessorFactory> Worker<F> {
             factory,
             crate::consumer::Options {
                 checkpoints: options.checkpoints,
+                failure: options.failure.clone(),
+                shard_concurrency: options.shard_concurrency,
+                concurrency: options.concurrency,
+                batch_size: options.batch_size,
+                batch_bytes: options.batch_bytes,
+                batch_window: options.batch_window,
                 idle_poll: options.idle_poll,
                 on_gap: options.on_gap,
+                filters: options.filters.clone().for_stream(stream.arn()),
                 started_at_ms: leadership.started_at_ms,
                 checkpoint_at_tip: options.until_caught_up,
             },
@@ -364,7 +431,9 @@ impl Start<'_> {
         let stream = Stream::new(self.clients.streams.clone(), arn);
         let described = async {
             match stream.describe(None).await {
-                Ok(_) => Ok(()),
+                Ok(described) => {
+                    Ok(self.options.filters.clone().for_stream(stream.arn()).check(described.view_type)?)
+                }
                 Err(aws::stream::Error::NotFound(_)) => {
                     Err(Error::NoStream(FindError::NoSuchStream(stream.arn().to_owned())))
                 }
@@ -372,11 +441,21 @@ impl Start<'_> {
                 Err(error) => Err(Error::Unreachable { waited: Duration::ZERO, reason: error.to_string() }),
             }
         };
-        let (described, leases_ready, fleet_ready) =
-            tokio::join!(described, leases.ensure(create), fleet.ensure(create));
+        let letters = async {
+            match &self.options.failure.on_failure {
+                OnFailure::DeadLetter(queue) => queue.prepare(create).await,
+                _ => Ok(()),
+            }
+        };
+        let (described, leases_ready, fleet_ready, letters_ready) =
+            tokio::join!(described, leases.ensure(create), fleet.ensure(create), letters);
         described?;
         leases_ready.map_err(|error| start_error(error, create))?;
         fleet_ready.map_err(|error| start_error(error, create))?;
+        letters_ready.map_err(|error| match error.downcast::<TableError>() {
+            Ok(error) => start_error(*error, create),
+            Err(error) => Error::DeadLetters(error.to_string()),
+        })?;
         let leadership = fleet::bind_stream(&leases, &fleet, &stream, self.options.clock).await;
         match leadership {
             Ok(leadership) => Ok((stream, leadership)),

@@ -8,6 +8,9 @@ mod support;
 #[path = "support/deliveries.rs"]
 #[expect(dead_code, reason = "the process tests use more of it")]
 mod deliveries;
+#[path = "support/link.rs"]
+#[expect(dead_code, reason = "the process tests use more of it")]
+mod link;
 #[path = "support/local_service.rs"]
 #[expect(dead_code, reason = "the process tests use more of it")]
 mod local_service;

@@ -84,7 +84,7 @@ size = 3
         told,
         [
             "--bogus (command line): unknown option",
-            "--to (command line): needs a value: --to stdout|null",
+            "--to (command line): needs a value: --to stdout|null|URL",
             "SHARDKEEPER_LEASE_DURATON (environment): unknown variable; did you mean \
              \"SHARDKEEPER_LEASE_DURATION\"?",
             "shardkeeper.toml:2: lease-duration: wants a string in quotes, not an integer",
@@ -216,9 +216,65 @@ fn what_print_config_prints_reads_back_as_the_same_configuration() {
     assert_eq!(settings(&first), settings(&second));
 }
 
+/// One way to give filters.
+fn with_filters(place: &str) -> Finished {
+    let (first, second) = (r#"{"eventName":["INSERT"]}"#, r#"{"dynamodb":{"Keys":{"id":{"N":["7"]}}}}"#);
+    let file = format!("table = \"Phones\"\napp = \"audit\"\nfilter = ['{first}', '{second}']\n");
+    let folder = Folder::with_file(&format!("filters-{place}"), &file);
+    let mut command = shardkeeper();
+    command.current_dir(&folder.0).args(["run", "--print-config"]);
+    match place {
+        "flags" => command.args(MINIMAL.split(' ').skip(1)).args(["--filter", first, &format!("--filter={second}")]),
+        "environment" => {
+            command.args(MINIMAL.split(' ').skip(1)).env("SHARDKEEPER_FILTER", format!("[{first}, {second}]"))
+        }
+        _ => command.args(["--config", "shardkeeper.toml"]),
+    };
+    finish(&mut command)
+}
+
+#[test]
+fn several_filters_are_given_by_repeated_flags_or_arrays() {
+    let array = r#"['{"eventName":["INSERT"]}', '{"dynamodb":{"Keys":{"id":{"N":["7"]}}}}']"#;
+    assert_eq!(printed(&with_filters("flags"), "filter"), (array.into(), "command line".into()));
+    assert_eq!(printed(&with_filters("file"), "filter"), (array.into(), "shardkeeper.toml:3".into()));
+    let text = r#"['[{"eventName":["INSERT"]}, {"dynamodb":{"Keys":{"id":{"N":["7"]}}}}]']"#;
+    assert_eq!(printed(&with_filters("environment"), "filter"), (text.into(), "environment".into()));
+
+    let mut command = shardkeeper();
+    command.env("SHARDKEEPER_FILTER", r#"[{"a":["x"]},{"a":[]}]"#).args(MINIMAL.split(' '));
+    let told = mistakes(&finish(&mut command));
+    assert!(
+        told[0].starts_with("SHARDKEEPER_FILTER (environment): pattern 2: a: an empty array matches nothing"),
+        "{told:?}"
+    );
+    let folder = Folder::with_file("filter-type", "filter = [1]\n");
+    let told = mistakes(&run_in(&folder.0, &format!("{MINIMAL} --config shardkeeper.toml")));
+    assert_eq!(told, ["shardkeeper.toml:1: filter: wants a string in quotes, not an integer"]);
+}
+
 #[test]
 fn print_config_refuses_a_wrong_configuration() {
     assert_eq!(mistakes(&run("run --print-config --table Phones")).len(), 1);
+}
+
+#[test]
+fn settings_of_delivery_that_make_no_sense_together_are_refused_by_name() {
+    for (flags, words) in [
+        ("--on-failure skip", "--on-failure: nothing is given up without a limit"),
+        ("--on-failure dead-letter --bisect false", "--on-failure: nothing is given up without a limit"),
+        ("--batch-window 1s", "--batch-window: a batch without a size has nothing to fill up to"),
+        ("--concurrency 4 --shard-concurrency 5", "--shard-concurrency: is more than --concurrency allows"),
+        ("--batch-size 0", "--batch-size: 0 is out of range: from 1 to 10000"),
+        ("--batch-bytes 5MiB", "--batch-bytes: 5MiB is too much"),
+        ("--retry-attempts -1", "--retry-attempts"),
+    ] {
+        let told = mistakes(&run(&format!("run --table Things --app test-app {flags}")));
+        assert!(told.len() == 1 && told[0].contains(words), "{flags}: {told:?}");
+    }
+    for flags in ["--on-failure skip --max-record-age 1h", "--batch-window 1s --batch-bytes 1MiB --concurrency 4"] {
+        assert_eq!(run(&format!("run --table Things --app test-app --print-config {flags}")).code, 0, "{flags}");
+    }
 }
 
 #[test]
@@ -248,6 +304,10 @@ fn single_values_are_checked_against_what_they_are_for() {
         ("--log-level=inof", "--log-level (command line): \"inof\" is neither a level"),
         ("--until-caught-up=maybe", "--until-caught-up (command line): \"maybe\" is neither true nor false"),
         ("--leaseduration=5s", "--leaseduration (command line): unknown option; did you mean \"--lease-duration\"?"),
+        ("--filter={}", "--filter (command line): an object without fields says nothing"),
+        ("--filter={\"a\":{\"b\":1}}", "--filter (command line): a.b: a field takes an array"),
+        ("--filter=[]", "--filter (command line): an empty array is no filter"),
+        ("--events=insert,update", "--events (command line): \"update\" is no event; write insert, modify, remove"),
         ("--app other", "--app (command line): given more than once"),
         ("Phones", "\"Phones\" (command line): unexpected argument"),
     ] {
@@ -291,7 +351,7 @@ fn help_names_each_option_with_its_default_and_its_variable() {
 fn help_and_version_of_the_program_exit_with_0() {
     let help = run("--help");
     assert_eq!(help.code, 0);
-    for name in ["run", "local", "demo", "status", "lease"] {
+    for name in ["run", "local", "demo", "status", "lease", "dead-letters"] {
         assert!(help.stdout.contains(&format!("\n  {name} ")), "{}", help.stdout);
     }
     let version = run("--version");
@@ -318,7 +378,7 @@ fn local_and_demo_take_flags_only_and_tell_all_their_mistakes() {
         [
             "--app (command line): unknown option",
             "--port (command line): 70000 is out of range: from 0 to 65535",
-            "--shards (command line): 0 is out of range: from 1 to 1000",
+            "--shards (command line): 0 is out of range: from 1 to 10000",
             "--clock (command line): \"noon\" is not a whole number; write real, or milliseconds since 1970",
         ]
     );

@@ -11,7 +11,7 @@ use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use serde_json::{Value, json};
 use shardkeeper::aws::clients::SdkConfig;
-use shardkeeper::consumer::{Error, ProcessRecordsInput, RecordProcessor, ShardContext, WallClock};
+use shardkeeper::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext, WallClock};
 use shardkeeper::local::connector::InMemoryClient;
 use shardkeeper::local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 use shardkeeper::{Options, Report, StreamSelector, Worker, worker};
@@ -51,7 +51,7 @@ struct Processor {
 }
 
 impl RecordProcessor for Processor {
-    async fn process_records(&mut self, _: ProcessRecordsInput) -> Result<(), Error> {
+    async fn process_records(&mut self, _: ProcessRecordsInput) -> Result<(), BatchError> {
         self.scene.deliveries.lock().expect("no panic").push((self.worker, self.shard.clone()));
         if self.worker == "hangs" {
             let _ = self.scene.release.subscribe().wait_for(|release| *release).await;

@@ -15,6 +15,9 @@ use aws_smithy_runtime::client::retries::RetryPartition;
 
 use super::calls::Observed;
 
+/// What calls tables.
+pub use aws_sdk_dynamodb::Client as TableClient;
+
 /// How many idle connections are kept to one host: as many as calls may be in flight, so that none is opened anew.
 pub const MAX_CALLS_IN_FLIGHT: usize = 64;
 /// What calls are signed with for a service at a URL of its own, when no region is set.

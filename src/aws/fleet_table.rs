@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
 use super::answers::Answers;
 use super::calls::Watched;
-use super::{Fault, TableError, tables};
+use super::{Fault, TableError, fnv1a, tables};
 use crate::core::lease::{ShardId, WorkerId};
 
 type Item = HashMap<String, AttributeValue>;
@@ -123,13 +123,7 @@ pub struct Fleet {
 
 /// A digest of a set of lease keys that does not depend on their order: their FNV-1a hashes, combined by exclusive or.
 pub fn digest<'a>(keys: impl IntoIterator<Item = &'a ShardId>) -> u64 {
-    keys.into_iter().fold(0, |digest, key| {
-        let hash = key
-            .as_str()
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        digest ^ hash
-    })
+    keys.into_iter().fold(0, |digest, key| digest ^ fnv1a(key.as_str()))
 }
 
 impl FleetTable {
@@ -155,7 +149,7 @@ impl FleetTable {
     /// # Errors
     /// [`TableError::Missing`] when it is missing and may not be made.
     pub async fn ensure(&self, create: bool) -> Result<(), TableError> {
-        tables::ensure(&self.client, &self.name, KEY, create).await
+        tables::ensure(&self.client, &self.name, &[KEY], create).await
     }
 
     /// Everything in the table. Items that cannot be read are passed over, as if their workers were dead.

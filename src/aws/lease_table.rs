@@ -1,8 +1,11 @@
 //! The lease table: KCL's rows in DynamoDB, one a shard, every write conditional.
 //!
 //! Attributes and types are KCL's to the letter (`DynamoDBLeaseSerializer`), so that a stopped KCL fleet and this
-//! worker can take over from each other. What we have no use for is never read and never written, and so survives.
+//! worker can take over from each other. What we have no use for is never read and never written, and so survives. One
+//! attribute is ours: `shardkeeperDone`, which KCL's workers leave alone.
 //! Reads are strongly consistent: a stale row could start a child before its parent's end, or at an old checkpoint.
+
+mod commit;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -11,10 +14,10 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
-    Update,
+    AttributeValue, CancellationReason, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, Update,
 };
 
+pub use self::commit::{CommitOutcome, MAX_WRITES, RefusedWrite, TransactWriteItem};
 use super::answers::Answers;
 use super::calls::Watched;
 use super::{Fault, TableError, tables};
@@ -34,6 +37,8 @@ const PARENTS: &str = "parentShardId";
 const CHILDREN: &str = "childShardIds";
 const THROUGHPUT: &str = "throughputKBps";
 const ENTITY_TYPE: &str = "entityType";
+/// Ours, not KCL's.
+const DONE: &str = "shardkeeperDone";
 
 /// The most keys that one BatchGetItem takes.
 const READ_CHUNK: usize = 100;
@@ -103,7 +108,7 @@ impl LeaseTable {
     /// # Errors
     /// [`TableError::Missing`] when it is missing and may not be made.
     pub async fn ensure(&self, create: bool) -> Result<(), TableError> {
-        tables::ensure(&self.client, &self.name, KEY, create).await
+        tables::ensure(&self.client, &self.name, &[KEY], create).await
     }
 
     /// All rows.
@@ -452,6 +457,11 @@ impl Change {
         if let Some(rate) = after.throughput_kbps.filter(|_| after.throughput_kbps != before.throughput_kbps) {
             put(THROUGHPUT, rate_number(rate));
         }
+        match &after.done {
+            done if *done == before.done => {}
+            Some(done) => put(DONE, string(done)),
+            None => remove.push(DONE),
+        }
         for (name, old, new) in [
             (OWNER, &before.owner, &after.owner),
             (CHECKPOINT_OWNER, &before.checkpoint_owner, &after.checkpoint_owner),
@@ -542,6 +552,7 @@ fn read_lease(key: &ShardId, item: &Item) -> Result<Lease, String> {
         parents: set(PARENTS)?,
         children: set(CHILDREN)?,
         throughput_kbps: item.get(THROUGHPUT).and_then(|rate| rate.as_n().ok()).and_then(|rate| rate.parse().ok()),
+        done: item.get(DONE).and_then(|done| done.as_s().ok()).cloned(),
     })
 }
 
@@ -647,6 +658,22 @@ mod tests {
             let change = Change::new(&moved.clone().with_throughput(measured));
             assert_eq!(change.update.contains(THROUGHPUT), is_written, "{measured:?}");
         }
+    }
+
+    #[test]
+    fn what_is_done_beyond_a_checkpoint_is_written_read_and_removed() {
+        let done = Some("7 9 12".to_owned());
+        let owned = lease().owned_by(&"a".into());
+        let seven = owned.checkpoint(&"a".into(), Checkpoint::parse("7").expect("digits")).expect("holder").after;
+        let kept = Transition { before: seven.clone(), after: Lease { done: done.clone(), ..seven.clone() } };
+        let change = Change::new(&kept);
+        assert!(change.update.ends_with("shardkeeperDone = :shardkeeperDone"), "{}", change.update);
+        let mut item = new_item(&seven);
+        item.insert(DONE.into(), change.values[":shardkeeperDone"].clone());
+        let read = read_row(&item).expect("a lease").expect("readable");
+        assert_eq!((&read.done, read.done_beyond().is_some()), (&done, true));
+        let moved = read.checkpoint(&"a".into(), Checkpoint::parse("8").expect("digits")).expect("holder");
+        assert!(Change::new(&moved).update.ends_with("REMOVE shardkeeperDone"));
     }
 
     #[test]

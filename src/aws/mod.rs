@@ -1,10 +1,13 @@
-//! The AWS-facing modules: one configuration, the stream, the lease table and the fleet table.
+//! The AWS-facing modules: one configuration, the stream, and the tables of leases, of the fleet and of dead letters.
 //!
 //! They turn the core's values into calls and the answers into values, type every error, and decide nothing else.
 
 pub mod answers;
 pub mod calls;
 pub mod clients;
+#[cfg(feature = "sqs")]
+pub mod dead_letter_queue;
+pub mod dead_letter_table;
 pub mod fleet_table;
 pub mod lease_table;
 pub mod record;
@@ -132,6 +135,12 @@ where
             other => DisplayErrorContext(other).to_string(),
         },
     }
+}
+
+/// FNV-1a, 64 bits: tells texts apart that nobody chose in order to deceive.
+fn fnv1a(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// The whole chain of causes, each once.

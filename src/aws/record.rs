@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodbstreams::primitives::DateTime;
-use aws_sdk_dynamodbstreams::types::{self, AttributeValue};
+use aws_sdk_dynamodbstreams::types;
 
 use crate::core::record::{DecodeError, Item, Record, UserIdentity, Value};
 
@@ -67,22 +67,38 @@ fn into_all<A, B: From<A>>(values: Vec<A>) -> Vec<B> {
     values.into_iter().map(B::from).collect()
 }
 
-impl From<Value<'_>> for AttributeValue {
-    fn from(value: Value<'_>) -> Self {
-        use aws_sdk_dynamodbstreams::primitives::Blob;
-        match value {
-            Value::S(text) => AttributeValue::S(text.into_owned()),
-            Value::N(digits) => AttributeValue::N(digits.into_owned()),
-            Value::B(bytes) => AttributeValue::B(Blob::new(bytes)),
-            Value::Bool(truth) => AttributeValue::Bool(truth),
-            Value::Null => AttributeValue::Null(true),
-            Value::L(values) => AttributeValue::L(into_all(values)),
-            Value::M(item) => AttributeValue::M(into_map(item)),
-            Value::Ss(texts) => AttributeValue::Ss(into_all(texts)),
-            Value::Ns(numbers) => AttributeValue::Ns(into_all(numbers)),
-            Value::Bs(byte_strings) => AttributeValue::Bs(into_all(byte_strings)),
-        }
+impl Item<'_> {
+    /// The item's attributes as the SDK has them for requests to DynamoDB: to write an image to another table.
+    pub fn into_attributes(self) -> HashMap<String, aws_sdk_dynamodb::types::AttributeValue> {
+        into_map(self)
     }
+}
+
+/// The two services' crates have a type each for the same values.
+macro_rules! from_value {
+    ($($attribute_value:ty, $blob:ty;)*) => {$(
+        impl From<Value<'_>> for $attribute_value {
+            fn from(value: Value<'_>) -> Self {
+                match value {
+                    Value::S(text) => Self::S(text.into_owned()),
+                    Value::N(digits) => Self::N(digits.into_owned()),
+                    Value::B(bytes) => Self::B(<$blob>::new(bytes)),
+                    Value::Bool(truth) => Self::Bool(truth),
+                    Value::Null => Self::Null(true),
+                    Value::L(values) => Self::L(into_all(values)),
+                    Value::M(item) => Self::M(into_map(item)),
+                    Value::Ss(texts) => Self::Ss(into_all(texts)),
+                    Value::Ns(numbers) => Self::Ns(into_all(numbers)),
+                    Value::Bs(byte_strings) => Self::Bs(byte_strings.into_iter().map(<$blob>::new).collect()),
+                }
+            }
+        }
+    )*};
+}
+
+from_value! {
+    aws_sdk_dynamodb::types::AttributeValue, aws_sdk_dynamodb::primitives::Blob;
+    aws_sdk_dynamodbstreams::types::AttributeValue, aws_sdk_dynamodbstreams::primitives::Blob;
 }
 
 #[cfg(feature = "serde_dynamo")]

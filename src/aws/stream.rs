@@ -18,7 +18,7 @@ use super::clients::Clients;
 use super::{Fault, describe};
 use crate::core::checkpoint::Checkpoint;
 use crate::core::lease::ShardId;
-use crate::core::record::Page;
+use crate::core::record::{Page, ViewType};
 use crate::core::shard_graph::Shard;
 
 /// How long the body of an answer may take once its head has arrived.
@@ -38,6 +38,8 @@ pub struct Described {
     pub shards: Vec<Shard>,
     /// Whether the stream is switched off: nothing is added to it any more, what it holds stays readable for a day.
     pub disabled: bool,
+    /// What the stream's records hold, as far as the service says it in words that are known.
+    pub view_type: Option<ViewType>,
     /// Where the next page starts, when there is one.
     pub next: Option<ShardId>,
 }
@@ -229,6 +231,7 @@ fn described(description: Option<aws_sdk_dynamodbstreams::types::StreamDescripti
     Ok(Described {
         shards: shards.collect(),
         disabled: matches!(description.stream_status, Some(StreamStatus::Disabled | StreamStatus::Disabling)),
+        view_type: description.stream_view_type.and_then(|view_type| ViewType::from_wire(view_type.as_str())),
         next: description.last_evaluated_shard_id.filter(|id| !id.is_empty()).map(Into::into),
     })
 }

@@ -15,8 +15,8 @@ const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// Makes sure that the table is there and active; with `create`, makes it when it is missing: on demand, with the
-/// string hash key `key`. Waits as long as the service takes; the caller sets the limit.
-pub(super) async fn ensure(client: &Client, table: &str, key: &str, create: bool) -> Result<(), TableError> {
+/// string hash key and, if there is a second one, the string sort key in `keys`. Waits as long as the service takes; the caller sets the limit.
+pub(super) async fn ensure(client: &Client, table: &str, keys: &[&str], create: bool) -> Result<(), TableError> {
     let mut look = FIRST_LOOK;
     let mut created = false;
     loop {
@@ -25,7 +25,7 @@ pub(super) async fn ensure(client: &Client, table: &str, key: &str, create: bool
             Some(_) => {}
             None if created => {}
             None if create => {
-                self::create(client, table, key).await?;
+                self::create(client, table, keys).await?;
                 created = true;
                 continue;
             }
@@ -45,23 +45,23 @@ async fn status(client: &Client, table: &str) -> Result<Option<TableStatus>, Tab
     }
 }
 
-async fn create(client: &Client, table: &str, key: &str) -> Result<(), TableError> {
+async fn create(client: &Client, table: &str, keys: &[&str]) -> Result<(), TableError> {
     let refused = |error: aws_sdk_dynamodb::error::BuildError| TableError::Refused {
         operation: "CreateTable",
         table: table.to_owned(),
         reason: error.to_string(),
     };
-    let attribute = AttributeDefinition::builder()
-        .attribute_name(key)
-        .attribute_type(ScalarAttributeType::S)
-        .build()
-        .map_err(refused)?;
-    let schema = KeySchemaElement::builder().attribute_name(key).key_type(KeyType::Hash).build().map_err(refused)?;
+    let (mut attributes, mut schema) = (Vec::new(), Vec::new());
+    for (key, kind) in keys.iter().zip([KeyType::Hash, KeyType::Range]) {
+        let attribute = AttributeDefinition::builder().attribute_name(*key).attribute_type(ScalarAttributeType::S);
+        attributes.push(attribute.build().map_err(refused)?);
+        schema.push(KeySchemaElement::builder().attribute_name(*key).key_type(kind).build().map_err(refused)?);
+    }
     let answer = client
         .create_table()
         .table_name(table)
-        .attribute_definitions(attribute)
-        .key_schema(schema)
+        .set_attribute_definitions(Some(attributes))
+        .set_key_schema(Some(schema))
         .billing_mode(BillingMode::PayPerRequest)
         .send()
         .await;

@@ -7,7 +7,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::layers::Given;
 use super::mistakes::{Mistakes, did_you_mean};
-use super::setting::{About, Kind, Origin};
+use super::setting::{About, Kind, LIST_SEPARATOR, Origin};
 
 /// What a configuration file gives.
 pub struct Content {
@@ -80,10 +80,16 @@ fn text_of(value: &DeValue<'_>, kind: Kind) -> Result<String, String> {
         (Kind::Text | Kind::Size, DeValue::String(text)) => return Ok(text.to_string()),
         (Kind::Integer | Kind::Size, DeValue::Integer(number)) => return integer_text(number),
         (Kind::Switch, DeValue::Boolean(on)) => return Ok(on.to_string()),
+        (Kind::List, DeValue::String(text)) => return Ok(text.to_string()),
+        (Kind::List, DeValue::Array(elements)) => {
+            let texts = elements.iter().map(|element| text_of(element.get_ref(), Kind::Text));
+            return Ok(texts.collect::<Result<Vec<String>, String>>()?.join(&LIST_SEPARATOR.to_string()));
+        }
         (Kind::Text, _) => "a string in quotes",
         (Kind::Integer, _) => "an integer",
         (Kind::Size, _) => "an integer, or a string in quotes",
         (Kind::Switch, _) => "true or false",
+        (Kind::List, _) => "a string in quotes, or a list of them",
     };
     Err(format!("wants {wanted}, not {}", type_name(value)))
 }

@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::layers::Given;
 use super::mistakes::{Mistakes, did_you_mean};
-use super::setting::{About, Kind, Origin};
+use super::setting::{About, Kind, LIST_SEPARATOR, Origin};
 
 /// A sub-command of the program.
 pub struct SubCommand {
@@ -73,7 +73,12 @@ fn sub_command(sub_command: &SubCommand, above: &str) -> Command {
         .override_usage(usage)
         .next_line_help(true)
         .args(sub_command.operands.map(|operands| Arg::new(operands.name).help(operands.help).num_args(1..)))
-        .args(sub_command.table.iter().map(|about| flag(about, sub_command.takes_layers)))
+        .args(flags_of(sub_command.table).map(|about| flag(about, sub_command.takes_layers)))
+}
+
+/// The settings of `table` that have a flag.
+fn flags_of<'a>(table: &'a [&'static About]) -> impl Iterator<Item = &'static About> + 'a {
+    table.iter().copied().filter(|about| about.on_command_line())
 }
 
 fn flag(about: &'static About, shows_variable: bool) -> Arg {
@@ -132,22 +137,25 @@ pub fn read(
             Some((name, value)) => (name, Some(OsString::from(value))),
             None => (flag, None),
         };
-        let about = table.iter().find(|about| about.name == name);
+        let about = flags_of(table).find(|about| about.name == name);
         let takes_next = attached.is_none() && about.is_none_or(|about| about.kind != Kind::Switch);
         // The value of an unknown option goes with it, rather than make a mistake of its own.
         let next = rest.next_if(|next| takes_next && !next.as_encoded_bytes().starts_with(b"--"));
         let value = attached.as_ref().or(next);
         match about {
             None => mistakes.add(unknown_option(name, table)),
-            Some(about) if given.iter().any(|(other, _)| other.name == name) => {
+            Some(about) if about.kind != Kind::List && given.iter().any(|(other, _)| other.name == name) => {
                 let place = Origin::CommandLine.place_of(about);
                 mistakes.add(format!("{place}: given more than once"));
             }
             Some(about) => match text_of(about, value.map(OsString::as_os_str)) {
-                Ok(text) => {
-                    let origin = Origin::CommandLine;
-                    given.push((about, Given { text, origin }));
-                }
+                Ok(text) => match given.iter_mut().find(|(other, _)| other.name == name) {
+                    Some((_, earlier)) => {
+                        earlier.text.push(LIST_SEPARATOR);
+                        earlier.text.push_str(&text);
+                    }
+                    None => given.push((about, Given { text, origin: Origin::CommandLine })),
+                },
                 Err(message) => {
                     let place = Origin::CommandLine.place_of(about);
                     mistakes.add(format!("{place}: {message}"));
@@ -170,8 +178,14 @@ fn text_of(about: &About, value: Option<&OsStr>) -> Result<String, String> {
     }
 }
 
-fn unknown_option(name: &str, table: &[&About]) -> String {
-    let flags: Vec<String> = table.iter().map(|about| about.flag()).collect();
+fn unknown_option(name: &str, table: &[&'static About]) -> String {
+    if let Some(about) = table.iter().find(|about| about.name == name) {
+        let variable = about.variable();
+        return format!(
+            "--{name} (command line): everybody on the machine could read it there; set {variable} in the environment"
+        );
+    }
+    let flags: Vec<String> = flags_of(table).map(|about| about.flag()).collect();
     let hint = did_you_mean(&format!("--{name}"), flags.iter().map(String::as_str));
     format!("--{name} (command line): unknown option{hint}")
 }

@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use super::file;
 use super::flags;
 use super::mistakes::{Mistakes, did_you_mean};
-use super::setting::{About, Default, ENVIRONMENT_PREFIX, Kind, Origin, Setting};
+use super::setting::{About, Default, ENVIRONMENT_PREFIX, Kind, LIST_SEPARATOR, Origin, Setting};
 
 /// A setting's text and where it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -271,6 +271,7 @@ fn toml_value(text: &str, kind: Kind) -> String {
             "" => "0".to_string(),
             digits => digits.to_string(),
         },
+        Kind::List => toml::Value::from(text.split(LIST_SEPARATOR).collect::<Vec<&str>>()).to_string(),
         _ => toml::Value::from(text).to_string(),
     }
 }

@@ -17,7 +17,7 @@ use super::value;
 pub struct LocalConfig {
     /// Where it listens; port 0 stands for any free one.
     pub address: SocketAddr,
-    /// Open shards of a new stream, from 1 to 1000.
+    /// Open shards of a new stream, from 1 to 10000.
     pub shards: u32,
     /// How old a shard grows before it is closed and goes on in a child.
     pub rollover: Duration,
@@ -63,10 +63,10 @@ const HOST: Setting<IpAddr> = Setting::new("host", "ADDRESS", value::ip_address)
     .default(Default::Value("127.0.0.1"))
     .help("The IP address to listen on; 0.0.0.0 lets other machines in.");
 
-const SHARDS: Setting<u32> = Setting::new("shards", "N", |text| value::whole(text, 1, 1000))
+const SHARDS: Setting<u32> = Setting::new("shards", "N", |text| value::whole(text, 1, 10_000))
     .kind(Kind::Integer)
     .default(Default::Value("4"))
-    .help("How many open shards a table's stream has: 1 to 1000.");
+    .help("How many open shards a table's stream has: 1 to 10000.");
 
 const ROLLOVER: Setting<Duration> = Setting::new("rollover", "DURATION", a_while)
     .default(Default::Value("4h"))

@@ -2,14 +2,14 @@
 //!
 //! # Layout
 //! - [`setting`]: what a setting is. One entry gives its flag, variable, key, help and parser.
-//! - [`run_config`], `local_config`, `demo_config`: the table of settings of each sub-command, and the struct that
-//!   they become.
+//! - [`run_config`] with [`delivery_config`], `local_config`, `demo_config`: the table of settings of each sub-command,
+//!   and the struct that they become.
 //! - [`flags`], [`mod@file`] and [`layers`]: the texts that were given, with their places, flags over environment over
 //!   file over defaults.
 //! - [`value`]: parsers of single values. [`mistakes`]: what is wrong, all of it told at once.
-//! - [`run`], `local`, `demo`, [`status`], [`lease`]: the sub-commands themselves.
+//! - [`run`], `local`, `demo`, [`status`], [`lease`], [`dead_letters`]: the sub-commands themselves.
 //! - [`connection`]: the tables of an application, for those that look at it from outside.
-//! - [`logs`], [`output`], [`signals`]: standard error, standard output, and being asked to stop.
+//! - [`logs`], [`output`], [`confirm`], [`signals`]: standard error, standard output, asking, and being asked to stop.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -18,7 +18,10 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 
 pub mod admin;
+pub mod confirm;
 pub mod connection;
+pub mod dead_letters;
+pub mod delivery_config;
 #[cfg(feature = "local")]
 pub mod demo;
 #[cfg(feature = "local")]
@@ -61,6 +64,8 @@ pub enum Invocation {
     Status(status::config::StatusConfig),
     /// `shardkeeper lease release|assign|reset`.
     Lease(lease::config::LeaseConfig),
+    /// `shardkeeper dead-letters list|show|replay|purge`.
+    DeadLetters(dead_letters::config::DeadLettersConfig),
     /// Help, the version or the effective configuration: a text for standard output.
     Print(String),
 }
@@ -73,6 +78,7 @@ const SUB_COMMANDS: &[flags::SubCommand] = &[
     demo_config::DEMO,
     status::config::STATUS,
     lease::config::LEASE,
+    dead_letters::config::DEAD_LETTERS,
 ];
 
 /// Does what the command line asks for.
@@ -105,6 +111,10 @@ pub fn run_program(
         Invocation::Lease(config) => {
             logs::start(&config.logs);
             lease::run(&config)
+        }
+        Invocation::DeadLetters(config) => {
+            logs::start(&config.logs);
+            dead_letters::run(config)
         }
         Invocation::Print(text) => output::print(&text),
     }
@@ -145,6 +155,10 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>, environment: &Environ
         "lease" => {
             let action = child.map_or("", |child| child.name);
             lease::config::read(action, flags, environment).map(Invocation::Lease)
+        }
+        "dead-letters" => {
+            let action = child.map_or("", |child| child.name);
+            dead_letters::config::read(action, flags, environment).map(Invocation::DeadLetters)
         }
         name => unreachable!("{name} is listed and not handled"),
     }

@@ -1,16 +1,20 @@
 //! `shardkeeper run`: reads a stream until it is asked to stop.
 
+use std::future::Future;
 use std::io;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use super::delivery_config::OnFailure;
+use super::mistakes::Mistakes;
 use super::run_config::{self, RunConfig, Sink, Source, StartAt};
+use super::sink::http::{self, Handler};
 use super::sink::{Lines, Null};
 use super::{admin, output, signals};
-use crate::consumer::{Checkpoints, OnGap, ProcessorFactory};
+use crate::consumer::{self, Checkpoints, OnGap, ProcessorFactory};
 use crate::core::checkpoint::Checkpoint;
-use crate::worker::{Options, Report, StreamSelector, Worker};
+use crate::worker::{self, Options, Report, StreamSelector, Worker};
 
 /// Does what `shardkeeper run` is for, as `config` says.
 ///
@@ -36,36 +40,81 @@ async fn read(config: RunConfig) -> Result<(), anyhow::Error> {
     });
     let closed = CancellationToken::new();
     tracing::info!(app = config.app, worker = config.worker_id, "starting");
-    let report = match config.sink {
-        Sink::Null => work(&config, |_: &_| Null, &stop, &closed).await?,
-        Sink::Stdout => {
-            let lines = Lines::new(io::stdout(), closed.clone()).context("cannot start the output thread")?;
-            work(&config, move |_: &_| lines.clone(), &stop, &closed).await?
-        }
-    };
+    let work = Work { config: &config, stop: &stop, closed: &closed };
+    let report = with_processors(&config.sink, &closed, work).await?;
     let totals = report.totals;
-    tracing::info!(ending = ?report.ending, records = totals.records, bytes = totals.bytes, gaps = totals.gaps, "done");
+    tracing::info!(ending = ?report.ending, records = totals.records, filtered = totals.filtered, bytes = totals.bytes, skipped = totals.skipped, dead_letters = totals.dead_lettered, gaps = totals.gaps, "done");
     if closed.is_cancelled() {
         return Err(output::Closed.into());
     }
     Ok(())
 }
 
-async fn work(
-    config: &RunConfig,
-    factory: impl ProcessorFactory,
-    stop: &CancellationToken,
+/// What is done with the processors of a sink, whatever their type is.
+pub trait WithProcessors {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    fn call(self, factory: impl ProcessorFactory) -> impl Future<Output = Result<Self::Output, anyhow::Error>>;
+}
+
+/// Makes the processors that a sink stands for. When standard output's reader goes away, `closed` is cancelled.
+///
+/// # Errors
+/// When the sink cannot be had, and what `job` fails with.
+pub async fn with_processors<J: WithProcessors>(
+    sink: &Sink,
     closed: &CancellationToken,
-) -> Result<Report, anyhow::Error> {
-    let stopped = async {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = closed.cancelled() => {}
+    job: J,
+) -> Result<J::Output, anyhow::Error> {
+    match sink {
+        Sink::Null => job.call(|_: &_| Null).await,
+        Sink::Stdout => {
+            let lines = Lines::new(io::stdout(), closed.clone()).context("cannot start the output thread")?;
+            job.call(move |_: &_| lines.clone()).await
         }
-    };
-    let worker = Worker::new(options(config), factory);
-    admin::start(config, worker.board()).await?;
-    Ok(worker.run(stopped).await?)
+        Sink::Http(target) => {
+            let handler = Handler::new(target.clone())?;
+            job.call(move |shard: &_| handler.processor(shard)).await
+        }
+    }
+}
+
+/// A worker's work.
+struct Work<'a> {
+    config: &'a RunConfig,
+    stop: &'a CancellationToken,
+    closed: &'a CancellationToken,
+}
+
+impl WithProcessors for Work<'_> {
+    type Output = Report;
+
+    async fn call(self, factory: impl ProcessorFactory) -> Result<Report, anyhow::Error> {
+        let Self { config, stop, closed } = self;
+        let stopped = async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = closed.cancelled() => {}
+            }
+        };
+        let mut options = options(config);
+        options.failure = config.delivery.policy(match config.delivery.on_failure {
+            OnFailure::Halt => consumer::OnFailure::Halt,
+            OnFailure::Skip => consumer::OnFailure::Skip,
+            OnFailure::DeadLetter => {
+                consumer::OnFailure::DeadLetter(config.delivery.dead_letters.open(&config.app, &config.aws).await?)
+            }
+        });
+        let worker = Worker::new(options, factory);
+        admin::start(config, worker.board()).await?;
+        worker.run(stopped).await.map_err(|error| match error {
+            // What was configured cannot work on this stream, which could not be known before it was looked at.
+            worker::Error::Filter(error) => Mistakes::one(error.to_string()).into(),
+            error => error.into(),
+        })
+    }
 }
 
 fn options(config: &RunConfig) -> Options {
@@ -95,6 +144,11 @@ fn options(config: &RunConfig) -> Options {
         run_config::OnGap::Continue => OnGap::Continue,
         run_config::OnGap::Stop => OnGap::Stop,
     };
+    options.filters = config.filters.clone();
+    config.delivery.apply(&mut options);
     options.kcl_failover_time = config.kcl_failover_time;
+    if matches!(config.sink, Sink::Http(_)) {
+        options.batch_size.get_or_insert(http::BATCH_SIZE);
+    }
     options
 }

@@ -5,14 +5,17 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::delivery_config::{self, DeliveryConfig};
 use super::flags::SubCommand;
 use super::layers::{Environment, Layers};
 use super::logs::{self, LogConfig};
 use super::mistakes::Mistakes;
 use super::setting::{Default, Kind, Reach, Setting};
+use super::sink::http::{Headers, HttpTarget, HttpUrl, Secret};
 use super::value;
 use crate::aws::clients::Endpoints;
 use crate::core::desired_workers::Limits;
+use crate::core::filter::{Events, Filters, Pattern};
 
 /// Everything that a worker is told before it starts. Valid throughout: each value is in its range, and they agree.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +33,10 @@ pub struct RunConfig {
     pub sink: Sink,
     /// What happens when the service trimmed records before they were read.
     pub on_gap: OnGap,
+    /// Which records are delivered.
+    pub filters: Filters,
+    /// How records come, and what follows when they fail.
+    pub delivery: DeliveryConfig,
     /// Whether the worker ends once it has delivered what was in the stream at its start.
     pub until_caught_up: bool,
     /// Whether missing tables may be created.
@@ -87,12 +94,22 @@ pub enum StartAt {
 }
 
 /// Where records go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sink {
     /// Standard output, a line of JSON a record.
     Stdout,
     /// Nowhere; they are only counted.
     Null,
+    /// A handler, a batch a request.
+    Http(HttpTarget),
+}
+
+/// What `--to` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum To {
+    Stdout,
+    Null,
+    Http(HttpUrl),
 }
 
 /// What happens when the service trimmed records before they were read.
@@ -167,12 +184,43 @@ const START: Setting<StartAt> = Setting::new("start", "trim-horizon|latest", |te
      after what is there now.",
 );
 
-const TO: Setting<Sink> = Setting::new("to", "stdout|null", |text| {
-    value::one_of(text, &[("stdout", Sink::Stdout), ("null", Sink::Null)])
+pub(super) const TO: Setting<To> = Setting::new("to", "stdout|null|URL", |text| match text {
+    "stdout" => Ok(To::Stdout),
+    "null" => Ok(To::Null),
+    url if url.contains("://") => HttpUrl::parse(url).map(To::Http),
+    other => Err(format!("{other:?} is not one of: stdout, null, or a handler's URL (http://…, https://…)")),
 })
 .group(READING)
 .default(Default::Value("stdout"))
-.help("Where records go: a line of JSON each on standard output, as the service sent it, or nowhere but the count.");
+.help(
+    "Where records go: a line of JSON each on standard output, as the service sent it; nowhere but the count; or to a \
+     handler at an http:// or https:// URL, which gets a batch a POST, in the shape of a Lambda function's event.",
+);
+
+pub(super) const HTTP_HEADER_FILE: Setting<Headers> = Setting::new("http-header-file", "FILE", |path| {
+    Headers::parse(&value::content_of(path)?).map_err(|message| format!("{path:?}: {message}"))
+})
+.group(READING)
+.help("A file of headers for each request to a handler, one a line, such as: Authorization: Bearer …");
+
+pub(super) const HTTP_HEADERS: Setting<Headers> = Setting::new("http-headers", "HEADERS", Headers::parse)
+    .group(READING)
+    .reach(Reach::Environment)
+    .help("The same headers, one a line, in the environment.");
+
+pub(super) const HTTP_SECRET_FILE: Setting<Secret> = Setting::new("http-secret-file", "FILE", |path| {
+    Secret::parse(&value::content_of(path)?).map_err(|message| format!("{path:?}: {message}"))
+})
+.group(READING)
+.help(
+    "A file with the secret by which each request to a handler is signed: the HMAC-SHA256 of its body, in the header \
+     X-Shardkeeper-Signature. The secret itself can also be in the environment, as SHARDKEEPER_HTTP_SECRET.",
+);
+
+pub(super) const HTTP_SECRET: Setting<Secret> = Setting::new("http-secret", "SECRET", Secret::parse)
+    .group(READING)
+    .reach(Reach::Environment)
+    .help("The secret by which requests to a handler are signed, in the environment.");
 
 const UNTIL_CAUGHT_UP: Setting<bool> = Setting::switch("until-caught-up")
     .group(READING)
@@ -184,6 +232,25 @@ const ON_GAP: Setting<OnGap> = Setting::new("on-gap", "continue|stop", |text| {
 .group(READING)
 .default(Default::Value("continue"))
 .help("When records were trimmed by the service before they were read: go on at the oldest one left, or stop there.");
+
+const FILTER: Setting<Vec<Pattern>> =
+    Setting::new("filter", "PATTERN", value::filters).group(READING).kind(Kind::List).help(
+        "Deliver only records that match this pattern, in AWS Lambda's syntax for DynamoDB: \
+         {\"dynamodb\":{\"NewImage\":{\"status\":{\"S\":[\"paid\"]}}}}. Given several times, one of them has to match; \
+         in the environment, several are a JSON array.",
+    );
+
+const EVENTS: Setting<Events> = Setting::new("events", "LIST", |text| text.parse())
+    .group(READING)
+    .help("Deliver only these kinds of changes: insert, modify, remove, with commas between them.");
+
+const SKIP_TTL_DELETES: Setting<bool> =
+    Setting::switch("skip-ttl-deletes").group(READING).help("Leave out removals by time to live.");
+
+const SKIP_REPLICATED: Setting<bool> = Setting::switch("skip-replicated").group(READING).help(
+    "Leave out writes that a global table of version 2017.11.29 replicates from another region. The current version \
+     does not mark them.",
+);
 
 pub(super) const APP: Setting<String> =
     Setting::new("app", "NAME", value::application).group(FLEET).default(Default::Required).help(
@@ -340,8 +407,27 @@ pub const RUN: SubCommand = SubCommand {
         &STREAM_ARN.about,
         &START.about,
         &TO.about,
+        &HTTP_HEADER_FILE.about,
+        &HTTP_HEADERS.about,
+        &HTTP_SECRET_FILE.about,
+        &HTTP_SECRET.about,
         &UNTIL_CAUGHT_UP.about,
         &ON_GAP.about,
+        &FILTER.about,
+        &EVENTS.about,
+        &SKIP_TTL_DELETES.about,
+        &SKIP_REPLICATED.about,
+        &delivery_config::RETRY_ATTEMPTS.about,
+        &delivery_config::MAX_RECORD_AGE.about,
+        &delivery_config::BISECT.about,
+        &delivery_config::ON_FAILURE.about,
+        &delivery_config::DEAD_LETTERS.about,
+        &delivery_config::HANDLER_TIMEOUT.about,
+        &delivery_config::BATCH_SIZE.about,
+        &delivery_config::BATCH_BYTES.about,
+        &delivery_config::BATCH_WINDOW.about,
+        &delivery_config::CONCURRENCY.about,
+        &delivery_config::SHARD_CONCURRENCY.about,
         &APP.about,
         &WORKER_ID.about,
         &NO_CREATE_TABLES.about,
@@ -391,6 +477,9 @@ pub fn read(arguments: &[OsString], environment: &Environment) -> Result<RunRequ
     let mut layers = Layers::from_everywhere(RUN.table, arguments, environment, &CONFIG);
     layers.assume(&WORKER_ID, default_worker_id(environment));
     let config = read_layers(&mut layers);
+    if let Some(mistake) = config.delivery.mistake_in_name(&config.app) {
+        layers.add_mistake(format!("{}: {mistake}", layers.place_of(&APP.about)));
+    }
     let request = match layers.value(&PRINT_CONFIG) {
         true => RunRequest::PrintConfig(layers.to_toml()),
         false => RunRequest::Run(Box::new(config)),
@@ -405,8 +494,10 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
         app: layers.required(&APP),
         worker_id: layers.required(&WORKER_ID),
         start: layers.value(&START),
-        sink: layers.value(&TO),
+        sink: read_sink(layers),
         on_gap: layers.value(&ON_GAP),
+        filters: read_filters(layers),
+        delivery: DeliveryConfig::from_layers(layers),
         until_caught_up: layers.value(&UNTIL_CAUGHT_UP),
         create_tables: !layers.value(&NO_CREATE_TABLES),
         lease_duration: layers.value(&LEASE_DURATION),
@@ -428,6 +519,17 @@ fn read_layers(layers: &mut Layers) -> RunConfig {
     }
 }
 
+fn read_filters(layers: &mut Layers) -> Filters {
+    let patterns = layers.optional(&FILTER).unwrap_or_default();
+    let mut filters = Filters::new()
+        .skip_ttl_deletes(layers.value(&SKIP_TTL_DELETES))
+        .skip_replicated(layers.value(&SKIP_REPLICATED));
+    if let Some(events) = layers.optional(&EVENTS) {
+        filters = filters.events(events);
+    }
+    patterns.into_iter().fold(filters, Filters::or)
+}
+
 fn read_desired_workers(layers: &mut Layers) -> Limits {
     let number = |count: NonZeroU32| usize::try_from(count.get()).unwrap_or(usize::MAX);
     let (min, max) = (number(layers.value(&MIN_WORKERS)), layers.optional(&MAX_WORKERS).map(number));
@@ -439,6 +541,26 @@ fn read_desired_workers(layers: &mut Layers) -> Limits {
     #[expect(clippy::cast_precision_loss, reason = "bytes a second")]
     let capacity_kbps = capacity as f64 / 1024.0;
     Limits { min, max, capacity_kbps, catch_up: layers.value(&CATCH_UP_WITHIN) }
+}
+
+pub(super) fn read_sink(layers: &mut Layers) -> Sink {
+    let headers = either(layers, &HTTP_HEADER_FILE, &HTTP_HEADERS).unwrap_or_default();
+    let secret = either(layers, &HTTP_SECRET_FILE, &HTTP_SECRET);
+    match layers.value(&TO) {
+        To::Stdout => Sink::Stdout,
+        To::Null => Sink::Null,
+        To::Http(url) => Sink::Http(HttpTarget { url, headers, secret }),
+    }
+}
+
+/// What one of two settings gives that give the same.
+fn either<T>(layers: &mut Layers, one: &Setting<T>, other: &Setting<T>) -> Option<T> {
+    if layers.is_given(&one.about) && layers.is_given(&other.about) {
+        let (place, other) = (layers.place_of(&one.about), layers.place_of(&other.about));
+        layers.add_mistake(format!("{place} and {other}: both say the same thing; give one of them"));
+    }
+    let given = layers.optional(one);
+    given.or(layers.optional(other))
 }
 
 fn read_source(layers: &mut Layers) -> Source {

@@ -54,7 +54,14 @@ pub enum Kind {
     Size,
     /// `true` or `false`; as a flag it needs no value.
     Switch,
+    /// A string, or an array of strings; as a flag it may be given several times. All of them come as one text, with
+    /// [`LIST_SEPARATOR`] between them.
+    List,
 }
+
+/// Stands between the elements of a [`Kind::List`]: a control character (ASCII's record separator) that no sensible
+/// element holds.
+pub const LIST_SEPARATOR: char = '\u{1e}';
 
 /// Where a setting can be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +72,8 @@ pub enum Reach {
     FlagAndEnvironment,
     /// Only as a flag: requests rather than configuration.
     Flag,
+    /// Only as an environment variable: secrets, which everybody on the machine could read on a command line.
+    Environment,
 }
 
 impl<T> Setting<T> {
@@ -133,6 +142,11 @@ impl About {
     pub fn variable(&self) -> String {
         let name = self.name.to_ascii_uppercase().replace('-', "_");
         format!("{ENVIRONMENT_PREFIX}{name}")
+    }
+
+    /// Whether the command line can give it.
+    pub fn on_command_line(&self) -> bool {
+        self.reach != Reach::Environment
     }
 
     /// Whether the environment can give it.

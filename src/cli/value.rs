@@ -7,6 +7,11 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde_json::value::RawValue;
+
+use super::setting::LIST_SEPARATOR;
+use crate::core::filter::Pattern;
+
 /// `true` or `false` (`1` and `0` too, as environment variables often have it).
 pub fn switch(text: &str) -> Result<bool, String> {
     match text {
@@ -22,6 +27,11 @@ pub fn text(text: &str) -> Result<String, String> {
         return Err("the value is empty".to_string());
     }
     Ok(text.to_string())
+}
+
+/// The content of the file at a path.
+pub fn content_of(path: &str) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("cannot read {path:?}: {error}"))
 }
 
 /// One of a few words.
@@ -125,7 +135,7 @@ fn split_unit(text: &str) -> (&str, &str) {
 
 /// DynamoDB allows names of tables from 3 to 255 of these characters (DynamoDB developer guide, "Naming rules").
 const TABLE_NAME_MIN: usize = 3;
-const TABLE_NAME_MAX: usize = 255;
+pub(super) const TABLE_NAME_MAX: usize = 255;
 
 /// A DynamoDB table's name.
 pub fn table_name(text: &str) -> Result<String, String> {
@@ -206,6 +216,29 @@ pub fn url(text: &str) -> Result<String, String> {
         return Err(wrong());
     }
     Ok(text.to_string())
+}
+
+/// Filter patterns, each alone or in a JSON array (as objects, or as strings that hold one).
+pub fn filters(text: &str) -> Result<Vec<Pattern>, String> {
+    let mut texts = Vec::new();
+    for element in text.split(LIST_SEPARATOR) {
+        if !element.trim_start().starts_with('[') {
+            texts.push(element.to_owned());
+            continue;
+        }
+        let array: Vec<&RawValue> = serde_json::from_str(element).map_err(|error| format!("not JSON: {error}"))?;
+        texts.extend(array.iter().map(|value| serde_json::from_str(value.get()).unwrap_or_else(|_| value.to_string())));
+    }
+    if texts.is_empty() {
+        return Err("an empty array is no filter; leave it out to have all records".to_owned());
+    }
+    let parse = |(index, text): (usize, &String)| {
+        Pattern::parse(text).map_err(|error| match texts.len() {
+            1 => error.to_string(),
+            _ => format!("pattern {}: {error}", index + 1),
+        })
+    };
+    texts.iter().enumerate().map(parse).collect()
 }
 
 /// An IP address and a port to listen on.

@@ -22,6 +22,9 @@ struct Inner {
     processing_us: AtomicU64,
     checkpoints: AtomicU64,
     gaps: AtomicU64,
+    filtered: AtomicU64,
+    skipped: AtomicU64,
+    dead_lettered: AtomicU64,
 }
 
 /// What the counters show.
@@ -41,23 +44,82 @@ pub struct Totals {
     pub checkpoints: u64,
     /// Times that records were trimmed before they were read.
     pub gaps: u64,
+    /// Records that the filters left out.
+    pub filtered: u64,
+    /// Records that were given up and passed over.
+    pub skipped: u64,
+    /// Records that were given up and are kept as dead letters.
+    pub dead_lettered: u64,
+}
+
+/// How records came to their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The processor took them.
+    Ok,
+    /// They were given up and passed over.
+    Skipped,
+    /// They were given up and are kept as dead letters.
+    DeadLettered,
+}
+
+impl Outcome {
+    /// A value of the label `result` of [`metrics::RECORDS_PROCESSED`].
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Skipped => "skipped",
+            Self::DeadLettered => "dead_lettered",
+        }
+    }
 }
 
 impl Counters {
-    /// A processor's call has returned.
-    pub(super) fn batch(&self, records: &RecordBatch, is_ok: bool, took: Duration, clock: WallClock) {
+    /// A processor's call has returned; `attempt` says how often its records had failed before.
+    pub(super) fn call(&self, records: &RecordBatch, attempt: u32, is_ok: bool, took: Duration, clock: WallClock) {
         let inner = &self.0;
         if is_ok {
-            inner.records.fetch_add(records.len() as u64, Ordering::Relaxed);
-            inner.bytes.fetch_add(records.bytes_len() as u64, Ordering::Relaxed);
             inner.batches.fetch_add(1, Ordering::Relaxed);
             show_batch(records, clock);
         } else {
             inner.failures.fetch_add(1, Ordering::Relaxed);
             ::metrics::counter!(metrics::PROCESSOR_ERRORS.name).increment(1);
         }
+        if attempt > 0 {
+            ::metrics::counter!(metrics::RECORD_RETRIES.name).increment(records.len() as u64);
+        }
         ::metrics::histogram!(metrics::PROCESSOR_SECONDS.name).record(took.as_secs_f64());
         inner.processing_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Records are done with.
+    pub(super) fn done(&self, records: &RecordBatch, bytes: usize, outcome: Outcome) {
+        let inner = &self.0;
+        let count = records.len() as u64;
+        match outcome {
+            Outcome::Ok => {
+                inner.records.fetch_add(count, Ordering::Relaxed);
+                inner.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                ::metrics::counter!(metrics::BYTES_PROCESSED.name).increment(bytes as u64);
+            }
+            Outcome::Skipped => {
+                inner.skipped.fetch_add(count, Ordering::Relaxed);
+            }
+            Outcome::DeadLettered => {
+                inner.dead_lettered.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+        Outcomes::of(records.iter()).show(outcome.as_str());
+    }
+
+    /// A failed batch was cut.
+    pub(super) fn bisect(&self) {
+        ::metrics::counter!(metrics::BATCH_BISECTS.name).increment(1);
+    }
+
+    /// A dead letter could not be kept.
+    pub(super) fn dead_letter_failed(&self) {
+        ::metrics::counter!(metrics::DEAD_LETTERS_FAILED.name).increment(1);
     }
 
     pub(super) fn checkpoint(&self) {
@@ -68,6 +130,12 @@ impl Counters {
     pub(super) fn gap(&self, reason: &'static str) {
         self.0.gaps.fetch_add(1, Ordering::Relaxed);
         ::metrics::counter!(metrics::DATA_GAPS.name, "reason" => reason).increment(1);
+    }
+
+    /// Records were left out by the filters.
+    pub(super) fn filtered(&self, records: &Outcomes) {
+        self.0.filtered.fetch_add(records.0.iter().sum(), Ordering::Relaxed);
+        records.show("filtered");
     }
 
     /// What was counted so far.
@@ -82,14 +150,15 @@ impl Counters {
             processing: Duration::from_micros(read(&inner.processing_us)),
             checkpoints: read(&inner.checkpoints),
             gaps: read(&inner.gaps),
+            filtered: read(&inner.filtered),
+            skipped: read(&inner.skipped),
+            dead_lettered: read(&inner.dead_lettered),
         }
     }
 }
 
 /// Shows a batch that a processor took.
 fn show_batch(records: &RecordBatch, clock: WallClock) {
-    show_outcomes(records.iter(), "ok");
-    ::metrics::counter!(metrics::BYTES_PROCESSED.name).increment(records.bytes_len() as u64);
     ::metrics::counter!(metrics::BATCHES.name).increment(1);
     #[expect(clippy::cast_precision_loss, reason = "a page has no more than thousands of records")]
     ::metrics::histogram!(metrics::BATCH_RECORDS.name).record(records.len() as f64);
@@ -99,22 +168,34 @@ fn show_batch(records: &RecordBatch, clock: WallClock) {
     }
 }
 
-/// Shows that records are done with, by their events. `result` is one of the values of that label of
-/// [`metrics::RECORDS_PROCESSED`].
-pub(super) fn show_outcomes<'a>(records: impl Iterator<Item = Record<'a>>, result: &'static str) {
-    let mut counts = [0_u64; EVENTS.len()];
-    for record in records {
-        counts[match record.event_name() {
+/// Records that are done with, counted by their events.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes([u64; EVENTS.len()]);
+
+/// The values of the label `event`.
+const EVENTS: [&str; 4] = ["INSERT", "MODIFY", "REMOVE", "other"];
+
+impl Outcomes {
+    pub(super) fn of<'a>(records: impl Iterator<Item = Record<'a>>) -> Self {
+        let mut outcomes = Self::default();
+        records.for_each(|record| outcomes.add(&record));
+        outcomes
+    }
+
+    pub(super) fn add(&mut self, record: &Record<'_>) {
+        self.0[match record.event_name() {
             EventName::Insert => 0,
             EventName::Modify => 1,
             EventName::Remove => 2,
             EventName::Other => 3,
         }] += 1;
     }
-    for (event, count) in EVENTS.iter().zip(counts).filter(|(_, count)| *count > 0) {
-        ::metrics::counter!(metrics::RECORDS_PROCESSED.name, "result" => result, "event" => *event).increment(count);
+
+    /// Shows them with `result`, one of the values of that label of [`metrics::RECORDS_PROCESSED`].
+    pub(super) fn show(&self, result: &'static str) {
+        for (event, count) in EVENTS.iter().zip(self.0).filter(|(_, count)| *count > 0) {
+            ::metrics::counter!(metrics::RECORDS_PROCESSED.name, "result" => result, "event" => *event)
+                .increment(count);
+        }
     }
 }
-
-/// The values of the label `event`.
-const EVENTS: [&str; 4] = ["INSERT", "MODIFY", "REMOVE", "other"];

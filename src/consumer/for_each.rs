@@ -3,12 +3,13 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use super::failure::BatchError;
 use super::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 use crate::core::record::OwnedRecord;
-use crate::core::sequence_number::SequenceNumber;
 
-/// Makes processors that call one closure with each record, one at a time and in order for each shard. A record whose
-/// call fails is tried again with backoff; the ones before it in its batch are not repeated.
+/// Makes processors that call one closure with each record, in order and one at a time for each item, and for each
+/// shard unless the worker is told to work on several items at once. What follows on a call that fails is up to the
+/// worker's failure policy; the records before it in its batch are not repeated.
 pub fn for_each<H, C>(handler: H) -> ForEach<H>
 where
     H: Fn(OwnedRecord) -> C + Send + Sync + 'static,
@@ -27,8 +28,6 @@ pub struct ForEach<H> {
 #[derive(Debug)]
 pub struct ForEachRecord<H> {
     handler: Arc<H>,
-    /// The last record whose call went well.
-    done: Option<SequenceNumber>,
 }
 
 impl<H, C> ProcessorFactory for ForEach<H>
@@ -39,7 +38,7 @@ where
     type Processor = ForEachRecord<H>;
 
     fn create(&self, _shard: &ShardContext) -> ForEachRecord<H> {
-        ForEachRecord { handler: Arc::clone(&self.handler), done: None }
+        ForEachRecord { handler: Arc::clone(&self.handler) }
     }
 }
 
@@ -48,16 +47,13 @@ where
     H: Fn(OwnedRecord) -> C + Send + Sync + 'static,
     C: Future<Output = Result<(), Error>> + Send,
 {
-    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), Error> {
-        let records = match &self.done {
-            Some(done) => input.records.skip_through(done),
-            None => input.records,
-        };
-        for index in 0..records.len() {
-            let Some(record) = records.get(index).map(|record| record.to_owned()) else { continue };
-            let position = record.view().sequence_number().parse()?;
-            (self.handler)(record).await?;
-            self.done = Some(position);
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
+        for record in &input.records {
+            let position = record.sequence_number();
+            (self.handler)(record.to_owned()).await.map_err(|error| match position.parse() {
+                Ok(position) => BatchError::from_record(position, error),
+                Err(_) => error.into(),
+            })?;
         }
         Ok(())
     }

@@ -10,14 +10,18 @@ use tokio::time::Instant;
 use super::clock::Alive;
 use super::status::ShardStatus;
 use crate::aws::TableError;
-use crate::aws::lease_table::{EndOutcome, LeaseTable, Outcome};
+use crate::aws::lease_table::{CommitOutcome, EndOutcome, LeaseTable, Outcome, RefusedWrite, TransactWriteItem};
 use crate::core::checkpoint::Checkpoint;
+use crate::core::done_beyond::DoneBeyond;
 use crate::core::lease::{Lease, ShardId, Transition, TransitionError, WorkerId};
 use crate::core::pacing::Backoff;
 use crate::core::rng::Rng;
 use crate::core::sequence_number::SequenceNumber;
 use crate::core::throughput::Throughput;
 use crate::metrics;
+
+/// How often a commit is tried that other writers of its items stand in the way of.
+const COMMIT_ATTEMPTS: u32 = 6;
 
 /// A lease while this worker holds it.
 #[derive(Debug)]
@@ -37,6 +41,41 @@ pub struct HeldLease {
     /// Where it shows what is checkpointed.
     status: Arc<ShardStatus>,
     rng: StdMutex<Rng>,
+}
+
+/// How far a shard is done.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// Everything up to here; nothing when that is where the row says.
+    pub position: Option<SequenceNumber>,
+    /// What is done beyond.
+    pub beyond: Option<DoneBeyond>,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// The writes are made, and the position stands behind their records.
+    Now,
+    /// The position stood there already, and nothing was written: the records' writes were made with it.
+    Earlier,
+}
+
+/// Why a commit did not happen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RefusedCommit {
+    /// The lease's part of it.
+    Lease(WriteError),
+    /// These of the handler's writes.
+    Writes(Vec<RefusedWrite>),
+    /// The position stands between the records.
+    Begun(Checkpoint),
+}
+
+impl From<WriteError> for RefusedCommit {
+    fn from(error: WriteError) -> Self {
+        Self::Lease(error)
+    }
 }
 
 /// Why a write to a held lease did not happen.
@@ -132,27 +171,115 @@ impl HeldLease {
         Ok(())
     }
 
-    /// Hands the lease to its new owner, with the last position, and returns the row.
-    pub async fn transfer(&self, position: Option<SequenceNumber>) -> Result<Lease, WriteError> {
+    /// Moves the checkpoint over the records from `first` to `last` and makes a handler's writes, all of it or nothing.
+    pub async fn commit(
+        &self,
+        first: &SequenceNumber,
+        last: &SequenceNumber,
+        writes: &[TransactWriteItem],
+    ) -> Result<Committed, RefusedCommit> {
+        let mut row = self.row.lock().await;
+        match row.checkpoint.sequence_number() {
+            Some(saved) if last <= saved => return Ok(Committed::Earlier),
+            Some(saved) if first <= saved => return Err(RefusedCommit::Begun(row.checkpoint.clone())),
+            _ => {}
+        }
+        let mut backoff = Backoff::default();
+        let mut attempts = 1;
+        loop {
+            let transition =
+                row.checkpoint(&self.worker, Checkpoint::At(last.clone())).map_err(|_| WriteError::Lost)?;
+            let transition = transition.with_throughput(self.throughput_kbps());
+            match self.table.commit(&transition, writes).await {
+                Ok(CommitOutcome::Applied(found)) => {
+                    *row = found;
+                    return Ok(Committed::Now);
+                }
+                Ok(CommitOutcome::Conflict(found)) => self.adopt(&mut row, found)?,
+                Ok(CommitOutcome::Refused(refused)) => {
+                    if attempts == COMMIT_ATTEMPTS || !refused.iter().all(RefusedWrite::is_transient) {
+                        return self.shut_out(&mut row, &transition, refused).await;
+                    }
+                    attempts += 1;
+                    self.pause(&mut backoff).await;
+                }
+                Err(error) => self.wait_after(error, &mut backoff).await?,
+            }
+        }
+    }
+
+    /// Makes sure that a refused commit stays undone: an earlier request of the same content, whose answer never came,
+    /// may still be on its way, and is shut out by a higher counter. If it was quicker, the commit is done after all.
+    async fn shut_out(
+        &self,
+        row: &mut Lease,
+        commit: &Transition,
+        refused: Vec<RefusedWrite>,
+    ) -> Result<Committed, RefusedCommit> {
+        let mut backoff = Backoff::default();
+        loop {
+            let claim = row.claim(&self.worker).map_err(|_| WriteError::Lost)?;
+            match self.table.apply(&claim).await {
+                Ok(Outcome::Applied(found)) => {
+                    *row = found;
+                    return Err(RefusedCommit::Writes(refused));
+                }
+                Ok(Outcome::Conflict(Some(found)))
+                    if commit.is_done_in(&found) || Transition::met_hand_off(&commit.after, &found) =>
+                {
+                    *row = found;
+                    return Ok(Committed::Now);
+                }
+                Ok(Outcome::Conflict(found)) => self.adopt(row, found)?,
+                Err(error) => self.wait_after(error, &mut backoff).await?,
+            }
+        }
+    }
+
+    /// Writes down how far the shard is done. Says whether there was anything to write.
+    pub async fn save(&self, done: &Done) -> Result<bool, WriteError> {
+        let mut row = self.row.lock().await;
+        let change = |row: &Lease| {
+            let transition = row.checkpoint(&self.worker, forward(row, done.position.clone()))?;
+            Ok(transition.with_done(done.beyond.as_ref()))
+        };
+        let is_news = change(&row).is_ok_and(|wanted: Transition| {
+            wanted.after.checkpoint != wanted.before.checkpoint || wanted.after.done != wanted.before.done
+        });
+        if is_news {
+            let started = Instant::now();
+            let outcome = self.write(&mut row, change).await;
+            count_checkpoint(&outcome, started.elapsed());
+            outcome?;
+        }
+        if let Some(position) = &done.position {
+            self.status.note(|lag| lag.checkpointed(position));
+        }
+        Ok(is_news)
+    }
+
+    /// Hands the lease to its new owner, with how far the shard is done, and returns the row. Without `done`, that stays
+    /// as it was last written.
+    pub async fn transfer(&self, done: Option<&Done>) -> Result<Lease, WriteError> {
         let mut row = self.row.lock().await;
         if !row.is_handed_over() {
             // The leader has written the row since this worker last did.
             self.read_hand_off(&mut row).await?;
         }
-        self.write(&mut row, |row| row.transfer(&self.worker, forward(row, position.clone()))).await?;
+        self.write(&mut row, |row| Ok(with(row.transfer(&self.worker, at(row, done))?, done))).await?;
         Ok(row.clone())
     }
 
-    /// Gives the lease up, with the last position; to the new owner when it is being handed over. Returns the row.
-    pub async fn release(&self, position: Option<SequenceNumber>) -> Result<Lease, WriteError> {
+    /// Gives the lease up, with how far the shard is done; to the new owner when it is being handed over. Returns the
+    /// row. Without `done`, that stays as it was last written.
+    pub async fn release(&self, done: Option<&Done>) -> Result<Lease, WriteError> {
         let mut row = self.row.lock().await;
         self.write(&mut row, |row| {
-            let checkpoint = forward(row, position.clone());
-            if row.is_handed_over() {
-                row.transfer(&self.worker, checkpoint)
-            } else {
-                row.release(&self.worker, checkpoint)
-            }
+            let given = match row.is_handed_over() {
+                true => row.transfer(&self.worker, at(row, done)),
+                false => row.release(&self.worker, at(row, done)),
+            };
+            Ok(with(given?, done))
         })
         .await?;
         Ok(row.clone())
@@ -229,9 +356,13 @@ impl HeldLease {
             return Err(WriteError::Lost);
         }
         tracing::debug!(shard = %self.key, %error, "writing the lease failed, trying again");
+        self.pause(backoff).await;
+        Ok(())
+    }
+
+    async fn pause(&self, backoff: &mut Backoff) {
         let wait = backoff.next(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner));
         tokio::time::sleep(wait).await;
-        Ok(())
     }
 }
 
@@ -243,6 +374,17 @@ fn count_checkpoint(outcome: &Result<(), WriteError>, took: Duration) {
     };
     ::metrics::counter!(metrics::CHECKPOINTS.name, "result" => result).increment(1);
     ::metrics::histogram!(metrics::CHECKPOINT_SECONDS.name).record(took.as_secs_f64());
+}
+
+fn at(row: &Lease, done: Option<&Done>) -> Checkpoint {
+    forward(row, done.and_then(|done| done.position.clone()))
+}
+
+fn with(transition: Transition, done: Option<&Done>) -> Transition {
+    match done {
+        Some(done) => transition.with_done(done.beyond.as_ref()),
+        None => transition,
+    }
 }
 
 /// The position as a checkpoint, or the row's own when nothing was delivered since.

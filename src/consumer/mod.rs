@@ -8,10 +8,14 @@ mod checkpointer;
 mod children;
 mod clock;
 mod counters;
+mod delivery;
+mod failure;
 mod for_each;
 mod held_lease;
+mod known_shards;
 mod processor;
 mod reader;
+mod replay;
 mod shard_consumer;
 mod status;
 mod stopwatch;
@@ -19,23 +23,30 @@ mod stopwatch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 pub use self::budget::Budget;
-pub use self::checkpointer::{CheckpointError, Checkpointer};
+pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
 pub use self::clock::{Alive, WallClock};
 pub use self::counters::{Counters, Totals};
+pub use self::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
 pub use self::for_each::{ForEach, ForEachRecord, for_each};
 pub use self::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
+pub use self::replay::{Replayer, StillFails};
 pub use self::shard_consumer::{Exit, Failure, Wish};
-pub use self::status::{ShardStatus, Trouble};
+pub use self::status::{Halt, ShardStatus, Trouble};
 
 use self::children::ChildFinder;
+use self::counters::Outcomes;
 use self::shard_consumer::ShardConsumer;
 use crate::aws::lease_table::LeaseTable;
+pub use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::aws::stream::Stream;
+use crate::core::filter::Filters;
 use crate::core::lease::{Lease, ShardId, WorkerId};
+use crate::core::record::RecordBatch;
 use crate::core::rng::Rng;
+use crate::core::shard_graph::ShardGraph;
 
 /// When checkpoints are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,14 +70,29 @@ pub enum OnGap {
 }
 
 /// How shards are read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// When checkpoints are written.
     pub checkpoints: Checkpoints,
+    /// What follows when a batch fails.
+    pub failure: FailurePolicy,
+    /// The most batches of one shard that are worked on at once. Above one, records of one item stay in order, and those
+    /// of different items do not.
+    pub shard_concurrency: usize,
+    /// The most batches that are worked on at once, over all shards.
+    pub concurrency: Option<usize>,
+    /// The most records of a batch.
+    pub batch_size: Option<usize>,
+    /// The most bytes of a batch, as JSON.
+    pub batch_bytes: Option<usize>,
+    /// How long a batch waits to fill up to its size.
+    pub batch_window: Duration,
     /// The longest gap between two calls on an empty shard.
     pub idle_poll: Duration,
     /// What to do when records were trimmed.
     pub on_gap: OnGap,
+    /// Which records the processors get.
+    pub filters: Filters,
     /// The moment that `LATEST` stands for (ms since the epoch).
     pub started_at_ms: u64,
     /// Whether a shard that is read to its tip is checkpointed at once.
@@ -85,6 +111,8 @@ pub struct Shared<F> {
     options: Options,
     clock: WallClock,
     counters: Counters,
+    /// Permits for calls of processors, where their number is limited.
+    calls: Option<Arc<Semaphore>>,
 }
 
 impl<F: ProcessorFactory> Shared<F> {
@@ -103,7 +131,27 @@ impl<F: ProcessorFactory> Shared<F> {
         rng: Rng,
     ) -> Arc<Self> {
         let children = ChildFinder::new(stream.clone(), rng);
-        Arc::new(Self { stream, table, worker, alive, budget, factory, children, options, clock, counters })
+        let calls = options.concurrency.map(|most| Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))));
+        Arc::new(Self { stream, table, worker, alive, budget, factory, children, options, clock, counters, calls })
+    }
+
+    /// The batch with only those records that the filters let pass. The others are counted; the batch still stands for
+    /// them ([`RecordBatch::through`]).
+    fn filtered(&self, records: RecordBatch) -> RecordBatch {
+        let filters = &self.options.filters;
+        if filters.pass_all() {
+            return records;
+        }
+        let mut left_out = Outcomes::default();
+        let records = records.retain(|record| {
+            let passes = filters.matches(record);
+            if !passes {
+                left_out.add(record);
+            }
+            passes
+        });
+        self.counters.filtered(&left_out);
+        records
     }
 }
 
@@ -139,6 +187,10 @@ impl Handle {
 pub trait Start: Send + Sync {
     /// Starts the consumer of a lease that names this worker as its holder. Its end is reported on `exits`.
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle;
+
+    /// Takes in a complete listing of the stream's shards that has come in now and took this long: consumers look for
+    /// children there first.
+    fn note_listing(&self, graph: &ShardGraph, took: Duration);
 }
 
 /// Starts consumers on a runtime of their own choice.
@@ -176,5 +228,9 @@ impl<F: ProcessorFactory> Start for Starter<F> {
             let _ = exits.send((key, exit));
         });
         Handle { wishes, look, status }
+    }
+
+    fn note_listing(&self, graph: &ShardGraph, took: Duration) {
+        self.shared.children.note_listing(graph, took);
     }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::checkpointer::Checkpointer;
+use super::failure::BatchError;
 use crate::core::checkpoint::Checkpoint;
 use crate::core::lease::ShardId;
 use crate::core::record::RecordBatch;
 
-/// Any error of a processor. The worker logs it, waits and calls again with the same records.
+/// Any error of a processor.
 pub type Error = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// The shard that a processor is for.
@@ -42,6 +43,9 @@ pub struct ProcessRecordsInput {
 /// `process_records` again and again, then one of `lease_lost` and `shard_ended`, or `shutdown_requested` before the
 /// lease goes to another worker.
 ///
+/// A worker that is told to work on several items of a shard at once makes several processors for it, as many as have
+/// work at the same time; each goes through its own life cycle, and any of them may get any item's records.
+///
 /// Records are delivered at least once. When automatic checkpoints are on (the default), a batch counts as done when
 /// `process_records` returns `Ok`, so everything that must outlive the process has to be durable by then.
 pub trait RecordProcessor: Send + 'static {
@@ -51,9 +55,11 @@ pub trait RecordProcessor: Send + 'static {
         async { Ok(()) }
     }
 
-    /// Called with each batch, in the shard's order. An error, or a panic, is retried with backoff, with the same
-    /// records, for as long as the worker has the lease; no record is passed over. Other shards are not held up.
-    fn process_records(&mut self, input: ProcessRecordsInput) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Called with each batch, in the shard's order, or in each item's when several are worked on at once. What follows
+    /// on an error, or a panic, is up to the [`FailurePolicy`](super::FailurePolicy): by default the records are tried
+    /// again with backoff, in ever smaller batches, for as long as the worker has the lease. Other shards are not held
+    /// up.
+    fn process_records(&mut self, input: ProcessRecordsInput) -> impl Future<Output = Result<(), BatchError>> + Send;
 
     /// Another worker has the lease, or this one could not prove itself alive in time: nothing may be checkpointed any
     /// more.
@@ -75,12 +81,12 @@ pub trait RecordProcessor: Send + 'static {
     }
 }
 
-/// Makes the processor of each shard that this worker begins to read.
+/// Makes the processors of each shard that this worker begins to read.
 pub trait ProcessorFactory: Send + Sync + 'static {
     /// The processors it makes.
     type Processor: RecordProcessor;
 
-    /// Makes the processor of one shard.
+    /// Makes a processor of one shard.
     fn create(&self, shard: &ShardContext) -> Self::Processor;
 }
 

@@ -1,14 +1,15 @@
 //! What the consumer of one shard shows of itself while it runs: how far it has come, and what keeps it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::clock::WallClock;
 use super::reader::{last_position, seconds_to_ms};
-use super::stopwatch::Stopwatch;
+use super::stopwatch::{Calls, Stopwatch};
 use crate::aws::stream::Error;
 use crate::core::group_lag::unread_since_ms;
 use crate::core::lag::{Fetched, Lag, Stage};
@@ -27,8 +28,8 @@ pub struct ShardStatus {
     lag: Mutex<Lag>,
     /// Whether the consumer waits for the shard's parents.
     blocked: AtomicBool,
-    /// The processor's calls.
-    pub(crate) calls: Stopwatch,
+    /// The processors' calls.
+    pub(crate) calls: Calls,
     /// The reader's waiting for the processor and for memory.
     pub(super) waits: Stopwatch,
     /// The processor's calls, while they fail one after the other.
@@ -39,6 +40,25 @@ pub struct ShardStatus {
     ended: OnceLock<Instant>,
     /// When a page came or a batch was done last (ms since the epoch).
     progress_ms: AtomicU64,
+    /// The records that keep failing, by the unit that they are in.
+    halts: Mutex<BTreeMap<u64, Halt>>,
+}
+
+/// A record that keeps failing and is not given up, for which its shard, or at least what follows of its item, waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halt {
+    /// Where the record stands in its shard.
+    pub sequence_number: SequenceNumber,
+    /// The service's id of the change.
+    pub event_id: Option<String>,
+    /// The item's key, as the service wrote it, cut to some hundred bytes.
+    pub keys: String,
+    /// What went wrong last, cut to some hundred bytes.
+    pub error: String,
+    /// How often the record was handed to the processor.
+    pub attempts: u32,
+    /// When it failed first (ms since the epoch).
+    pub since_ms: u64,
 }
 
 /// What keeps a shard from moving.
@@ -66,12 +86,13 @@ impl ShardStatus {
             caught_up_to_ms: AtomicU64::default(),
             lag: Mutex::new(lag),
             blocked: AtomicBool::default(),
-            calls: Stopwatch::default(),
+            calls: Calls::default(),
             waits: Stopwatch::default(),
             retrying: Spell::default(),
             failing: Spell::default(),
             ended: OnceLock::new(),
             progress_ms: AtomicU64::default(),
+            halts: Mutex::default(),
         }
     }
 
@@ -94,7 +115,7 @@ impl ShardStatus {
         self.caught_up_to_ms.fetch_max(moment_ms, Ordering::Relaxed);
     }
 
-    /// How long the processor's call has lasted that is under way, if one is.
+    /// How long the oldest call of a processor has lasted that is under way, if one is.
     pub fn call_lasts(&self) -> Option<Duration> {
         self.calls.runs_for()
     }
@@ -136,6 +157,39 @@ impl ShardStatus {
         ];
         let lasting = troubles.into_iter().filter_map(|(trouble, lasts)| Some((trouble, lasts?)));
         lasting.filter(|(_, lasts)| *lasts >= limit).max_by_key(|(_, lasts)| *lasts)
+    }
+
+    /// The record that the shard has waited for longest, if there is one.
+    pub fn halt(&self) -> Option<Halt> {
+        self.halts().values().min_by_key(|halt| halt.since_ms).cloned()
+    }
+
+    /// Shows that a unit waits for a record that keeps failing.
+    pub(super) fn set_halt(&self, unit: u64, halt: Halt) {
+        let mut halts = self.halts();
+        if halts.is_empty() {
+            ::metrics::gauge!(metrics::SHARDS_HALTED.name).increment(1.0);
+        }
+        halts.insert(unit, halt);
+    }
+
+    /// A unit waits no more.
+    pub(super) fn clear_halt(&self, unit: u64) {
+        let mut halts = self.halts();
+        if halts.remove(&unit).is_some() && halts.is_empty() {
+            ::metrics::gauge!(metrics::SHARDS_HALTED.name).decrement(1.0);
+        }
+    }
+
+    /// Nothing of the shard is tried here any more.
+    pub(super) fn clear_halts(&self) {
+        if !std::mem::take(&mut *self.halts()).is_empty() {
+            ::metrics::gauge!(metrics::SHARDS_HALTED.name).decrement(1.0);
+        }
+    }
+
+    fn halts(&self) -> MutexGuard<'_, BTreeMap<u64, Halt>> {
+        self.halts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // What reader and delivery note.

@@ -1,5 +1,6 @@
-//! A stopwatch that others can read while it runs.
+//! Stopwatches that others can read while they run.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::time::Instant;
 
 /// How much time was spent on something, by one task at a time.
 #[derive(Debug, Default)]
-pub(crate) struct Stopwatch(Mutex<State>);
+pub(super) struct Stopwatch(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -16,11 +17,11 @@ struct State {
 }
 
 /// Runs the stopwatch until it is dropped.
-pub(crate) struct Running<'a>(&'a Stopwatch);
+pub(super) struct Running<'a>(&'a Stopwatch);
 
 impl Stopwatch {
     /// Starts it.
-    pub(crate) fn start(&self) -> Running<'_> {
+    pub(super) fn start(&self) -> Running<'_> {
         self.lock().since = Some(Instant::now());
         Running(self)
     }
@@ -29,11 +30,6 @@ impl Stopwatch {
     pub(super) fn total(&self) -> Duration {
         let state = self.lock();
         state.total + state.since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
-    /// How long it has been running now, if it is.
-    pub(super) fn runs_for(&self) -> Option<Duration> {
-        self.lock().since.map(|since| since.elapsed())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -50,6 +46,49 @@ impl Drop for Running<'_> {
     }
 }
 
+/// The calls that are under way.
+#[derive(Debug, Default)]
+pub(crate) struct Calls(Mutex<UnderWay>);
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    /// When each began, in that order.
+    began: BTreeMap<u64, Instant>,
+    next: u64,
+}
+
+/// Counts as a call until it is dropped.
+pub(crate) struct Call<'a> {
+    calls: &'a Calls,
+    number: u64,
+}
+
+impl Calls {
+    /// A call begins.
+    pub(crate) fn start(&self) -> Call<'_> {
+        let mut under_way = self.lock();
+        let number = under_way.next;
+        under_way.next += 1;
+        under_way.began.insert(number, Instant::now());
+        Call { calls: self, number }
+    }
+
+    /// How long the oldest call has lasted that is under way, if one is.
+    pub(super) fn runs_for(&self) -> Option<Duration> {
+        self.lock().began.first_key_value().map(|(_, began)| began.elapsed())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.calls.lock().began.remove(&self.number);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,9 +98,23 @@ mod tests {
         let stopwatch = Stopwatch::default();
         let running = stopwatch.start();
         tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!((stopwatch.total(), stopwatch.runs_for()), (Duration::from_secs(3), Some(Duration::from_secs(3))));
+        assert_eq!(stopwatch.total(), Duration::from_secs(3));
         drop(running);
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!((stopwatch.total(), stopwatch.runs_for()), (Duration::from_secs(3), None));
+        assert_eq!(stopwatch.total(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_calls_the_oldest_counts() {
+        let calls = Calls::default();
+        let oldest = calls.start();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let newest = calls.start();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(calls.runs_for(), Some(Duration::from_secs(4)));
+        drop(oldest);
+        assert_eq!(calls.runs_for(), Some(Duration::from_secs(1)));
+        drop(newest);
+        assert_eq!(calls.runs_for(), None);
     }
 }

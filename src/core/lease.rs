@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::checkpoint::Checkpoint;
+use super::done_beyond::DoneBeyond;
 
 /// A shard's id, which is also its lease's key (KCL, single-stream mode).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,6 +95,9 @@ pub struct Lease {
     pub children: BTreeSet<ShardId>,
     /// `throughputKBps`: the smoothed rate of delivery in KiB a second.
     pub throughput_kbps: Option<f64>,
+    /// `shardkeeperDone`: what is done beyond one checkpoint, as [`DoneBeyond`] writes it. The only attribute that is
+    /// not KCL's, whose workers leave it alone; see [`Lease::done_beyond`].
+    pub done: Option<String>,
 }
 
 /// A change of one lease: the row that was seen, and the row that takes its place if nobody else was quicker.
@@ -146,6 +150,7 @@ impl Lease {
             parents,
             children: BTreeSet::new(),
             throughput_kbps: None,
+            done: None,
         }
     }
 
@@ -168,6 +173,12 @@ impl Lease {
     /// Whether the lease is on its way from one worker to another.
     pub fn is_handed_over(&self) -> bool {
         self.checkpoint_owner.is_some()
+    }
+
+    /// What is done beyond the checkpoint, as far as it is known. What was kept for another checkpoint, which a worker
+    /// that doesn't know of it has moved since, says nothing.
+    pub fn done_beyond(&self) -> Option<DoneBeyond> {
+        DoneBeyond::parse(self.done.as_ref()?, &self.checkpoint)
     }
 
     /// Gives the lease to `worker`, whoever held it: for unowned leases, those of the dead, and a worker's own after
@@ -267,6 +278,7 @@ impl Lease {
             counter: self.counter + 1,
             checkpoint,
             owner_switches: 0,
+            done: None,
             ..self.clone()
         };
         Transition { before: self.clone(), after }
@@ -290,6 +302,9 @@ impl Lease {
         }
         Ok(self.transition(|after| {
             after.owner_switches = 0;
+            if after.checkpoint != checkpoint {
+                after.done = None;
+            }
             after.checkpoint = checkpoint;
             change(after);
         }))
@@ -316,16 +331,25 @@ impl Transition {
         self
     }
 
+    /// The same with what is done beyond the checkpoint that it leaves.
+    #[must_use]
+    pub fn with_done(mut self, done: Option<&DoneBeyond>) -> Self {
+        let base = &self.after.checkpoint;
+        self.after.done = done.and_then(|done| done.behind(base)).map(|done| done.to_text(base));
+        self
+    }
+
     /// Whether `row` is what this transition leaves behind: how a writer tells its own write, whose answer was lost
     /// or which the client sent twice, from somebody else's.
     ///
-    /// The counter goes up by one with each write, so a row with `after`'s counter, owners and checkpoint is ours, or
+    /// The counter goes up by one with each write, so a row with `after`'s counter, owners and progress is ours, or
     /// was written by another with the very same intent.
     pub fn is_done_in(&self, row: &Lease) -> bool {
         row.counter == self.after.counter
             && row.owner == self.after.owner
             && row.checkpoint_owner == self.after.checkpoint_owner
             && row.checkpoint == self.after.checkpoint
+            && row.done == self.after.done
     }
 
     /// Whether `row` differs from the row seen by nothing but a hand-off that was started since: the holder adopts
@@ -335,6 +359,7 @@ impl Transition {
             && before.checkpoint_owner.is_none()
             && row.checkpoint_owner == before.owner
             && row.checkpoint == before.checkpoint
+            && row.done == before.done
             && (row.counter == before.counter || row.counter == before.counter + 1)
     }
 }
@@ -431,6 +456,28 @@ mod tests {
         assert!(!mine.is_done_in(&lease));
         assert!(!mine.is_done_in(&lease.assign(&id("b")).after));
         assert!(!mine.is_done_in(&lease.checkpoint(&id("a"), at("3")).expect("holder").after));
+    }
+
+    #[test]
+    fn what_is_done_beyond_a_checkpoint_goes_with_it_alone() {
+        let beyond = DoneBeyond { through: "9".parse().expect("digits"), open: vec!["7".parse().expect("digits")] };
+        let mine = owned("a", "1").checkpoint(&id("a"), at("5")).expect("holder").with_done(Some(&beyond));
+        assert_eq!(mine.after.done_beyond(), Some(beyond.clone()));
+        let again = mine.after.checkpoint(&id("a"), at("5")).expect("holder");
+        assert_eq!(again.after.done_beyond(), Some(beyond.clone()), "the same checkpoint");
+        assert!(!again.is_done_in(&again.clone().with_done(None).after), "a write of it alone can be told");
+        let handed = mine.after.hand_off(&id("b")).expect("movable").after;
+        assert_eq!(handed.done_beyond(), Some(beyond.clone()));
+        assert!(Transition::met_hand_off(&mine.after, &handed) && !Transition::met_hand_off(&mine.before, &handed));
+        let by_kcl = Lease { checkpoint: at("6"), ..mine.after.clone() };
+        assert_eq!(by_kcl.done_beyond(), None, "it was kept for another checkpoint");
+        for later in [
+            mine.after.checkpoint(&id("a"), at("8")).expect("holder"),
+            mine.after.end(&id("a"), &BTreeSet::new()).expect("holder"),
+            mine.after.reset(at("5")),
+        ] {
+            assert_eq!(later.after.done, None);
+        }
     }
 
     #[test]

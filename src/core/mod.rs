@@ -5,16 +5,19 @@
 
 pub mod assignment;
 pub mod checkpoint;
+pub mod dead_letter;
 pub mod desired_workers;
+pub mod done_beyond;
+pub mod filter;
 pub mod group_lag;
 pub mod lag;
 pub mod lease;
 pub mod liveness;
 pub mod overload;
 pub mod pacing;
-pub mod progress;
 pub mod record;
 pub mod rng;
+pub mod schedule;
 pub mod sequence_number;
 pub mod shard_graph;
 pub mod throughput;

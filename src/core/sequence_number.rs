@@ -30,6 +30,12 @@ impl SequenceNumber {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The number with zeros before it, always [`MAX_DIGITS`] digits: texts that compare as the numbers do, for stores
+    /// that know no numbers of this length (a DynamoDB number has 38 digits).
+    pub fn padded(&self) -> String {
+        format!("{:0>MAX_DIGITS$}", &*self.0)
+    }
 }
 
 impl FromStr for SequenceNumber {
@@ -133,6 +139,8 @@ mod tests {
         fn order_is_that_of_the_values(left: u128, right: u128, pad in 0_usize..2) {
             let (a, b) = (number(&left.to_string()), number(&format!("{}{right}", "0".repeat(pad))));
             prop_assert_eq!(a.cmp(&b), left.cmp(&right));
+            prop_assert_eq!(a.padded().cmp(&b.padded()), left.cmp(&right));
+            prop_assert_eq!(a.padded().len(), MAX_DIGITS);
             prop_assert_eq!(a == b, left == right);
         }
     }

@@ -9,9 +9,14 @@
 //! application started at `LATEST`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
 use super::lease::{Lease, ShardId};
+
+/// A listing that began this long after something in it came to be, or later, is taken to show it; before, it may come
+/// from a part of the service that does not know it yet.
+pub const SETTLING: Duration = Duration::from_secs(10);
 
 /// A shard as DescribeStream lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +69,11 @@ impl ShardGraph {
         self.shards.contains_key(shard)
     }
 
+    /// The listed shards.
+    pub fn ids(&self) -> impl Iterator<Item = &ShardId> {
+        self.shards.keys()
+    }
+
     /// The listed children of a shard.
     pub fn children(&self, shard: &ShardId) -> BTreeSet<ShardId> {
         self.children.get(shard).cloned().unwrap_or_default()
@@ -111,6 +121,21 @@ impl ShardGraph {
             left_depth.cmp(right_depth).then_with(|| left.key.cmp(&right.key))
         });
         missing.into_iter().map(|(_, lease)| lease).collect()
+    }
+
+    /// The shards without a lease that continue no shard with one. After an application's first listing these are rare:
+    /// new shards follow old ones.
+    pub fn newcomers(&self, has_lease: impl Fn(&ShardId) -> bool) -> BTreeSet<ShardId> {
+        let leaves = self.shards.values().filter(|shard| self.is_leaf(shard));
+        let lines = leaves.map(|leaf| self.line_to_lease(leaf, &has_lease));
+        lines.filter(|(_, continues)| !continues).flat_map(|(line, _)| line).collect()
+    }
+
+    /// The parents of listed shards that are not listed themselves, where neither of the two is among `known`.
+    pub fn unlisted_parents(&self, known: &BTreeSet<ShardId>) -> BTreeSet<ShardId> {
+        let unknown = self.shards.values().filter(|shard| !known.contains(&shard.id));
+        let parents = unknown.filter_map(|shard| shard.parent.as_ref());
+        parents.filter(|parent| !self.contains(parent) && !known.contains(*parent)).cloned().collect()
     }
 
     /// The finished leases that may be deleted.
@@ -276,6 +301,23 @@ mod tests {
     fn a_closed_shard_whose_child_is_not_visible_yet_gets_its_lease() {
         let closed = ShardGraph::new([Shard { closed: true, ..shard("a", None) }]);
         assert_eq!(missing(&closed, &leases(&[]), Checkpoint::TrimHorizon), ["a@TRIM_HORIZON"]);
+    }
+
+    #[test]
+    fn newcomers_are_whole_families_without_a_lease() {
+        let shards = graph(&[("p", None), ("l", Some("p")), ("r", Some("p")), ("x", Some("gone")), ("y", Some("x"))]);
+        let rows = leases(&[("p", &[], "SHARD_END", &["l"])]);
+        let newcomers = shards.newcomers(|id| rows.contains_key(id));
+        assert_eq!(newcomers, BTreeSet::from(["x".into(), "y".into()]));
+    }
+
+    #[test]
+    fn a_parent_that_is_not_listed_matters_while_neither_it_nor_its_child_is_known() {
+        let shards = graph(&[("a", Some("gone")), ("b", Some("a")), ("c", Some("hidden"))]);
+        let unlisted = |known: &[&str]| shards.unlisted_parents(&known.iter().map(|id| ShardId::from(*id)).collect());
+        assert_eq!(unlisted(&[]), BTreeSet::from(["gone".into(), "hidden".into()]));
+        assert_eq!(unlisted(&["a"]), BTreeSet::from(["hidden".into()]));
+        assert_eq!(unlisted(&["a", "hidden"]), BTreeSet::new());
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! Listing the stream's shards: paced below the service's limit, resumed after a fault, never concluded from a part.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::aws::stream::{Error, Stream};
+use crate::core::checkpoint::Checkpoint;
+use crate::core::lease::ShardId;
 use crate::core::pacing::Backoff;
 use crate::core::rng::Rng;
-use crate::core::shard_graph::ShardGraph;
+use crate::core::shard_graph::{Shard, ShardGraph};
 
 /// Pages that are read without a pause; most streams have no more.
 const QUICK_PAGES: u32 = 3;
@@ -15,6 +19,12 @@ const QUICK_PAGES: u32 = 3;
 const PAGE_PAUSE: Duration = Duration::from_millis(200);
 /// Faults are logged when a listing has been failing for this long.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often a listing with holes is made again, and the pause before that.
+const HOLE_RETRIES: u32 = 8;
+const HOLE_PAUSE: Duration = Duration::from_secs(1);
+/// Shards that are looked for at once.
+const PROBES_AT_ONCE: usize = 8;
 
 /// A complete listing.
 #[derive(Clone, Debug)]
@@ -59,6 +69,64 @@ pub async fn list(stream: &Stream, rng: &mut Rng) -> Result<Listing, Error> {
                 }
                 tokio::time::sleep(PAGE_PAUSE / 4 + backoff.next(rng)).await;
             }
+        }
+    }
+}
+
+/// Lists all shards, and makes sure that no ancestor of a shard without a lease is passed over: one whose id is in
+/// `known`, having a lease or a child with one.
+///
+/// The pages of a listing may come from parts of the service that are not equally up to date. Then a shard may be
+/// missing whose child is listed, as if it were trimmed, and the child would be read without it. So each parent that is
+/// not listed is asked for; while one is there, the shards are listed again.
+///
+/// # Errors
+/// As for [`list`].
+pub(super) async fn list_whole(stream: &Stream, known: &BTreeSet<ShardId>, rng: &mut Rng) -> Result<Listing, Error> {
+    let started = Instant::now();
+    let mut retries = 0;
+    loop {
+        let mut listing = list(stream, rng).await?;
+        let passed_over = those_there(stream, listing.graph.unlisted_parents(known), rng).await;
+        listing.took = started.elapsed();
+        if passed_over.is_empty() {
+            return Ok(listing);
+        }
+        tracing::debug!(shards = passed_over.len(), "the listing passes shards over, making another");
+        if retries == HOLE_RETRIES {
+            // This service never lists them: then nothing is known of their own parents.
+            passed_over.into_iter().for_each(|id| listing.graph.insert(Shard { id, parent: None, closed: true }));
+            return Ok(listing);
+        }
+        retries += 1;
+        tokio::time::sleep(HOLE_PAUSE).await;
+    }
+}
+
+/// Those of the shards that are still there.
+async fn those_there(stream: &Stream, shards: BTreeSet<ShardId>, rng: &mut Rng) -> BTreeSet<ShardId> {
+    let (mut there, mut probes) = (BTreeSet::new(), JoinSet::new());
+    for shard in shards {
+        if probes.len() >= PROBES_AT_ONCE {
+            there.extend(probes.join_next().await.and_then(Result::ok).flatten());
+        }
+        let (stream, rng) = (stream.clone(), rng.fork());
+        probes.spawn(async move { is_there(&stream, &shard, rng).await.then_some(shard) });
+    }
+    while let Some(shard) = probes.join_next().await {
+        there.extend(shard.ok().flatten());
+    }
+    there
+}
+
+/// Whether the service has a shard: it gives iterators on those that it has, listed or not.
+async fn is_there(stream: &Stream, shard: &ShardId, mut rng: Rng) -> bool {
+    let mut backoff = Backoff::default();
+    loop {
+        match stream.shard_iterator(shard, &Checkpoint::TrimHorizon).await {
+            Ok(_) => return true,
+            Err(Error::Transient(_) | Error::Throttled(_)) => tokio::time::sleep(backoff.next(&mut rng)).await,
+            Err(_) => return false,
         }
     }
 }

@@ -207,6 +207,7 @@ impl Coordinator {
             view_sender,
             notices,
             self.board.clone(),
+            Arc::clone(&starter),
             self.rng.fork(),
         );
         let keeper = Keeper::new(

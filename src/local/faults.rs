@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::error::ServiceError;
+use super::policy::Policy;
 use super::random::Random;
 use super::request::Parameters;
 use super::world::Request;
@@ -53,6 +54,9 @@ pub struct FaultPlan {
     pub latency: BTreeMap<String, Duration>,
     /// Operations refused with AccessDeniedException.
     pub deny: BTreeSet<String>,
+    /// What callers may do, by access key id. What a policy does not allow is refused with AccessDeniedException; a
+    /// caller without one may do anything.
+    pub policies: BTreeMap<String, Policy>,
     /// Connections that call the tables' API break.
     pub refuse_tables: bool,
     /// Connections that call the streams' API break.
@@ -77,17 +81,19 @@ impl FaultPlan {
     /// {"rules": [{"share": 0.05, "effect": "error", "code": "InternalServerError", "operations": ["GetRecords"]}],
     ///  "latency_ms": {"GetRecords": 50, "*": 5},
     ///  "deny": ["DescribeStream"],
+    ///  "policies": {"ACCESSKEYID": {"Statement": [{"Effect": "Allow", "Action": "dynamodb:*", "Resource": "*"}]}},
     ///  "refuse": ["tables", "streams"]}
     /// ```
     ///
     /// A rule without operations touches all. Effects: `error` (with `code`, InternalServerError unless given),
     /// `drop` (the connection breaks before the call is carried out), `drop_after` (and after it is), `hang`,
-    /// `hang_after`, `truncate` (half of the body is missing).
+    /// `hang_after`, `truncate` (half of the body is missing). `policies` are IAM's, by access key
+    /// id: see [`Policy::from_json`].
     ///
     /// # Errors
     /// A member, effect or type that this does not know, as a ValidationException.
     pub fn from_json(json: &Value) -> Result<Self, ServiceError> {
-        let members = Parameters::new(json, &["rules", "latency_ms", "deny", "refuse"])?;
+        let members = Parameters::new(json, &["rules", "latency_ms", "deny", "policies", "refuse"])?;
         let mut plan = Self::default();
         for rule in members.list("rules")?.into_iter().flatten() {
             plan.rules.push(FaultRule::from_json(rule)?);
@@ -99,6 +105,9 @@ impl FaultPlan {
             plan.latency.insert(operation.clone(), Duration::from_millis(millis));
         }
         plan.deny = words(&members, "deny")?;
+        for (caller, policy) in members.map("policies")?.into_iter().flatten() {
+            plan.policies.insert(caller.clone(), Policy::from_json(policy)?);
+        }
         for service in words(&members, "refuse")? {
             match service.as_str() {
                 "tables" => plan.refuse_tables = true,
@@ -127,7 +136,9 @@ impl FaultPlan {
             refuse.push("streams");
         }
         let rules: Vec<Value> = self.rules.iter().map(FaultRule::to_json).collect();
-        json!({"rules": rules, "latency_ms": latency, "deny": self.deny, "refuse": refuse})
+        let policies: BTreeMap<&String, &Value> =
+            self.policies.iter().map(|(caller, policy)| (caller, policy.to_json())).collect();
+        json!({"rules": rules, "latency_ms": latency, "deny": self.deny, "policies": policies, "refuse": refuse})
     }
 
     /// Draws the fault of one call.
@@ -230,6 +241,7 @@ mod tests {
             ],
             "latency_ms": {"*": 3},
             "deny": ["Scan"],
+            "policies": {"worker": {"Statement": {"Effect": "Allow", "Action": "dynamodb:Get*", "Resource": "*"}}},
             "refuse": ["streams"],
         });
         let plan = FaultPlan::from_json(&json).expect("a good plan");
@@ -243,6 +255,7 @@ mod tests {
             json!({"rules": [{"share": 2, "effect": "drop"}]}),
             json!({"rules": [{"share": 1, "effect": "explode"}]}),
             json!({"refuse": ["everything"]}),
+            json!({"policies": {"worker": {}}}),
             json!({"latency_ms": {"Scan": "slow"}}),
         ] {
             assert!(FaultPlan::from_json(&json).is_err(), "{json}");

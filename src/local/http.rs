@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -102,7 +102,11 @@ async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
     match (&head.method, head.uri.path(), target) {
         (&Method::POST, "/", Some(target)) => {
             let request = Request { target: target.to_owned(), body };
-            Ok(from_answer(service.call(request).await?))
+            let answer = match caller(&head.headers) {
+                Some(caller) => service.call_as(caller, request).await?,
+                None => service.call(request).await?,
+            };
+            Ok(from_answer(answer))
         }
         (&Method::POST, "/", None) => {
             Ok(from_error(&ServiceError::new("UnknownOperationException", "The request has no x-amz-target header")))
@@ -110,6 +114,13 @@ async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
         (&Method::GET, "/", _) => Ok(text(StatusCode::OK, "healthy: dynamodb, dynamodb streams (shardkeeper local)\n")),
         (method, path, _) => Ok(control(method, path, &body, &service)),
     }
+}
+
+/// The access key id that a call is signed with: `AWS4-HMAC-SHA256 Credential=ID/DATE/REGION/SERVICE/aws4_request, …`.
+/// Signatures are not checked.
+fn caller(headers: &HeaderMap) -> Option<&str> {
+    let (_, credential) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once("Credential=")?;
+    credential.split('/').next()
 }
 
 /// The control plane: see the module's documentation.
@@ -152,7 +163,15 @@ fn change_streams(body: &[u8], service: &LocalService) -> Result<Value, ServiceE
 
 fn preload(body: &[u8], service: &LocalService) -> Result<Value, ServiceError> {
     let json = parse(body)?;
-    let known = ["table", "records_per_shard", "keys_per_shard", "value_bytes", "first_version"];
+    let known = [
+        "table",
+        "records_per_shard",
+        "keys_per_shard",
+        "value_bytes",
+        "value_attributes",
+        "first_version",
+        "pages_ahead",
+    ];
     let members = Parameters::new(&json, &known)?;
     let number = |name, default| match members.integer(name)? {
         None => Ok(default),
@@ -164,7 +183,9 @@ fn preload(body: &[u8], service: &LocalService) -> Result<Value, ServiceError> {
         records_per_shard: number("records_per_shard", 1000)?,
         keys_per_shard: number("keys_per_shard", 100)?,
         value_bytes: usize::try_from(number("value_bytes", 64)?).unwrap_or(usize::MAX),
+        value_attributes: usize::try_from(number("value_attributes", 1)?).unwrap_or(usize::MAX),
         first_version: number("first_version", 0)?,
+        pages_ahead: members.flag("pages_ahead")?.unwrap_or(false),
     };
     if preload.value_bytes > 400 * 1024 {
         return Err(ServiceError::validation("value_bytes must not be above an item's 400 KB"));

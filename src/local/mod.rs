@@ -20,13 +20,14 @@
 //! Served by [`http`] beside the API, each also a method of [`LocalService`]:
 //! - `GET /_local/stats`: the counters of [`stats::Stats`] as JSON.
 //! - `GET /_local/faults`: the fault plan in force. `POST /_local/faults` replaces it: see
-//!   [`faults::FaultPlan::from_json`]; `{}` ends all faults.
+//!   [`faults::FaultPlan::from_json`]; `{}` ends all faults. Its `policies` hold callers to
+//!   what IAM would let them do.
 //! - `POST /_local/streams`: `{"table": "Phones", "action": "split"}` changes the shards of a table's latest
 //!   stream. Actions: `split` and `rollover` (of the shard named by `"shard"`, else of every open shard), and `trim`
 //!   (drops the records of that shard, or of all, as if their retention were over). The answer lists the shards
 //!   that were touched.
 //! - `POST /_local/preload`: `{"table": "Phones", "records_per_shard": 1000, "keys_per_shard": 100, "value_bytes": 64,
-//!   "first_version": 0}` writes made-up records to every open shard of a table's stream: see [`Preload`].
+//!   "value_attributes": 1, "first_version": 0, "pages_ahead": false}` writes made-up records to every open shard of a table's stream: see [`Preload`].
 //! - `POST /_local/tick`: brings roll-over, trimming and expiry up to the service's clock.
 
 pub mod connector;
@@ -41,6 +42,7 @@ mod items;
 mod limits;
 mod number;
 mod options;
+mod policy;
 mod preload;
 mod query;
 mod random;
@@ -59,6 +61,7 @@ mod world;
 
 pub use error::ServiceError;
 pub use options::LocalOptions;
+pub use policy::Policy;
 pub use preload::Preload;
 pub use service::{Clock, LocalService, LostCall};
 pub use stream::StreamAction;

@@ -13,11 +13,13 @@ use super::world::World;
 
 /// Candidates for keys that are tried for each one wanted; a fair hash needs far fewer.
 const TRIES_PER_KEY: u64 = 10_000;
+/// Beyond this, an item's texts are spread no further.
+const MOST_ATTRIBUTES: usize = 1000;
 
 /// Records to write to every open shard of a table's stream, as if its items had changed that often.
 ///
 /// The records are like any other: their keys belong to the shard, their sequence numbers go up, and their images
-/// tell a key's history in the attribute `v` (a number that grows by one) beside `pad` (a text of `value_bytes`).
+/// tell a key's history in the attribute `v` (a number that grows by one) beside texts that fill them up.
 /// Only the table has no such items. With [`World::change_shards`] between two of these, a stream gets generations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preload {
@@ -25,10 +27,16 @@ pub struct Preload {
     pub records_per_shard: u64,
     /// How many keys take turns in each shard, at least 1.
     pub keys_per_shard: u64,
-    /// How long the text in each image is.
+    /// How long the texts in each image are together.
     pub value_bytes: usize,
+    /// Over how many attributes that length is spread, at least 1: `pad`, `pad2`, `pad3` and so on.
+    pub value_attributes: usize,
     /// The first `v` of each key: 0 for the first time, and then where the last one ended.
     pub first_version: u64,
+    /// Whether the answers to GetRecords are made now, up to the last full page of each shard, to be given as they are
+    /// whenever a reader gets to them. They cost the service next to nothing then, so that a load test measures its
+    /// reader. The iterators in them are as old as they are.
+    pub pages_ahead: bool,
 }
 
 impl World {
@@ -45,7 +53,7 @@ impl World {
             return Err(ServiceError::validation(message));
         };
         let keys = find_keys(stream, preload.keys_per_shard.max(1))?;
-        let pad = AttributeValue::S("x".repeat(preload.value_bytes));
+        let pads = pads(preload);
         let mut written = 0;
         for index in 0..preload.records_per_shard {
             let round = index / preload.keys_per_shard.max(1);
@@ -55,12 +63,15 @@ impl World {
                 let Some((ring, key)) = usize::try_from(turn).ok().and_then(|turn| keys.get(turn)) else {
                     continue;
                 };
-                let new = image(key, version, &pad);
-                let old = version.checked_sub(1).map(|before| image(key, before, &pad));
+                let new = image(key, version, &pads);
+                let old = version.checked_sub(1).map(|before| image(key, before, &pads));
                 let change = Change { old: old.as_ref(), new: Some(&new), cause: Cause::Request };
                 let mut surroundings = Surroundings { now, options: &self.options, random: &mut self.random };
                 written += u64::from(stream.append(*ring, &change, &mut surroundings));
             }
+        }
+        if preload.pages_ahead {
+            stream.make_pages(now, &self.options);
         }
         self.stats.records_written += written;
         self.plan();
@@ -106,9 +117,20 @@ fn key_item(schema: &KeySchema, candidate: u64) -> Item {
     schema.attributes().map(|attribute| (attribute.name.clone(), value(attribute))).collect()
 }
 
-fn image(key: &Item, version: u64, pad: &AttributeValue) -> Item {
+/// The texts that fill an image up.
+fn pads(preload: &Preload) -> Item {
+    let count = preload.value_attributes.clamp(1, MOST_ATTRIBUTES);
+    let (each, rest) = (preload.value_bytes / count, preload.value_bytes % count);
+    let pad = |index: usize| {
+        let name = if index == 0 { "pad".to_owned() } else { format!("pad{}", index + 1) };
+        (name, AttributeValue::S("x".repeat(each + usize::from(index < rest))))
+    };
+    (0..count).map(pad).collect()
+}
+
+fn image(key: &Item, version: u64, pads: &Item) -> Item {
     let mut image = key.clone();
+    image.extend(pads.iter().map(|(name, pad)| (name.clone(), pad.clone())));
     image.insert("v".to_owned(), AttributeValue::N(Number::from(version)));
-    image.insert("pad".to_owned(), pad.clone());
     image
 }

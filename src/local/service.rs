@@ -76,7 +76,16 @@ impl LocalService {
     /// # Errors
     /// The plan broke the connection.
     pub async fn call(&self, request: Request) -> Result<Answer, LostCall> {
-        let fault = self.world().draw_fault(&request);
+        let fault = self.world().draw_fault(&request, None);
+        self.call_with(request, fault).await
+    }
+
+    /// The same for a caller with this access key id, who is held to a policy if the plan has one for it.
+    ///
+    /// # Errors
+    /// The plan broke the connection.
+    pub async fn call_as(&self, caller: &str, request: Request) -> Result<Answer, LostCall> {
+        let fault = self.world().draw_fault(&request, Some(caller));
         self.call_with(request, fault).await
     }
 

@@ -1,8 +1,10 @@
 //! Counters of what the service did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+
+use super::policy::Need;
 
 /// Counts since the world began.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -12,6 +14,8 @@ pub struct Stats {
     pub calls: BTreeMap<String, u64>,
     /// Errors answered, by operation and error name.
     pub errors: BTreeMap<String, BTreeMap<String, u64>>,
+    /// What callers with a policy needed, by access key id: IAM's actions, each with the ARNs that it was needed on.
+    pub actions: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
     /// Capacity units by table, as ConsumedCapacity counts them.
     pub units: BTreeMap<String, Units>,
     /// Records written to streams.
@@ -40,6 +44,7 @@ impl Stats {
         json!({
             "calls": self.calls,
             "errors": self.errors,
+            "actions": self.actions,
             "units": units,
             "records_written": self.records_written,
             "records_served": self.records_served,
@@ -58,6 +63,11 @@ impl Stats {
                 self.errors.insert(operation.to_owned(), codes);
             }
         }
+    }
+
+    pub(crate) fn note_need(&mut self, caller: &str, need: Need) {
+        let actions = self.actions.entry(caller.to_owned()).or_default();
+        actions.entry(need.action).or_default().insert(need.resource);
     }
 
     pub(crate) fn units_of(&mut self, table: &str) -> &mut Units {

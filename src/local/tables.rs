@@ -198,7 +198,7 @@ impl World {
         self.plan();
     }
 
-    fn table_arn(&self, name: &str) -> String {
+    pub(super) fn table_arn(&self, name: &str) -> String {
         let LocalOptions { region, account_id, .. } = &self.options;
         format!("arn:aws:dynamodb:{region}:{account_id}:table/{name}")
     }

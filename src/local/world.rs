@@ -7,8 +7,9 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::error::ServiceError;
-use super::faults::{Fault, FaultPlan};
+use super::faults::{Effect, Fault, FaultPlan};
 use super::options::LocalOptions;
+use super::policy;
 use super::random::Random;
 use super::stats::Stats;
 use super::stream::StreamAction;
@@ -139,9 +140,27 @@ impl World {
         self.faults = faults;
     }
 
-    /// Draws what shall go wrong with one call by the plan; the shells carry it out.
-    pub fn draw_fault(&mut self, request: &Request) -> Fault {
-        self.faults.draw(request, &mut self.fault_random)
+    /// Draws what shall go wrong with one call by the plan; the shells carry it out. `caller` is the access key id
+    /// that the call is signed with, if it is.
+    pub fn draw_fault(&mut self, request: &Request, caller: Option<&str>) -> Fault {
+        let mut fault = self.faults.draw(request, &mut self.fault_random);
+        if let (Effect::None, Some(refusal)) =
+            (&fault.effect, caller.and_then(|caller| self.refusal_by_policy(request, caller)))
+        {
+            fault.effect = Effect::Refuse(refusal);
+        }
+        fault
+    }
+
+    /// Holds a call to its caller's policy, if there is one, and notes what it needed.
+    fn refusal_by_policy(&mut self, request: &Request, caller: &str) -> Option<ServiceError> {
+        let policy = self.faults.policies.get(caller)?;
+        let needs = policy::needs(request, |name| self.table_arn(name));
+        let refusal = policy.refusal(&needs);
+        for need in needs {
+            self.stats.note_need(caller, need);
+        }
+        refusal
     }
 
     /// Changes the shards of a table's latest stream: the named one, or all that the action fits. Answers the ids of

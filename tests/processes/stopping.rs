@@ -98,11 +98,7 @@ fn a_worker_that_was_paused_past_its_leases_delivers_nothing_of_them_and_joins_a
     scene.service.write(TABLE, &mut written, 400);
     deliveries.wait_for_all(&written);
     // With a checkpoint still to be written, that write would tell it that the lease is lost.
-    let shards = scene.service.shards(TABLE);
-    wait_for("everything to be checkpointed", || {
-        let leases = scene.service.leases("audit");
-        shards.iter().all(|shard| shard.records.last().is_none_or(|last| leases[&shard.id].checkpoint == *last))
-    });
+    scene.wait_for_checkpoints("audit");
 
     paused.signal("STOP");
     scene.service.write(TABLE, &mut written, 400);

@@ -1,13 +1,19 @@
 //! Bugs put in on purpose, to see that the checker finds them: each changes what a process says to the service, what
-//! it hears, or what its processors do, and leaves the worker's code alone.
+//! it hears and when, or what its processors do, and leaves the worker's code alone.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::Value;
-use shardkeeper::local::Request;
+use shardkeeper::local::{Answer, Request};
 
-use super::scenario::Scenario;
-use super::service::APP;
+use super::faults::Kind;
+use super::history::Ms;
+use super::scenario::{Act, Scenario};
+use super::service::{APP, Service};
+
+/// How old what leaders see of the fleet is, where that is the bug.
+const STALE_BY: Ms = 1_200;
 
 /// A planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +28,10 @@ pub enum Bug {
     SlowClocks,
     /// Processors pass over some records and call them done.
     SkippedRecords,
+    /// Leaders take leases from workers that were dead some time before the leases' rows were read.
+    StaleProofs,
+    /// Workers start on leases that name them without waiting for the write by which they take them up.
+    UnclaimedStarts,
 }
 
 impl Bug {
@@ -30,6 +40,17 @@ impl Bug {
         if self == Self::OrphanedChildren {
             scenario.generations_before = 4;
             scenario.slowest_record = Duration::from_millis(100);
+        }
+        if matches!(self, Self::StaleProofs | Self::UnclaimedStarts) {
+            // Workers that come to life again just as they are taken for dead, and nothing else.
+            scenario.workers = 4;
+            scenario.lease_duration = Duration::from_secs(2);
+            scenario.pauses = [2_500; 5];
+            scenario.acts = (0..30).map(|time| (1_500 + time * 500, Act::Pause)).collect();
+        }
+        if self == Self::UnclaimedStarts {
+            scenario.acts.extend((0..8).map(|time| (1_600 + time * 2_000, Act::Fault(Kind::SlowTakeOver))));
+            scenario.acts.sort();
         }
     }
 
@@ -77,6 +98,65 @@ impl Bug {
     pub fn passes_over(self) -> Option<u64> {
         (self == Self::SkippedRecords).then_some(40)
     }
+}
+
+/// What bugs remember that change what a process hears, and when.
+#[derive(Debug, Default)]
+pub struct Interference {
+    /// The fleet table as it was.
+    scans: VecDeque<(Ms, Answer)>,
+    /// Claims that their process takes for done, by process and lease.
+    claims: BTreeMap<(usize, String), Vec<Request>>,
+}
+
+impl Interference {
+    /// Carries a call out as the bug has it.
+    pub fn carry(&mut self, bug: Bug, now: Ms, process: usize, request: &Request, service: &mut Service) -> Answer {
+        match bug {
+            Bug::StaleProofs => self.look_late(now, process, request, service),
+            Bug::UnclaimedStarts => self.claim_late(process, request, service),
+            _ => service.carry(process, request),
+        }
+    }
+
+    /// Leaders prove workers dead by scans of the fleet table: these show what was some time ago.
+    fn look_late(&mut self, now: Ms, process: usize, request: &Request, service: &mut Service) -> Answer {
+        let answer = service.carry(process, request);
+        let is_scan = request.operation() == "Scan" && table(request).is_some_and(|table| table != APP);
+        if !is_scan || answer.status != 200 {
+            return answer;
+        }
+        self.scans.push_back((now, answer));
+        while self.scans.get(1).is_some_and(|(at, _)| at + STALE_BY <= now) {
+            self.scans.pop_front();
+        }
+        self.scans[0].1.clone()
+    }
+
+    /// A write that raises the counter and changes nothing else is answered at once, and carried out when its process
+    /// next writes to the lease.
+    fn claim_late(&mut self, process: usize, request: &Request, service: &mut Service) -> Answer {
+        let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let key = |item: &Value| item["Key"]["leaseKey"]["S"].as_str().map(ToOwned::to_owned);
+        let is_claim = body["TableName"] == APP && body["UpdateExpression"] == "SET leaseCounter = :counter";
+        if let (true, Some(lease)) = (is_claim, key(&body)) {
+            self.claims.entry((process, lease)).or_default().push(request.clone());
+            return Answer { status: 200, body: "{}".into(), request_id: "claimed".into() };
+        }
+        let items = body["TransactItems"].as_array().into_iter().flatten();
+        let updates = items.map(|item| &item["Update"]).chain([&body]);
+        for lease in updates.filter_map(key) {
+            for claim in self.claims.remove(&(process, lease)).into_iter().flatten() {
+                service.carry(process, &claim);
+            }
+        }
+        service.carry(process, request)
+    }
+}
+
+fn table(request: &Request) -> Option<String> {
+    let body: Value = serde_json::from_slice(&request.body).ok()?;
+    body["TableName"].as_str().map(ToOwned::to_owned)
 }
 
 fn orphan(put: &mut Value) {

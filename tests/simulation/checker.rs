@@ -63,6 +63,8 @@ pub struct Counts {
     pub hand_offs: u64,
     pub takeovers: u64,
     pub shards_ended: u64,
+    /// Finished leases that were cleaned up.
+    pub cleaned_up: u64,
     /// Batches begun by a process whose worker id another process had taken over.
     pub namesakes: u64,
 }
@@ -319,6 +321,7 @@ impl Checker {
 
     /// KCL's rule: a lease goes after its end, when its parents' are gone and each child has moved beyond its start.
     fn row_deleted(&mut self, now: Ms, key: &str, before: &Row) {
+        self.counts.cleaned_up += 1;
         if !before.is_finished() {
             let words = format!("unfinished lease {key} was deleted: {before:?}");
             return self.break_rule(Rule::WronglyDeleted, now, words);

@@ -6,6 +6,10 @@ use shardkeeper::core::rng::Rng;
 use shardkeeper::local::{Answer, Request, ServiceError};
 
 use super::history::Ms;
+use super::process::EPOCH_MS;
+
+/// For how long a stale listing may not know a shard yet.
+const STALE_FOR: Ms = 8_000;
 
 /// The kinds of faults of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,9 +34,11 @@ pub enum Kind {
     Malformed,
     /// Slow both ways.
     Slow,
+    /// The same, for take-overs of leases alone. Not drawn: a scenario that needs it asks for it.
+    SlowTakeOver,
     /// A page of GetRecords without the records that are there.
     EmptyPage,
-    /// A listing in which the newest shards are missing, and closed ones look open.
+    /// A listing in which the newest shards are missing, up to an age, and closed ones look open.
     StaleListing,
     /// The tables cannot be reached.
     NoTables,
@@ -40,7 +46,7 @@ pub enum Kind {
     NoStreams,
 }
 
-/// All kinds.
+/// All kinds that are drawn.
 pub const KINDS: [Kind; 14] = [
     Kind::Throttled,
     Kind::ServerError,
@@ -93,7 +99,7 @@ impl Fate {
             Some(Kind::SilentAfter) => "carried, silent",
             Some(Kind::Truncated) => "truncated",
             Some(Kind::Malformed) => "malformed",
-            Some(Kind::Slow) => "slow",
+            Some(Kind::Slow | Kind::SlowTakeOver) => "slow",
             Some(Kind::EmptyPage) => "empty page",
             Some(Kind::StaleListing) => "stale listing",
             Some(Kind::NoTables | Kind::NoStreams) => "cut off",
@@ -113,7 +119,7 @@ pub fn draw(windows: &[Window], now: Ms, process: usize, request: &Request, rng:
         match window.kind {
             Kind::Throttled => fate.refusal = Some(throttle(request)),
             Kind::ServerError => fate.refusal = Some(ServiceError::new("InternalServerError", "simulated")),
-            Kind::Slow => {
+            Kind::Slow | Kind::SlowTakeOver => {
                 fate.there += rng.next_u64() % 2500;
                 fate.back += rng.next_u64() % 2500;
             }
@@ -129,10 +135,18 @@ fn touches(kind: Kind, request: &Request) -> bool {
     match kind {
         Kind::EmptyPage => request.operation() == "GetRecords",
         Kind::StaleListing => request.operation() == "DescribeStream",
+        Kind::SlowTakeOver => is_take_over(request),
         Kind::NoTables => !request.is_for_streams(),
         Kind::NoStreams => request.is_for_streams(),
         _ => true,
     }
+}
+
+/// Whether a lease goes from one owner to another by this write.
+fn is_take_over(request: &Request) -> bool {
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    let owner = |name: &str| body["ExpressionAttributeValues"][name]["S"].as_str().map(ToOwned::to_owned);
+    request.operation() == "UpdateItem" && owner(":leaseOwner").is_some() && owner(":seen_leaseOwner").is_some()
 }
 
 fn throttle(request: &Request) -> ServiceError {
@@ -145,8 +159,8 @@ fn throttle(request: &Request) -> ServiceError {
     ServiceError::new(code, "simulated")
 }
 
-/// Changes the answer of a call as its fault has it.
-pub fn distort(kind: Kind, request: &Request, answer: &mut Answer, rng: &mut Rng) {
+/// Changes the answer of a call, made at `now`, as its fault has it.
+pub fn distort(kind: Kind, now: Ms, request: &Request, answer: &mut Answer, rng: &mut Rng) {
     if answer.status != 200 {
         return;
     }
@@ -168,21 +182,22 @@ pub fn distort(kind: Kind, request: &Request, answer: &mut Answer, rng: &mut Rng
         }
         Kind::StaleListing => {
             let Ok(mut page) = serde_json::from_slice::<Value>(&answer.body) else { return };
-            hide_news(&mut page, rng);
+            hide_news(&mut page, now, rng);
             answer.body = page.to_string().into();
         }
         _ => {}
     }
 }
 
-/// Hides the newest shards of a page, never one whose child is shown, and the ends of some closed ones.
-fn hide_news(page: &mut Value, rng: &mut Rng) {
+/// Hides the newest shards of a page, never an old one or one whose child is shown, and the ends of some closed ones.
+fn hide_news(page: &mut Value, now: Ms, rng: &mut Rng) {
     let Some(shards) = page["StreamDescription"]["Shards"].as_array_mut() else { return };
     let hidden = usize::try_from(rng.next_u64()).unwrap_or_default() % (shards.len() + 1);
     for _ in 0..hidden {
         let is_parent = |id: &Value| shards.iter().any(|shard| shard["ParentShardId"] == *id);
         let Some(last) = shards.last() else { break };
-        if last["ParentShardId"].is_null() || is_parent(&last["ShardId"]) {
+        let is_old = born(last).is_none_or(|born| born + STALE_FOR < now);
+        if is_old || last["ParentShardId"].is_null() || is_parent(&last["ShardId"]) {
             break;
         }
         shards.pop();
@@ -194,4 +209,10 @@ fn hide_news(page: &mut Value, rng: &mut Rng) {
             range.remove("EndingSequenceNumber");
         }
     }
+}
+
+/// When a shard was made: its id says so.
+fn born(shard: &Value) -> Option<Ms> {
+    let id = shard["ShardId"].as_str()?.strip_prefix("shardId-")?;
+    id.split('-').next()?.parse::<u64>().ok()?.checked_sub(EPOCH_MS)
 }

@@ -2,8 +2,8 @@
 //! one seed, everything that can go wrong going wrong, and a checker of the invariants beside it.
 //!
 //!     cargo test --test simulation                                          the seeds of every test run
-//!     SHARDKEEPER_SIM_SEEDS=1000..2000 cargo test --release --test simulation invariants -- --nocapture
-//!                                                                           others, with a report
+//!     SHARDKEEPER_SIM_SEEDS=1000..2000 cargo test --profile sim --test simulation invariants -- --nocapture
+//!                                                                           others, optimised, with a report
 //!     SHARDKEEPER_SIM_SEEDS=17..18 SHARDKEEPER_SIM_TRACE=1 cargo test --test simulation invariants -- --nocapture
 //!                                                                           one, with each event printed
 //!
@@ -59,7 +59,7 @@ fn the_invariants_hold_under_every_seed() {
         for _ in 0..THREADS.min(count) {
             scope.spawn(|| {
                 while let Some(seed) = take(&seeds) {
-                    let outcome = simulate(seed, None);
+                    let outcome = simulate(seed);
                     lock(&report).add(&outcome.report);
                     if outcome.violation.is_some() {
                         lock(&failures).push(describe(seed, &outcome));
@@ -76,12 +76,12 @@ fn the_invariants_hold_under_every_seed() {
 #[test]
 fn one_seed_gives_one_trace() {
     for seed in [3, 11] {
-        let (first, second) = (simulate(seed, None), simulate(seed, None));
+        let (first, second) = (simulate(seed), simulate(seed));
         assert_eq!(first.report.calls, second.report.calls, "seed {seed}");
         let differs = first.recent.iter().zip(&second.recent).find(|(first, second)| first != second);
         assert_eq!(first.hash, second.hash, "seed {seed}: {differs:?}");
     }
-    assert_ne!(simulate(3, None).hash, simulate(11, None).hash);
+    assert_ne!(simulate(3).hash, simulate(11).hash);
 }
 
 #[test]
@@ -111,12 +111,26 @@ fn records_that_are_passed_over_are_found() {
     assert_found(Bug::SkippedRecords, Rule::OutOfOrder, &[Rule::Lost]);
 }
 
+#[test]
+fn take_overs_by_a_proof_older_than_the_row_are_found() {
+    assert_found(Bug::StaleProofs, Rule::TwoOwners, &[]);
+}
+
+#[test]
+fn starts_that_do_not_wait_for_their_claim_are_found() {
+    assert_found(Bug::UnclaimedStarts, Rule::TwoOwners, &[]);
+}
+
 /// Asserts that with this bug put in a seed fails by the rule that the bug breaks, and none before by others than
-/// those that follow from it.
+/// those that follow from it; and that this seed fails by the bug alone.
 fn assert_found(bug: Bug, rule: Rule, following: &[Rule]) {
     for seed in SEEDS.take(24) {
-        let Some(violation) = simulate(seed, Some(bug)).violation else { continue };
+        let mut scenario = Scenario::new(seed, CHAOS_MS);
+        bug.sharpen(&mut scenario);
+        let Some(violation) = simulate_scenario(&scenario, Some(bug)).violation else { continue };
         if violation.rule == rule {
+            let without = simulate_scenario(&scenario, None).violation;
+            assert!(without.is_none(), "seed {seed} without {bug:?}: {without:?}");
             return;
         }
         assert!(following.contains(&violation.rule), "seed {seed}, {bug:?}: {violation}");
@@ -124,15 +138,15 @@ fn assert_found(bug: Bug, rule: Rule, following: &[Rule]) {
     panic!("{bug:?} was not found");
 }
 
-fn simulate(seed: u64, bug: Option<Bug>) -> Outcome {
+fn simulate(seed: u64) -> Outcome {
+    simulate_scenario(&Scenario::new(seed, CHAOS_MS), None)
+}
+
+fn simulate_scenario(scenario: &Scenario, bug: Option<Bug>) -> Outcome {
     keep_meant_panics_quiet();
     // A thread of its own for each: the SDK draws its jitter from a generator of the thread.
-    let mut scenario = Scenario::new(seed, CHAOS_MS);
-    if let Some(bug) = bug {
-        bug.sharpen(&mut scenario);
-    }
-    let simulated = std::thread::scope(|scope| scope.spawn(|| run(&scenario, bug)).join());
-    simulated.unwrap_or_else(|_| panic!("the simulation of seed {seed} panicked"))
+    let simulated = std::thread::scope(|scope| scope.spawn(|| run(scenario, bug)).join());
+    simulated.unwrap_or_else(|_| panic!("the simulation of seed {} panicked", scenario.seed))
 }
 
 fn describe(seed: u64, outcome: &Outcome) -> String {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use shardkeeper::core::rng::Rng;
-use shardkeeper::{ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
+use shardkeeper::{BatchError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 
 use super::history::{Event, History};
 
@@ -75,10 +75,7 @@ struct Seen {
 }
 
 impl RecordProcessor for Recorder {
-    async fn process_records(
-        &mut self,
-        input: ProcessRecordsInput,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
         let records: Vec<Seen> = input.records.iter().map(|record| seen(record.json())).collect();
         let (first, last) = (records[0].position, records[records.len() - 1].position);
         let (process, shard) = (self.process, self.shard.clone());

@@ -39,6 +39,7 @@ impl Report {
         mine.hand_offs += theirs.hand_offs;
         mine.takeovers += theirs.takeovers;
         mine.shards_ended += theirs.shards_ended;
+        mine.cleaned_up += theirs.cleaned_up;
         mine.namesakes += theirs.namesakes;
     }
 }
@@ -46,8 +47,8 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hours = |ms: Ms| ms as f64 / 3_600_000.0;
-        let Counts { written, delivered, repeated, checkpoints, hand_offs, takeovers, shards_ended, namesakes, .. } =
-            self.counts;
+        let Counts { written, delivered, repeated, namesakes, .. } = self.counts;
+        let Counts { checkpoints, shards_ended, cleaned_up, hand_offs, takeovers, .. } = self.counts;
         writeln!(
             f,
             "{} simulations: {:.1} fleet hours, {:.1} process hours, {} processes, {} calls",
@@ -61,7 +62,7 @@ impl fmt::Display for Report {
             f,
             "{written} records written, {delivered} delivered, {repeated} delivered again ({namesakes} batches under \
              an id that another process had taken); {checkpoints} checkpoints, {shards_ended} shards ended, \
-             {hand_offs} hand-offs, {takeovers} takeovers"
+             {cleaned_up} leases cleaned up, {hand_offs} hand-offs, {takeovers} takeovers"
         )?;
         for (name, count) in &self.faults {
             write!(f, "{name} {count}; ")?;

@@ -75,6 +75,8 @@ pub struct Scenario {
     pub generations_before: usize,
     pub lease_duration: Duration,
     pub drain_timeout: Duration,
+    /// How long processes stand still.
+    pub pauses: [Ms; 5],
     pub service: LocalOptions,
     /// How processors behave at their worst.
     pub slowest_record: Duration,
@@ -107,6 +109,7 @@ impl Scenario {
         if chance(&mut rng, 0.15) {
             service.retention = Duration::from_secs(20);
         }
+        let lease = ms(lease_duration);
         let is_troubled = chance(&mut rng, 0.5);
         let trouble = |share: f64| if is_troubled { share } else { 0.0 };
         Self {
@@ -116,6 +119,7 @@ impl Scenario {
             generations_before: below(&mut rng, 4),
             lease_duration,
             drain_timeout: Duration::from_secs(6),
+            pauses: [300, lease / 2, lease - 300, lease + 500, lease * 3],
             service,
             slowest_record: Duration::from_millis([0, 4, 20][below(&mut rng, 3)]),
             fails: trouble(0.08),

@@ -14,7 +14,7 @@ use shardkeeper::fleet::Ending;
 use shardkeeper::local::{LostCall, Request, StreamAction};
 use tokio::sync::oneshot;
 
-use super::bugs::Bug;
+use super::bugs::{Bug, Interference};
 use super::checker::{Checker, Rule, Violation};
 use super::faults::{self, Fate, Kind, Window};
 use super::history::{Event, History, Ms, Row};
@@ -67,6 +67,7 @@ enum Later {
 struct Simulation {
     scenario: Scenario,
     bug: Option<Bug>,
+    interference: Interference,
     rng: Rng,
     now: Ms,
     history: History,
@@ -100,6 +101,7 @@ impl Simulation {
         let acts = scenario.acts.iter().rev().copied().collect();
         let mut simulation = Self {
             bug,
+            interference: Interference::default(),
             rng: rng.fork(),
             now: 0,
             history,
@@ -215,12 +217,15 @@ impl Simulation {
             }
             _ => {}
         }
-        let mut answer = self.service.carry(process, request);
+        let mut answer = match self.bug {
+            Some(bug) => self.interference.carry(bug, self.now, process, request, &mut self.service),
+            None => self.service.carry(process, request),
+        };
         match fate.kind {
             Some(Kind::LostAnswer) => Some(Err(LostCall)),
             Some(Kind::SilentAfter | Kind::Late) => None,
             Some(kind) => {
-                faults::distort(kind, request, &mut answer, &mut self.rng);
+                faults::distort(kind, self.now, request, &mut answer, &mut self.rng);
                 Some(Ok(answer))
             }
             None => Some(Ok(answer)),
@@ -336,7 +341,8 @@ impl Simulation {
 
     fn open_window(&mut self, kind: Kind) {
         let is_partition = matches!(kind, Kind::NoTables | Kind::NoStreams);
-        let share = if is_partition { 1.0 } else { [0.03, 0.1, 0.5][below(&mut self.rng, 3)] };
+        let share =
+            if is_partition || kind == Kind::SlowTakeOver { 1.0 } else { [0.03, 0.1, 0.5][below(&mut self.rng, 3)] };
         // A partition cuts off one process, at times all of them.
         let process = (is_partition && chance(&mut self.rng, 0.8) || chance(&mut self.rng, 0.3))
             .then(|| self.any_process())
@@ -360,8 +366,7 @@ impl Simulation {
     }
 
     fn pause(&mut self, index: usize) {
-        let lease = ms(self.scenario.lease_duration);
-        let length = [300, lease / 2, lease - 300, lease + 500, lease * 3][below(&mut self.rng, 5)];
+        let length = self.scenario.pauses[below(&mut self.rng, 5)];
         let until = (self.now + length).min(self.scenario.chaos_ends);
         let process = &mut self.processes[index];
         self.history.act(format!("process {} stands still until {until}", process.number));

@@ -3,6 +3,8 @@
 //! All workers of an application append to one file, so that the order of arrival is the operating system's, exact
 //! also between processes, and owes nothing to the pace of the test.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::Read;

@@ -1,6 +1,8 @@
 //! `shardkeeper local` as a process of its own, and what tests do with it: call its API, write counted records, break
 //! it, and look behind the workers' backs.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -63,6 +65,11 @@ impl LocalService {
         LocalService { child, address }
     }
 
+    /// Its host and port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -92,10 +99,14 @@ impl LocalService {
 
     /// Calls an operation; the error is in the service's words, or says how the connection ended.
     pub fn try_call(&self, operation: &str, request: &Value) -> Result<Value, String> {
-        let streams = ["ListStreams", "DescribeStream", "GetShardIterator", "GetRecords"];
-        let api = if streams.contains(&operation) { "DynamoDBStreams_20120810" } else { "DynamoDB_20120810" };
-        let target = format!("x-amz-target: {api}.{operation}\r\n");
-        self.exchange("POST", "/", &target, &request.to_string())
+        self.exchange("POST", "/", &target(operation), &request.to_string())
+    }
+
+    /// Calls an operation as somebody with this access key id.
+    pub fn call_as(&self, caller: &str, operation: &str, request: &Value) -> Result<Value, String> {
+        let credential = format!("{caller}/20260101/us-east-1/dynamodb/aws4_request");
+        let headers = format!("{}authorization: AWS4-HMAC-SHA256 Credential={credential}\r\n", target(operation));
+        self.exchange("POST", "/", &headers, &request.to_string())
     }
 
     /// Replaces the plan of faults; `{}` ends them.
@@ -109,16 +120,19 @@ impl LocalService {
         self.exchange("POST", "/_local/streams", "", &request.to_string()).expect("a table with a stream");
     }
 
+    /// All that the service has counted so far.
+    pub fn stats(&self) -> Value {
+        self.exchange("GET", "/_local/stats", "", "").expect("the service counts")
+    }
+
     /// How often an operation was called.
     pub fn calls(&self, operation: &str) -> u64 {
-        let stats = self.exchange("GET", "/_local/stats", "", "").expect("the service counts");
-        stats["calls"][operation].as_u64().unwrap_or(0)
+        self.stats()["calls"][operation].as_u64().unwrap_or(0)
     }
 
     /// How often an operation was answered with this error.
     pub fn errors(&self, operation: &str, code: &str) -> u64 {
-        let stats = self.exchange("GET", "/_local/stats", "", "").expect("the service counts");
-        stats["errors"][operation][code].as_u64().unwrap_or(0)
+        self.stats()["errors"][operation][code].as_u64().unwrap_or(0)
     }
 
     /// Sends the service's process a signal.
@@ -254,6 +268,13 @@ impl Drop for LocalService {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The header that names an operation.
+fn target(operation: &str) -> String {
+    let streams = ["ListStreams", "DescribeStream", "GetShardIterator", "GetRecords"];
+    let api = if streams.contains(&operation) { "DynamoDBStreams_20120810" } else { "DynamoDB_20120810" };
+    format!("x-amz-target: {api}.{operation}\r\n")
 }
 
 /// The sequence number of a record as the service sends it.

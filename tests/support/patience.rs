@@ -1,5 +1,7 @@
 //! Waiting for a condition, with a limit that only a fault reaches.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use std::thread;
 use std::time::{Duration, Instant};
 

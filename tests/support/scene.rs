@@ -1,11 +1,14 @@
 //! What a process test plays in: a local service, a folder, and workers.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::deliveries::Deliveries;
+use crate::link::Link;
 use crate::local_service::{LocalService, signal};
 use crate::patience::wait_for;
 use crate::support::shardkeeper;
@@ -57,10 +60,18 @@ impl Scene {
         self.worker_on(&format!("--table {TABLE}"), app, id, deliveries.stdout(), flags)
     }
 
+    /// Starts a worker whose calls go by links: one for the tables, one for the stream.
+    pub fn linked_worker(&self, app: &str, id: &str, out: &Deliveries, tables: &Link, stream: &Link) -> Worker {
+        let flags = format!("--endpoint-url {} --streams-endpoint-url {}", tables.url(), stream.url());
+        self.worker(app, id, out, &flags)
+    }
+
     /// Starts a worker on any stream with any standard output.
     pub fn worker_on(&self, source: &str, app: &str, id: &str, stdout: Stdio, flags: &str) -> Worker {
-        let url = self.service.url();
-        let mut line = format!("run {source} --app {app} --worker-id {id} --endpoint-url {url} {flags}");
+        let mut line = format!("run {source} --app {app} --worker-id {id} {flags}");
+        if !flags.contains("--endpoint-url") {
+            line.push_str(&format!(" --endpoint-url {}", self.service.url()));
+        }
         for (flag, value) in QUICK {
             if !flags.contains(flag) {
                 line.push_str(&format!(" {flag} {value}"));
@@ -69,6 +80,15 @@ impl Scene {
         let mut command = shardkeeper();
         with_credentials(&mut command).args(line.split_whitespace()).stdout(stdout);
         Worker::start(&mut command, id, self.log(id))
+    }
+
+    /// Waits until an application's checkpoints stand at the last record of each shard of [`TABLE`].
+    pub fn wait_for_checkpoints(&self, app: &str) {
+        let shards = self.service.shards(TABLE);
+        wait_for("everything to be checkpointed", || {
+            let leases = self.service.leases(app);
+            shards.iter().all(|shard| shard.records.last().is_none_or(|last| leases[&shard.id].checkpoint == *last))
+        });
     }
 
     /// A new file for a process's log.

@@ -8,11 +8,11 @@ mod survey;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write as _};
 
 use anyhow::{Context, bail};
 
 use self::config::LeaseConfig;
+use super::confirm::confirm;
 use super::connection::Connection;
 use super::output;
 use crate::aws::fleet_table::Hints;
@@ -43,7 +43,8 @@ async fn intervene(config: &LeaseConfig) -> Result<(), anyhow::Error> {
         return output::print("dry run: nothing is written\n");
     }
     if !config.yes {
-        confirm(writes.len())?;
+        let leases = if writes.len() == 1 { "this lease" } else { "these leases" };
+        confirm(&format!("Write {leases}?"), "written")?;
     }
     let mut changed = Vec::new();
     for (key, step, write) in writes {
@@ -106,22 +107,6 @@ fn describe(row: &Lease) -> String {
         (Some(owner), Some(from)) => format!("owner {owner}, handed over by {from}"),
     };
     format!("{owner}, checkpoint {}, counter {}", row.checkpoint, row.counter)
-}
-
-/// Asks on the terminal.
-fn confirm(count: usize) -> Result<(), anyhow::Error> {
-    if !io::stdin().is_terminal() {
-        bail!("nothing was written: there is no terminal to ask on; --yes writes without asking");
-    }
-    let leases = if count == 1 { "this lease" } else { "these leases" };
-    let mut stderr = io::stderr();
-    write!(stderr, "Write {leases}? [y/N] ").and_then(|()| stderr.flush()).context("cannot ask")?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).context("cannot read the answer")?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => bail!("nothing was written"),
-    }
 }
 
 /// Tells those concerned to look; when that fails they find out by themselves, a little later.

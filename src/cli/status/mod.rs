@@ -1,7 +1,7 @@
 //! `shardkeeper status`: looks at a fleet from outside and says how it is.
 
 pub mod config;
-mod table;
+pub(super) mod table;
 
 use std::time::Duration;
 

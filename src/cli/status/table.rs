@@ -117,7 +117,7 @@ fn unknown() -> String {
 }
 
 /// A length of time, as exact as anybody wants it.
-fn length(ms: u64) -> String {
+pub fn length(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
         0..10 => format!("{}.{}s", seconds, ms % 1000 / 100),
@@ -127,14 +127,15 @@ fn length(ms: u64) -> String {
     }
 }
 
-fn columns<const N: usize>(header: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+/// Lines of cells below their headers, each column as wide as its widest cell.
+pub fn columns<const N: usize>(header: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut all = vec![header.map(str::to_owned)];
     all.extend(rows);
     aligned(all.iter().map(|row| row.as_slice()).collect())
 }
 
-/// Lines of cells, each column as wide as its widest cell, two spaces between them and none at the end of a line.
-fn aligned(lines: Vec<&[String]>) -> String {
+/// Lines of cells without a header, each column as wide as its widest cell, two spaces between them and none at the end of a line.
+pub fn aligned(lines: Vec<&[String]>) -> String {
     let columns = lines.iter().map(|line| line.len()).max().unwrap_or(0);
     let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();

@@ -71,6 +71,11 @@ impl PageData {
         (span != Span::ABSENT).then(|| Scanner::new(&self.text, span.start as usize))
     }
 
+    /// A scanner over the page, from a byte that [`Span::start`] has given out.
+    pub(super) fn scanner_from(&self, start: usize) -> Scanner<'_> {
+        Scanner::new(&self.text, start)
+    }
+
     /// The heap that the page holds, in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         self.text.capacity() + self.entries.capacity() * size_of::<Entry>()
@@ -87,6 +92,10 @@ pub(super) struct Span {
 impl Span {
     /// No such member. Nothing that is indexed starts at byte 0: that is the page's own bracket.
     const ABSENT: Span = Span { start: 0, end: 0 };
+
+    pub(super) fn start(self) -> usize {
+        self.start as usize
+    }
 
     pub(super) fn len(self) -> usize {
         (self.end - self.start) as usize

@@ -9,23 +9,23 @@ use super::DecodeError;
 
 /// How many objects and arrays may be open at once. One less than 128, where other decoders (serde_json, the AWS SDK)
 /// give up: DynamoDB's own limit of 32 levels needs some 70.
-pub(super) const MAX_DEPTH: u32 = 127;
+pub(in crate::core) const MAX_DEPTH: u32 = 127;
 
 /// The longest number that is certainly finite when it has no exponent.
 const LONGEST_PLAIN_NUMBER: usize = 300;
 
 /// The inside of a JSON string, without its quotes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Text {
-    pub(super) start: usize,
-    pub(super) end: usize,
+pub(in crate::core) struct Text {
+    pub(in crate::core) start: usize,
+    pub(in crate::core) end: usize,
     /// Whether it holds escapes, so that its bytes are not yet its value.
-    pub(super) escaped: bool,
+    pub(in crate::core) escaped: bool,
 }
 
 /// A position in a text, and how deep it is in objects and arrays.
 #[derive(Clone, Copy)]
-pub(super) struct Scanner<'a> {
+pub(in crate::core) struct Scanner<'a> {
     text: &'a str,
     at: usize,
     depth: u32,
@@ -33,28 +33,52 @@ pub(super) struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     /// Starts at byte `at` of `text`; offsets in errors count from the start of `text`.
-    pub(super) fn new(text: &'a str, at: usize) -> Self {
+    pub(in crate::core) fn new(text: &'a str, at: usize) -> Self {
         Self { text, at, depth: 0 }
     }
 
     /// The position, in bytes.
-    pub(super) fn at(&self) -> usize {
+    pub(in crate::core) fn at(&self) -> usize {
         self.at
     }
 
+    /// How many objects and arrays are open here.
+    pub(in crate::core) fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    /// Passes what is left of the objects and arrays that were opened below `depth`.
+    ///
+    /// Only for text that was checked before: what is passed is not looked at.
+    pub(in crate::core) fn leave(&mut self, depth: u32) -> Result<(), DecodeError> {
+        while self.depth > depth {
+            match self.peek()? {
+                b'"' => {
+                    self.string("")?;
+                    continue;
+                }
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => self.depth -= 1,
+                _ => {}
+            }
+            self.at += 1;
+        }
+        Ok(())
+    }
+
     /// The text between two offsets that this scanner has given out.
-    pub(super) fn slice(&self, start: usize, end: usize) -> &'a str {
+    pub(in crate::core) fn slice(&self, start: usize, end: usize) -> &'a str {
         &self.text[start..end]
     }
 
     /// An error at the present position.
-    pub(super) fn error(&self, what: &'static str) -> DecodeError {
+    pub(in crate::core) fn error(&self, what: &'static str) -> DecodeError {
         DecodeError::new(what, self.at)
     }
 
     /// Passes whitespace and says which byte comes next, without taking it.
     #[inline(always)]
-    pub(super) fn peek(&mut self) -> Result<u8, DecodeError> {
+    pub(in crate::core) fn peek(&mut self) -> Result<u8, DecodeError> {
         match self.text.as_bytes().get(self.at) {
             Some(&byte) if byte > b' ' => Ok(byte),
             _ => self.peek_after_whitespace(),
@@ -72,7 +96,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Makes sure that only whitespace is left.
-    pub(super) fn finish(&mut self) -> Result<(), DecodeError> {
+    pub(in crate::core) fn finish(&mut self) -> Result<(), DecodeError> {
         match self.peek() {
             Ok(_) => Err(self.error("bytes after the end of the json")),
             Err(_) => Ok(()),
@@ -81,7 +105,7 @@ impl<'a> Scanner<'a> {
 
     /// Takes `{` or `[`.
     #[inline(always)]
-    pub(super) fn open(&mut self, bracket: u8, otherwise: &'static str) -> Result<(), DecodeError> {
+    pub(in crate::core) fn open(&mut self, bracket: u8, otherwise: &'static str) -> Result<(), DecodeError> {
         if self.peek()? != bracket {
             return Err(self.error(otherwise));
         }
@@ -95,7 +119,7 @@ impl<'a> Scanner<'a> {
 
     /// Takes the next member's name and colon, or the object's end (`None`). `first` starts as true for each object.
     #[inline(always)]
-    pub(super) fn next_member(&mut self, first: &mut bool) -> Result<Option<Text>, DecodeError> {
+    pub(in crate::core) fn next_member(&mut self, first: &mut bool) -> Result<Option<Text>, DecodeError> {
         if !self.next_in(b'}', first, "expected `,` or `}`")? {
             return Ok(None);
         }
@@ -109,7 +133,7 @@ impl<'a> Scanner<'a> {
 
     /// Goes on to the next element of an array; false at its end. `first` starts as true for each array.
     #[inline(always)]
-    pub(super) fn next_element(&mut self, first: &mut bool) -> Result<bool, DecodeError> {
+    pub(in crate::core) fn next_element(&mut self, first: &mut bool) -> Result<bool, DecodeError> {
         self.next_in(b']', first, "expected `,` or `]`")
     }
 
@@ -133,7 +157,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes `null` if it comes next.
-    pub(super) fn null(&mut self) -> Result<bool, DecodeError> {
+    pub(in crate::core) fn null(&mut self) -> Result<bool, DecodeError> {
         if self.peek()? != b'n' {
             return Ok(false);
         }
@@ -142,7 +166,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes `true` or `false`.
-    pub(super) fn boolean(&mut self) -> Result<bool, DecodeError> {
+    pub(in crate::core) fn boolean(&mut self) -> Result<bool, DecodeError> {
         match self.peek()? {
             b't' => self.literal("true").map(|()| true),
             b'f' => self.literal("false").map(|()| false),
@@ -160,7 +184,7 @@ impl<'a> Scanner<'a> {
 
     /// Takes a string.
     #[inline(always)]
-    pub(super) fn string(&mut self, otherwise: &'static str) -> Result<Text, DecodeError> {
+    pub(in crate::core) fn string(&mut self, otherwise: &'static str) -> Result<Text, DecodeError> {
         if self.peek()? != b'"' {
             return Err(self.error(otherwise));
         }
@@ -274,7 +298,7 @@ impl<'a> Scanner<'a> {
 
     /// The value of a string: borrowed where it holds no escape.
     #[inline(always)]
-    pub(super) fn value_of(&self, text: Text) -> Result<Cow<'a, str>, DecodeError> {
+    pub(in crate::core) fn value_of(&self, text: Text) -> Result<Cow<'a, str>, DecodeError> {
         if text.escaped {
             self.unescape(text).map(Cow::Owned)
         } else {
@@ -299,7 +323,7 @@ impl<'a> Scanner<'a> {
 
     /// Takes a number and returns its text.
     #[inline]
-    pub(super) fn number(&mut self) -> Result<&'a str, DecodeError> {
+    pub(in crate::core) fn number(&mut self) -> Result<&'a str, DecodeError> {
         self.peek()?;
         let start = self.at;
         let bytes = self.text.as_bytes();
@@ -342,8 +366,21 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    /// Moves to the value of the member `wanted` of the object that comes next.
+    pub(in crate::core) fn enter_member(&mut self, wanted: &str) -> Result<Option<()>, DecodeError> {
+        self.open(b'{', "expected an object")?;
+        let mut first = true;
+        while let Some(name) = self.next_member(&mut first)? {
+            if *self.value_of(name)? == *wanted {
+                return Ok(Some(()));
+            }
+            self.skip_value()?;
+        }
+        Ok(None)
+    }
+
     /// Passes one value of any kind.
-    pub(super) fn skip_value(&mut self) -> Result<(), DecodeError> {
+    pub(in crate::core) fn skip_value(&mut self) -> Result<(), DecodeError> {
         match self.peek()? {
             b'"' => self.string("").map(drop),
             b'{' => self.skip_object(),

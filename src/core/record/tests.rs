@@ -41,6 +41,7 @@ fn a_record_gives_all_that_the_service_sent() {
     assert_eq!(record.json(), MODIFY);
     assert_eq!(page.records.bytes_len(), MODIFY.len());
     assert_eq!(record.event_id(), Some("e1"));
+    assert_eq!(record.idempotency_key(), "e1");
     assert_eq!(record.event_name(), EventName::Modify);
     assert_eq!(record.event_version().as_deref(), Some("1.1"));
     assert_eq!(record.event_source().as_deref(), Some("aws:dynamodb"));
@@ -185,6 +186,67 @@ fn skipping_goes_by_value_and_drops_no_record_above_the_position() {
     assert_eq!(numbers(&batch.skip_through(&number("1"))), ["0099", "100", "101"]);
     assert!(batch.skip_through(&number("000101")).is_empty());
     assert_eq!(numbers(&page_of(&["1", "9", "2"]).skip_through(&number("5"))), ["9", "2"]);
+}
+
+#[test]
+fn records_that_are_left_out_are_still_stood_for() {
+    let batch = page_of(&["1", "2", "3", "4", "5", "6"]);
+    let all = batch.clone().retain(|_| true);
+    assert_eq!((numbers(&all).len(), all.left_out(), all.through()), (6, 0, Some("6")));
+    assert_eq!(all.memory_bytes(), batch.memory_bytes());
+
+    let mut asked = Vec::new();
+    let chosen = batch.slice(..5).retain(|record| {
+        asked.push(record.sequence_number().to_owned());
+        ["2", "4"].contains(&record.sequence_number())
+    });
+    assert_eq!(asked, ["1", "2", "3", "4", "5"]);
+    assert_eq!(numbers(&chosen), ["2", "4"]);
+    assert_eq!((chosen.len(), chosen.iter().len(), chosen.left_out(), chosen.through()), (2, 2, 3, Some("5")));
+    assert_eq!((chosen.first().unwrap().sequence_number(), chosen.last().unwrap().sequence_number()), ("2", "4"));
+    assert!(chosen.get(2).is_none());
+    assert_eq!(chosen.bytes_len(), 2 * batch.first().unwrap().json().len());
+    let backwards: Vec<_> = chosen.iter().rev().map(|record| record.sequence_number()).collect();
+    assert_eq!(backwards, ["4", "2"]);
+
+    let none = batch.clone().retain(|_| false);
+    assert!(none.is_empty() && none.first().is_none() && none.iter().next().is_none());
+    assert_eq!((none.left_out(), none.through()), (6, Some("6")));
+    assert_eq!(RecordBatch::default().through(), None);
+}
+
+#[test]
+fn what_is_cut_out_of_a_choice_stands_for_its_part_of_the_page() {
+    let chosen =
+        page_of(&["1", "2", "3", "4", "5", "6"]).retain(|record| ["2", "4"].contains(&record.sequence_number()));
+    let (head, tail) = chosen.split_at(1);
+    assert_eq!((numbers(&head), head.through(), head.left_out()), (vec!["2"], Some("3"), 2));
+    assert_eq!((numbers(&tail), tail.through(), tail.left_out()), (vec!["4"], Some("6"), 2));
+    assert_eq!(numbers(&tail.slice(..1)), ["4"]);
+    assert_eq!(numbers(&chosen.skip_through(&number("3"))), ["4"]);
+    let (everything, nothing) = chosen.split_at(2);
+    assert_eq!((numbers(&everything), numbers(&nothing)), (vec!["2", "4"], vec![]));
+    assert_eq!((everything.through(), nothing.through()), (Some("6"), None));
+    let fewer = chosen.retain(|record| record.sequence_number() == "4");
+    assert_eq!((numbers(&fewer), fewer.through(), fewer.left_out()), (vec!["4"], Some("6"), 5));
+}
+
+#[test]
+fn records_of_several_pages_make_a_batch_like_any_other() {
+    let (first, second) = (page_of(&["1", "2", "3"]), page_of(&["4", "5"]));
+    let pick = |batch: &RecordBatch, index| batch.get(index).unwrap().to_owned();
+    let picked: RecordBatch = [pick(&first, 1), pick(&first, 2), pick(&second, 1)].into_iter().collect();
+    assert_eq!(numbers(&picked), ["2", "3", "5"]);
+    assert_eq!((picked.len(), picked.through(), picked.left_out()), (3, Some("5"), 0));
+    assert_eq!(picked.bytes_len(), 3 * first.first().unwrap().json().len());
+    let both = first.memory_bytes() + second.memory_bytes();
+    assert!(picked.memory_bytes() >= both && picked.memory_bytes() < both + 100);
+    assert_eq!(numbers(&picked.skip_through(&number("2"))), ["3", "5"]);
+    let (head, tail) = picked.split_at(2);
+    assert_eq!((numbers(&head), numbers(&tail.slice(..1))), (vec!["2", "3"], vec!["5"]));
+    assert_eq!(numbers(&head.retain(|record| record.sequence_number() == "3")), ["3"]);
+    assert_eq!(picked.iter().rev().map(|record| record.sequence_number()).collect::<Vec<_>>(), ["5", "3", "2"]);
+    assert!(picked.get(3).is_none());
 }
 
 #[test]

@@ -34,6 +34,52 @@ impl EventName {
     }
 }
 
+/// What a stream's records hold of an item besides its keys (`StreamViewType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewType {
+    /// Nothing.
+    KeysOnly,
+    /// The item after the change.
+    NewImage,
+    /// The item before the change.
+    OldImage,
+    /// The item before and after the change.
+    NewAndOldImages,
+}
+
+impl ViewType {
+    /// The view type of this name in the API, if it is one.
+    pub fn from_wire(name: &str) -> Option<Self> {
+        Some(match name {
+            "KEYS_ONLY" => ViewType::KeysOnly,
+            "NEW_IMAGE" => ViewType::NewImage,
+            "OLD_IMAGE" => ViewType::OldImage,
+            "NEW_AND_OLD_IMAGES" => ViewType::NewAndOldImages,
+            _ => return None,
+        })
+    }
+
+    /// Its name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ViewType::KeysOnly => "KEYS_ONLY",
+            ViewType::NewImage => "NEW_IMAGE",
+            ViewType::OldImage => "OLD_IMAGE",
+            ViewType::NewAndOldImages => "NEW_AND_OLD_IMAGES",
+        }
+    }
+
+    /// Whether records hold the item after the change.
+    pub fn has_new_image(self) -> bool {
+        matches!(self, ViewType::NewImage | ViewType::NewAndOldImages)
+    }
+
+    /// Whether records hold the item before the change.
+    pub fn has_old_image(self) -> bool {
+        matches!(self, ViewType::OldImage | ViewType::NewAndOldImages)
+    }
+}
+
 /// One record of a batch: a view, copied freely, that borrows from the batch.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
@@ -58,6 +104,14 @@ impl<'a> Record<'a> {
     /// The service's identifier of the event (`eventID`).
     pub fn event_id(&self) -> Option<&'a str> {
         self.text_of(self.entry.event_id)
+    }
+
+    /// A key that stands for this change and no other: the same each time the record is delivered, by whichever worker.
+    ///
+    /// It is the `eventID`, which the API calls globally unique, or, where a service sends none, the sequence number,
+    /// which no other record of the shard has.
+    pub fn idempotency_key(&self) -> &'a str {
+        self.event_id().unwrap_or_else(|| self.sequence_number())
     }
 
     /// What happened to the item.
@@ -97,6 +151,11 @@ impl<'a> Record<'a> {
     /// The item's primary key, as the service wrote it.
     pub fn keys_json(&self) -> Option<&'a str> {
         self.text_of(self.entry.keys)
+    }
+
+    /// A number that all records of one item share, and hardly any other item's: for keeping their order.
+    pub fn key_hash(&self) -> u64 {
+        super::key::hash(&self.keys())
     }
 
     /// The item after the change, as the service wrote it, if the stream's view type includes it.
@@ -167,6 +226,17 @@ impl<'a> Record<'a> {
         OwnedRecord { page: Arc::clone(self.page), index: self.index }
     }
 
+    /// A scanner at the record's start, and the offset of that start as the scanner counts.
+    pub(super) fn scanner(&self) -> (Scanner<'a>, usize) {
+        let start = self.entry.record.start();
+        (self.page.scanner_from(start), start)
+    }
+
+    /// A scanner at the record's identity, if it has one, and the offset of the record's start as the scanner counts.
+    pub(super) fn identity_scanner(&self) -> Option<(Scanner<'a>, usize)> {
+        Some((self.page.scanner_at(self.entry.user_identity)?, self.entry.record.start()))
+    }
+
     #[inline]
     fn text_of(&self, span: Span) -> Option<&'a str> {
         self.page.text_of(span)
@@ -184,7 +254,7 @@ impl<'a> Record<'a> {
     fn look_up(&self, path: &[&str]) -> Option<Cow<'a, str>> {
         let mut scanner = self.page.scanner_at(self.entry.record)?;
         for wanted in path {
-            enter_member(&mut scanner, wanted).ok()??;
+            scanner.enter_member(wanted).ok()??;
         }
         let text = scanner.string("expected a string").ok()?;
         scanner.value_of(text).ok()
@@ -195,19 +265,6 @@ impl fmt::Debug for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Record({})", self.json())
     }
-}
-
-/// Moves to the value of the member `wanted` of the object that comes next.
-fn enter_member(scanner: &mut Scanner<'_>, wanted: &str) -> Result<Option<()>, DecodeError> {
-    scanner.open(b'{', "expected an object")?;
-    let mut first = true;
-    while let Some(name) = scanner.next_member(&mut first)? {
-        if *scanner.value_of(name)? == *wanted {
-            return Ok(Some(()));
-        }
-        scanner.skip_value()?;
-    }
-    Ok(None)
 }
 
 /// A record that owns its part of a page, by keeping the page alive.
@@ -221,6 +278,10 @@ impl OwnedRecord {
     /// The record itself.
     pub fn view(&self) -> Record<'_> {
         Record { page: &self.page, entry: &self.page.entries()[self.index as usize], index: self.index }
+    }
+
+    pub(super) fn page(&self) -> &Arc<PageData> {
+        &self.page
     }
 }
 

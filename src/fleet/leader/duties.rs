@@ -1,7 +1,6 @@
 //! What a leader does: it makes leases, gives them away, evens out, and cleans up.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -22,9 +21,6 @@ use crate::fleet::{Error, Notice};
 const HAND_OFFS_AT_ONCE: usize = 64;
 /// Calls of the leader under way at once.
 const CALLS_AT_ONCE: usize = 16;
-/// For how long an owner that isn't in the fleet table must renew before it counts as a KCL worker: one of ours that
-/// lost its item has joined again by then.
-const FOREIGN_PROOF: Duration = Duration::from_secs(2);
 /// How often rows are written again at once that turned out to be younger than thought.
 const PLACING_ROUNDS: usize = 3;
 /// How often a worker that keeps its leases wrong is told to look at all of them, in scans.
@@ -41,16 +37,13 @@ impl Leader {
 
     async fn lead_from(&mut self, office: &mut Office) -> Result<(), Error> {
         let now = Instant::now();
-        let should_list = office.should_list(now);
-        if should_list && office.lister.is_empty() {
-            let (stream, mut rng) = (self.stream.clone(), self.rng.fork());
-            office.begin_listing();
-            office.lister.spawn(async move { discovery::list(&stream, &mut rng).await });
-        }
         if office.scanned.is_none_or(|at| at + office.scan_interval <= now) {
             self.scan(office).await?;
         } else {
             self.refresh_hand_offs(office).await?;
+        }
+        if office.should_list(now) && office.lister.is_empty() {
+            self.begin_listing(office);
         }
         self.watch_for_kcl(office)?;
         if !office.is_clear {
@@ -78,6 +71,14 @@ impl Leader {
         self.end_of_stream(office)
     }
 
+    fn begin_listing(&mut self, office: &mut Office) {
+        office.begin_listing();
+        let known = office.rows.values().flat_map(|row| row.parents.iter().chain([&row.key]));
+        let known: BTreeSet<ShardId> = known.chain(&office.bad).cloned().collect();
+        let (stream, mut rng) = (self.stream.clone(), self.rng.fork());
+        office.lister.spawn(async move { discovery::list_whole(&stream, &known, &mut rng).await });
+    }
+
     async fn scan(&mut self, office: &mut Office) -> Result<(), Error> {
         let sent = self.origin.elapsed();
         let rows = self.leases.scan().await?;
@@ -85,20 +86,17 @@ impl Leader {
         office.bad = rows.iter().filter_map(|row| row.as_ref().err()).map(|bad| bad.key.clone()).collect();
         office.rows = rows.into_iter().flatten().map(|row| (row.key.clone(), row)).collect();
         office.set_scan_interval();
+        office.note_finished();
         office.scanned = Some(Instant::now());
         let mut strangers = BTreeSet::new();
         for row in office.rows.values().filter(|row| !row.is_finished()) {
             let is_stranger = |id: &&WorkerId| self.view.worker(id).is_none() && !self.departed.contains_key(*id);
-            if let Some(holder) = row.holder().filter(is_stranger) {
-                office.foreign.observe(&row.key, (holder.clone(), row.counter), sent, arrived);
-                office.foreign_since.entry(row.key.clone()).or_insert_with(Instant::now);
-                strangers.insert(&row.key);
+            if row.holder().is_some_and(|holder| is_stranger(&holder)) {
+                office.strangers.observe(row, sent, arrived, self.options.lease_duration);
+                strangers.insert(row.key.clone());
             }
         }
-        // A lease that is finished or deleted by now is waited for no more.
-        office.foreign_since.retain(|key, _| strangers.contains(key));
-        let foreign = &office.foreign_since;
-        office.foreign.retain(|key| foreign.contains_key(key));
+        office.strangers.retain(&strangers);
         self.remind(office).await;
         Ok(())
     }
@@ -117,18 +115,14 @@ impl Leader {
 
     /// Holds everything back while an owner that isn't one of us may be alive, and stops when it is.
     fn watch_for_kcl(&mut self, office: &mut Office) -> Result<(), Error> {
-        for (key, since) in &office.foreign_since {
-            if office.foreign.has_changed(key) && since.elapsed() >= FOREIGN_PROOF {
-                let owner = office.rows.get(key).and_then(Lease::holder).cloned();
-                let owner = owner.unwrap_or_else(|| self.options.worker.clone());
-                return Err(Error::KclAlive { owner, lease: key.clone() });
-            }
+        if let Some((owner, lease)) = office.strangers.living() {
+            return Err(Error::KclAlive { owner: owner.clone(), lease: lease.clone() });
         }
         let limit = self.options.kcl_failover_time;
-        let is_clear = office.foreign_since.keys().all(|key| office.foreign.is_stale(key, limit));
+        let is_clear = office.strangers.are_still(limit);
         if !is_clear && office.is_clear {
             tracing::info!(
-                leases = office.foreign_since.len(),
+                leases = office.strangers.len(),
                 wait = ?limit,
                 "leases name owners that are not in the fleet table: waiting whether they are alive"
             );
@@ -150,6 +144,11 @@ impl Leader {
         let parents: BTreeSet<&ShardId> = office.rows.values().flat_map(|row| &row.parents).collect();
         let had_lease = |id: &ShardId| office.rows.contains_key(id) || office.bad.contains(id) || parents.contains(id);
         let mut missing = listing.graph.missing_leases(had_lease, &start);
+        office.newcomers = if leadership.listed {
+            hold_back(&mut missing, &listing.graph.newcomers(had_lease), &office.newcomers)
+        } else {
+            BTreeSet::new() // all are new
+        };
         if !missing.is_empty() {
             tracing::info!(leases = missing.len(), shards = listing.graph.len(), "making leases");
             let mut all = office.rows.clone();
@@ -377,7 +376,7 @@ impl Leader {
             }
         }
         for key in listing.graph.deletable(&office.rows) {
-            let Some(row) = office.rows.get(&key) else { continue };
+            let Some(row) = office.rows.get(&key).filter(|row| office.had_settled(&row.key)) else { continue };
             if self.leases.delete(row).await? {
                 tracing::debug!(shard = %key, "finished lease deleted");
             }
@@ -413,6 +412,24 @@ impl Leader {
     }
 }
 
+/// Holds the leases of shards back that continue no known one, and of those below them, until a second listing shows
+/// them too. While the pages of the first were read, a whole family may have been trimmed, the root after its page,
+/// its descendants before theirs: then a shard that was read long ago looks new. `seen` are those that the listing
+/// before this one showed; returns those held back.
+fn hold_back(missing: &mut Vec<Lease>, newcomers: &BTreeSet<ShardId>, seen: &BTreeSet<ShardId>) -> BTreeSet<ShardId> {
+    let mut held_back = BTreeSet::new();
+    // Parents come before their children here.
+    missing.retain(|lease| {
+        let waits =
+            newcomers.contains(&lease.key) && !seen.contains(&lease.key) || !lease.parents.is_disjoint(&held_back);
+        if waits {
+            held_back.insert(lease.key.clone());
+        }
+        !waits
+    });
+    held_back
+}
+
 /// Makes a call for each item, some at once, and returns the results in any order.
 async fn concurrently<I, T, C>(items: Vec<I>, call: impl Fn(I) -> C) -> Vec<Result<T, TableError>>
 where
@@ -431,4 +448,36 @@ where
         results.extend(result.ok());
     }
     results
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(key: &str, parent: Option<&str>) -> Lease {
+        Lease::new(key.into(), parent.into_iter().map(ShardId::from).collect(), Checkpoint::TrimHorizon)
+    }
+
+    fn ids(names: &[&str]) -> BTreeSet<ShardId> {
+        names.iter().map(|name| ShardId::from(*name)).collect()
+    }
+
+    #[test]
+    fn a_shard_that_continues_nothing_gets_its_lease_when_a_second_listing_shows_it() {
+        let missing = vec![lease("root", None), lease("follower", Some("leased")), lease("child", Some("root"))];
+        let newcomers = ids(&["root", "child"]);
+        let mut first = missing.clone();
+        assert_eq!(hold_back(&mut first, &newcomers, &ids(&[])), newcomers);
+        assert_eq!(first, [lease("follower", Some("leased"))], "what continues a leased shard waits for nothing");
+        let mut second = missing.clone();
+        assert_eq!(hold_back(&mut second, &newcomers, &newcomers), ids(&[]));
+        assert_eq!(second, missing);
+    }
+
+    #[test]
+    fn no_lease_is_made_below_one_that_is_held_back() {
+        let mut missing = vec![lease("root", None), lease("child", Some("root"))];
+        hold_back(&mut missing, &ids(&["root", "child"]), &ids(&["child"]));
+        assert_eq!(missing, []);
+    }
 }

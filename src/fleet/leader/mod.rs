@@ -7,8 +7,10 @@
 mod duties;
 mod measure;
 mod office;
+mod strangers;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -22,7 +24,7 @@ use super::{Error, Notice, Options};
 use crate::aws::fleet_table::{FleetTable, Leadership};
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::{self, Stream};
-use crate::consumer::Failure;
+use crate::consumer::{Failure, Start};
 use crate::core::lease::WorkerId;
 use crate::core::liveness::Observations;
 use crate::core::rng::Rng;
@@ -44,6 +46,8 @@ pub(super) struct Leader {
     view_sender: watch::Sender<FleetView>,
     notices: mpsc::UnboundedSender<Notice>,
     board: Board,
+    /// This worker's consumers, who may want to know what listings show.
+    starter: Arc<dyn Start>,
     rng: Rng,
     /// The zero of all observations.
     origin: Instant,
@@ -77,6 +81,7 @@ impl Leader {
         view_sender: watch::Sender<FleetView>,
         notices: mpsc::UnboundedSender<Notice>,
         board: Board,
+        starter: Arc<dyn Start>,
         rng: Rng,
     ) -> Self {
         Self {
@@ -88,6 +93,7 @@ impl Leader {
             view_sender,
             notices,
             board,
+            starter,
             rng,
             origin: Instant::now(),
             heartbeats: Heartbeats::default(),
@@ -129,7 +135,10 @@ impl Leader {
             };
             if let (Some(office), Some(Ok(listing))) = (&mut self.office, listing) {
                 match listing {
-                    Ok(listing) => office.note_listing(listing),
+                    Ok(listing) => {
+                        self.starter.note_listing(&listing.graph, listing.took);
+                        office.note_listing(listing);
+                    }
                     Err(stream::Error::NotFound(reason)) => return Failure::StreamGone(reason).into(),
                     Err(error) => {
                         office.listed = Some(Instant::now());

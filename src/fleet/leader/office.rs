@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::strangers::Strangers;
 use crate::aws::stream;
 use crate::core::desired_workers::DesiredWorkers;
 use crate::core::group_lag::GroupLag;
 use crate::core::lease::{Lease, ShardId, WorkerId};
-use crate::core::liveness::Observations;
+use crate::core::shard_graph::SETTLING;
 use crate::fleet::discovery::Listing;
 use crate::metrics;
 
@@ -22,9 +23,7 @@ const LONGEST_SCAN_INTERVAL: Duration = Duration::from_secs(30);
 const LISTING_INTERVAL: Duration = Duration::from_secs(60);
 /// How often they are listed while a finished shard has no known child.
 const URGENT_LISTING_INTERVAL: Duration = Duration::from_secs(2);
-
-/// How often they are listed while a shard has ended since: the one who ended it may have seen only some of its
-/// children.
+/// How often they are listed while a shard's end is young: the one who ended it may have seen only some of its children.
 const CONFIRMING_LISTING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a leader knows of the leases and shards.
@@ -33,9 +32,8 @@ pub(super) struct Office {
     pub(super) rows: BTreeMap<ShardId, Lease>,
     pub(super) scanned: Option<Instant>,
     pub(super) scan_interval: Duration,
-    /// The counters of leases whose owner isn't in the fleet table.
-    pub(super) foreign: Observations<ShardId, (WorkerId, u64)>,
-    pub(super) foreign_since: BTreeMap<ShardId, Instant>,
+    /// The leases whose owner isn't in the fleet table.
+    pub(super) strangers: Strangers,
     /// Since when leases are being handed over.
     pub(super) hand_offs: BTreeMap<ShardId, Instant>,
     /// Per worker, in how many scans its leases differed from what it knows.
@@ -49,8 +47,12 @@ pub(super) struct Office {
     pub(super) listing_took: Duration,
     pub(super) is_disabled: bool,
     pub(super) lister: JoinSet<Result<Listing, stream::Error>>,
-    /// The leases that were finished when the last listing began.
-    finished_before_listing: BTreeSet<ShardId>,
+    /// When the last listing began.
+    listing_began: Option<Instant>,
+    /// Since when leases are known to be finished.
+    finished: BTreeMap<ShardId, Instant>,
+    /// The shards of the last listing whose leases are made when the next one shows them as well.
+    pub(super) newcomers: BTreeSet<ShardId>,
     /// What the application's lag is put together from.
     pub(super) group_lag: GroupLag,
     /// When that was looked at last.
@@ -68,8 +70,7 @@ impl Office {
             rows: BTreeMap::new(),
             scanned: None,
             scan_interval: SHORTEST_SCAN_INTERVAL,
-            foreign: Observations::default(),
-            foreign_since: BTreeMap::new(),
+            strangers: Strangers::default(),
             hand_offs: BTreeMap::new(),
             wrong: BTreeMap::new(),
             bad: BTreeSet::new(),
@@ -78,7 +79,9 @@ impl Office {
             listing_took: Duration::ZERO,
             is_disabled: false,
             lister: JoinSet::new(),
-            finished_before_listing: BTreeSet::new(),
+            listing_began: None,
+            finished: BTreeMap::new(),
+            newcomers: BTreeSet::new(),
             group_lag: GroupLag::default(),
             measured: None,
             desired: None,
@@ -97,22 +100,37 @@ impl Office {
     pub(super) fn should_list(&self, now: Instant) -> bool {
         let Some(listed) = self.listed else { return self.listing.is_none() };
         // A finished shard without a child, while the stream is on: its child has yet to appear.
-        let mut finished = self.rows.values().filter(|row| row.is_finished());
-        let interval = match finished.clone().any(|row| row.children.is_empty()) {
-            _ if self.is_disabled => LISTING_INTERVAL,
-            true => URGENT_LISTING_INTERVAL,
-            false if finished.any(|row| !self.finished_before_listing.contains(&row.key)) => {
-                CONFIRMING_LISTING_INTERVAL
-            }
-            false => LISTING_INTERVAL,
+        let lacks_child = |row: &Lease| row.is_finished() && row.children.is_empty();
+        let interval = if self.is_disabled {
+            LISTING_INTERVAL
+        } else if !self.newcomers.is_empty() || self.rows.values().any(lacks_child) {
+            URGENT_LISTING_INTERVAL
+        } else if self.finished.keys().any(|key| !self.had_settled(key)) {
+            CONFIRMING_LISTING_INTERVAL
+        } else {
+            LISTING_INTERVAL
         };
         now >= listed + interval.max(self.listing_took * 2)
     }
 
     /// Notes that a listing begins.
     pub(super) fn begin_listing(&mut self) {
-        let finished = self.rows.values().filter(|row| row.is_finished());
-        self.finished_before_listing = finished.map(|row| row.key.clone()).collect();
+        self.listing_began = Some(Instant::now());
+    }
+
+    /// Notes which leases are finished.
+    pub(super) fn note_finished(&mut self) {
+        let rows = &self.rows;
+        self.finished.retain(|key, _| rows.get(key).is_some_and(Lease::is_finished));
+        for row in rows.values().filter(|row| row.is_finished()) {
+            self.finished.entry(row.key.clone()).or_insert_with(Instant::now);
+        }
+    }
+
+    /// Whether the last listing began so long after the lease's end that it shows all children of the shard.
+    pub(super) fn had_settled(&self, key: &ShardId) -> bool {
+        let ended = self.finished.get(key);
+        ended.zip(self.listing_began).is_some_and(|(ended, began)| *ended + SETTLING <= began)
     }
 
     pub(super) fn note_hand_offs(&mut self) {

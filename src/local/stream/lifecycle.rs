@@ -194,6 +194,7 @@ impl Stream {
             start: self.next_sequence,
             closed: None,
             records: std::collections::VecDeque::new(),
+            made: BTreeMap::new(),
             trimmed_to: None,
             reads: RateLimit::default(),
         };

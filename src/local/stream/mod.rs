@@ -1,5 +1,6 @@
 //! DynamoDB Streams: the four operations of its API.
 
+pub(crate) mod answer;
 pub(crate) mod iterator;
 pub(crate) mod lifecycle;
 pub(crate) mod record;
@@ -13,9 +14,9 @@ use super::error::ServiceError;
 use super::request::Parameters;
 use super::timestamp::Timestamp;
 use super::world::{Reply, World, json_reply};
+use answer::write_answer;
 use iterator::ShardIterator;
 use lifecycle::Stream;
-use record::append;
 use shard::{PageSize, Shard};
 
 /// What an operator may do to shards outside their usual life.
@@ -154,27 +155,18 @@ impl World {
             return Err(trimmed());
         }
         let size = PageSize { records: limit, bytes: self.options.page_bytes };
+        if let Some(made) = shard.made.get(&iterator.position).filter(|_| limit == self.options.page_records) {
+            self.stats.records_served += made.records;
+            return Ok(made.body.clone());
+        }
         let page = shard.page(iterator.position, &size);
         self.stats.records_served += page.records.len() as u64;
-
-        let bytes: usize = page.records.iter().map(|record| record.json.len() + 1).sum();
-        let mut out = Vec::with_capacity(bytes + 512);
-        out.push(b'{');
-        if let Some(next) = page.next {
-            iterator.position = next;
+        let next = page.next.map(|position| {
+            iterator.position = position;
             iterator.issued = now;
-            // Neither an ARN nor base64 has anything that JSON would escape.
-            append(&mut out, format_args!("\"NextShardIterator\":\"{}\",", iterator.encode()));
-        }
-        out.extend_from_slice(b"\"Records\":[");
-        for (index, record) in page.records.iter().enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            out.extend_from_slice(&record.json);
-        }
-        out.extend_from_slice(b"]}");
-        Ok(out.into())
+            &iterator
+        });
+        Ok(write_answer(&page, next))
     }
 }
 

@@ -1,9 +1,10 @@
 //! One shard: a range of the ring, its records, its end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Value, json};
 
+use super::answer::MadePage;
 use super::record::StoredRecord;
 use crate::local::limits::RateLimit;
 use crate::local::timestamp::Timestamp;
@@ -22,6 +23,8 @@ pub(crate) struct Shard {
     pub(crate) closed: Option<(Timestamp, u128)>,
     /// The records that are not trimmed yet, oldest first.
     pub(crate) records: VecDeque<StoredRecord>,
+    /// The answers that are ready, by the position at which their pages begin.
+    pub(crate) made: BTreeMap<u128, MadePage>,
     /// The newest record that is trimmed.
     pub(crate) trimmed_to: Option<u128>,
     pub(crate) reads: RateLimit,
@@ -65,6 +68,9 @@ impl Shard {
             if let Some(record) = self.records.pop_front() {
                 self.trimmed_to = Some(record.sequence);
             }
+        }
+        if let Some(trimmed) = self.trimmed_to {
+            self.made = self.made.split_off(&(trimmed + 1));
         }
     }
 

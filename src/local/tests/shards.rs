@@ -244,7 +244,14 @@ fn sequence_numbers_may_grow_longer() {
 fn preloaded_records_are_in_the_shards_of_their_keys_and_in_order() {
     let mut bench = Bench::new();
     let arn = bench.table();
-    let mut preload = Preload { records_per_shard: 1200, keys_per_shard: 10, value_bytes: 10, first_version: 0 };
+    let mut preload = Preload {
+        records_per_shard: 1200,
+        keys_per_shard: 10,
+        value_bytes: 10,
+        value_attributes: 1,
+        first_version: 0,
+        pages_ahead: false,
+    };
     let written = bench.world.preload(bench.now, "Tab", &preload);
     assert_eq!(written, Ok(4800));
     bench.world.change_shards(bench.now, "Tab", StreamAction::Split, None).expect("open shards");
@@ -266,4 +273,34 @@ fn preloaded_records_are_in_the_shards_of_their_keys_and_in_order() {
             assert_eq!(*values, wanted);
         }
     }
+}
+
+#[test]
+fn pages_made_ahead_are_those_that_would_be_made_when_asked_for() {
+    let preload = Preload {
+        records_per_shard: 2500,
+        keys_per_shard: 10,
+        value_bytes: 10,
+        value_attributes: 3,
+        first_version: 0,
+        pages_ahead: false,
+    };
+    let read = |pages_ahead| {
+        let mut bench = Bench::new();
+        let arn = bench.table();
+        bench.world.preload(bench.now, "Tab", &Preload { pages_ahead, ..preload.clone() }).expect("a stream");
+        let first = bench.shards(&arn)[0].clone();
+        let id = text(&first["ShardId"]);
+        // What comes later must not be hidden by a page that was made before.
+        bench.world.preload(bench.now, "Tab", &Preload { first_version: 250, ..preload.clone() }).expect("a stream");
+        let (open, _) = bench.read_shard(&arn, &id);
+        bench.world.change_shards(bench.now, "Tab", StreamAction::Trim, Some(&id)).expect("a shard");
+        let (trimmed, _) = bench.read_shard(&arn, &id);
+        (open, trimmed)
+    };
+    let (open, trimmed) = read(true);
+    assert_eq!((open.len(), trimmed.len()), (5000, 0));
+    let image = &open[0]["dynamodb"]["NewImage"];
+    assert_eq!((text(&image["pad"]["S"]), text(&image["pad3"]["S"])), ("xxxx".to_owned(), "xxx".to_owned()));
+    assert_eq!((open, trimmed), read(false));
 }

@@ -1,4 +1,6 @@
-//! Where `shardkeeper run` sends records: standard output, or nowhere.
+//! Where `shardkeeper run` sends records: standard output, a handler that is asked over HTTP, or nowhere.
+
+pub mod http;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -6,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::consumer::{Error, ProcessRecordsInput, RecordProcessor};
+use crate::consumer::{BatchError, ProcessRecordsInput, RecordProcessor};
 use crate::core::record::RecordBatch;
 
 /// Batches that wait for the writer.
@@ -16,7 +18,7 @@ const QUEUE: usize = 16;
 pub struct Null;
 
 impl RecordProcessor for Null {
-    async fn process_records(&mut self, _input: ProcessRecordsInput) -> Result<(), Error> {
+    async fn process_records(&mut self, _input: ProcessRecordsInput) -> Result<(), BatchError> {
         Ok(())
     }
 }
@@ -44,7 +46,7 @@ impl Lines {
 }
 
 impl RecordProcessor for Lines {
-    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), Error> {
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
         let (written, done) = oneshot::channel();
         let job = Job { records: input.records, written };
         let outcome = match self.batches.send(job).await {

@@ -1,0 +1,77 @@
+//! What was typed for the load bench.
+
+use std::path::PathBuf;
+
+use super::scenarios;
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+Measures fleets of worker processes on the local service.
+
+Usage: cargo bench --bench fleet -- [OPTIONS]
+
+  --quick            Small loads, a few seconds a scenario: whether everything works, no times worth keeping
+  --scenario NAME    Only this scenario (again for more)
+  --list             Name the scenarios
+  --json FILE        Write all figures to FILE as JSON
+  --write-docs       Write docs/benchmarks.md and its plots in docs/img
+  --help             Show this
+";
+
+/// What to measure and what to write.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Whether loads are small.
+    pub quick: bool,
+    /// Whether docs/benchmarks.md is written.
+    pub write_docs: bool,
+    /// Where the figures go as JSON.
+    pub json: Option<PathBuf>,
+    /// The scenarios asked for; none for all.
+    scenarios: Vec<String>,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Asked {
+    Help,
+    List,
+    Run(Options),
+}
+
+impl Options {
+    /// Reads the command line; the first mistake in words.
+    pub fn read(arguments: &[String]) -> Result<Asked, String> {
+        let mut options = Options::default();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--bench" => {} // cargo's own word to every bench
+                "--quick" => options.quick = true,
+                "--write-docs" => options.write_docs = true,
+                "--json" => options.json = Some(value()?.into()),
+                "--scenario" => options.scenarios.push(known(value()?)?),
+                "--list" => return Ok(Asked::List),
+                "--help" | "-h" => return Ok(Asked::Help),
+                other => return Err(format!("{other} is no option")),
+            }
+        }
+        if options.quick && options.write_docs {
+            return Err("--write-docs wants real figures: leave --quick out".to_owned());
+        }
+        Ok(Asked::Run(options))
+    }
+
+    /// Whether a scenario is to be run.
+    pub fn wants(&self, scenario: &str) -> bool {
+        self.scenarios.is_empty() || self.scenarios.iter().any(|name| name == scenario)
+    }
+}
+
+fn known(name: &str) -> Result<String, String> {
+    match scenarios::ALL.iter().any(|scenario| scenario.name == name) {
+        true => Ok(name.to_owned()),
+        false => Err(format!("{name} is no scenario: --list names them")),
+    }
+}

@@ -1,0 +1,158 @@
+//! What is measured.
+
+mod backlog;
+mod changes;
+mod many;
+mod processors;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use super::progress::Progress;
+use super::report::Outcome;
+use super::service::{Client, Stats};
+
+/// A scenario.
+pub struct Scenario {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What it is, in a few words.
+    pub title: &'static str,
+    /// Carries it out.
+    pub run: fn(&Stage) -> Result<Outcome, anyhow::Error>,
+}
+
+/// All scenarios, in the order in which they run.
+pub const ALL: &[Scenario] = &[
+    backlog::SMALL,
+    backlog::BOTH_IMAGES,
+    backlog::KEYS_ONLY,
+    changes::LIVE,
+    changes::CHANGES,
+    many::BACKLOG,
+    many::IDLE,
+    processors::SLOW,
+    processors::STOPPED,
+];
+
+/// Where a scenario plays.
+pub struct Stage {
+    /// Whether loads are small.
+    pub quick: bool,
+    /// Says how far it is.
+    pub progress: Progress,
+    folder: PathBuf,
+}
+
+/// The names of the scenarios, with what they are.
+pub fn list() -> String {
+    ALL.iter().map(|scenario| format!("{:16}{}\n", scenario.name, scenario.title)).collect()
+}
+
+impl Stage {
+    /// A stage with a folder of its own, which goes away with it.
+    pub fn new(scenario: &'static str, quick: bool) -> Result<Self, anyhow::Error> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fleet-{}-{scenario}", std::process::id()));
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self { quick, progress: Progress::new(scenario), folder })
+    }
+
+    /// A folder for logs.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// One or the other, for small loads and for large ones.
+    pub fn pick<T>(&self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    /// Lets a time pass in which something is measured.
+    pub fn let_pass(&self, what: &str, time: Duration) {
+        self.progress.step(&format!("{what} ({} s)", time.as_secs()));
+        let start = Instant::now();
+        while start.elapsed() < time {
+            self.progress.part(what, start.elapsed().as_millis() as u64, time.as_millis() as u64);
+            std::thread::sleep(Duration::from_millis(100).min(time - start.elapsed().min(time)));
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Waits until `is_so`, looking each `pause`.
+fn wait_until(
+    what: &str,
+    limit: Duration,
+    pause: Duration,
+    mut is_so: impl FnMut() -> Result<bool, anyhow::Error>,
+) -> Result<Duration, anyhow::Error> {
+    let start = Instant::now();
+    while !is_so()? {
+        if start.elapsed() > limit {
+            bail!("{what}: not within {limit:?}");
+        }
+        std::thread::sleep(pause);
+    }
+    Ok(start.elapsed())
+}
+
+/// Waits until the unfinished shards of an application are divided evenly among these workers, all so many of them, and
+/// `is_new` says yes to each; answers how long that took.
+fn wait_for_balance(
+    client: &mut Client,
+    app: &str,
+    workers: &[&str],
+    shards: usize,
+    is_new: impl Fn(&str) -> bool,
+) -> Result<Duration, anyhow::Error> {
+    wait_until("the shards are divided evenly", BALANCE_LIMIT, Duration::from_millis(50), || {
+        let Ok(owners) = client.owners(app) else { return Ok(false) }; // no table yet
+        let count = |worker: &&str| owners.values().filter(|owner| *owner == worker).count();
+        let counts: Vec<usize> = workers.iter().map(count).collect();
+        let spread = counts.iter().max().unwrap_or(&0) - counts.iter().min().unwrap_or(&0);
+        let all_are_owned = owners.len() == shards && counts.iter().sum::<usize>() == shards;
+        Ok(all_are_owned && spread <= 1 && owners.keys().all(|shard| is_new(shard)))
+    })
+}
+
+/// What the service counted between two looks, a second.
+struct Rates {
+    seconds: f64,
+    from: Stats,
+    to: Stats,
+}
+
+impl Rates {
+    fn calls(&self, operation: &str) -> f64 {
+        (self.to.calls(operation) - self.from.calls(operation)) as f64 / self.seconds
+    }
+
+    /// Read and write units of the lease table and the fleet table together.
+    fn units(&self, app: &str) -> (f64, f64) {
+        let fleet = format!("{app}-Fleet");
+        let sum = |stats: &Stats| {
+            let ((lease_reads, lease_writes), (reads, writes)) = (stats.units(app), stats.units(&fleet));
+            (lease_reads + reads, lease_writes + writes)
+        };
+        let (from, to) = (sum(&self.from), sum(&self.to));
+        ((to.0 - from.0) / self.seconds, (to.1 - from.1) / self.seconds)
+    }
+}
+
+/// Lets a time pass and answers what the service counted in it.
+fn rates(stage: &Stage, client: &mut Client, what: &str, time: Duration) -> Result<Rates, anyhow::Error> {
+    let (from, start) = (client.stats()?, Instant::now());
+    stage.let_pass(what, time);
+    Ok(Rates { to: client.stats()?, seconds: start.elapsed().as_secs_f64(), from })
+}
+
+const MIB: f64 = 1024.0 * 1024.0;
+/// No fleet takes this long to divide its shards.
+const BALANCE_LIMIT: Duration = Duration::from_secs(90);

@@ -1,0 +1,97 @@
+//! Copies a table into another one, change by change, and counts the changes of each item in a third: every change
+//! counts once, however often workers are killed and records are delivered again.
+//!
+//! Counting is what an ordinary handler gets wrong: a change that is delivered again counts again. Here the writes that
+//! records call for and the position behind those records are one transaction: all of it happens, or nothing.
+//!
+//!     shardkeeper local &
+//!     cargo run --example effectively_once -- Phones PhonesCopy PhonesCounts http://127.0.0.1:8000
+//!
+//! The arguments are the table, whose stream must have new images; the copy and the counts, which must be there and have
+//! the table's key; and the endpoint, which may be left out for AWS.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, TransactWriteItem, Update};
+use shardkeeper::consumer::{Error, MAX_WRITES};
+use shardkeeper::{
+    BatchError, Checkpoints, Options, ProcessRecordsInput, Record, RecordBatch, RecordProcessor, ShardContext,
+    StreamSelector, Worker,
+};
+
+/// A change makes one write to the copy and one to the counts.
+const WRITES_A_RECORD: usize = 2;
+
+#[derive(Clone)]
+struct Copier {
+    copy: String,
+    counts: String,
+}
+
+impl RecordProcessor for Copier {
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
+        // A batch that failed halfway comes again as a whole.
+        let mut rest = input.checkpointer.undone(&input.records).await;
+        while !rest.is_empty() {
+            let (records, behind) = rest.split_at(records_of_one_transaction(&rest));
+            let mut writes = Vec::new();
+            for record in records.iter() {
+                writes.extend(self.writes(&record)?);
+            }
+            input.checkpointer.commit(&records, writes).await?;
+            rest = behind;
+        }
+        Ok(())
+    }
+}
+
+impl Copier {
+    /// What a change does to the copy and to the counts.
+    fn writes(&self, record: &Record<'_>) -> Result<[TransactWriteItem; WRITES_A_RECORD], Error> {
+        let write = TransactWriteItem::builder();
+        let copied = match record.new_image()? {
+            Some(image) => {
+                let item = Some(image.into_attributes());
+                write.put(Put::builder().table_name(&self.copy).set_item(item).build()?)
+            }
+            None => {
+                let key = Some(record.keys().into_attributes());
+                write.delete(Delete::builder().table_name(&self.copy).set_key(key).build()?)
+            }
+        };
+        let counted = Update::builder()
+            .table_name(&self.counts)
+            .set_key(Some(record.keys().into_attributes()))
+            .update_expression("ADD changes :one")
+            .expression_attribute_values(":one", AttributeValue::N("1".into()))
+            .build()?;
+        Ok([copied.build(), TransactWriteItem::builder().update(counted).build()])
+    }
+}
+
+/// How many of the records, from the first, go into one transaction: it takes no two writes of the same item.
+fn records_of_one_transaction(records: &RecordBatch) -> usize {
+    let mut keys = BTreeSet::new();
+    let most = MAX_WRITES / WRITES_A_RECORD;
+    records.iter().take(most).take_while(|record| keys.insert(record.keys_json())).count()
+}
+
+#[tokio::main]
+async fn main() -> Result<(), shardkeeper::worker::Error> {
+    let mut arguments = std::env::args().skip(1);
+    let mut argument = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
+    let (table, copy, counts) = (argument("Phones"), argument("PhonesCopy"), argument("PhonesCounts"));
+    let mut options = Options::new("effectively-once", StreamSelector::Table(table), "copier-1");
+    options.endpoints.url = arguments.next();
+    run(options, copy, counts).await
+}
+
+/// Copies until Ctrl-C.
+pub async fn run(mut options: Options, copy: String, counts: String) -> Result<(), shardkeeper::worker::Error> {
+    options.checkpoints = Checkpoints::Manual;
+    let copier = Copier { copy, counts };
+    let worker = Worker::new(options, move |_: &ShardContext| copier.clone());
+    let report = worker.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
+    eprintln!("{} records", report.totals.records);
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! Connections to a handler, kept for the next request, and one request and its answer.
+//!
+//! A server may close a connection at the very moment at which the next request is sent on it. That is no failure of
+//! the handler's: a request whose connection was used before, and ended without a byte of an answer, is sent once more
+//! on a new one. The handler may then see a batch twice, as after any failure.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{HeaderMap, LOCATION};
+use hyper::rt::{Read, Write};
+use hyper::{Request, Response, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use tokio::time::Instant;
+use tower_service::Service;
+
+/// How long to wait for a connection, with the name's look-up and TLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that was left alone for longer is not used again: many servers close theirs after 5 s.
+const LONGEST_IDLE: Duration = Duration::from_secs(4);
+/// When a connection shows no sign of life, its other end is asked for one: a call may last long, and a machine that
+/// is gone says nothing.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// The most of an answer that is read: more than the failures of any batch take.
+pub(super) const LARGEST_ANSWER: usize = 4 << 20;
+/// How much of an answer is read that says by its status that the call failed.
+const LARGEST_ERROR: usize = 8 << 10;
+
+/// A handler's answer, as far as it was read.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+    /// Whether the body goes on behind what was read.
+    pub(super) is_cut: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unanswered {
+    #[error("the handler cannot be reached: {0}")]
+    Unreachable(String),
+    #[error("the handler gave no whole answer: {0}")]
+    BrokenOff(String),
+}
+
+impl Answer {
+    /// Where the answer sends us, which is not followed.
+    pub(super) fn location(&self) -> Option<&str> {
+        self.headers.get(LOCATION).and_then(|location| location.to_str().ok())
+    }
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// Connections to one place.
+pub(super) struct Connections {
+    uri: Uri,
+    connector: Connector,
+    /// Those that wait for a request, the last used last.
+    idle: Mutex<Vec<(Sender, Instant)>>,
+}
+
+enum Connector {
+    Plain(HttpConnector),
+    Tls(HttpsConnector<HttpConnector>),
+}
+
+impl Connections {
+    /// Connections to the host of `uri`; none is opened yet.
+    ///
+    /// # Errors
+    /// For `https`, when the system's certificates cannot be found.
+    pub(super) fn new(uri: Uri) -> std::io::Result<Self> {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(KEEP_ALIVE));
+        tcp.set_keepalive_interval(Some(KEEP_ALIVE / 3));
+        tcp.set_keepalive_retries(Some(3));
+        let connector = if uri.scheme_str() == Some("https") {
+            let builder = HttpsConnectorBuilder::new().with_native_roots()?;
+            Connector::Tls(builder.https_only().enable_http1().wrap_connector(tcp))
+        } else {
+            Connector::Plain(tcp)
+        };
+        Ok(Self { uri, connector, idle: Mutex::default() })
+    }
+
+    /// Sends a request and reads the answer.
+    pub(super) async fn exchange(&self, request: impl Fn() -> Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
+        if let Some(mut sender) = self.take_idle().await {
+            match sender.send_request(request()).await {
+                Ok(response) => return self.read(sender, response).await,
+                Err(error) if was_closed(&error) => {
+                    tracing::debug!(%error, "the handler has closed the connection, trying a new one");
+                }
+                Err(error) => return Err(broken_off(&error)),
+            }
+        }
+        let mut sender = self.connect().await?;
+        let response = sender.send_request(request()).await.map_err(|error| broken_off(&error))?;
+        self.read(sender, response).await
+    }
+
+    /// A connection that was used not long ago and is still open.
+    async fn take_idle(&self) -> Option<Sender> {
+        loop {
+            let (mut sender, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            if since.elapsed() < LONGEST_IDLE && sender.ready().await.is_ok() {
+                return Some(sender);
+            }
+        }
+    }
+
+    fn put_back(&self, sender: Sender) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < LONGEST_IDLE);
+        idle.push((sender, Instant::now()));
+    }
+
+    async fn connect(&self) -> Result<Sender, Unanswered> {
+        let uri = self.uri.clone();
+        let connecting = async {
+            match &self.connector {
+                Connector::Plain(connector) => {
+                    let stream = connector.clone().call(uri).await.map_err(|error| chain(&error))?;
+                    handshake(stream).await
+                }
+                Connector::Tls(connector) => {
+                    let stream = connector.clone().call(uri).await.map_err(|error| chain(&*error))?;
+                    handshake(stream).await
+                }
+            }
+        };
+        let late = || format!("no connection within {CONNECT_TIMEOUT:?}");
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+        connected.map_err(|_| late()).and_then(|connected| connected).map_err(Unanswered::Unreachable)
+    }
+
+    /// Reads an answer, as much of it as is wanted. Its connection is kept if the answer ends there.
+    async fn read(&self, sender: Sender, response: Response<Incoming>) -> Result<Answer, Unanswered> {
+        let (head, mut body) = response.into_parts();
+        let limit = if head.status.is_success() { LARGEST_ANSWER } else { LARGEST_ERROR };
+        let mut answer = Answer { status: head.status, headers: head.headers, body: Vec::new(), is_cut: false };
+        while let Some(frame) = body.frame().await {
+            let frame = match frame {
+                Ok(frame) => frame,
+                // What is known already says more than that the rest is missing.
+                Err(_) if !answer.status.is_success() => {
+                    answer.is_cut = true;
+                    return Ok(answer);
+                }
+                Err(error) => return Err(broken_off(&error)),
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            let room = limit - answer.body.len();
+            answer.body.extend_from_slice(&data[..data.len().min(room)]);
+            if data.len() > room {
+                answer.is_cut = true;
+                return Ok(answer);
+            }
+        }
+        self.put_back(sender);
+        Ok(answer)
+    }
+}
+
+async fn handshake<T: Read + Write + Send + Unpin + 'static>(stream: T) -> Result<Sender, String> {
+    let (sender, connection) = http1::handshake(stream).await.map_err(|error| chain(&error))?;
+    // It ends when its sender is dropped, or with the stream; whoever waits for an answer learns of that.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+/// Whether a connection ended before any of an answer came.
+fn was_closed(error: &hyper::Error) -> bool {
+    let is_io = || std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>());
+    error.is_canceled() || error.is_closed() || error.is_incomplete_message() || is_io()
+}
+
+fn broken_off(error: &hyper::Error) -> Unanswered {
+    Unanswered::BrokenOff(chain(error))
+}
+
+/// An error with its causes, each once.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !words.contains(&text) {
+            words = format!("{words}: {text}");
+        }
+        next = cause.source();
+    }
+    words
+}

@@ -1,0 +1,178 @@
+//! Dead letters, handed to a processor once more.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::checkpointer::Checkpointer;
+use super::clock::WallClock;
+use super::delivery::catch_panic;
+use super::failure::{BatchError, FailurePolicy};
+use super::processor::{ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
+use crate::core::checkpoint::Checkpoint;
+use crate::core::dead_letter::DeadLetter;
+use crate::core::lease::ShardId;
+use crate::core::pacing::Backoff;
+use crate::core::rng::Rng;
+
+/// Hands the records of dead letters to the processors of a worker, outside of any worker: one record at a time, under
+/// a failure policy, each shard's by a processor of its own.
+///
+/// It neither reads nor deletes letters. Whoever calls it does so in the order that the items' changes had, and deletes
+/// a letter when its delivery went well.
+pub struct Replayer<F: ProcessorFactory> {
+    factory: F,
+    policy: FailurePolicy,
+    clock: WallClock,
+    rng: Rng,
+    processors: BTreeMap<(String, ShardId), F::Processor>,
+}
+
+/// A letter's record failed again, as often as the policy allows.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct StillFails {
+    /// How often the record was handed over this time.
+    pub attempts: u32,
+    /// The last error.
+    pub error: BatchError,
+}
+
+impl<F: ProcessorFactory> Replayer<F> {
+    /// Processors of `factory`, under `policy`: its attempts (one, if it names no limit), its waits and the time that a
+    /// call may take. The records' age counts for nothing: it is why they are here.
+    pub fn new(factory: F, policy: FailurePolicy, clock: WallClock, seed: u64) -> Self {
+        Self { factory, policy, clock, rng: Rng::new(seed), processors: BTreeMap::new() }
+    }
+
+    /// Hands a letter's record over until that goes well.
+    ///
+    /// # Errors
+    /// When it failed as often as the policy allows, or the letter holds no record.
+    pub async fn deliver(&mut self, letter: &DeadLetter) -> Result<(), StillFails> {
+        let records = letter.to_batch().map_err(|error| StillFails { attempts: 0, error: error.into() })?;
+        let limit = self.policy.attempts.unwrap_or(1).max(1);
+        let mut backoff = Backoff::new(self.policy.first_wait, self.policy.longest_wait);
+        let mut attempt = 0;
+        loop {
+            let input = ProcessRecordsInput {
+                records: records.clone(),
+                checkpointer: Checkpointer::of_replay(),
+                age: letter.created_ms.map(|ms| Duration::from_millis(self.clock.now_ms().saturating_sub(ms))),
+                attempt,
+            };
+            let Err(error) = self.call(letter, input).await else { return Ok(()) };
+            attempt += 1;
+            if attempt >= limit {
+                return Err(StillFails { attempts: attempt, error });
+            }
+            tracing::debug!(letter = %letter.id(), %error, attempt, "failed again, trying on");
+            tokio::time::sleep(backoff.next(&mut self.rng)).await;
+        }
+    }
+
+    /// Tells the processors that no more is coming.
+    pub async fn finish(self) {
+        for mut processor in self.processors.into_values() {
+            processor.shutdown_requested(&Checkpointer::of_replay()).await;
+        }
+    }
+
+    async fn call(&mut self, letter: &DeadLetter, input: ProcessRecordsInput) -> Result<(), BatchError> {
+        let limit = self.policy.handler_timeout;
+        let key = (letter.stream_arn.clone(), letter.shard_id.clone());
+        let mut processor = match self.processors.remove(&key) {
+            Some(processor) => processor,
+            None => {
+                let shard = ShardContext {
+                    shard_id: letter.shard_id.clone(),
+                    stream_arn: letter.stream_arn.as_str().into(),
+                    checkpoint: Checkpoint::TrimHorizon,
+                };
+                let mut processor = self.factory.create(&shard);
+                catch_panic(processor.initialize(&shard)).await?;
+                processor
+            }
+        };
+        let call = catch_panic(processor.process_records(input));
+        let outcome = match limit {
+            None => call.await,
+            Some(limit) => tokio::time::timeout(limit, call)
+                .await
+                .unwrap_or_else(|_| Err(format!("the processor did not finish within {limit:?}").into())),
+        };
+        self.processors.insert(key, processor);
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    const RECORD: &str = r#"{"dynamodb":{"SequenceNumber":"7","Keys":{"key":{"S":"a"}}}}"#;
+
+    /// What a processor's calls do, one after the other; then all go well.
+    type Script = Arc<Mutex<Vec<&'static str>>>;
+
+    struct Scripted {
+        script: Script,
+        seen: Arc<Mutex<Vec<(String, u32)>>>,
+    }
+
+    impl RecordProcessor for Scripted {
+        async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
+            let record = input.records.first().expect("a record").json().to_owned();
+            self.seen.lock().expect("no panic").push((record, input.attempt));
+            let what = self.script.lock().expect("no panic").pop();
+            match what {
+                Some("panic") => panic!("poison"),
+                Some("hang") => std::future::pending().await,
+                Some(words) => Err(words.into()),
+                None => Ok(input.checkpointer.checkpoint().await?),
+            }
+        }
+    }
+
+    fn replayer(script: &[&'static str]) -> (Replayer<impl ProcessorFactory>, Arc<Mutex<Vec<(String, u32)>>>) {
+        let script: Script = Arc::new(Mutex::new(script.iter().rev().copied().collect()));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let to_see = Arc::clone(&seen);
+        let factory = move |_: &ShardContext| Scripted { script: Arc::clone(&script), seen: Arc::clone(&to_see) };
+        let policy =
+            FailurePolicy { attempts: Some(3), handler_timeout: Some(Duration::from_secs(9)), ..Default::default() };
+        (Replayer::new(factory, policy, WallClock::System, 1), seen)
+    }
+
+    fn letter(record: &str) -> DeadLetter {
+        let number = "7".parse().expect("a sequence number");
+        DeadLetter::new("arn:aws:dynamodb:r:1:table/T/stream/L", "shardId-1".into(), number, record, "no", 5)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_is_tried_as_often_as_the_policy_allows_through_errors_panics_and_hanging_calls() {
+        let (mut replayer, seen) = replayer(&["panic", "hang"]);
+        replayer.deliver(&letter(RECORD)).await.expect("the third attempt goes well");
+        let seen = std::mem::take(&mut *seen.lock().expect("no panic"));
+        assert_eq!(seen, [0, 1, 2].map(|attempt| (RECORD.to_owned(), attempt)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_again_says_how_often_and_why() {
+        let (mut replayer, seen) = replayer(&["one", "two", "hang"]);
+        let error = replayer.deliver(&letter(RECORD)).await.expect_err("no attempt is left");
+        assert_eq!((error.attempts, error.to_string().as_str()), (3, "the processor did not finish within 9s"));
+        replayer.deliver(&letter(RECORD)).await.expect("the next one goes well");
+        assert_eq!(seen.lock().expect("no panic").len(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_letter_without_a_record_is_handed_to_nobody() {
+        let (mut replayer, seen) = replayer(&[]);
+        let error = replayer.deliver(&letter("{}")).await.expect_err("there is no record");
+        assert_eq!(error.attempts, 0);
+        assert!(error.to_string().contains("not a record"), "{error}");
+        assert!(seen.lock().expect("no panic").is_empty());
+    }
+}

@@ -1,0 +1,232 @@
+//! Who may do what: an IAM identity policy that calls are held to, as the real service holds them to a role's.
+//!
+//! Calls are what the "Service Authorization Reference" makes of them: a transaction needs the action of each of its
+//! parts, a batch its own for every table, GetRecords the stream of its iterator.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::error::ServiceError;
+use super::request::Parameters;
+use super::world::Request;
+
+/// An identity policy: what it does not allow is refused.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    statements: Vec<Statement>,
+    /// As it was given.
+    document: Value,
+}
+
+/// One permission that a call needs: an action, as `dynamodb:GetItem`, on a resource's ARN.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Need {
+    pub(crate) action: String,
+    pub(crate) resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Statement {
+    actions: Vec<String>,
+    resources: Vec<String>,
+}
+
+impl Policy {
+    /// Reads a policy document whose statements have `Sid`, `Effect` (only `Allow`), `Action` and `Resource`, the last
+    /// two with the wildcards `*` and `?`.
+    ///
+    /// # Errors
+    /// Anything else that IAM knows and this does not, such as `Deny` or `Condition`, as a ValidationException: it
+    /// would be understood wrongly.
+    pub fn from_json(json: &Value) -> Result<Self, ServiceError> {
+        let members = Parameters::new(json, &["Version", "Id", "Statement"])?;
+        let one_or_many = match members.required("Statement")? {
+            Value::Array(statements) => statements.iter().collect(),
+            one => vec![one],
+        };
+        let statements = one_or_many.into_iter().map(Statement::from_json).collect::<Result<_, _>>()?;
+        Ok(Self { statements, document: json.clone() })
+    }
+
+    /// The document as it was given.
+    pub fn to_json(&self) -> &Value {
+        &self.document
+    }
+
+    /// The refusal of a call that needs something which no statement allows.
+    pub(crate) fn refusal(&self, needs: &BTreeSet<Need>) -> Option<ServiceError> {
+        let missing = needs.iter().find(|need| !self.statements.iter().any(|statement| statement.allows(need)))?;
+        let Need { action, resource } = missing;
+        let message = format!(
+            "User is not authorized to perform: {action} on resource: {resource} because no identity-based policy \
+             allows the {action} action"
+        );
+        Some(ServiceError::new("AccessDeniedException", message))
+    }
+}
+
+impl Statement {
+    fn from_json(json: &Value) -> Result<Self, ServiceError> {
+        let members = Parameters::new(json, &["Sid", "Effect", "Action", "Resource"])?;
+        if members.required_text("Effect")? != "Allow" {
+            return Err(ServiceError::validation("Effect must be Allow: everything else is refused as it is"));
+        }
+        Ok(Self { actions: words(&members, "Action")?, resources: words(&members, "Resource")? })
+    }
+
+    fn allows(&self, need: &Need) -> bool {
+        // IAM takes the case of actions as equal, that of resources not.
+        let action = need.action.to_ascii_lowercase();
+        self.actions.iter().any(|pattern| matches(&pattern.to_ascii_lowercase(), &action))
+            && self.resources.iter().any(|pattern| matches(pattern, &need.resource))
+    }
+}
+
+/// What a call needs. `table_arn` makes a table's ARN of its name. A body that cannot be read needs nothing: the
+/// service refuses it anyway.
+pub(crate) fn needs(request: &Request, table_arn: impl Fn(&str) -> String) -> BTreeSet<Need> {
+    let operation = request.operation();
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    let need = |action: &str, resource: String| Need { action: format!("dynamodb:{action}"), resource };
+    let text = |member: &str| body[member].as_str().unwrap_or_default();
+    match operation {
+        "TransactWriteItems" => parts(&body)
+            .map(|(kind, part)| {
+                let action = match kind {
+                    "Put" => "PutItem",
+                    "Update" => "UpdateItem",
+                    "Delete" => "DeleteItem",
+                    _ => "ConditionCheckItem",
+                };
+                need(action, table_arn(part["TableName"].as_str().unwrap_or_default()))
+            })
+            .collect(),
+        "TransactGetItems" => parts(&body)
+            .map(|(_, part)| need("GetItem", table_arn(part["TableName"].as_str().unwrap_or_default())))
+            .collect(),
+        "BatchGetItem" | "BatchWriteItem" => {
+            let tables = body["RequestItems"].as_object().into_iter().flatten();
+            tables.map(|(table, _)| need(operation, table_arn(table))).collect()
+        }
+        "ListTables" | "ListStreams" => BTreeSet::from([need(operation, "*".to_owned())]),
+        "GetRecords" => {
+            // An iterator begins with its stream's ARN.
+            let arn = text("ShardIterator").split('|').next().unwrap_or_default();
+            BTreeSet::from([need(operation, arn.to_owned())])
+        }
+        _ if request.is_for_streams() => BTreeSet::from([need(operation, text("StreamArn").to_owned())]),
+        _ => BTreeSet::from([need(operation, table_arn(text("TableName")))]),
+    }
+}
+
+/// The parts of a transaction, each with its kind.
+fn parts(body: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let entries = body["TransactItems"].as_array().into_iter().flatten();
+    entries.filter_map(Value::as_object).flatten().map(|(kind, part)| (kind.as_str(), part))
+}
+
+/// A member that holds one string or a list of them.
+fn words(members: &Parameters<'_>, name: &str) -> Result<Vec<String>, ServiceError> {
+    let wrong = || ServiceError::validation(format!("{name} must be a string or a list of strings"));
+    let list = match members.required(name)? {
+        Value::Array(list) => list.clone(),
+        one => vec![json!(one)],
+    };
+    list.iter().map(|word| word.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
+}
+
+/// Whether `text` is what `pattern` says, where `*` stands for any characters and `?` for one.
+fn matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut at, mut seen) = (0, 0);
+    // Where the last star stands, and up to where it was last taken to reach.
+    let mut star: Option<(usize, usize)> = None;
+    while seen < text.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                star = Some((at, seen));
+                at += 1;
+            }
+            Some(&byte) if byte == b'?' || byte == text[seen] => (at, seen) = (at + 1, seen + 1),
+            _ => {
+                let Some((back, reach)) = star else { return false };
+                star = Some((back, reach + 1));
+                (at, seen) = (back + 1, reach + 1);
+            }
+        }
+    }
+    pattern[at..].iter().all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needs_of(target: &str, body: &Value) -> Vec<String> {
+        let request = Request { target: target.to_owned(), body: body.to_string().into() };
+        let needs = needs(&request, |name| format!("arn:{name}"));
+        needs.into_iter().map(|need| format!("{} {}", need.action, need.resource)).collect()
+    }
+
+    #[test]
+    fn wildcards_stand_for_any_characters_and_for_one() {
+        for (pattern, text, is_match) in [
+            ("*", "", true),
+            ("arn:*:table/T", "arn:aws:table/T", true),
+            ("arn:*:table/T", "arn:aws:table/Type", false),
+            ("table/T/stream/*", "table/T/stream/2026", true),
+            ("table/T/stream/*", "table/T", false),
+            ("*ab", "aab", true),
+            ("a*b*c", "abxbxc", true),
+            ("a*b*c", "abxbx", false),
+            ("T?", "T1", true),
+            ("T?", "T", false),
+        ] {
+            assert_eq!(matches(pattern, text), is_match, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn a_call_needs_its_own_action_a_transaction_that_of_each_part_and_a_batch_its_tables() {
+        let item = needs_of("DynamoDB_20120810.GetItem", &json!({"TableName": "T"}));
+        assert_eq!(item, ["dynamodb:GetItem arn:T"]);
+        let transaction = json!({"TransactItems": [
+            {"Put": {"TableName": "T"}}, {"Put": {"TableName": "T"}}, {"ConditionCheck": {"TableName": "U"}},
+        ]});
+        let transaction = needs_of("DynamoDB_20120810.TransactWriteItems", &transaction);
+        assert_eq!(transaction, ["dynamodb:ConditionCheckItem arn:U", "dynamodb:PutItem arn:T"]);
+        let batch = needs_of("DynamoDB_20120810.BatchGetItem", &json!({"RequestItems": {"T": {}, "U": {}}}));
+        assert_eq!(batch, ["dynamodb:BatchGetItem arn:T", "dynamodb:BatchGetItem arn:U"]);
+        let page = json!({"ShardIterator": "arn:T/stream/L|1|AAAA"});
+        assert_eq!(needs_of("DynamoDBStreams_20120810.GetRecords", &page), ["dynamodb:GetRecords arn:T/stream/L"]);
+    }
+
+    #[test]
+    fn what_no_statement_allows_is_refused_with_its_name() {
+        let policy = Policy::from_json(&json!({"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Action": ["dynamodb:getitem", "dynamodb:PutItem"], "Resource": "arn:T"},
+        ]}));
+        let policy = policy.expect("a good policy");
+        let refusal = |action: &str, resource: &str| {
+            policy.refusal(&BTreeSet::from([Need { action: action.to_owned(), resource: resource.to_owned() }]))
+        };
+        assert_eq!(refusal("dynamodb:GetItem", "arn:T"), None);
+        let refused = refusal("dynamodb:PutItem", "arn:U").expect("another table");
+        assert_eq!(refused.code(), "AccessDeniedException");
+        assert!(refused.message().contains("dynamodb:PutItem on resource: arn:U"), "{refused}");
+        assert!(refusal("dynamodb:Scan", "arn:T").is_some());
+    }
+
+    #[test]
+    fn a_policy_with_more_than_is_understood_is_not_taken() {
+        for statement in [
+            json!({"Effect": "Deny", "Action": "*", "Resource": "*"}),
+            json!({"Effect": "Allow", "NotAction": "*", "Resource": "*"}),
+            json!({"Effect": "Allow", "Action": "*", "Resource": "*", "Condition": {}}),
+            json!({"Effect": "Allow", "Action": [1], "Resource": "*"}),
+        ] {
+            assert!(Policy::from_json(&json!({"Statement": statement})).is_err(), "{statement}");
+        }
+    }
+}

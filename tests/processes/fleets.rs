@@ -1,0 +1,95 @@
+//! Fleets whose workers come and go.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::local_service::Written;
+use crate::patience::wait_for;
+use crate::scene::{Scene, TABLE, Worker};
+
+/// How many shards each worker shall have.
+fn shares<const N: usize>(counts: [(&str, usize); N]) -> BTreeMap<String, usize> {
+    counts.map(|(id, count)| (id.to_owned(), count)).into()
+}
+
+/// The worker that leads, as the fleet table has it.
+fn leader(scene: &Scene) -> Option<String> {
+    let key = json!({"TableName": "audit-Fleet", "Key": {"key": {"S": "leader"}}, "ConsistentRead": true});
+    scene.service.try_call("GetItem", &key).ok()?["Item"]["worker"]["S"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn a_worker_and_the_leader_killed_at_once_leave_all_shards_to_the_third() {
+    let scene = Scene::new("--shards 9");
+    let mut deliveries = scene.deliveries("audit");
+    let mut written = Written::default();
+    let mut workers = ["a", "b", "c"].map(|id| (id, scene.worker("audit", id, &deliveries, "")));
+    wait_for("three shards each", || scene.service.shares("audit") == shares([("a", 3), ("b", 3), ("c", 3)]));
+    scene.service.write(TABLE, &mut written, 1_000);
+    let leads = leader(&scene).expect("a fleet that has shared its shards has a leader");
+    // The leader first, and one other with it.
+    workers.sort_by_key(|(id, _)| *id != leads);
+    let [(_, leading), (_, other), (last, survivor)] = &mut workers;
+    leading.kill();
+    other.kill();
+    scene.service.write(TABLE, &mut written, 1_000);
+    wait_for("all shards in one hand", || scene.service.shares("audit") == shares([(*last, 9)]));
+    assert_eq!(leader(&scene).as_deref(), Some(*last));
+    scene.service.change_shards(TABLE, "rollover");
+    scene.service.write(TABLE, &mut written, 1_000);
+    deliveries.wait_for_all(&written);
+    deliveries.assert_complete(&written, &scene.service.shards(TABLE));
+    assert_eq!(survivor.stop(), 0);
+}
+
+#[test]
+fn a_rolling_restart_of_all_workers_loses_and_repeats_nothing() {
+    let scene = Scene::new("--shards 6");
+    let mut deliveries = scene.deliveries("audit");
+    let mut written = Written::default();
+    let mut workers = ["a", "b", "c"].map(|id| (id, scene.worker("audit", id, &deliveries, "")));
+    let even = shares([("a", 2), ("b", 2), ("c", 2)]);
+    wait_for("two shards each", || scene.service.shares("audit") == even);
+    for (id, worker) in &mut workers {
+        scene.service.write(TABLE, &mut written, 500);
+        assert_eq!(worker.stop(), 0, "{}", worker.log());
+        scene.service.write(TABLE, &mut written, 500);
+        *worker = scene.worker("audit", id, &deliveries, "");
+        wait_for("two shards each again", || scene.service.shares("audit") == even);
+    }
+    scene.service.write(TABLE, &mut written, 500);
+    deliveries.wait_for_all(&written);
+    assert_eq!(deliveries.repeats(), []);
+    deliveries.assert_complete(&written, &scene.service.shards(TABLE));
+    for (_, worker) in &mut workers {
+        assert_eq!(worker.stop(), 0);
+    }
+}
+
+#[test]
+fn from_one_worker_to_four_and_back_nothing_is_lost_or_repeated() {
+    let scene = Scene::new("--shards 8");
+    let mut deliveries = scene.deliveries("audit");
+    let mut written = Written::default();
+    let start = |id| scene.worker("audit", id, &deliveries, "");
+    let mut first: Worker = start("a");
+    wait_for("all shards in one hand", || scene.service.shares("audit") == shares([("a", 8)]));
+    scene.service.write(TABLE, &mut written, 1_000);
+    let mut others = ["b", "c", "d"].map(start);
+    scene.service.write(TABLE, &mut written, 1_000);
+    let even = shares([("a", 2), ("b", 2), ("c", 2), ("d", 2)]);
+    wait_for("two shards each", || scene.service.shares("audit") == even);
+    scene.service.change_shards(TABLE, "rollover");
+    scene.service.write(TABLE, &mut written, 1_000);
+    for worker in &others {
+        worker.signal("TERM");
+    }
+    assert_eq!(others.each_mut().map(Worker::exit_code), [0, 0, 0]);
+    wait_for("all shards in one hand again", || scene.service.shares("audit") == shares([("a", 8)]));
+    scene.service.write(TABLE, &mut written, 1_000);
+    deliveries.wait_for_all(&written);
+    assert_eq!(deliveries.repeats(), []);
+    deliveries.assert_complete(&written, &scene.service.shards(TABLE));
+    assert_eq!(first.stop(), 0);
+}
