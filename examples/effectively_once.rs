@@ -13,10 +13,10 @@
 use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, TransactWriteItem, Update};
-use shardkeeper::consumer::{BatchError, Error, MAX_WRITES};
+use shardkeeper::consumer::{Error, MAX_WRITES};
 use shardkeeper::{
-    Checkpoints, Options, ProcessRecordsInput, Record, RecordBatch, RecordProcessor, ShardContext, StreamSelector,
-    Worker,
+    BatchError, Checkpoints, Options, ProcessRecordsInput, Record, RecordBatch, RecordProcessor, ShardContext,
+    StreamSelector, Worker,
 };
 
 /// A change makes one write to the copy and one to the counts.

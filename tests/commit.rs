@@ -14,13 +14,13 @@ use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use serde_json::{Value, json};
 use shardkeeper::aws::clients::SdkConfig;
-use shardkeeper::consumer::{Error, WallClock};
+use shardkeeper::consumer::WallClock;
 use shardkeeper::local::connector::InMemoryClient;
 use shardkeeper::local::faults::{Effect, Fault};
 use shardkeeper::local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 use shardkeeper::{
-    CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, Options, ProcessRecordsInput, RecordBatch,
-    RecordProcessor, ShardContext, StreamSelector, Worker,
+    BatchError, CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, Options, ProcessRecordsInput,
+    RecordBatch, RecordProcessor, ShardContext, StreamSelector, Worker,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -48,7 +48,7 @@ struct HandedOver {
 struct Processor(mpsc::UnboundedSender<HandedOver>);
 
 impl RecordProcessor for Processor {
-    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), Error> {
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
         let (end, ended) = oneshot::channel();
         let handed = HandedOver { records: input.records, checkpointer: input.checkpointer, end };
         self.0.send(handed).map_err(|_| "the test is over")?;

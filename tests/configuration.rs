@@ -84,7 +84,7 @@ size = 3
         told,
         [
             "--bogus (command line): unknown option",
-            "--to (command line): needs a value: --to stdout|null",
+            "--to (command line): needs a value: --to stdout|null|URL",
             "SHARDKEEPER_LEASE_DURATON (environment): unknown variable; did you mean \
              \"SHARDKEEPER_LEASE_DURATION\"?",
             "shardkeeper.toml:2: lease-duration: wants a string in quotes, not an integer",

@@ -131,7 +131,8 @@ async fn a_checkpoint_that_somebody_else_has_moved_makes_what_was_done_beyond_th
     stage.write(10, 100);
     stage.fail_on([5]);
     let worker = stage.start("w", |options| options.shard_concurrency = 2);
-    let is_kept = |stage: &Stage| stage.lease().1.is_some_and(|done| done.contains(' ')) && stage.delivered().len() == 90;
+    let is_kept =
+        |stage: &Stage| stage.lease().1.is_some_and(|done| done.contains(' ')) && stage.delivered().len() == 90;
     stage.until("all other items, written down", Duration::from_secs(60), is_kept).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     worker.abort();

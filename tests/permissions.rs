@@ -6,18 +6,14 @@
 #[expect(dead_code, reason = "the configuration tests use more of it")]
 mod support;
 
-#[expect(dead_code, reason = "the process tests use more of it")]
 #[path = "support/deliveries.rs"]
 mod deliveries;
-#[expect(dead_code, reason = "the process tests use more of it")]
 #[path = "support/link.rs"]
 mod link;
 #[path = "support/local_service.rs"]
 mod local_service;
-#[expect(dead_code, reason = "the process tests use more of it")]
 #[path = "support/patience.rs"]
 mod patience;
-#[expect(dead_code, reason = "the process tests use more of it")]
 #[path = "support/scene.rs"]
 mod scene;
 #[path = "support/sdk.rs"]

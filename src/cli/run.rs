@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::delivery_config::OnFailure;
 use super::mistakes::Mistakes;
 use super::run_config::{self, RunConfig, Sink, Source, StartAt};
-use super::sink::http::Handler;
+use super::sink::http::{self, Handler, HttpTarget};
 use super::sink::{Lines, Null};
 use super::{admin, output, signals};
 use crate::consumer::{self, Checkpoints, OnGap, ProcessorFactory};
@@ -75,7 +75,7 @@ pub async fn with_processors<J: WithProcessors>(
             job.call(move |_: &_| lines.clone()).await
         }
         Sink::Http(target) => {
-            let handler = Handler::new(target.clone())?;
+            let handler = Handler::new(HttpTarget::clone(target))?;
             job.call(move |shard: &_| handler.processor(shard)).await
         }
     }
@@ -147,5 +147,8 @@ fn options(config: &RunConfig) -> Options {
     options.filters = config.filters.clone();
     config.delivery.apply(&mut options);
     options.kcl_failover_time = config.kcl_failover_time;
+    if matches!(config.sink, Sink::Http(_)) {
+        options.batch_size.get_or_insert(http::BATCH_SIZE);
+    }
     options
 }

@@ -1,7 +1,8 @@
 //! Finding the children of a shard that has ended.
 //!
 //! Many shards may end at the same moment, and DescribeStream is limited to ten calls a second for the whole fleet.
-//! So the shards that wait are answered together: a few by a call each, more by one listing of the stream.
+//! So the shards that wait are answered together: a few by a call each, more by one listing of the stream; and what a
+//! listing has shown for certain, the leader's too when that is this worker, is not asked for at all.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex as StdMutex;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::known_shards::KnownShards;
 use crate::aws::stream::{Error, Stream};
 use crate::core::lease::ShardId;
 use crate::core::pacing::Backoff;
@@ -40,8 +42,7 @@ pub(super) struct ChildFinder {
 struct State {
     waiting: BTreeMap<ShardId, usize>,
     answers: BTreeMap<ShardId, Answer>,
-    /// What listings have shown so far.
-    graph: ShardGraph,
+    known: KnownShards,
     /// How many pages the last listing had.
     pages: usize,
 }
@@ -110,14 +111,14 @@ impl ChildFinder {
         })
     }
 
-    /// The children that a listing has shown before, when they have children themselves: then they have been there for
-    /// long, and there are no others.
+    /// Takes in a listing that somebody else has made: what it answers need not be asked for.
+    pub(super) fn note_listing(&self, graph: &ShardGraph, took: Duration) {
+        let now = Instant::now();
+        self.with(|state| state.known.note(graph.clone(), now.checked_sub(took).unwrap_or(now)));
+    }
+
     fn known_children(&self, parent: &ShardId) -> Option<Vec<Shard>> {
-        self.with(|state| {
-            let children = state.graph.children(parent);
-            let are_old = !children.is_empty() && children.iter().all(|child| !state.graph.children(child).is_empty());
-            are_old.then(|| state.graph.shards_named(&children))
-        })
+        self.with(|state| state.known.children(parent))
     }
 
     /// Asks the service for all who wait and have no answer: by a call each, or by one listing, whichever is less.
@@ -141,7 +142,7 @@ impl ChildFinder {
     }
 
     async fn ask_by_listing(&self, waiting: &[ShardId], pace: &mut Pace) -> Result<(), Error> {
-        let mut graph = ShardGraph::default();
+        let (began, mut graph) = (Instant::now(), ShardGraph::default());
         let (mut after, mut pages, mut failures) = (None, 0, 0);
         let is_disabled = loop {
             match self.paced(pace, || self.stream.describe(after.as_ref())).await {
@@ -169,7 +170,8 @@ impl ChildFinder {
                     state.answers.insert(shard.clone(), Answer::NoneEver);
                 }
             }
-            (state.graph, state.pages) = (graph, pages);
+            state.known.note(graph, began);
+            state.pages = pages;
         });
         Ok(())
     }
@@ -187,7 +189,8 @@ impl ChildFinder {
         pace.last_call = Some(Instant::now());
         let outcome = call().await;
         pace.gap = match &outcome {
-            Err(_) => (pace.gap * 3 / 2).clamp(FIRST_GAP, WIDEST_GAP),
+            Err(Error::Throttled(_)) => (pace.gap * 3 / 2).clamp(FIRST_GAP, WIDEST_GAP),
+            Err(_) => pace.gap.max(FIRST_GAP), // a fault is no reason to go more slowly for long
             Ok(_) if pace.gap < FIRST_GAP / 4 => Duration::ZERO,
             Ok(_) => pace.gap * 9 / 10,
         };

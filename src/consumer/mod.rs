@@ -12,6 +12,7 @@ mod delivery;
 mod failure;
 mod for_each;
 mod held_lease;
+mod known_shards;
 mod processor;
 mod reader;
 mod replay;
@@ -45,6 +46,7 @@ use crate::core::filter::Filters;
 use crate::core::lease::{Lease, ShardId, WorkerId};
 use crate::core::record::RecordBatch;
 use crate::core::rng::Rng;
+use crate::core::shard_graph::ShardGraph;
 
 /// When checkpoints are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +187,10 @@ impl Handle {
 pub trait Start: Send + Sync {
     /// Starts the consumer of a lease that names this worker as its holder. Its end is reported on `exits`.
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle;
+
+    /// Takes in a complete listing of the stream's shards that has come in now and took this long: consumers look for
+    /// children there first.
+    fn note_listing(&self, graph: &ShardGraph, took: Duration);
 }
 
 /// Starts consumers on a runtime of their own choice.
@@ -222,5 +228,9 @@ impl<F: ProcessorFactory> Start for Starter<F> {
             let _ = exits.send((key, exit));
         });
         Handle { wishes, look, status }
+    }
+
+    fn note_listing(&self, graph: &ShardGraph, took: Duration) {
+        self.shared.children.note_listing(graph, took);
     }
 }

@@ -9,9 +9,14 @@
 //! application started at `LATEST`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
 use super::lease::{Lease, ShardId};
+
+/// A listing that began this long after something in it came to be, or later, is taken to show it; before, it may come
+/// from a part of the service that does not know it yet.
+pub const SETTLING: Duration = Duration::from_secs(10);
 
 /// A shard as DescribeStream lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +67,11 @@ impl ShardGraph {
     /// Whether the shard is listed.
     pub fn contains(&self, shard: &ShardId) -> bool {
         self.shards.contains_key(shard)
+    }
+
+    /// The listed shards.
+    pub fn ids(&self) -> impl Iterator<Item = &ShardId> {
+        self.shards.keys()
     }
 
     /// The listed children of a shard.

@@ -206,6 +206,7 @@ impl Coordinator {
             presence.clone(),
             view_sender,
             notices,
+            Arc::clone(&starter),
             self.board.clone(),
             self.rng.fork(),
         );

@@ -188,11 +188,7 @@ impl Stage {
         *self.inner.takes.lock().expect("no panic") = length;
     }
 
-    pub fn start(
-        &self,
-        worker: &str,
-        set: impl FnOnce(&mut Options),
-    ) -> JoinHandle<Result<Report, worker::Error>> {
+    pub fn start(&self, worker: &str, set: impl FnOnce(&mut Options)) -> JoinHandle<Result<Report, worker::Error>> {
         let mut options = Options::new("app", StreamSelector::Table("Things".into()), worker);
         options.seed = Some(7);
         options.own_thread = false;

@@ -14,7 +14,7 @@ use metrics::{
 };
 use serde_json::{Value, json};
 use shardkeeper::aws::clients::SdkConfig;
-use shardkeeper::consumer::{Error, ProcessRecordsInput, RecordProcessor, ShardContext, WallClock};
+use shardkeeper::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext, WallClock};
 use shardkeeper::fleet::Board;
 use shardkeeper::local::connector::InMemoryClient;
 use shardkeeper::local::faults::FaultPlan;
@@ -146,7 +146,7 @@ pub struct Running {
 }
 
 impl RecordProcessor for Processor {
-    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), Error> {
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
         while self.0.hangs.load(Ordering::Relaxed) {
             self.0.goes_on.notified().await;
         }

@@ -10,6 +10,7 @@ mod office;
 mod strangers;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -23,7 +24,7 @@ use super::{Error, Notice, Options};
 use crate::aws::fleet_table::{FleetTable, Leadership};
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::{self, Stream};
-use crate::consumer::Failure;
+use crate::consumer::{Failure, Start};
 use crate::core::lease::WorkerId;
 use crate::core::liveness::Observations;
 use crate::core::rng::Rng;
@@ -44,6 +45,8 @@ pub(super) struct Leader {
     presence: SharedPresence,
     view_sender: watch::Sender<FleetView>,
     notices: mpsc::UnboundedSender<Notice>,
+    /// This worker's consumers, who may want to know what listings show.
+    starter: Arc<dyn Start>,
     board: Board,
     rng: Rng,
     /// The zero of all observations.
@@ -77,6 +80,7 @@ impl Leader {
         presence: SharedPresence,
         view_sender: watch::Sender<FleetView>,
         notices: mpsc::UnboundedSender<Notice>,
+        starter: Arc<dyn Start>,
         board: Board,
         rng: Rng,
     ) -> Self {
@@ -88,6 +92,7 @@ impl Leader {
             presence,
             view_sender,
             notices,
+            starter,
             board,
             rng,
             origin: Instant::now(),
@@ -130,7 +135,10 @@ impl Leader {
             };
             if let (Some(office), Some(Ok(listing))) = (&mut self.office, listing) {
                 match listing {
-                    Ok(listing) => office.note_listing(listing),
+                    Ok(listing) => {
+                        self.starter.note_listing(&listing.graph, listing.took);
+                        office.note_listing(listing);
+                    }
                     Err(stream::Error::NotFound(reason)) => return Failure::StreamGone(reason).into(),
                     Err(error) => {
                         office.listed = Some(Instant::now());
@@ -200,6 +208,12 @@ impl Leader {
             !departure.was_leaving && departure.last_seen.elapsed() < self.options.lease_duration
         };
         self.view.is_alive(id) || self.departed.get(id).is_some_and(lingers)
+    }
+
+    /// Whether a worker isn't in the fleet table and was not seen there before: one of KCL's, or one of ours whose item
+    /// was lost.
+    fn is_stranger(&self, id: &WorkerId) -> bool {
+        self.view.worker(id).is_none() && !self.departed.contains_key(id)
     }
 
     fn leads(&self) -> bool {

@@ -458,7 +458,7 @@ mod tests {
         let shard =
             |id: &str, parent: Option<&str>| Shard { id: id.into(), parent: parent.map(Into::into), closed: false };
         let graph = ShardGraph::new([shard("s0", None), shard("s1", Some("s0"))]);
-        let listing = Listing { graph, is_disabled: true, took: Duration::ZERO };
+        let listing = Listing { graph, is_disabled: true, took: Duration::ZERO, takes: Duration::ZERO };
         let fleet = view(vec![worker("a", 0, &["s0"])], "a");
         let status = status(&[row("s0", Some("a"), "1", &[])], &fleet, Some(&listing));
         assert_eq!(state_of(&status, "s1"), ShardState::NoLease);

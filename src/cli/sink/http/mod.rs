@@ -22,6 +22,8 @@ use self::exchange::Connections;
 use crate::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext};
 use crate::core::record::{LambdaEvents, RecordBatch};
 
+/// The most records of a request when the user sets no other number: what a handler does in a moment, as Lambda has it.
+pub const BATCH_SIZE: usize = 100;
 /// The header with the signature of a request's body.
 pub const SIGNATURE: &str = "x-shardkeeper-signature";
 /// A shorter secret could be guessed.
