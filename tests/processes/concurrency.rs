@@ -32,8 +32,8 @@ struct Taken {
 }
 
 impl Handler {
-    /// One call in `fails_one_in` is answered with an error.
-    fn start(fails_one_in: u64) -> Handler {
+    /// One call in `fails_one_in` is answered with an error, and each whose batch holds this number of any key.
+    fn start(fails_one_in: u64, poison: Option<u64>) -> Handler {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}/", listener.local_addr().expect("it is bound"));
         let taken: Arc<Mutex<Taken>> = Arc::default();
@@ -41,7 +41,7 @@ impl Handler {
         thread::spawn(move || {
             for connection in listener.incoming().map_while(Result::ok) {
                 let taken = Arc::clone(&shared);
-                thread::spawn(move || serve(connection, &taken, fails_one_in));
+                thread::spawn(move || serve(connection, &taken, fails_one_in, poison));
             }
         });
         Handler { url, taken }
@@ -54,7 +54,7 @@ impl Handler {
 }
 
 /// Answers the requests of one connection, until the worker that made it is gone.
-fn serve(connection: TcpStream, taken: &Mutex<Taken>, fails_one_in: u64) -> Option<()> {
+fn serve(connection: TcpStream, taken: &Mutex<Taken>, fails_one_in: u64, poison: Option<u64>) -> Option<()> {
     let mut answers = connection.try_clone().ok()?;
     let mut requests = BufReader::new(connection);
     loop {
@@ -75,12 +75,12 @@ fn serve(connection: TcpStream, taken: &Mutex<Taken>, fails_one_in: u64) -> Opti
         let mut body = vec![0; length];
         requests.read_exact(&mut body).ok()?;
         let event: Value = serde_json::from_slice(&body).expect("an event");
-        let status = handle(&event, taken, fails_one_in);
+        let status = handle(&event, taken, fails_one_in, poison);
         answers.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).ok()?;
     }
 }
 
-fn handle(event: &Value, taken: &Mutex<Taken>, fails_one_in: u64) -> &'static str {
+fn handle(event: &Value, taken: &Mutex<Taken>, fails_one_in: u64, poison: Option<u64>) -> &'static str {
     let records: Vec<(String, u64)> = event["Records"]
         .as_array()
         .expect("records")
@@ -91,7 +91,8 @@ fn handle(event: &Value, taken: &Mutex<Taken>, fails_one_in: u64) -> &'static st
             (text(&image["key"]["S"]), text(&image["n"]["N"]).parse().expect("a number"))
         })
         .collect();
-    let fails = {
+    let is_poisoned = records.iter().any(|(_, n)| poison == Some(*n));
+    let fails = is_poisoned || {
         let mut taken = taken.lock().expect("nobody panics holding it");
         taken.calls += 1;
         taken.calls.is_multiple_of(fails_one_in)
@@ -130,7 +131,7 @@ fn scene() -> Scene {
 #[test]
 fn items_stay_in_order_and_nothing_is_lost_when_calls_fail_and_workers_are_killed_each_second() {
     let scene = scene();
-    let handler = Handler::start(50);
+    let handler = Handler::start(50, None);
     let flags = format!("--to {} --concurrency 100 --batch-size 1 --lease-duration 1s", handler.url);
     let out = scene.deliveries("many");
     let mut kills = 0;
@@ -153,4 +154,40 @@ fn items_stay_in_order_and_nothing_is_lost_when_calls_fail_and_workers_are_kille
     }
     assert_eq!(taken.first.len() as u64, KEYS);
     println!("{kills} workers killed, {} records delivered again, {} calls", taken.repeats, taken.calls);
+}
+
+#[test]
+fn each_poison_record_has_one_dead_letter_when_workers_are_killed_in_the_midst_of_keeping_them() {
+    const POISON: u64 = 40;
+    let scene = scene();
+    let handler = Handler::start(u64::MAX, Some(POISON));
+    let flags = format!(
+        "--to {} --concurrency 100 --retry-attempts 0 --on-failure dead-letter --lease-duration 1s",
+        handler.url
+    );
+    let out = scene.deliveries("poisoned");
+    let letters = || {
+        let found = scene.service.try_call("Scan", &json!({"TableName": "poisoned-DeadLetters"}));
+        found.map_or_else(|_| Vec::new(), |found| found["Items"].as_array().cloned().unwrap_or_default())
+    };
+    for kill in 0..20 {
+        let mut worker = scene.worker("poisoned", "w", &out, &flags);
+        let before = (letters().len(), handler.count());
+        wait_for("a letter, or a record", || (letters().len(), handler.count()) != before || kill > 3);
+        let_last(Duration::from_millis(100));
+        worker.kill();
+    }
+    let mut worker = scene.worker("poisoned", "w", &out, &flags);
+    wait_for("all other records", || handler.count() == RECORDS - KEYS);
+    scene.wait_for_checkpoints("poisoned");
+    assert_eq!(worker.stop(), 0);
+    let mut kept: Vec<String> = Vec::new();
+    for letter in letters() {
+        let record: Value = serde_json::from_str(letter["record"]["S"].as_str().expect("a record")).expect("JSON");
+        let image = &record["dynamodb"]["NewImage"];
+        assert_eq!(image["n"]["N"], POISON.to_string(), "{letter}");
+        kept.push(image["key"]["S"].as_str().expect("a key").to_owned());
+    }
+    kept.sort();
+    assert_eq!(kept, (0..KEYS).map(|key| format!("key-{key:03}")).collect::<Vec<_>>());
 }
