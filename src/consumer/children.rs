@@ -189,7 +189,8 @@ impl ChildFinder {
         pace.last_call = Some(Instant::now());
         let outcome = call().await;
         pace.gap = match &outcome {
-            Err(_) => (pace.gap * 3 / 2).clamp(FIRST_GAP, WIDEST_GAP),
+            Err(Error::Throttled(_)) => (pace.gap * 3 / 2).clamp(FIRST_GAP, WIDEST_GAP),
+            Err(_) => pace.gap.max(FIRST_GAP), // a fault is no reason to go more slowly for long
             Ok(_) if pace.gap < FIRST_GAP / 4 => Duration::ZERO,
             Ok(_) => pace.gap * 9 / 10,
         };

@@ -12,6 +12,7 @@ use super::reader::{last_position, seconds_to_ms};
 use super::stopwatch::{Calls, Stopwatch};
 use crate::aws::stream::Error;
 use crate::core::group_lag::unread_since_ms;
+use crate::core::halt::Halt;
 use crate::core::lag::{Fetched, Lag, Stage};
 use crate::core::lease::Lease;
 use crate::core::record::{Page, Record, RecordBatch};
@@ -42,23 +43,6 @@ pub struct ShardStatus {
     progress_ms: AtomicU64,
     /// The records that keep failing, by the unit that they are in.
     halts: Mutex<BTreeMap<u64, Halt>>,
-}
-
-/// A record that keeps failing and is not given up, for which its shard, or at least what follows of its item, waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Halt {
-    /// Where the record stands in its shard.
-    pub sequence_number: SequenceNumber,
-    /// The service's id of the change.
-    pub event_id: Option<String>,
-    /// The item's key, as the service wrote it, cut to some hundred bytes.
-    pub keys: String,
-    /// What went wrong last, cut to some hundred bytes.
-    pub error: String,
-    /// How often the record was handed to the processor.
-    pub attempts: u32,
-    /// When it failed first (ms since the epoch).
-    pub since_ms: u64,
 }
 
 /// What keeps a shard from moving.

@@ -35,6 +35,8 @@ pub struct Listing {
     pub is_disabled: bool,
     /// How long the listing took.
     pub took: Duration,
+    /// How long it would take without any fault, at the pace that the service's limit allows.
+    pub(super) takes: Duration,
 }
 
 /// Lists all shards, however long the service takes.
@@ -53,7 +55,8 @@ pub async fn list(stream: &Stream, rng: &mut Rng) -> Result<Listing, Error> {
                 pages += 1;
                 (backoff, failing_since) = (Backoff::default(), None);
                 let Some(next) = page.next else {
-                    return Ok(Listing { graph, is_disabled: page.disabled, took: started.elapsed() });
+                    let (is_disabled, took) = (page.disabled, started.elapsed());
+                    return Ok(Listing { graph, is_disabled, took, takes: PAGE_PAUSE * pages });
                 };
                 after = Some(next);
                 if pages >= QUICK_PAGES {

@@ -206,8 +206,8 @@ impl Coordinator {
             presence.clone(),
             view_sender,
             notices,
-            self.board.clone(),
             Arc::clone(&starter),
+            self.board.clone(),
             self.rng.fork(),
         );
         let keeper = Keeper::new(

@@ -8,11 +8,11 @@ use super::super::counters::Outcome;
 use super::super::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
 use super::super::processor::{ProcessorFactory, RecordProcessor};
 use super::super::reader::seconds_to_ms;
-use super::super::status::Halt;
 use super::Retry;
 use super::desk::{Desk, Left, Report};
 use super::slots::{Hand, catch_panic};
 use crate::core::dead_letter::{DeadLetter, GaveUp};
+use crate::core::halt::Halt;
 use crate::core::pacing::Backoff;
 use crate::core::record::{Record, RecordBatch};
 use crate::core::rng::Rng;
@@ -21,8 +21,6 @@ use crate::core::sequence_number::compare_digits;
 
 /// Without a limit on attempts, a record that has failed this often is shown as what its shard waits for.
 const SHOWN_AFTER: u32 = 3;
-/// How much of keys and errors is shown in a status.
-const SHOWN_BYTES: usize = 300;
 
 /// See the file's head.
 pub(super) struct Settling<F: ProcessorFactory> {
@@ -216,9 +214,8 @@ impl<F: ProcessorFactory> Settling<F> {
             part.is_halted = true;
             tracing::error!(%shard, position, keys, %error, "a record keeps failing: what follows it waits");
         }
-        let Ok(sequence_number) = position.parse() else { return };
         let halt = Halt {
-            sequence_number,
+            sequence_number: position.to_owned(),
             event_id: record.event_id().map(ToOwned::to_owned),
             keys: cut(keys),
             error: cut(&error.to_string()),
@@ -297,5 +294,5 @@ impl<F: ProcessorFactory> Settling<F> {
 }
 
 fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(SHOWN_BYTES)].to_owned()
+    text[..text.floor_char_boundary(Halt::SHOWN_BYTES)].to_owned()
 }

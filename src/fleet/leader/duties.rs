@@ -90,8 +90,7 @@ impl Leader {
         office.scanned = Some(Instant::now());
         let mut strangers = BTreeSet::new();
         for row in office.rows.values().filter(|row| !row.is_finished()) {
-            let is_stranger = |id: &&WorkerId| self.view.worker(id).is_none() && !self.departed.contains_key(*id);
-            if row.holder().is_some_and(|holder| is_stranger(&holder)) {
+            if row.holder().is_some_and(|holder| self.is_stranger(holder)) {
                 office.strangers.observe(row, sent, arrived, self.options.lease_duration);
                 strangers.insert(row.key.clone());
             }
@@ -281,10 +280,10 @@ impl Leader {
                 weight: row.throughput_kbps,
                 avoid: stuck.get(&row.key).cloned().unwrap_or_default(),
                 key: row.key.clone(),
-                owner: row.owner.clone().filter(|_| row.holder().is_some_and(|holder| self.may_be_alive(holder))),
+                owner: row.owner.clone().filter(|_| self.may_be_held(row, office)),
                 moving: row.holder().is_some_and(|holder| {
-                    let is_leaving_unseen = self.view.worker(holder).is_none();
-                    self.may_be_alive(holder) && (row.is_handed_over() || is_leaving_unseen)
+                    let is_unseen = self.view.worker(holder).is_none();
+                    self.may_be_held(row, office) && (row.is_handed_over() || is_unseen)
                 }),
             })
             .collect();
@@ -300,6 +299,15 @@ impl Leader {
             .collect();
         debug_assert!(office.is_clear, "nothing is placed while a KCL worker may be alive");
         assignment::plan(&leases, &members, HAND_OFFS_AT_ONCE)
+    }
+
+    /// Whether somebody may be delivering on a lease: a worker that lives, or a stranger whose lease has not stood still
+    /// for long enough. A row that was met by a write may name one that no scan has shown yet.
+    fn may_be_held(&self, row: &Lease, office: &Office) -> bool {
+        row.holder().is_some_and(|holder| {
+            let is_watched = || !office.strangers.is_still(&row.key, self.options.kcl_failover_time);
+            self.may_be_alive(holder) || (self.is_stranger(holder) && is_watched())
+        })
     }
 
     /// Whether this is the leader itself, about to leave, before its item says so.

@@ -45,9 +45,9 @@ pub(super) struct Leader {
     presence: SharedPresence,
     view_sender: watch::Sender<FleetView>,
     notices: mpsc::UnboundedSender<Notice>,
-    board: Board,
     /// This worker's consumers, who may want to know what listings show.
     starter: Arc<dyn Start>,
+    board: Board,
     rng: Rng,
     /// The zero of all observations.
     origin: Instant,
@@ -80,8 +80,8 @@ impl Leader {
         presence: SharedPresence,
         view_sender: watch::Sender<FleetView>,
         notices: mpsc::UnboundedSender<Notice>,
-        board: Board,
         starter: Arc<dyn Start>,
+        board: Board,
         rng: Rng,
     ) -> Self {
         Self {
@@ -92,8 +92,8 @@ impl Leader {
             presence,
             view_sender,
             notices,
-            board,
             starter,
+            board,
             rng,
             origin: Instant::now(),
             heartbeats: Heartbeats::default(),
@@ -208,6 +208,12 @@ impl Leader {
             !departure.was_leaving && departure.last_seen.elapsed() < self.options.lease_duration
         };
         self.view.is_alive(id) || self.departed.get(id).is_some_and(lingers)
+    }
+
+    /// Whether a worker isn't in the fleet table and was not seen there before: one of KCL's, or one of ours whose item
+    /// was lost.
+    fn is_stranger(&self, id: &WorkerId) -> bool {
+        self.view.worker(id).is_none() && !self.departed.contains_key(id)
     }
 
     fn leads(&self) -> bool {

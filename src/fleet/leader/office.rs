@@ -42,9 +42,9 @@ pub(super) struct Office {
     pub(super) bad: BTreeSet<ShardId>,
     /// A complete listing that was not yet acted upon.
     pub(super) listing: Option<Listing>,
-    /// When the last listing came in, how long it took, and whether the stream was switched off.
+    /// When the last listing came in, how long one takes without faults, and whether the stream was switched off.
     pub(super) listed: Option<Instant>,
-    pub(super) listing_took: Duration,
+    pub(super) listing_takes: Duration,
     pub(super) is_disabled: bool,
     pub(super) lister: JoinSet<Result<Listing, stream::Error>>,
     /// When the last listing began.
@@ -76,7 +76,7 @@ impl Office {
             bad: BTreeSet::new(),
             listing: None,
             listed: None,
-            listing_took: Duration::ZERO,
+            listing_takes: Duration::ZERO,
             is_disabled: false,
             lister: JoinSet::new(),
             listing_began: None,
@@ -110,7 +110,7 @@ impl Office {
         } else {
             LISTING_INTERVAL
         };
-        now >= listed + interval.max(self.listing_took * 2)
+        now >= listed + interval.max(self.listing_takes * 2)
     }
 
     /// Notes that a listing begins.
@@ -144,7 +144,7 @@ impl Office {
 
     pub(super) fn note_listing(&mut self, listing: Listing) {
         ::metrics::histogram!(metrics::DISCOVERY_SECONDS.name).record(listing.took.as_secs_f64());
-        self.listing_took = listing.took;
+        self.listing_takes = listing.takes;
         self.is_disabled = listing.is_disabled;
         self.listed = Some(Instant::now());
         self.listing = Some(listing);

@@ -71,6 +71,11 @@ impl Strangers {
         self.leases.keys().all(|key| self.counters.is_stale(key, limit))
     }
 
+    /// Whether a lease that names a stranger has stood still for `limit`; one that was never looked at has not.
+    pub(super) fn is_still(&self, lease: &ShardId, limit: Duration) -> bool {
+        self.counters.is_stale(lease, limit)
+    }
+
     /// How many leases are watched.
     pub(super) fn len(&self) -> usize {
         self.leases.len()
@@ -127,6 +132,8 @@ mod tests {
     fn an_owner_whose_leases_stand_still_is_dead() {
         assert!(look(&[(0, 17, "4"), (11, 17, "4")]).are_still(Duration::from_secs(10)));
         assert!(!look(&[(0, 17, "4"), (9, 17, "4")]).are_still(Duration::from_secs(10)));
+        assert!(look(&[(0, 17, "4"), (11, 17, "4")]).is_still(&"s".into(), Duration::from_secs(10)));
+        assert!(!look(&[]).is_still(&"s".into(), Duration::from_secs(10)), "never looked at");
         let mut left = look(&[(0, 17, "4")]);
         left.retain(&BTreeSet::new());
         assert!(left.are_still(Duration::from_secs(10)) && left.len() == 0);
