@@ -95,8 +95,7 @@ impl Mood {
             rng: Mutex::new(Rng::new(seed ^ 0x1E77E5)),
         }));
         if delivery.filters {
-            let suffixes: Vec<String> =
-                "012345689".chars().map(|digit| format!(r#"{{"suffix":"{digit}"}}"#)).collect();
+            let suffixes: Vec<String> = "012345689".chars().map(|digit| format!(r#"{{"suffix":"{digit}"}}"#)).collect();
             let pattern = format!(r#"{{"dynamodb":{{"NewImage":{{"n":{{"N":[{}]}}}}}}}}"#, suffixes.join(","));
             options.filters = Filters::new().or(Pattern::parse(&pattern).expect("a pattern"));
         }
