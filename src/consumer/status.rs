@@ -57,8 +57,9 @@ pub enum Trouble {
 }
 
 impl ShardStatus {
-    /// Of a consumer that begins now, with the lease's row as it is.
-    pub(crate) fn of(lease: &Lease, started_at_ms: u64, now_ms: u64) -> Self {
+    /// Of a consumer that begins at `now_ms` (ms since the epoch), with the lease's row as it is; `started_at_ms` is what
+    /// `LATEST` stands for.
+    pub fn of(lease: &Lease, started_at_ms: u64, now_ms: u64) -> Self {
         let unread = unread_since_ms(&lease.key, &lease.checkpoint, started_at_ms, now_ms);
         // A row that was never written has no reader before this one.
         let lag = match unread.filter(|_| lease.counter == 0) {
