@@ -292,14 +292,7 @@ async fn what_is_not_there_is_told_in_a_sentence() {
 async fn a_poison_record_is_one_letter_byte_for_byte_and_is_delivered_once_when_the_handler_is_mended() {
     let stage = Stage::new("poison").await;
     let address = stage.service.address;
-    let table = json!({
-        "TableName": "Phones",
-        "AttributeDefinitions": [{"AttributeName": "key", "AttributeType": "S"}],
-        "KeySchema": [{"AttributeName": "key", "KeyType": "HASH"}],
-        "BillingMode": "PAY_PER_REQUEST",
-        "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"},
-    });
-    wire::good(address, "CreateTable", &table);
+    stage.make_phones();
     for number in 0..200 {
         let key = if number == 77 { "poison".to_owned() } else { format!("key-{number}") };
         wire::good(
@@ -340,18 +333,77 @@ async fn a_poison_record_is_one_letter_byte_for_byte_and_is_delivered_once_when_
     }
 }
 
+#[tokio::test]
+async fn workers_that_are_killed_while_they_give_records_up_leave_one_letter_of_each() {
+    const POISON: usize = 60;
+    const KILLS: usize = 10;
+    let stage = Stage::new("kills").await;
+    stage.make_phones();
+    for number in 0..POISON {
+        for key in [format!("poison-{number}"), format!("key-{number}")] {
+            let put = json!({"TableName": "Phones", "Item": {"key": {"S": key}}});
+            wire::good(stage.service.address, "PutItem", &put);
+        }
+    }
+    let handler = Handler::start();
+    for (app, place, from) in
+        [("audit", "", ""), ("filed", " --dead-letters file:letters.jsonl", " --from file:letters.jsonl")]
+    {
+        let line = format!("--to {} --on-failure dead-letter --retry-attempts 0{place} --worker-id w-1", handler.url);
+        let list = format!("list --json --app {app}{from}");
+        // The id, so that a letter that stands twice counts twice.
+        let ids = || -> Vec<String> {
+            let listed = stage.run(&list).stdout;
+            let id = |line: &str| serde_json::from_str::<Value>(line).expect("a whole letter")["id"].to_string();
+            listed.lines().map(id).collect()
+        };
+        for kill in 1..=KILLS {
+            let mut worker = stage.worker_command(app, &line).stderr(Stdio::null()).spawn().expect("it starts");
+            services::eventually("more letters", std::time::Duration::from_secs(60), || {
+                let is_far_enough = ids().len() >= (kill * POISON / (KILLS + 5)).min(POISON);
+                (is_far_enough || worker.try_wait().expect("its state is known").is_some()).then_some(())
+            });
+            worker.kill().expect("it is our child");
+            worker.wait().expect("it is our child");
+        }
+        let last = finish(&mut stage.worker_command(app, &line));
+        assert_eq!(last.code, 0, "{}", last.stderr);
+        let ids = ids();
+        assert_eq!((ids.len(), ids.iter().collect::<BTreeSet<_>>().len()), (POISON, POISON), "{app}");
+        let handled: BTreeSet<String> =
+            handler.handled().iter().map(|record| record["dynamodb"]["Keys"]["key"]["S"].to_string()).collect();
+        assert_eq!(handled.len(), POISON, "{app}: all others are delivered");
+    }
+}
+
 impl Stage {
+    fn make_phones(&self) {
+        let table = json!({
+            "TableName": "Phones",
+            "AttributeDefinitions": [{"AttributeName": "key", "AttributeType": "S"}],
+            "KeySchema": [{"AttributeName": "key", "KeyType": "HASH"}],
+            "BillingMode": "PAY_PER_REQUEST",
+            "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"},
+        });
+        wire::good(self.service.address, "CreateTable", &table);
+    }
+
     /// Runs a worker on the table `Phones` until it has delivered what is there.
     fn worker(&self, app: &str, line: &str) -> Finished {
+        finish(&mut self.worker_command(app, line))
+    }
+
+    fn worker_command(&self, app: &str, line: &str) -> Command {
         let mut command = shardkeeper();
         command.current_dir(&self.folder).env("AWS_ACCESS_KEY_ID", "local").env("AWS_SECRET_ACCESS_KEY", "local");
         let url = self.service.url();
         let fixed = format!("run --table Phones --app {app} --endpoint-url {url} --until-caught-up --idle-poll 100ms");
-        finish(command.args(fixed.split(' ')).args(line.split(' ')).stdin(Stdio::null()))
+        command.args(fixed.split(' ')).args(line.split(' ')).stdin(Stdio::null());
+        command
     }
 }
 
-/// A handler over HTTP that fails for a record whose key is `poison`, until it is mended.
+/// A handler over HTTP that fails for records whose key begins with `poison`, until it is mended.
 struct Handler {
     url: String,
     is_mended: Arc<AtomicBool>,
@@ -366,7 +418,8 @@ impl Handler {
         let handler = Handler { url, is_mended: Arc::clone(&is_mended), handled: Arc::clone(&handled) };
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                answer(stream.expect("a connection"), &is_mended, &handled);
+                // A worker that is killed leaves its request half sent, or takes no answer.
+                let _ = answer(stream.expect("a connection"), &is_mended, &handled);
             }
         });
         handler
@@ -378,26 +431,30 @@ impl Handler {
     }
 }
 
-fn answer(mut stream: TcpStream, is_mended: &AtomicBool, handled: &Mutex<Vec<Value>>) {
-    let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+fn answer(mut stream: TcpStream, is_mended: &AtomicBool, handled: &Mutex<Vec<Value>>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
     let (mut line, mut length) = (String::new(), 0);
-    while reader.read_line(&mut line).unwrap_or(0) > 2 {
+    while reader.read_line(&mut line)? > 2 {
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().expect("a length");
         }
         line.clear();
     }
     let mut body = vec![0; length];
-    reader.read_exact(&mut body).expect("a body");
-    let event: Value = serde_json::from_slice(&body).expect("JSON");
+    reader.read_exact(&mut body)?;
+    let event: Value = serde_json::from_slice(&body)?;
     let records = event["Records"].as_array().expect("records").clone();
-    let is_poison = records.iter().any(|record| record["dynamodb"]["Keys"]["key"]["S"] == "poison");
+    let is_poison = records.iter().any(is_poison_record);
     let status = if is_poison && !is_mended.load(Ordering::SeqCst) { "500 Internal Server Error" } else { "200 OK" };
     if status == "200 OK" {
         handled.lock().expect("no panic").extend(records);
     }
     let head = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes()).expect("it is read");
+    stream.write_all(head.as_bytes())
+}
+
+fn is_poison_record(record: &Value) -> bool {
+    record["dynamodb"]["Keys"]["key"]["S"].as_str().is_some_and(|key| key.starts_with("poison"))
 }
 
 fn append(path: &Path, text: &str) {

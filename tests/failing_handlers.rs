@@ -79,11 +79,16 @@ async fn a_halted_shard_waits_visibly_while_others_go_on_and_goes_on_by_itself()
     tokio::time::sleep(Duration::from_secs(300)).await;
     let behind = stuck.iter().skip_while(|number| **number != 500);
     assert!(behind.clone().all(|number| !stage.delivered().contains(number)), "in the shard's order");
+    let shown = stage.halted("w");
+    assert_eq!(shown.len(), 1, "one shard waits: {shown:?}");
+    assert_eq!(shown[0]["sequence_number"], stage.position(500));
+    assert!(shown[0]["error"] == "poison" && shown[0]["keys"].as_str().is_some_and(|keys| keys.contains("item-000")));
     stage.write_more(50, 1_000, 100);
     let later = |stage: &Stage| other.iter().chain(&stage.numbers_of_other(500)).all(|n| stage.delivered().contains(n));
     stage.until("the other shard's new records", Duration::from_secs(60), later).await;
     stage.fail_on([]);
     stage.until("everything", Duration::from_secs(60), |stage| stage.delivered().len() == 1_100).await;
+    stage.until("nothing waits", Duration::from_secs(5), |stage| stage.halted("w").is_empty()).await;
     assert!(!worker.is_finished() && stage.is_in_order());
 }
 

@@ -3,7 +3,7 @@
 //! One item a worker, rewritten each heartbeat, and one for the leader, which also binds the application to its
 //! stream. It saves the lease table a write for each lease and interval; losing it loses nothing but time.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
@@ -13,6 +13,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use super::answers::Answers;
 use super::calls::Watched;
 use super::{Fault, TableError, fnv1a, tables};
+use crate::core::halt::Halt;
 use crate::core::lease::{ShardId, WorkerId};
 
 type Item = HashMap<String, AttributeValue>;
@@ -64,6 +65,8 @@ pub struct Presence {
     pub overloaded: bool,
     /// Leases that the worker gave up because its processor hangs on their shards, and that it must not get back yet.
     pub stuck: BTreeSet<ShardId>,
+    /// Shards that wait for a record that keeps failing: some of them, if there are many.
+    pub halted: BTreeMap<ShardId, Halt>,
 }
 
 /// One worker's item.
@@ -246,6 +249,7 @@ impl FleetTable {
         let mut remove = vec!["challenger"];
         let unknown = [
             ("caughtUpTo", presence.caught_up_to_ms.is_none()),
+            ("halted", presence.halted.is_empty()),
             ("stuck", presence.stuck.is_empty()),
             ("unprocessedSince", presence.unprocessed_since_ms.is_none()),
             ("unsavedSince", presence.unsaved_since_ms.is_none()),
@@ -437,6 +441,11 @@ fn presence_attributes(presence: &Presence) -> Vec<(&'static str, AttributeValue
     if !presence.stuck.is_empty() {
         attributes.push(("stuck", AttributeValue::Ss(presence.stuck.iter().map(ToString::to_string).collect())));
     }
+    if !presence.halted.is_empty() {
+        let text = |halt: &Halt| serde_json::to_string(halt).unwrap_or_default();
+        let halted = presence.halted.iter().map(|(shard, halt)| (shard.to_string(), string(text(halt))));
+        attributes.push(("halted", AttributeValue::M(halted.collect())));
+    }
     if let Some(limit) = presence.max_leases {
         attributes.push(("maxLeases", number(limit)));
     }
@@ -459,6 +468,7 @@ fn read_member(item: &Item) -> Option<Member> {
         max_leases: count(item, "maxLeases"),
         overloaded: item.get("overloaded").and_then(|value| value.as_bool().ok()).copied().unwrap_or_default(),
         stuck: texts(item, "stuck").map(ShardId::from).collect(),
+        halted: halted(item),
     };
     let mut inbox = Hints::default();
     for key in texts(item, "inbox") {
@@ -469,6 +479,14 @@ fn read_member(item: &Item) -> Option<Member> {
     }
     let challenger = text(item, "challenger").map(ToOwned::to_owned);
     Some(Member { id: id.into(), presence, inbox, challenger })
+}
+
+fn halted(item: &Item) -> BTreeMap<ShardId, Halt> {
+    let halted = item.get("halted").and_then(|halted| halted.as_m().ok());
+    let read = |(shard, halt): (&String, &AttributeValue)| {
+        Some((ShardId::from(shard.as_str()), serde_json::from_str(halt.as_s().ok()?).ok()?))
+    };
+    halted.into_iter().flatten().filter_map(read).collect()
 }
 
 fn read_leadership(item: &Item) -> Leadership {
@@ -515,6 +533,14 @@ mod tests {
 
     #[test]
     fn a_worker_reads_its_item_as_it_wrote_it() {
+        let halt = Halt {
+            sequence_number: "007".into(),
+            event_id: None,
+            keys: r#"{"k":{"S":"x"}}"#.into(),
+            error: "no \"room\"".into(),
+            attempts: 12,
+            since_ms: 1_700_000_000_003,
+        };
         let presence = Presence {
             heartbeat: 7,
             incarnation: "i".into(),
@@ -529,6 +555,7 @@ mod tests {
             max_leases: Some(9),
             overloaded: true,
             stuck: BTreeSet::from(["shardId-9".into()]),
+            halted: BTreeMap::from([("shardId-8".into(), halt)]),
         };
         let mut item = Item::from([(KEY.into(), string(worker_key(&"w/1".into())))]);
         item.extend(presence_attributes(&presence).into_iter().map(|(name, value)| (name.to_owned(), value)));

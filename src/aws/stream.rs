@@ -12,6 +12,7 @@ use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint}
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
+use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
 use aws_smithy_types::config_bag::ConfigBag;
 
 use super::clients::Clients;
@@ -23,6 +24,8 @@ use crate::core::shard_graph::Shard;
 
 /// How long the body of an answer may take once its head has arrived.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Room is made for no more of a body than this before it is there, whatever its head announces.
+const MOST_ROOM_AHEAD: usize = 16 << 20;
 
 /// One DynamoDB stream.
 #[derive(Clone, Debug)]
@@ -143,12 +146,11 @@ impl Stream {
         let call = self.client.get_records().shard_iterator(iterator).customize().interceptor(body.clone());
         call.send().await.map_err(|error| Error::new(&error))?;
         let body = body.take().ok_or_else(|| Error::Transient("the answer had no body".into()))?;
-        let bytes = tokio::time::timeout(BODY_TIMEOUT, ByteStream::new(body).collect())
+        let bytes = tokio::time::timeout(BODY_TIMEOUT, collect(body))
             .await
             .map_err(|_| Error::Transient("the answer's body did not arrive in time".into()))?
-            .map_err(|error| Error::Transient(format!("the answer's body broke off: {}", super::root_cause(&error))))?
-            .into_bytes();
-        Page::decode(bytes).map_err(|error| Error::Transient(format!("the answer is malformed: {error}")))
+            .map_err(|error| Error::Transient(format!("the answer's body broke off: {}", super::root_cause(&error))))?;
+        Page::decode(bytes.into()).map_err(|error| Error::Transient(format!("the answer is malformed: {error}")))
     }
 }
 
@@ -234,6 +236,18 @@ fn described(description: Option<aws_sdk_dynamodbstreams::types::StreamDescripti
         view_type: description.stream_view_type.and_then(|view_type| ViewType::from_wire(view_type.as_str())),
         next: description.last_evaluated_shard_id.filter(|id| !id.is_empty()).map(Into::into),
     })
+}
+
+/// The whole of a body. Each part is copied as it comes and let go, so that the connection reads the next one into the
+/// same memory; the SDK's own way keeps all parts until the last one is there.
+async fn collect(body: SdkBody) -> Result<Vec<u8>, ByteStreamError> {
+    let mut parts = ByteStream::new(body);
+    let (announced, _) = parts.size_hint();
+    let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or(0).min(MOST_ROOM_AHEAD));
+    while let Some(part) = parts.next().await {
+        bytes.extend_from_slice(&part?);
+    }
+    Ok(bytes)
 }
 
 /// Takes the body out of a good answer and leaves the SDK an empty object to decode.

@@ -65,7 +65,7 @@ pub enum Invocation {
     /// `shardkeeper lease release|assign|reset`.
     Lease(lease::config::LeaseConfig),
     /// `shardkeeper dead-letters list|show|replay|purge`.
-    DeadLetters(dead_letters::config::DeadLettersConfig),
+    DeadLetters(Box<dead_letters::config::DeadLettersConfig>),
     /// Help, the version or the effective configuration: a text for standard output.
     Print(String),
 }
@@ -114,7 +114,7 @@ pub fn run_program(
         }
         Invocation::DeadLetters(config) => {
             logs::start(&config.logs);
-            dead_letters::run(config)
+            dead_letters::run(&config)
         }
         Invocation::Print(text) => output::print(&text),
     }
@@ -158,7 +158,7 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>, environment: &Environ
         }
         "dead-letters" => {
             let action = child.map_or("", |child| child.name);
-            dead_letters::config::read(action, flags, environment).map(Invocation::DeadLetters)
+            dead_letters::config::read(action, flags, environment).map(Box::new).map(Invocation::DeadLetters)
         }
         name => unreachable!("{name} is listed and not handled"),
     }

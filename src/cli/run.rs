@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::delivery_config::OnFailure;
 use super::mistakes::Mistakes;
 use super::run_config::{self, RunConfig, Sink, Source, StartAt};
-use super::sink::http::{self, Handler};
+use super::sink::http::{self, Handler, HttpTarget};
 use super::sink::{Lines, Null};
 use super::{admin, output, signals};
 use crate::consumer::{self, Checkpoints, OnGap, ProcessorFactory};
@@ -75,7 +75,7 @@ pub async fn with_processors<J: WithProcessors>(
             job.call(move |_: &_| lines.clone()).await
         }
         Sink::Http(target) => {
-            let handler = Handler::new(target.clone())?;
+            let handler = Handler::new(HttpTarget::clone(target))?;
             job.call(move |shard: &_| handler.processor(shard)).await
         }
     }

@@ -101,7 +101,7 @@ pub enum Sink {
     /// Nowhere; they are only counted.
     Null,
     /// A handler, a batch a request.
-    Http(HttpTarget),
+    Http(Box<HttpTarget>),
 }
 
 /// What `--to` names.
@@ -549,7 +549,7 @@ pub(super) fn read_sink(layers: &mut Layers) -> Sink {
     match layers.value(&TO) {
         To::Stdout => Sink::Stdout,
         To::Null => Sink::Null,
-        To::Http(url) => Sink::Http(HttpTarget { url, headers, secret }),
+        To::Http(url) => Sink::Http(Box::new(HttpTarget { url, headers, secret })),
     }
 }
 

@@ -114,7 +114,8 @@ impl Checkpointer {
     /// `records` are those that `writes` come from: some or all of a batch, in the shard's order, behind what was
     /// committed before; records that were left out of it are passed over with it. Whatever a handler does by other means is outside of the transaction, and so is a checkpoint by
     /// [`Checkpointer::checkpoint`]: records that it passes over count as committed. Automatic checkpoints
-    /// ([`super::Checkpoints`]) move over nothing that `process_records` did not return `Ok` for.
+    /// ([`super::Checkpoints`]) move over nothing that `process_records` did not return `Ok` for. A worker that handles
+    /// several items of a shard at once has no one position to commit, and is refused.
     ///
     /// The tables have to be in the account and region of the lease table (API reference, "TransactWriteItems"); at most
     /// [`MAX_WRITES`] writes, no two of one item, 4 MB in all. What other writers' transactions stand in the way of is

@@ -34,7 +34,7 @@ pub use self::for_each::{ForEach, ForEachRecord, for_each};
 pub use self::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 pub use self::replay::{Replayer, StillFails};
 pub use self::shard_consumer::{Exit, Failure, Wish};
-pub use self::status::{Halt, ShardStatus, Trouble};
+pub use self::status::{ShardStatus, Trouble};
 
 use self::children::ChildFinder;
 use self::counters::Outcomes;

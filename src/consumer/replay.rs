@@ -116,9 +116,12 @@ mod tests {
     /// What a processor's calls do, one after the other; then all go well.
     type Script = Arc<Mutex<Vec<&'static str>>>;
 
+    /// The records that it was handed, each with the attempts before.
+    type Seen = Arc<Mutex<Vec<(String, u32)>>>;
+
     struct Scripted {
         script: Script,
-        seen: Arc<Mutex<Vec<(String, u32)>>>,
+        seen: Seen,
     }
 
     impl RecordProcessor for Scripted {
@@ -135,9 +138,9 @@ mod tests {
         }
     }
 
-    fn replayer(script: &[&'static str]) -> (Replayer<impl ProcessorFactory>, Arc<Mutex<Vec<(String, u32)>>>) {
+    fn replayer(script: &[&'static str]) -> (Replayer<impl ProcessorFactory>, Seen) {
         let script: Script = Arc::new(Mutex::new(script.iter().rev().copied().collect()));
-        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seen = Seen::default();
         let to_see = Arc::clone(&seen);
         let factory = move |_: &ShardContext| Scripted { script: Arc::clone(&script), seen: Arc::clone(&to_see) };
         let policy =

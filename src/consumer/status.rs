@@ -12,6 +12,7 @@ use super::reader::{last_position, seconds_to_ms};
 use super::stopwatch::{Calls, Stopwatch};
 use crate::aws::stream::Error;
 use crate::core::group_lag::unread_since_ms;
+use crate::core::halt::Halt;
 use crate::core::lag::{Fetched, Lag, Stage};
 use crate::core::lease::Lease;
 use crate::core::record::{Page, Record, RecordBatch};
@@ -44,23 +45,6 @@ pub struct ShardStatus {
     halts: Mutex<BTreeMap<u64, Halt>>,
 }
 
-/// A record that keeps failing and is not given up, for which its shard, or at least what follows of its item, waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Halt {
-    /// Where the record stands in its shard.
-    pub sequence_number: SequenceNumber,
-    /// The service's id of the change.
-    pub event_id: Option<String>,
-    /// The item's key, as the service wrote it, cut to some hundred bytes.
-    pub keys: String,
-    /// What went wrong last, cut to some hundred bytes.
-    pub error: String,
-    /// How often the record was handed to the processor.
-    pub attempts: u32,
-    /// When it failed first (ms since the epoch).
-    pub since_ms: u64,
-}
-
 /// What keeps a shard from moving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trouble {
@@ -73,8 +57,9 @@ pub enum Trouble {
 }
 
 impl ShardStatus {
-    /// Of a consumer that begins now, with the lease's row as it is.
-    pub(crate) fn of(lease: &Lease, started_at_ms: u64, now_ms: u64) -> Self {
+    /// Of a consumer that begins at `now_ms` (ms since the epoch), with the lease's row as it is; `started_at_ms` is what
+    /// `LATEST` stands for.
+    pub fn of(lease: &Lease, started_at_ms: u64, now_ms: u64) -> Self {
         let unread = unread_since_ms(&lease.key, &lease.checkpoint, started_at_ms, now_ms);
         // A row that was never written has no reader before this one.
         let lag = match unread.filter(|_| lease.counter == 0) {

@@ -10,6 +10,7 @@ pub mod desired_workers;
 pub mod done_beyond;
 pub mod filter;
 pub mod group_lag;
+pub mod halt;
 pub mod lag;
 pub mod lease;
 pub mod liveness;

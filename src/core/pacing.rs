@@ -14,6 +14,8 @@ pub const FLOWING: Duration = Duration::from_millis(200);
 /// How many empty pages in a row are answered by calls at the flowing pace before the gaps begin to grow. A page may
 /// be empty although records follow (API reference, GetRecords).
 const EMPTY_PAGES_AT_FLOWING_PACE: u32 = 10;
+/// Gaps on an empty shard double this often at most: from the flowing pace to beyond the longest idle one, 5 minutes.
+const MOST_DOUBLINGS: u32 = 11;
 /// The widest gap that throttling alone leads to.
 const WIDEST_LEARNT_GAP: Duration = Duration::from_secs(1);
 /// A learnt gap below this is forgotten.
@@ -77,7 +79,7 @@ impl Pacer {
 
     /// Doubles from the flowing pace to the idle one, each gap up to a tenth shorter so that shards don't beat in time.
     fn idle_gap(&self, rng: &mut Rng) -> Duration {
-        let doublings = self.empty_pages.saturating_sub(EMPTY_PAGES_AT_FLOWING_PACE).min(10);
+        let doublings = self.empty_pages.saturating_sub(EMPTY_PAGES_AT_FLOWING_PACE).min(MOST_DOUBLINGS);
         let gap = (FLOWING * 2_u32.pow(doublings)).min(self.idle_poll);
         gap.mul_f64(1.0 - 0.1 * rng.unit())
     }
@@ -136,6 +138,13 @@ mod tests {
         assert!(gaps[15] <= IDLE && gaps[15] >= IDLE * 9 / 10, "{gaps:?}");
         assert_eq!(pacer.next(Polled::Some, &mut rng), FLOWING);
         assert!(pacer.next(Polled::Empty, &mut rng) <= FLOWING);
+    }
+
+    #[test]
+    fn the_longest_idle_pace_is_reached_too() {
+        let (mut pacer, mut rng) = (Pacer::new(Duration::from_secs(300)), Rng::new(1));
+        let longest = (0..100).map(|_| pacer.next(Polled::Empty, &mut rng)).max();
+        assert!(longest > Some(Duration::from_secs(270)), "{longest:?}");
     }
 
     #[test]

@@ -26,6 +26,9 @@ use crate::core::lag::Stage;
 use crate::core::lease::{Lease, ShardId, WorkerId};
 use crate::core::rng::Rng;
 
+/// The most shards of which a heartbeat tells what record they wait for.
+const MOST_HALTED: usize = 20;
+
 /// How often a row is read that is on its way to this worker.
 const PENDING_LOOK: Duration = Duration::from_millis(100);
 /// How often everything else is looked after.
@@ -411,6 +414,8 @@ impl Keeper {
         let [unprocessed_since_ms, unsaved_since_ms] = since;
         let overloaded = self.pressure.look(self.running.iter().map(|(key, running)| (key, &*running.handle.status)));
         let stuck = self.watchdog.stuck();
+        let halts = self.running.iter().filter_map(|(key, held)| Some((key.clone(), held.handle.status.halt()?)));
+        let halted = halts.take(MOST_HALTED).collect();
         let (leases, digest) = (owned.len(), digest(owned));
         self.post(leases, overloaded);
         let kbps = self.board.kbps();
@@ -423,6 +428,7 @@ impl Keeper {
             presence.kbps = kbps;
             presence.overloaded = overloaded;
             presence.stuck = stuck;
+            presence.halted = halted;
         });
     }
 

@@ -289,6 +289,15 @@ impl Stage {
         (text("checkpoint").unwrap_or_default(), text("shardkeeperDone"))
     }
 
+    /// What a worker's heartbeat says that its shards wait for.
+    pub fn halted(&self, worker: &str) -> Vec<Value> {
+        let key = json!({"key": {"S": format!("worker/{worker}")}});
+        let found = self.ask("DynamoDB_20120810.GetItem", &json!({"TableName": "app-Fleet", "Key": key}));
+        let halted = found["Item"]["halted"]["M"].as_object().into_iter().flatten();
+        let read = |halt: &Value| serde_json::from_str(halt["S"].as_str().expect("a text")).expect("JSON");
+        halted.map(|(_, halt)| read(halt)).collect()
+    }
+
     /// Moves the only shard's checkpoint to a number's position, as a worker does that knows KCL's attributes alone.
     pub fn move_checkpoint(&self, number: u32) {
         let mut row = self.row();
@@ -317,7 +326,7 @@ impl Stage {
             let mut records = Vec::new();
             loop {
                 let request = json!({"ShardIterator": iterator}).to_string();
-                let request = Request { target: streams("GetRecords").into(), body: request.into() };
+                let request = Request { target: streams("GetRecords"), body: request.into() };
                 let body = self.service.handle(&request).body;
                 let page = shardkeeper::core::record::Page::decode(body).expect("a page");
                 if page.records.is_empty() {

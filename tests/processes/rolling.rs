@@ -42,9 +42,10 @@ struct Seen {
 }
 
 impl Seen {
-    /// How much of the lag may be the machine's: between a record and its line stand some four processes' turns.
+    /// How much of the lag may be the machine's. From a lost worker to the next one's line some eight processes' turns
+    /// follow each other, and on a machine with nothing else to do a turn takes some hundredths of a second.
     fn of_machine(&self) -> Duration {
-        4 * self.stall
+        8 * self.stall
     }
 }
 

@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use shardkeeper::core::checkpoint::Checkpoint;
+use shardkeeper::core::done_beyond::DoneBeyond;
 use shardkeeper::local::{Answer, Request};
 
+use super::delivery::DeliveryScenario;
 use super::faults::Kind;
 use super::history::Ms;
 use super::scenario::{Act, Scenario};
@@ -32,6 +35,12 @@ pub enum Bug {
     StaleProofs,
     /// Workers start on leases that name them without waiting for the write by which they take them up.
     UnclaimedStarts,
+    /// Dead letters are said to be kept some time before they are.
+    EarlyDeadLetters,
+    /// Records of one item look like those of different ones.
+    SplitItems,
+    /// Checkpoints are written where what is done beyond them ends, whatever is open before.
+    PassedHoles,
 }
 
 impl Bug {
@@ -47,6 +56,11 @@ impl Bug {
             scenario.lease_duration = Duration::from_secs(2);
             scenario.pauses = [2_500; 5];
             scenario.acts = (0..30).map(|time| (1_500 + time * 500, Act::Pause)).collect();
+        }
+        if matches!(self, Self::EarlyDeadLetters | Self::SplitItems | Self::PassedHoles) {
+            scenario.delivery = DeliveryScenario::new(scenario.seed);
+            scenario.delivery.concurrency = 4;
+            scenario.slowest_record = Duration::from_millis(20);
         }
         if self == Self::UnclaimedStarts {
             scenario.acts.extend((0..8).map(|time| (1_600 + time * 2_000, Act::Fault(Kind::SlowTakeOver))));
@@ -84,9 +98,32 @@ impl Bug {
                     }
                 }
             }
+            Self::PassedHoles if request.operation() == "UpdateItem" && body["TableName"] == APP => {
+                let values = &mut body["ExpressionAttributeValues"];
+                let Some(done) = values[":shardkeeperDone"]["S"].as_str() else { return };
+                let base = done.split(' ').next().and_then(|base| Checkpoint::parse(base).ok());
+                let Some(done) = base.and_then(|base| DoneBeyond::parse(done, &base)) else { return };
+                if values[":checkpoint"].is_null() {
+                    return;
+                }
+                values[":checkpoint"]["S"] = done.through.to_string().into();
+            }
             _ => return,
         }
         request.body = body.to_string().into();
+    }
+
+    /// Changes an answer on its way back.
+    pub fn distort_answer(self, request: &Request, answer: &mut Answer) {
+        if self != Self::SplitItems || request.operation() != "GetRecords" || answer.status != 200 {
+            return;
+        }
+        let Ok(mut page) = serde_json::from_slice::<Value>(&answer.body) else { return };
+        for record in page["Records"].as_array_mut().into_iter().flatten() {
+            let position = record["dynamodb"]["SequenceNumber"].clone();
+            record["dynamodb"]["Keys"]["other"] = json!({"S": position});
+        }
+        answer.body = page.to_string().into();
     }
 
     /// How fast a process's clock runs, in millionths of the true time, where that is the bug.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::delivery::DeliveryScenario;
 use super::history::{Author, Event, Ms, Row};
 
 /// Which rule was broken.
@@ -36,6 +37,14 @@ pub enum Rule {
     Restless,
     /// A worker gave up without a cause.
     WorkerFailed,
+    /// Two calls with records of one key were under way at once, in one process.
+    TwoOfAKey,
+    /// A record was handed over that the lease says is done.
+    Repeated,
+    /// A record was handed over that the filters leave out.
+    NotFiltered,
+    /// A record that always fails has no dead letter, or two different ones.
+    DeadLetters,
 }
 
 /// A broken rule.
@@ -110,14 +119,20 @@ pub struct Checker {
     newest: BTreeMap<String, usize>,
     /// The age at which records may be trimmed.
     retention: Ms,
+    /// What is done with records besides delivering them.
+    delivery: DeliveryScenario,
+    /// The keys of calls under way, by process and call.
+    calls: BTreeMap<(usize, u64), Vec<String>>,
+    /// Dead letters, by shard and position.
+    letters: BTreeMap<(String, u128), String>,
     violation: Option<Violation>,
     counts: Counts,
 }
 
 impl Checker {
     /// A checker for a stream whose records stay for `retention`.
-    pub fn new(retention: Ms) -> Self {
-        Self { retention, ..Self::default() }
+    pub fn new(retention: Ms, delivery: DeliveryScenario) -> Self {
+        Self { retention, delivery, ..Self::default() }
     }
 
     /// Takes an event in.
@@ -140,15 +155,15 @@ impl Checker {
                 }
             }
             Event::Row { key, row, author } => self.row(now, key, row.as_ref(), *author),
-            Event::Began { process, shard, first, last } => self.began(now, *process, shard, *first, *last),
+            Event::Began { process, shard, call, positions } => self.began(now, *process, shard, *call, positions),
             Event::Delivered { process, shard, position, key, number } => {
                 self.delivered(now, *process, shard, *position, key, *number);
             }
-            Event::Acknowledged { shard, first, last, .. } => {
+            Event::Acknowledged { shard, positions, .. } => {
                 let Some(shard) = self.shards.get_mut(shard) else { return };
-                let done: Vec<u128> = shard.records.range(*first..=*last).map(|(position, _)| *position).collect();
-                shard.acknowledged.extend(done);
+                shard.acknowledged.extend(positions);
             }
+            Event::DeadLetter { shard, position, record, .. } => self.dead_letter(now, shard, *position, record),
             Event::Started { process, worker } => {
                 self.workers.insert(*process, worker.clone());
             }
@@ -239,10 +254,14 @@ impl Checker {
 
     fn written(&mut self, now: Ms, shard: &str, position: u128, key: &str, number: u64) {
         self.counts.written += 1;
+        let is_left_out = self.delivery.leaves_out(number);
         let entry = self.shards.entry(shard.to_owned()).or_default();
         entry.records.insert(position, (key.to_owned(), number, now));
+        if is_left_out {
+            entry.acknowledged.insert(position);
+        }
         let entry = self.keys.entry(key.to_owned()).or_default();
-        entry.numbers.insert(number, (false, shard.to_owned(), position));
+        entry.numbers.insert(number, (is_left_out, shard.to_owned(), position));
     }
 
     fn row(&mut self, now: Ms, key: &str, row: Option<&Row>, author: Author) {
@@ -271,6 +290,7 @@ impl Checker {
                     self.row_changed(now, key, &before, row);
                 }
                 self.check_checkpoint(now, key, row);
+                self.check_done_beyond(now, key, row);
             }
             (Some(before), None) => self.row_deleted(now, key, &before),
             (None, None) => {}
@@ -319,6 +339,21 @@ impl Checker {
         shard.settled_to = end.min(shard.records.keys().next_back().map_or(0, |last| last + 1));
     }
 
+    /// What a row says is done beyond its checkpoint was acknowledged.
+    fn check_done_beyond(&mut self, now: Ms, key: &str, row: &Row) {
+        let (Some(done), Some(shard)) = (row.done_beyond(), self.shards.get(key)) else { return };
+        let from = row.position().map_or(0, |position| position + 1);
+        let open = shard.records.range(from..).find(|(position, _)| {
+            done.has(&position.to_string())
+                && !shard.acknowledged.contains(*position)
+                && !shard.may_be_trimmed(**position, now, self.retention)
+        });
+        if let Some((position, record)) = open {
+            let words = format!("lease {key} says that {record:?} at {position} is done, and it is not: {row:?}");
+            self.break_rule(Rule::CheckpointAhead, now, words);
+        }
+    }
+
     /// KCL's rule: a lease goes after its end, when its parents' are gone and each child has moved beyond its start.
     fn row_deleted(&mut self, now: Ms, key: &str, before: &Row) {
         self.counts.cleaned_up += 1;
@@ -350,7 +385,68 @@ impl Checker {
         }
     }
 
-    fn began(&mut self, now: Ms, process: usize, id: &str, first: u128, last: u128) {
+    /// A call has come to its end, however.
+    pub fn call_ended(&mut self, process: usize, call: u64) {
+        self.calls.remove(&(process, call));
+    }
+
+    /// Keys of one process are worked on one call at a time, and nothing that its lease says is done.
+    fn check_call(&mut self, now: Ms, process: usize, id: &str, call: u64, positions: &[u128]) {
+        let Some(shard) = self.shards.get(id) else { return };
+        let record = |position: &u128| shard.records.get(position);
+        let keys: Vec<String> = positions.iter().filter_map(record).map(|(key, ..)| key.clone()).collect();
+        let others = self.calls.iter().filter(|((other, _), _)| *other == process);
+        let twice = others.flat_map(|(_, keys)| keys).find(|key| keys.contains(*key)).cloned();
+        let lease = self.leases.get(id).filter(|lease| !lease.is_edited);
+        let done = lease.and_then(|lease| lease.row.as_ref()).and_then(Row::done_beyond);
+        let repeated = positions.iter().find(|at| done.as_ref().is_some_and(|done| done.has(&at.to_string()))).copied();
+        let left_out = positions.iter().filter_map(record).find(|(_, number, _)| self.delivery.leaves_out(*number));
+        let left_out = left_out.cloned();
+        self.calls.insert((process, call), keys);
+        if let Some(key) = twice {
+            self.break_rule(Rule::TwoOfAKey, now, format!("process {process} has two calls at once with {key}"));
+        }
+        if let Some(position) = repeated {
+            let words = format!("process {process} began {position} of {id}, which its lease says is done: {done:?}");
+            self.break_rule(Rule::Repeated, now, words);
+        }
+        if let Some(record) = left_out {
+            self.break_rule(Rule::NotFiltered, now, format!("process {process} began {record:?}"));
+        }
+    }
+
+    /// A record is done by its dead letter, and stays one letter.
+    fn dead_letter(&mut self, now: Ms, id: &str, position: u128, record: &str) {
+        let kept = self.letters.entry((id.to_owned(), position)).or_insert_with(|| record.to_owned());
+        if kept != record {
+            let words = format!("two letters of {id}/{position}: {kept} and {record}");
+            self.break_rule(Rule::DeadLetters, now, words);
+        }
+        let Some(shard) = self.shards.get_mut(id) else { return };
+        shard.acknowledged.insert(position);
+        let Some((key, number, _)) = shard.records.get(&position) else { return };
+        if let Some(entry) = self.keys.get_mut(key).and_then(|entry| entry.numbers.get_mut(number)) {
+            entry.0 = true;
+        }
+    }
+
+    /// Records that always fail and have no dead letter, or have one and were delivered.
+    pub fn without_letter(&self, now: Ms) -> Vec<String> {
+        let all =
+            self.shards.iter().flat_map(|(id, shard)| shard.records.iter().map(move |record| (id, shard, record)));
+        all.filter(|(_, shard, (position, (key, number, _)))| {
+            self.delivery.is_poison(key, *number)
+                && !self.delivery.leaves_out(*number)
+                && !shard.may_be_trimmed(**position, now, self.retention)
+        })
+        .filter(|(id, _, (position, _))| !self.letters.contains_key(&((*id).clone(), **position)))
+        .map(|(id, _, (position, record))| format!("{record:?} at {id}/{position}"))
+        .collect()
+    }
+
+    fn began(&mut self, now: Ms, process: usize, id: &str, call: u64, positions: &[u128]) {
+        let (Some(first), Some(last)) = (positions.first(), positions.last()) else { return };
+        self.check_call(now, process, id, call, positions);
         let worker = self.workers.get(&process).cloned().unwrap_or_default();
         let Some(lease) = self.leases.get(id) else {
             let words = format!("{worker} reads shard {id}, which has no lease");

@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use shardkeeper::core::checkpoint::Checkpoint;
+use shardkeeper::core::done_beyond::DoneBeyond;
+
 use super::checker::{Checker, Violation};
 
 /// Milliseconds since the simulation began.
@@ -20,6 +23,8 @@ pub struct Row {
     pub checkpoint_owner: Option<String>,
     pub counter: Option<u64>,
     pub checkpoint: String,
+    /// What is done beyond the checkpoint, as the row has it.
+    pub done: Option<String>,
 }
 
 impl Row {
@@ -30,6 +35,11 @@ impl Row {
 
     pub fn is_finished(&self) -> bool {
         self.checkpoint == "SHARD_END"
+    }
+
+    /// What is done beyond the checkpoint, as far as the row says it of this one.
+    pub fn done_beyond(&self) -> Option<DoneBeyond> {
+        DoneBeyond::parse(self.done.as_ref()?, &Checkpoint::parse(&self.checkpoint).ok()?)
     }
 
     /// The sequence number of the checkpoint, if it is one.
@@ -62,11 +72,13 @@ pub enum Event {
     /// A row of the lease table is as given now.
     Row { key: String, row: Option<Row>, author: Author },
     /// A processor was called with these records.
-    Began { process: usize, shard: String, first: u128, last: u128 },
+    Began { process: usize, shard: String, call: u64, positions: Vec<u128> },
     /// A processor has worked through one record.
     Delivered { process: usize, shard: String, position: u128, key: String, number: u64 },
-    /// A processor has said that everything up to here is done.
-    Acknowledged { process: usize, shard: String, first: u128, last: u128 },
+    /// A processor has said that these records are done.
+    Acknowledged { process: usize, shard: String, positions: Vec<u128> },
+    /// A dead letter is durable: the record, as it was kept.
+    DeadLetter { process: usize, shard: String, position: u128, record: String },
     /// A process was started under a worker id.
     Started { process: usize, worker: String },
     /// A process ended by itself: how, in words, and whether the simulation's faults explain it.

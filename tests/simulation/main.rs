@@ -13,6 +13,7 @@
 
 mod bugs;
 mod checker;
+mod delivery;
 mod faults;
 mod history;
 mod network;
@@ -43,13 +44,16 @@ const THREADS: usize = 2;
 
 #[test]
 fn the_invariants_hold_under_every_seed() {
-    let mut seeds: VecDeque<u64> = match std::env::var("SHARDKEEPER_SIM_SEEDS") {
+    let kept = kept_seeds();
+    let others = SEEDS.filter(|seed| !kept.contains(seed));
+    check(kept.iter().copied().chain(others).collect(), simulate);
+}
+
+/// Simulates these seeds, or those that the environment names, and fails if one of them does.
+fn check(seeds: VecDeque<u64>, simulate: impl Fn(u64) -> Outcome + Sync) {
+    let mut seeds = match std::env::var("SHARDKEEPER_SIM_SEEDS") {
         Ok(range) => parse_range(&range).collect(),
-        Err(_) => {
-            let kept = kept_seeds();
-            let others = SEEDS.filter(|seed| !kept.contains(seed));
-            kept.iter().copied().chain(others).collect()
-        }
+        Err(_) => seeds,
     };
     let count = seeds.len();
     let seeds = Mutex::new(std::mem::take(&mut seeds));
@@ -119,6 +123,21 @@ fn take_overs_by_a_proof_older_than_the_row_are_found() {
 #[test]
 fn starts_that_do_not_wait_for_their_claim_are_found() {
     assert_found(Bug::UnclaimedStarts, Rule::TwoOwners, &[]);
+}
+
+#[test]
+fn acknowledgements_before_a_dead_letter_is_durable_are_found() {
+    assert_found(Bug::EarlyDeadLetters, Rule::CheckpointAhead, &[Rule::DeadLetters, Rule::Lost, Rule::OutOfOrder]);
+}
+
+#[test]
+fn two_calls_at_once_with_one_item_are_found() {
+    assert_found(Bug::SplitItems, Rule::TwoOfAKey, &[Rule::OutOfOrder]);
+}
+
+#[test]
+fn checkpoints_that_pass_a_hole_are_found() {
+    assert_found(Bug::PassedHoles, Rule::CheckpointAhead, &[]);
 }
 
 /// Asserts that with this bug put in a seed fails by the rule that the bug breaks, and none before by others than

@@ -77,6 +77,7 @@ impl Process {
         options.own_thread = false;
         let wire = Wire { process: setup.number, outbox: outbox.clone() };
         let config = sdk_config(wire, SimulatedTime { start_ms, start: base });
+        setup.mood.apply(&mut options, setup.number, history, setup.seed);
         let recorders = Recorders::new(setup.number, history.clone(), setup.mood, setup.seed);
         let (stop, stopped) = oneshot::channel::<()>();
         let worker = Worker::new(options, recorders).sdk_config(config);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use shardkeeper::core::rng::Rng;
 use shardkeeper::{BatchError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 
+use super::delivery::DeliveryScenario;
 use super::history::{Event, History};
 
 /// The words of panics that are meant.
@@ -26,6 +27,10 @@ pub struct Mood {
     pub calm: Arc<AtomicBool>,
     /// Records that a faulty processor passes over, one in so many; for a planted bug.
     pub passes_over: Option<u64>,
+    /// What else is done with records.
+    pub delivery: DeliveryScenario,
+    /// Whether dead letters are said to be kept before they are; for a planted bug.
+    pub forgets_letters: bool,
 }
 
 /// Makes the processors of one process.
@@ -54,6 +59,8 @@ impl ProcessorFactory for Recorders {
             history: self.history.clone(),
             mood: self.mood.clone(),
             rng: Rng::new(self.seed ^ made.wrapping_mul(0x9E37_79B9)),
+            number: made,
+            calls: 0,
         }
     }
 }
@@ -65,6 +72,9 @@ pub struct Recorder {
     history: History,
     mood: Mood,
     rng: Rng,
+    /// Names it in its process.
+    number: u64,
+    calls: u64,
 }
 
 /// What the simulation knows a record by.
@@ -77,9 +87,12 @@ struct Seen {
 impl RecordProcessor for Recorder {
     async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
         let records: Vec<Seen> = input.records.iter().map(|record| seen(record.json())).collect();
-        let (first, last) = (records[0].position, records[records.len() - 1].position);
+        let positions: Vec<u128> = records.iter().map(|record| record.position).collect();
         let (process, shard) = (self.process, self.shard.clone());
-        self.history.note(Event::Began { process, shard: shard.clone(), first, last });
+        self.calls += 1;
+        let call = self.number << 32 | self.calls;
+        let _under_way = UnderWay { history: self.history.clone(), process, call };
+        self.history.note(Event::Began { process, shard: shard.clone(), call, positions: positions.clone() });
         let trouble = self.draw_trouble(records.len());
         for (index, Seen { position, key, number }) in records.into_iter().enumerate() {
             if !self.mood.slowest_record.is_zero() && !self.is_calm() {
@@ -91,13 +104,29 @@ impl RecordProcessor for Recorder {
                 Some((at, Trouble::Hang)) if at == index => self.hang().await,
                 _ => {}
             }
+            if self.mood.delivery.is_poison(&key, number) {
+                return Err(self.fail_from(&positions, index));
+            }
             let is_passed_over = self.mood.passes_over.is_some_and(|one_in| self.rng.next_u64().is_multiple_of(one_in));
             if !is_passed_over {
                 self.history.note(Event::Delivered { process, shard: shard.clone(), position, key, number });
             }
         }
-        self.history.note(Event::Acknowledged { process, shard, first, last });
+        self.history.note(Event::Acknowledged { process, shard, positions });
         Ok(())
+    }
+}
+
+/// A call, while it lasts.
+struct UnderWay {
+    history: History,
+    process: usize,
+    call: u64,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.history.checker(|checker| checker.call_ended(self.process, self.call));
     }
 }
 
@@ -109,6 +138,17 @@ enum Trouble {
 }
 
 impl Recorder {
+    /// A poison record's failure: at times of the whole batch, at times with the word that what came before is done.
+    fn fail_from(&mut self, positions: &[u128], index: usize) -> BatchError {
+        if self.rng.unit() < 0.5 {
+            return "poison in this batch".into();
+        }
+        let (process, shard) = (self.process, self.shard.clone());
+        self.history.note(Event::Acknowledged { process, shard, positions: positions[..index].to_vec() });
+        let position = positions[index].to_string().parse().expect("digits");
+        BatchError::from_record(position, "poison")
+    }
+
     fn is_calm(&self) -> bool {
         self.mood.calm.load(Ordering::Relaxed)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use shardkeeper::core::rng::Rng;
 use shardkeeper::local::LocalOptions;
 
+use super::delivery::DeliveryScenario;
 use super::faults::{KINDS, Kind};
 use super::history::Ms;
 
@@ -92,6 +93,8 @@ pub struct Scenario {
     pub chaos_ends: Ms,
     /// Whether the stream is switched off at the end.
     pub disables_stream: bool,
+    /// How records come to their processors, and what follows when they fail.
+    pub delivery: DeliveryScenario,
 }
 
 impl Scenario {
@@ -132,6 +135,7 @@ impl Scenario {
             acts: acts(&mut rng, chaos_ms),
             chaos_ends: chaos_ms,
             disables_stream: chance(&mut rng, 0.08),
+            delivery: DeliveryScenario::default(),
         }
     }
 

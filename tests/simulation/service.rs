@@ -293,5 +293,6 @@ fn read_row(item: &Value) -> Row {
         checkpoint_owner: text("checkpointOwner"),
         counter: item["leaseCounter"]["N"].as_str().and_then(|digits| digits.parse().ok()),
         checkpoint: text("checkpoint").unwrap_or_default(),
+        done: text("shardkeeperDone"),
     }
 }

@@ -96,7 +96,7 @@ impl Simulation {
     fn new(scenario: Scenario, bug: Option<Bug>) -> Self {
         let mut rng = Rng::new(scenario.seed ^ 0x5EED);
         let echo = std::env::var_os("SHARDKEEPER_SIM_TRACE").is_some();
-        let history = History::new(Checker::new(ms(scenario.service.retention)), echo);
+        let history = History::new(Checker::new(ms(scenario.service.retention), scenario.delivery.clone()), echo);
         let service = Service::new(scenario.service.clone(), history.clone());
         let acts = scenario.acts.iter().rev().copied().collect();
         let mut simulation = Self {
@@ -221,6 +221,9 @@ impl Simulation {
             Some(bug) => self.interference.carry(bug, self.now, process, request, &mut self.service),
             None => self.service.carry(process, request),
         };
+        if let Some(bug) = self.bug {
+            bug.distort_answer(request, &mut answer);
+        }
         match fate.kind {
             Some(Kind::LostAnswer) => Some(Err(LostCall)),
             Some(Kind::SilentAfter | Kind::Late) => None,
@@ -463,6 +466,8 @@ impl Simulation {
             longest_hang: scenario.lease_duration * 3,
             calm: Arc::clone(&self.calm),
             passes_over: self.bug.and_then(Bug::passes_over),
+            delivery: scenario.delivery.clone(),
+            forgets_letters: self.bug == Some(Bug::EarlyDeadLetters),
         };
         let slow_clock = self.bug.and_then(Bug::clock_ppm).filter(|_| number.is_multiple_of(2));
         let setup = Setup {
@@ -578,6 +583,10 @@ impl Simulation {
             let undelivered = self.history.checker(|checker| checker.undelivered(self.now));
             if let Some(first) = undelivered.first() {
                 self.break_rule(Rule::Lost, format!("{} records, the first: {first}", undelivered.len()));
+            }
+            let without_letter = self.history.checker(|checker| checker.without_letter(self.now));
+            if let Some(first) = without_letter.first() {
+                self.break_rule(Rule::DeadLetters, format!("{} records, the first: {first}", without_letter.len()));
             }
             if self.stream_ended && !self.history.checker(|checker| checker.all_finished()) {
                 self.break_rule(Rule::NotLive, "the stream ended, its leases did not".into());

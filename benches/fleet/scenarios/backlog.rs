@@ -45,7 +45,7 @@ fn small(stage: &Stage) -> Result<Outcome, anyhow::Error> {
 }
 
 fn both_images(stage: &Stage) -> Result<Outcome, anyhow::Error> {
-    let backlog = Backlog { records_per_shard: stage.pick(1000, 12_000), value_bytes: 950, value_attributes: 7 };
+    let backlog = Backlog { records_per_shard: stage.pick(1000, 24_000), value_bytes: 950, value_attributes: 7 };
     let kind = Kind { view: "NEW_AND_OLD_IMAGES", backlog, to_stdout: false };
     let mut outcome = compare(stage, &BOTH_IMAGES, &kind)?;
     let [null, bare] = &outcome.runs[..] else { anyhow::bail!("two runs were wanted") };
@@ -88,15 +88,15 @@ fn compare(stage: &Stage, scenario: &Scenario, kind: &Kind) -> Result<Outcome, a
         for (label, rounds) in labels.iter().zip(&mut rounds) {
             stage.progress.step(&format!("{label}, round {round}"));
             let app = format!("load-{round}-{}", label.rsplit(' ').next().unwrap_or_default());
-            let reader = match *label {
-                BARE => Reader::bare(&service, stage.folder(), &app, &arn)?,
+            let start = || match *label {
+                BARE => Reader::bare(&service, stage.folder(), &app, &arn),
                 _ => {
                     let to = label.trim_start_matches("shardkeeper ");
                     let flags = format!("{to} --until-caught-up");
-                    Reader::worker(&service, stage.folder(), &app, "worker-1", &flags)?
+                    Reader::worker(&service, stage.folder(), &app, "worker-1", &flags)
                 }
             };
-            let (measured, counted) = Measured::of(stage, &service, &mut client, reader, *label == STDOUT, total)?;
+            let (measured, counted) = Measured::of(stage, &service, &mut client, start, *label == STDOUT, total)?;
             ensure!(counted.records == total, "{label} counted {} of {total} records", counted.records);
             if counted.bytes > 0 {
                 bytes_per_record = counted.bytes as f64 / total as f64;
@@ -132,12 +132,13 @@ impl Measured {
         stage: &Stage,
         service: &Service,
         client: &mut Client,
-        mut reader: Reader,
+        start_reader: impl FnOnce() -> Result<Reader, anyhow::Error>,
         is_piped: bool,
         total: u64,
     ) -> Result<(Self, Counted), anyhow::Error> {
         let (start, before) = (Instant::now(), client.stats()?);
         let (service_cpu, own) = (service.process.cpu()?, own_cpu()?);
+        let mut reader = start_reader()?;
         let lines = is_piped.then(|| reader.stdout().map(CountedLines::of)).transpose()?;
         let (mut first, mut last, mut calls) = (None, None, 0);
         while last.is_none() {

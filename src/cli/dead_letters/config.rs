@@ -47,7 +47,7 @@ pub enum Request {
     /// Hand their records over again.
     Replay {
         /// To whom.
-        sink: Sink,
+        sink: Box<Sink>,
         /// How often a record that failed is tried again before it stays.
         retries: u32,
         /// How long one call may take; none: any time.
@@ -326,7 +326,7 @@ fn read_request(action: &str, layers: &mut Layers) -> Request {
         "list" => Request::List,
         "show" => Request::Show,
         "replay" => Request::Replay {
-            sink: read_sink(layers),
+            sink: Box::new(read_sink(layers)),
             retries: layers.value(&RETRY_ATTEMPTS),
             handler_timeout: layers.optional(&HANDLER_TIMEOUT),
             dry_run,

@@ -30,18 +30,17 @@ const LONGEST_ERROR: usize = 100;
 ///
 /// # Errors
 /// When letters cannot be read, deleted or replayed.
-pub fn run(config: DeadLettersConfig) -> Result<(), anyhow::Error> {
+pub fn run(config: &DeadLettersConfig) -> Result<(), anyhow::Error> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let outcome = runtime.block_on(async {
         match &config.request {
-            Request::List => list(&config).await,
-            Request::Show => show(&config).await,
-            Request::Purge { dry_run, yes } => purge(&config, *dry_run, *yes).await,
+            Request::List => list(config).await,
+            Request::Show => show(config).await,
+            Request::Purge { dry_run, yes } => purge(config, *dry_run, *yes).await,
             Request::Replay { sink, retries, handler_timeout, dry_run } => {
-                let mut policy = FailurePolicy::default();
-                policy.attempts = Some(retries + 1);
-                policy.handler_timeout = *handler_timeout;
-                replay::run(&config, sink, policy, *dry_run).await
+                let (attempts, handler_timeout) = (Some(retries + 1), *handler_timeout);
+                let policy = FailurePolicy { attempts, handler_timeout, ..FailurePolicy::default() };
+                replay::run(config, sink, policy, *dry_run).await
             }
         }
     });

@@ -333,8 +333,7 @@ mod tests {
             Err(mistakes) => panic!("{mistakes}"),
         };
         let turns = turns(store, &config).await.expect("the letters can be read");
-        let mut policy = FailurePolicy::default();
-        policy.attempts = Some(2);
+        let policy = FailurePolicy { attempts: Some(2), ..FailurePolicy::default() };
         let report = Report { json: false, to_stderr: true };
         let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
         let job = Job { store, turns, policy, report: &report, stop: &stop, closed: &closed };

@@ -136,7 +136,8 @@ impl Store {
                 let mut identities = self.identities();
                 identities.retain(|(_, id)| shard.is_none_or(|shard| id.shard_id == *shard));
                 for page in identities.chunks(FILE_PAGE) {
-                    let page: Result<Vec<Found>, _> = page.iter().map(|identity| self.from_file(identity)).collect();
+                    let page: Result<Vec<Found>, _> =
+                        page.iter().map(|identity| self.found_in_file(identity)).collect();
                     visit(page?)?;
                 }
                 Ok(())
@@ -153,7 +154,7 @@ impl Store {
             (Self::Table(table), Spot::Table(place)) => {
                 Ok(table.read(place).await.map_err(table_error)?.map(from_table))
             }
-            (_, Spot::File(identity)) if self.identities().contains(identity) => self.from_file(identity).map(Some),
+            (_, Spot::File(identity)) if self.identities().contains(identity) => self.found_in_file(identity).map(Some),
             _ => Ok(None),
         }
     }
@@ -228,7 +229,7 @@ impl Store {
                 }
                 _ => {
                     for identity in self.identities().iter().filter(|(_, known)| known == id) {
-                        all.push(self.from_file(identity)?);
+                        all.push(self.found_in_file(identity)?);
                     }
                 }
             }
@@ -250,7 +251,7 @@ impl Store {
         }
     }
 
-    fn from_file(&self, at: &Identity) -> Result<Found, anyhow::Error> {
+    fn found_in_file(&self, at: &Identity) -> Result<Found, anyhow::Error> {
         let letter = match self {
             Self::Table(_) => None,
             Self::Seen(file, index) => file::read(file, index, at)?,

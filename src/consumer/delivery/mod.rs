@@ -229,10 +229,12 @@ impl<F: ProcessorFactory> Delivery<F> {
         let Some(through) = last_position(&records) else { return };
         let created_ms = records.last().and_then(|record| record.created_at()).map(seconds_to_ms);
         self.tip = None;
+        let read_bytes = records.bytes_len();
         let records = self.desk.shared.filtered(records);
-        // What is left out is done as it is, and moves the position on.
+        // What is left out is done as it is, and moves the position on. That it was read is work of this worker's.
         if records.left_out() > 0 {
             self.checkpoints.note(records.left_out());
+            self.desk.lease.note_taken(read_bytes - records.bytes_len());
         }
         self.schedule.add(self.origin.elapsed(), records, through, created_ms, reservation);
         self.show_progress();

@@ -16,6 +16,7 @@ use super::discovery::Listing;
 use super::view::{FleetView, Seen};
 use crate::aws::fleet_table::heartbeat_interval;
 use crate::aws::lease_table::BadRow;
+use crate::core::halt::Halt;
 use crate::core::lease::{Lease, WorkerId};
 
 /// What is known of a fleet from outside.
@@ -177,6 +178,8 @@ pub struct ShardStatus {
     pub throughput_kbps: Option<f64>,
     /// It is no further behind than this, its owner says of all its shards together.
     pub lag_at_most_ms: Option<u64>,
+    /// The record that keeps failing and that it waits for, its owner says.
+    pub halted: Option<Halt>,
 }
 
 /// A shard that isn't being read, and why.
@@ -408,6 +411,28 @@ mod tests {
         assert!(wait_of(&status, "moving").contains("from worker a to b"));
         assert_eq!(state_of(&status, "moving"), ShardState::HandingOver);
         assert_eq!(status.totals.workers[&WorkerState::Silent], 1);
+    }
+
+    #[test]
+    fn a_shard_that_waits_for_a_record_says_which_and_why() {
+        let halt = Halt {
+            sequence_number: "77".into(),
+            event_id: Some("e-1".into()),
+            keys: r#"{"k":{"S":"x"}}"#.into(),
+            error: "the handler answered 500".into(),
+            attempts: 12,
+            since_ms: 4_000,
+        };
+        let mut owner = worker("a", 0, &["s"]);
+        owner.member.presence.halted.insert("s".into(), halt.clone());
+        let status = status(&[row("s", Some("a"), "1", &[])], &view(vec![owner], "a"), None);
+        assert_eq!(status.shards[0].halted, Some(halt));
+        assert_eq!(
+            wait_of(&status, "s"),
+            "shard s waits for record 77 (event e-1, key {\"k\":{\"S\":\"x\"}}), which worker a has tried 12 times in 6 s: \
+             the handler answered 500"
+        );
+        assert_eq!(state_of(&status, "s"), ShardState::Reading);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{LeaderStatus, ShardState, ShardStatus, Sources, StreamStatus, Wait, WorkerState, WorkerStatus};
 use crate::aws::fleet_table::digest;
 use crate::core::checkpoint::Checkpoint;
+use crate::core::halt::Halt;
 use crate::core::lease::{Lease, ShardId, WorkerId};
 use crate::core::shard_graph::unfinished_parents;
 use crate::fleet::view::Seen;
@@ -128,6 +129,10 @@ impl<'a> Picture<'a> {
             counter: Some(row.counter),
             throughput_kbps: row.throughput_kbps,
             lag_at_most_ms: lag.copied().filter(|_| state == ShardState::Reading),
+            halted: row
+                .holder()
+                .filter(|_| state == ShardState::Reading)
+                .and_then(|holder| self.sources.view.worker(holder)?.member.presence.halted.get(&row.key).cloned()),
         }
     }
 
@@ -152,7 +157,17 @@ impl<'a> Picture<'a> {
         let id = ShardId::from(shard.id.as_str());
         let (mut for_shard, mut for_worker) = (None, None);
         let text = match shard.state {
-            ShardState::Reading | ShardState::Finished => return None,
+            ShardState::Reading => {
+                let Halt { sequence_number, event_id, keys, error, attempts, since_ms } = shard.halted.as_ref()?;
+                for_worker = shard.owner.clone();
+                let (event, owner) = (event_id.as_deref().unwrap_or("unnamed"), or_nobody(&shard.owner));
+                let lasts_s = self.sources.now_ms.saturating_sub(*since_ms) / 1_000;
+                format!(
+                    "shard {id} waits for record {sequence_number} (event {event}, key {keys}), which worker {owner} has \
+                     tried {attempts} times in {lasts_s} s: {error}"
+                )
+            }
+            ShardState::Finished => return None,
             ShardState::BlockedOnParent => {
                 let row = self.rows.get(&id)?;
                 let parent = self.parent_in_the_way(row)?;
@@ -247,5 +262,6 @@ fn without_row(key: &ShardId, state: ShardState, parents: &BTreeSet<ShardId>) ->
         counter: None,
         throughput_kbps: None,
         lag_at_most_ms: None,
+        halted: None,
     }
 }
