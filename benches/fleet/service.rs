@@ -117,7 +117,8 @@ impl Client {
         Ok(id.context("the stream has no shard")?.to_owned())
     }
 
-    /// The unfinished shards of an application with the owners of their leases, which may be empty.
+    /// The unfinished shards of an application with the owners of their leases: empty for nobody, with a word more for
+    /// one that waits for another worker to hand the lease over.
     pub fn owners(&mut self, app: &str) -> Result<BTreeMap<String, String>, anyhow::Error> {
         let mut owners = BTreeMap::new();
         let mut request = json!({"TableName": app});
@@ -126,7 +127,8 @@ impl Client {
             for item in page["Items"].as_array().into_iter().flatten() {
                 if item["checkpoint"]["S"] != "SHARD_END" {
                     let text = |name: &str| item[name]["S"].as_str().unwrap_or_default().to_owned();
-                    owners.insert(text("leaseKey"), text("leaseOwner"));
+                    let waiting = if item["checkpointOwner"].is_object() { " (waiting)" } else { "" };
+                    owners.insert(text("leaseKey"), text("leaseOwner") + waiting);
                 }
             }
             match &page["LastEvaluatedKey"] {

@@ -11,7 +11,7 @@ use super::timestamp::Timestamp;
 use super::value::{AttributeValue, Item};
 use super::world::World;
 
-/// Candidates for keys that are tried for each one wanted; a fair hash needs far fewer.
+/// Candidates for keys that are tried for each one wanted, or for each shard; a fair hash needs far fewer.
 const TRIES_PER_KEY: u64 = 10_000;
 /// Beyond this, an item's texts are spread no further.
 const MOST_ATTRIBUTES: usize = 1000;
@@ -84,7 +84,7 @@ fn find_keys(stream: &Stream, wanted: u64) -> Result<BTreeMap<u64, Vec<(u64, Ite
     let mut found: BTreeMap<u64, Vec<(u64, Item)>> = stream.open_ranges().map(|first| (first, Vec::new())).collect();
     let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
     let mut missing = found.len();
-    let most = TRIES_PER_KEY.saturating_mul(wanted as u64);
+    let most = TRIES_PER_KEY.saturating_mul(wanted.max(found.len()) as u64);
     for candidate in 0..most {
         if missing == 0 {
             return Ok(found);

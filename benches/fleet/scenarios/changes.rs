@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use super::{MIB, Rates, Scenario, Stage, rates, wait_for_balance};
+use super::{MIB, Rates, Scenario, Stage, rates, wait_for_rest};
 use crate::live::{Delays, Deliveries, Flow};
 use crate::report::{Curve, Figure, Outcome, Run, outcome};
 use crate::service::{Client, Service};
@@ -56,7 +56,7 @@ fn changes(stage: &Stage) -> Result<Outcome, anyhow::Error> {
     let aftermath = stage.pick(Duration::from_secs(2), AFTERMATH);
     let mut fleet = Fleet::start(stage, shards, per_second, &["worker-1", "worker-2", "worker-3"])?;
     stage.let_pass("settling", Duration::from_secs(stage.pick(1, 10)));
-    let mut phases = vec![Phase { label: "at rest", from: fleet.deliveries.now(), until_even: None }];
+    let mut phases = vec![Phase { label: "at rest", from: fleet.deliveries.now(), until_rest: None }];
     stage.let_pass("at rest", aftermath);
     let steps: [(&'static str, Step); 4] = [
         ("kill -9", |fleet| fleet.signal("worker-3", "KILL")),
@@ -68,8 +68,8 @@ fn changes(stage: &Stage) -> Result<Outcome, anyhow::Error> {
         stage.progress.step(label);
         let from = fleet.deliveries.now();
         step(&mut fleet)?;
-        let until_even = Some(fleet.balance()?);
-        phases.push(Phase { label, from, until_even });
+        let until_rest = Some(fleet.rest()?);
+        phases.push(Phase { label, from, until_rest });
         stage.let_pass("its aftermath", aftermath);
     }
     let deliveries = fleet.deliveries.clone();
@@ -78,7 +78,7 @@ fn changes(stage: &Stage) -> Result<Outcome, anyhow::Error> {
     let mut runs = Vec::new();
     for (index, phase) in phases.iter().enumerate() {
         // A record that was written just before a change may wait for its end too.
-        let slack = if phase.until_even.is_some() { SLACK } else { Duration::ZERO };
+        let slack = if phase.until_rest.is_some() { SLACK } else { Duration::ZERO };
         let to = phases.get(index + 1).map_or(end, |next| next.from - SLACK);
         runs.push(phase.to_run(&deliveries.delays(phase.from - slack, to, |_| true))?);
     }
@@ -96,16 +96,16 @@ type Step = fn(&mut Fleet<'_>) -> Result<(), anyhow::Error>;
 struct Phase {
     label: &'static str,
     from: Duration,
-    /// How long it took until the shards were divided evenly again.
-    until_even: Option<Duration>,
+    /// How long it took until the last shard had moved.
+    until_rest: Option<Duration>,
 }
 
 impl Phase {
     fn to_run(&self, delays: &Delays) -> Result<Run, anyhow::Error> {
         let mut figures = delay_figures(delays)?;
         figures.push(Figure::any("records delivered again", delays.again as f64, ""));
-        if let Some(time) = self.until_even {
-            figures.push(Figure::any("until the shards are divided evenly", time.as_secs_f64() * 1000.0, "ms"));
+        if let Some(time) = self.until_rest {
+            figures.push(Figure::any("until the last shard had moved", time.as_secs_f64() * 1000.0, "ms"));
         }
         Ok(Run { label: self.label.to_owned(), figures })
     }
@@ -140,7 +140,7 @@ impl<'a> Fleet<'a> {
         for id in ids {
             fleet.add(id)?;
         }
-        fleet.balance()?;
+        fleet.rest()?;
         Ok(fleet)
     }
 
@@ -167,11 +167,11 @@ impl<'a> Fleet<'a> {
         self.client.roll_over()
     }
 
-    /// Waits until the shards are divided evenly.
-    fn balance(&mut self) -> Result<Duration, anyhow::Error> {
+    /// Waits until the last shard had moved.
+    fn rest(&mut self) -> Result<Duration, anyhow::Error> {
         let ids: Vec<&str> = self.workers.iter().map(|(id, _)| *id).collect();
         let is_new = |shard: &str| !self.old_shards.contains(shard);
-        wait_for_balance(&mut self.client, APP, &ids, self.shards, is_new)
+        wait_for_rest(&mut self.client, APP, &ids, self.shards, is_new)
     }
 
     fn cpu(&self) -> Result<Duration, anyhow::Error> {

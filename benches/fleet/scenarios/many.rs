@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use super::changes::rate_figures;
-use super::{MIB, Scenario, Stage, rates, wait_for_balance};
+use super::{MIB, Scenario, Stage, rates, wait_for_rest};
 use crate::report::{Figure, Goal, Outcome, Run, outcome};
 use crate::service::{Backlog, Service};
 use crate::workers::Reader;
@@ -66,7 +66,7 @@ fn idle(stage: &Stage) -> Result<Outcome, anyhow::Error> {
     for id in ["worker-1", "worker-2"] {
         workers.push(Reader::worker(&service, stage.folder(), APP, id, "--to null")?);
     }
-    wait_for_balance(&mut client, APP, &["worker-1", "worker-2"], shards as usize, |_| true)?;
+    wait_for_rest(&mut client, APP, &["worker-1", "worker-2"], shards as usize, |_| true)?;
     stage.let_pass("settling", Duration::from_secs(stage.pick(2, 15)));
     let before = total_cpu(&workers)?;
     let service_before = service.process.cpu()?;

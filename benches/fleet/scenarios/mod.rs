@@ -5,6 +5,7 @@ mod changes;
 mod many;
 mod processors;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -103,23 +104,29 @@ fn wait_until(
     Ok(start.elapsed())
 }
 
-/// Waits until the unfinished shards of an application are divided evenly among these workers, all so many of them, and
-/// `is_new` says yes to each; answers how long that took.
-fn wait_for_balance(
+/// Waits until the unfinished shards of an application, all so many of them, belong to these workers and none moves any
+/// more, each worker has some, and `is_new` says yes to each shard. Answers how long it took until the last one moved.
+/// (The loads are even then, not the counts: shards are divided by what they deliver.)
+fn wait_for_rest(
     client: &mut Client,
     app: &str,
     workers: &[&str],
     shards: usize,
     is_new: impl Fn(&str) -> bool,
 ) -> Result<Duration, anyhow::Error> {
-    wait_until("the shards are divided evenly", BALANCE_LIMIT, Duration::from_millis(50), || {
+    let start = Instant::now();
+    let (mut known, mut moved) = (BTreeMap::new(), Duration::ZERO);
+    wait_until("the shards are divided", REST_LIMIT, Duration::from_millis(50), || {
         let Ok(owners) = client.owners(app) else { return Ok(false) }; // no table yet
-        let count = |worker: &&str| owners.values().filter(|owner| *owner == worker).count();
-        let counts: Vec<usize> = workers.iter().map(count).collect();
-        let spread = counts.iter().max().unwrap_or(&0) - counts.iter().min().unwrap_or(&0);
-        let all_are_owned = owners.len() == shards && counts.iter().sum::<usize>() == shards;
-        Ok(all_are_owned && spread <= 1 && owners.keys().all(|shard| is_new(shard)))
-    })
+        if owners != known {
+            (known, moved) = (owners, start.elapsed());
+        }
+        let has_some = |worker: &&str| known.values().any(|owner| owner == worker);
+        let is_in_place = |(shard, owner): (&String, &String)| workers.contains(&owner.as_str()) && is_new(shard);
+        let all_are = known.len() == shards && workers.iter().all(has_some) && known.iter().all(is_in_place);
+        Ok(all_are && start.elapsed() - moved >= REST)
+    })?;
+    Ok(moved)
 }
 
 /// What the service counted between two looks, a second.
@@ -155,4 +162,6 @@ fn rates(stage: &Stage, client: &mut Client, what: &str, time: Duration) -> Resu
 
 const MIB: f64 = 1024.0 * 1024.0;
 /// No fleet takes this long to divide its shards.
-const BALANCE_LIMIT: Duration = Duration::from_secs(90);
+const REST_LIMIT: Duration = Duration::from_secs(90);
+/// A fleet in which no shard moved for this long is at rest.
+const REST: Duration = Duration::from_secs(2);

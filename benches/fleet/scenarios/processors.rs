@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use super::changes::{curve, delay_figures};
-use super::{MIB, Scenario, Stage, wait_for_balance};
+use super::{MIB, Scenario, Stage, wait_for_rest};
 use crate::embedded::Behaviour;
 use crate::live::{Delays, Deliveries, Flow};
 use crate::report::{Figure, Goal, Outcome, Run, outcome};
@@ -68,7 +68,7 @@ fn flow_past(stage: &Stage, what: &str, each: Duration) -> Result<(Delays, Delay
     let mut worker = Reader::embedded(&service, stage.folder(), APP, &behaviour)?;
     let deliveries = Deliveries::new();
     deliveries.read(worker.stdout()?);
-    wait_for_balance(&mut client, APP, &["worker-1"], shards(stage) as usize, |_| true)?;
+    wait_for_rest(&mut client, APP, &["worker-1"], shards(stage) as usize, |_| true)?;
     let flow = Flow::start(service.client()?, &deliveries, rate(stage), u64::from(shards(stage)) * 10);
     stage.let_pass("settling", Duration::from_secs(stage.pick(1, 5)));
     let from = deliveries.now();
