@@ -51,6 +51,7 @@ async fn work_through(concurrency: usize) -> Duration {
         ask("PutItem", json!({"TableName": "Things", "Item": item}));
     }
     let mut options = Options::new("bench", StreamSelector::Table("Things".into()), "worker");
+    options.own_thread = false; // the coordination shares the client in memory
     (options.concurrency, options.shard_concurrency) = (Some(concurrency), concurrency);
     let credentials = Credentials::new("bench", "bench", None, None, "bench");
     let config = SdkConfig::builder()
