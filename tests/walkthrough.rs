@@ -78,7 +78,7 @@ fn four_phones_put_with_boto3_are_four_lines_on_dynamodb_local() {
 #[test]
 fn the_compose_file_serves_the_address_of_the_page() {
     let compose = std::fs::read_to_string(in_package("docker-compose.yml")).expect("the compose file");
-    assert!(compose.contains("\"8000:8000\""), "{compose}");
+    assert!(compose.contains(":8000:8000\""), "{compose}");
     assert!(compose.contains("image: amazon/dynamodb-local:"), "{compose}");
     assert!(blocks().iter().any(|block| block.contains(URL_OF_PAGE)));
 }
