@@ -11,7 +11,7 @@ use crate::core::record::scan::Scanner;
 
 /// The longest text of a pattern, in bytes. Lambda's limit is 4096 characters.
 pub const MAX_PATTERN_BYTES: usize = 16 << 10;
-/// The most members that a pattern names, all objects and `$or` alternatives together: they are bits of a [`Bits`].
+/// The most members that a pattern names, all objects and `$or` alternatives together: each is a bit of a set of fixed size.
 pub const MAX_FIELDS: usize = 128;
 
 /// A set of terms of one object, or of conditions of a whole pattern, by number.
