@@ -250,7 +250,7 @@ metrics! {
         "Failed batches that were split in two to find the record at fault.";
     DEAD_LETTERS_FAILED = counter(Processor, "shardkeeper_dead_letters_failed_total", Count).shown(OnEvent),
         "Attempts to write a record to the dead letters that failed.";
-    SHARDS_HALTED = gauge(Processor, "shardkeeper_shards_halted", Count).shown(OnEvent),
+    SHARDS_HALTED = gauge(Processor, "shardkeeper_shards_halted", Count),
         "Shards of this worker that stand still at a record which keeps failing, as their failure policy says.";
 
     // Who reads what.

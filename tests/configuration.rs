@@ -261,12 +261,15 @@ fn print_config_refuses_a_wrong_configuration() {
 #[test]
 fn settings_of_delivery_that_make_no_sense_together_are_refused_by_name() {
     for (flags, words) in [
-        ("--on-failure skip", "--on-failure: nothing is given up without a limit"),
-        ("--on-failure dead-letter --bisect false", "--on-failure: nothing is given up without a limit"),
-        ("--batch-window 1s", "--batch-window: a batch without a size has nothing to fill up to"),
-        ("--concurrency 4 --shard-concurrency 5", "--shard-concurrency: is more than --concurrency allows"),
-        ("--batch-size 0", "--batch-size: 0 is out of range: from 1 to 10000"),
-        ("--batch-bytes 5MiB", "--batch-bytes: 5MiB is too much"),
+        ("--on-failure skip", "--on-failure (command line): nothing is given up without a limit"),
+        ("--on-failure dead-letter --bisect false", "--on-failure (command line): nothing is given up without a limit"),
+        ("--batch-window 1s", "--batch-window (command line): a batch without a size has nothing to fill up to"),
+        (
+            "--concurrency 4 --shard-concurrency 5",
+            "--shard-concurrency (command line): is more than --concurrency (command line) allows",
+        ),
+        ("--batch-size 0", "--batch-size (command line): 0 is out of range: from 1 to 10000"),
+        ("--batch-bytes 5MiB", "--batch-bytes (command line): 5MiB is too much"),
         ("--retry-attempts -1", "--retry-attempts"),
     ] {
         let told = mistakes(&run(&format!("run --table Things --app test-app {flags}")));

@@ -444,7 +444,7 @@ fn answer(mut stream: TcpStream, is_mended: &AtomicBool, handled: &Mutex<Vec<Val
     reader.read_exact(&mut body)?;
     let event: Value = serde_json::from_slice(&body)?;
     let records = event["Records"].as_array().expect("records").clone();
-    let is_poison = records.iter().any(|record| is_poison_record(record));
+    let is_poison = records.iter().any(is_poison_record);
     let status = if is_poison && !is_mended.load(Ordering::SeqCst) { "500 Internal Server Error" } else { "200 OK" };
     if status == "200 OK" {
         handled.lock().expect("no panic").extend(records);

@@ -140,7 +140,7 @@ fn unused(stats: &Value, caller: &str, policy: &Value) -> BTreeSet<String> {
                     Some(start) => arn.starts_with(start),
                     None => **arn == resource,
                 };
-                if !used.iter().any(|arn| is_meant(&arn)) {
+                if !used.iter().any(is_meant) {
                     unused.insert(format!("{action} on {resource}"));
                 }
             }

@@ -21,6 +21,8 @@ mod scene;
 #[path = "support/tools.rs"]
 mod tools;
 
+#[path = "processes/concurrency.rs"]
+mod concurrency;
 #[path = "processes/endings.rs"]
 mod endings;
 #[path = "processes/failing_calls.rs"]

@@ -177,13 +177,14 @@ impl DeliveryConfig {
 
     /// The same as a failure policy; `on_failure` is what its word stands for.
     pub fn policy(&self, on_failure: consumer::OnFailure) -> FailurePolicy {
-        let mut policy = FailurePolicy::default();
-        policy.attempts = self.retry_attempts.map(|retries| retries + 1);
-        policy.max_record_age = self.max_record_age;
-        policy.bisect = self.bisect;
-        policy.handler_timeout = self.handler_timeout;
-        policy.on_failure = on_failure;
-        policy
+        FailurePolicy {
+            attempts: self.retry_attempts.map(|retries| retries + 1),
+            max_record_age: self.max_record_age,
+            bisect: self.bisect,
+            handler_timeout: self.handler_timeout,
+            on_failure,
+            ..FailurePolicy::default()
+        }
     }
 
     /// Tells a worker about batches and concurrency.

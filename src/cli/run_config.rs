@@ -201,7 +201,7 @@ pub(super) const HTTP_HEADER_FILE: Setting<Headers> = Setting::new("http-header-
     Headers::parse(&value::content_of(path)?).map_err(|message| format!("{path:?}: {message}"))
 })
 .group(READING)
-.help("A file of headers for each request to a handler, one a line, such as: Authorization: Bearer …");
+.help("A file of headers for each request to a handler, one a line (Authorization: Bearer …).");
 
 pub(super) const HTTP_HEADERS: Setting<Headers> = Setting::new("http-headers", "HEADERS", Headers::parse)
     .group(READING)

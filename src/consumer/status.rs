@@ -57,8 +57,9 @@ pub enum Trouble {
 }
 
 impl ShardStatus {
-    /// Of a consumer that begins now, with the lease's row as it is.
-    pub(crate) fn of(lease: &Lease, started_at_ms: u64, now_ms: u64) -> Self {
+    /// Of a consumer that begins at `now_ms` (ms since the epoch), with the lease's row as it is; `started_at_ms` is what
+    /// `LATEST` stands for.
+    pub fn of(lease: &Lease, started_at_ms: u64, now_ms: u64) -> Self {
         let unread = unread_since_ms(&lease.key, &lease.checkpoint, started_at_ms, now_ms);
         // A row that was never written has no reader before this one.
         let lag = match unread.filter(|_| lease.counter == 0) {
@@ -147,28 +148,24 @@ impl ShardStatus {
         self.halts().values().min_by_key(|halt| halt.since_ms).cloned()
     }
 
+    /// Whether the shard waits for a record that keeps failing.
+    pub fn is_halted(&self) -> bool {
+        !self.halts().is_empty()
+    }
+
     /// Shows that a unit waits for a record that keeps failing.
     pub(super) fn set_halt(&self, unit: u64, halt: Halt) {
-        let mut halts = self.halts();
-        if halts.is_empty() {
-            ::metrics::gauge!(metrics::SHARDS_HALTED.name).increment(1.0);
-        }
-        halts.insert(unit, halt);
+        self.halts().insert(unit, halt);
     }
 
     /// A unit waits no more.
     pub(super) fn clear_halt(&self, unit: u64) {
-        let mut halts = self.halts();
-        if halts.remove(&unit).is_some() && halts.is_empty() {
-            ::metrics::gauge!(metrics::SHARDS_HALTED.name).decrement(1.0);
-        }
+        self.halts().remove(&unit);
     }
 
     /// Nothing of the shard is tried here any more.
     pub(super) fn clear_halts(&self) {
-        if !std::mem::take(&mut *self.halts()).is_empty() {
-            ::metrics::gauge!(metrics::SHARDS_HALTED.name).decrement(1.0);
-        }
+        self.halts().clear();
     }
 
     fn halts(&self) -> MutexGuard<'_, BTreeMap<u64, Halt>> {

@@ -326,7 +326,7 @@ impl Stage {
             let mut records = Vec::new();
             loop {
                 let request = json!({"ShardIterator": iterator}).to_string();
-                let request = Request { target: streams("GetRecords").into(), body: request.into() };
+                let request = Request { target: streams("GetRecords"), body: request.into() };
                 let body = self.service.handle(&request).body;
                 let page = shardkeeper::core::record::Page::decode(body).expect("a page");
                 if page.records.is_empty() {

@@ -19,12 +19,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const CLOSE: Duration = Duration::from_millis(1_500);
 
 /// What only workers with a policy for failures have to show.
-const OF_FAILURE_POLICIES: [&str; 4] = [
-    "shardkeeper_record_retries_total",
-    "shardkeeper_batch_bisects_total",
-    "shardkeeper_dead_letters_failed_total",
-    "shardkeeper_shards_halted",
-];
+const OF_FAILURE_POLICIES: [&str; 3] =
+    ["shardkeeper_record_retries_total", "shardkeeper_batch_bisects_total", "shardkeeper_dead_letters_failed_total"];
 
 /// Runs on for a while, and looks each tenth of a second.
 async fn watch(lasts: Duration, mut look: impl FnMut()) {

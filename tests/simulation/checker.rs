@@ -432,7 +432,8 @@ impl Checker {
 
     /// Records that always fail and have no dead letter, or have one and were delivered.
     pub fn without_letter(&self, now: Ms) -> Vec<String> {
-        let all = self.shards.iter().flat_map(|(id, shard)| shard.records.iter().map(move |record| (id, shard, record)));
+        let all =
+            self.shards.iter().flat_map(|(id, shard)| shard.records.iter().map(move |record| (id, shard, record)));
         all.filter(|(_, shard, (position, (key, number, _)))| {
             self.delivery.is_poison(key, *number)
                 && !self.delivery.leaves_out(*number)

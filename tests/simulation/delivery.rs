@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -95,8 +96,7 @@ impl Mood {
             rng: Mutex::new(Rng::new(seed ^ 0x1E77E5)),
         }));
         if delivery.filters {
-            let suffixes: Vec<String> =
-                "012345689".chars().map(|digit| format!(r#"{{"suffix":"{digit}"}}"#)).collect();
+            let suffixes: Vec<String> = "012345689".chars().map(|digit| format!(r#"{{"suffix":"{digit}"}}"#)).collect();
             let pattern = format!(r#"{{"dynamodb":{{"NewImage":{{"n":{{"N":[{}]}}}}}}}}"#, suffixes.join(","));
             options.filters = Filters::new().or(Pattern::parse(&pattern).expect("a pattern"));
         }
@@ -118,7 +118,9 @@ impl DeadLetterQueue for Letters {
                 let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
                 (rng.unit(), rng.unit(), chance(&mut rng, self.mood.delivery.queue_fails))
             };
-            let wait = |share: f64| tokio::time::sleep(Duration::from_millis(400).mul_f64(share));
+            let is_calm = self.mood.calm.load(Ordering::Relaxed);
+            let longest = Duration::from_millis(if is_calm { 10 } else { 400 });
+            let wait = |share: f64| tokio::time::sleep(longest.mul_f64(share));
             let note = Event::DeadLetter {
                 process: self.process,
                 shard: letter.shard_id.to_string(),
@@ -135,7 +137,6 @@ impl DeadLetterQueue for Letters {
             }
             // A crash may come before the letter is durable, and after it.
             wait(there).await;
-            let is_calm = self.mood.calm.load(std::sync::atomic::Ordering::Relaxed);
             if fails && !is_calm && back < 0.5 {
                 return Err("a simulated failure, before the letter was kept".into());
             }

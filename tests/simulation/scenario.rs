@@ -9,6 +9,10 @@ use super::delivery::DeliveryScenario;
 use super::faults::{KINDS, Kind};
 use super::history::Ms;
 
+/// The most shards that a stream here comes to, or nearly so, and how long a worker takes for a page of them.
+const LISTED_SHARDS: u64 = 120;
+const LISTED_PAGE_MS: Ms = 240;
+
 /// Something the simulation does at its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Act {
@@ -143,10 +147,12 @@ impl Scenario {
     /// By when the fleet must have settled: two lease durations after the last fault, as the invariant says, and a
     /// margin for what began before: processes that start, calls that time out, backoff that has grown, and leases
     /// that name somebody who isn't in the fleet table. Where shards vanish, some seconds prove each one gone, a
-    /// generation after the other.
+    /// generation after the other. And a listing goes no faster than the service's limit allows: where a page shows few
+    /// shards, it takes its time.
     pub fn settled_by(&self) -> Ms {
         let vanishing = if self.trims_by_age() { 30_000 } else { 0 };
-        self.chaos_ends + ms(self.lease_duration * 2) + ms(self.kcl_failover_time()) / 2 + 5_000 + vanishing
+        let listing = LISTED_SHARDS / self.service.page_shards as Ms * LISTED_PAGE_MS;
+        self.chaos_ends + ms(self.lease_duration * 2) + ms(self.kcl_failover_time()) / 2 + 5_000 + vanishing + listing
     }
 
     /// Whether the stream's records, and its shards, are trimmed by age within the simulation.

@@ -61,8 +61,9 @@ impl Scene {
     }
 
     /// Starts a worker whose calls go by links: one for the tables, one for the stream.
-    pub fn linked_worker(&self, app: &str, id: &str, out: &Deliveries, tables: &Link, stream: &Link) -> Worker {
-        let flags = format!("--endpoint-url {} --streams-endpoint-url {}", tables.url(), stream.url());
+    pub fn linked_worker(&self, app: &str, id: &str, out: &Deliveries, links: [&Link; 2], flags: &str) -> Worker {
+        let [tables, stream] = links.map(Link::url);
+        let flags = format!("--endpoint-url {tables} --streams-endpoint-url {stream} {flags}");
         self.worker(app, id, out, &flags)
     }
 

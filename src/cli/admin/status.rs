@@ -65,14 +65,18 @@ impl StatusPage {
     }
 
     async fn look(&self, looker: &mut Option<Looker>) -> Result<(Duration, Bytes), anyhow::Error> {
-        let looker = match looker {
-            Some(looker) => looker,
+        // One that fails is not used again, and neither is one that takes the fleet table for missing.
+        let mut used = match looker.take() {
+            Some(used) => used,
             None => {
                 let source = Some(self.source.clone());
-                looker.insert(Looker::new(&self.app, source, &self.aws, self.lease_duration).await?)
+                Looker::new(&self.app, source, &self.aws, self.lease_duration).await?
             }
         };
-        let status = looker.look(LISTING_AGE).await?;
+        let status = used.look(LISTING_AGE).await?;
+        if !status.workers.is_empty() {
+            *looker = Some(used);
+        }
         let shards = u32::try_from(status.shards.len()).unwrap_or(u32::MAX);
         let good_for = (Duration::from_secs(1) * shards / SHARDS_A_SECOND).clamp(SHORTEST, LONGEST);
         let page = format!("{}\n", serde_json::to_string_pretty(&status)?);

@@ -114,7 +114,6 @@ impl<F: ProcessorFactory> Settling<F> {
             Some(hand) => hand,
             None => self.desk.hand().await?,
         };
-        let permit = self.desk.permit().await?;
         let slot = hand.slot();
         if !slot.is_initialized {
             let mut retry = Retry::new("initialize", self.desk.context.shard_id.clone());
@@ -129,6 +128,7 @@ impl<F: ProcessorFactory> Settling<F> {
             }
             slot.is_initialized = true;
         }
+        let permit = self.desk.permit().await?;
         self.desk.check()?;
         let outcome = self.desk.call(&mut slot.processor, records, calls).await;
         drop(permit);
@@ -214,11 +214,15 @@ impl<F: ProcessorFactory> Settling<F> {
             part.is_halted = true;
             tracing::error!(%shard, position, keys, %error, "a record keeps failing: what follows it waits");
         }
+        self.show_halt(part, &record, &error.to_string());
+    }
+
+    fn show_halt(&self, part: &Part, record: &Record<'_>, error: &str) {
         let halt = Halt {
-            sequence_number: position.to_owned(),
+            sequence_number: record.sequence_number().to_owned(),
             event_id: record.event_id().map(ToOwned::to_owned),
-            keys: cut(keys),
-            error: cut(&error.to_string()),
+            keys: cut(record.keys_json().unwrap_or_default()),
+            error: cut(error),
             attempts: part.calls,
             since_ms: part.first_failed_ms.unwrap_or_default(),
         };
@@ -235,8 +239,7 @@ impl<F: ProcessorFactory> Settling<F> {
             let (keys, calls) = (record.keys_json().unwrap_or_default(), part.calls);
             let outcome = match &desk.policy().on_failure {
                 OnFailure::DeadLetter(queue) => {
-                    let letter = self.letter(part, &record, reason, error);
-                    self.keep(&**queue, letter).await?;
+                    self.keep(&**queue, part, &record, reason, error).await?;
                     tracing::warn!(%shard, position, keys, calls, ?reason, %error, "a record became a dead letter");
                     Outcome::DeadLettered
                 }
@@ -250,9 +253,9 @@ impl<F: ProcessorFactory> Settling<F> {
         Ok(())
     }
 
-    fn letter(&self, part: &Part, record: &Record<'_>, reason: GaveUp, error: &BatchError) -> Option<DeadLetter> {
+    fn letter(&self, part: &Part, record: &Record<'_>, reason: GaveUp, error: &BatchError) -> DeadLetter {
         let desk = &self.desk;
-        let position = record.sequence_number().parse().ok()?;
+        let position = record.sequence_number().parse().expect("positions are checked when their page is decoded");
         let (shard, now_ms) = (desk.context.shard_id.clone(), desk.shared.clock.now_ms());
         let arn = desk.context.stream_arn.to_string();
         let mut letter = DeadLetter::new(arn, shard, position, record.json(), &error.to_string(), now_ms);
@@ -262,25 +265,39 @@ impl<F: ProcessorFactory> Settling<F> {
         letter.created_ms = record.created_at().map(seconds_to_ms);
         letter.first_failed_ms = part.first_failed_ms.unwrap_or(now_ms);
         letter.worker = desk.shared.worker.to_string();
-        Some(letter)
+        letter
     }
 
-    /// Puts a letter until it is durable.
-    async fn keep(&mut self, queue: &dyn DeadLetterQueue, letter: Option<DeadLetter>) -> Result<(), Left> {
-        let Some(letter) = letter else { return Ok(()) };
-        let policy = self.desk.policy();
-        let mut backoff = Backoff::new(policy.first_wait, policy.longest_wait);
+    /// Puts a record's letter until it is durable.
+    async fn keep(
+        &mut self,
+        queue: &dyn DeadLetterQueue,
+        part: &Part,
+        record: &Record<'_>,
+        reason: GaveUp,
+        error: &BatchError,
+    ) -> Result<(), Left> {
+        let letter = self.letter(part, record, reason, error);
+        let desk = Arc::clone(&self.desk);
+        let mut backoff = Backoff::new(desk.policy().first_wait, desk.policy().longest_wait);
         let mut attempts: u32 = 0;
         loop {
-            self.desk.check()?;
-            let Err(error) = queue.put(&letter).await else { return Ok(()) };
+            desk.check()?;
+            let Err(error) = queue.put(&letter).await else {
+                desk.status.clear_halt(self.unit.id);
+                return Ok(());
+            };
             attempts = attempts.saturating_add(1);
-            self.desk.shared.counters.dead_letter_failed();
+            desk.shared.counters.dead_letter_failed();
+            self.give_rest_back(part);
             if attempts.is_power_of_two() {
                 let (shard, position) = (&letter.shard_id, &letter.sequence_number);
                 tracing::error!(%shard, %position, attempts, %error, "a dead letter cannot be kept, trying again");
             }
-            self.desk.wait(backoff.next(&mut self.rng)).await?;
+            if attempts >= SHOWN_AFTER {
+                self.show_halt(part, record, &format!("its dead letter cannot be kept: {error}"));
+            }
+            desk.wait(backoff.next(&mut self.rng)).await?;
         }
     }
 

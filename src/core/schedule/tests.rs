@@ -142,7 +142,7 @@ fn a_sized_batch_spans_pages_and_keeps_to_its_bytes() {
         add(&mut schedule, 0, 1, &[1, 1]);
         add(&mut schedule, 0, 3, &[1, 1]);
         let units = handed_out(&mut schedule, 0, 5);
-        assert_eq!(batches(&units), [wanted.clone()], "one after the other");
+        assert_eq!(batches(&units), std::slice::from_ref(&wanted), "one after the other");
         schedule.acknowledge(units[0].id, 0..wanted.len());
         assert_eq!(schedule.position(), wanted.last().copied().map(number));
     }

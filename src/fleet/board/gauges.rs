@@ -88,6 +88,8 @@ impl Board {
         for (cause, number) in stuck {
             ::metrics::gauge!(metrics::SHARDS_STUCK.name, "cause" => cause.word()).set(count(number));
         }
+        let halted = shards.values().filter(|status| status.is_halted()).count();
+        ::metrics::gauge!(metrics::SHARDS_HALTED.name).set(count(halted as u64));
         let progress = shards.values().map(|status| status.progress_ms()).max();
         if let Some(progress_ms) = progress.filter(|progress_ms| *progress_ms > 0) {
             ::metrics::gauge!(metrics::LAST_PROGRESS.name).set(seconds(progress_ms));

@@ -181,11 +181,13 @@ impl Board {
         due.store(millis(next.saturating_duration_since(self.0.origin)), Ordering::Relaxed);
     }
 
-    pub(super) fn begin(&self, shard: ShardId, status: Arc<ShardStatus>) {
+    /// A consumer of this shard has begun, and shows itself by `status`.
+    pub fn begin(&self, shard: ShardId, status: Arc<ShardStatus>) {
         lock(&self.0.shards).insert(shard, status);
     }
 
-    pub(super) fn end(&self, shard: &ShardId) {
+    /// The shard's consumer has ended.
+    pub fn end(&self, shard: &ShardId) {
         lock(&self.0.shards).remove(shard);
     }
 

@@ -23,7 +23,7 @@ impl Rate {
     pub(super) fn kbps(&self) -> u64 {
         let (Some((from, before)), Some((to, after))) = (self.0.front(), self.0.back()) else { return 0 };
         let ms = u64::try_from(to.saturating_sub(*from).as_millis()).unwrap_or(u64::MAX);
-        if ms == 0 { 0 } else { (after - before).saturating_mul(1000) / ms / 1024 }
+        (after - before).saturating_mul(1000).checked_div(ms).unwrap_or(0) / 1024
     }
 }
 

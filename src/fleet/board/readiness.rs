@@ -62,12 +62,12 @@ impl Board {
     /// How the worker is; a lease table that nobody has called for a while is called first. Takes up to some 1.5 s.
     pub async fn examine(&self) -> Health {
         let answers = &self.0.lease_table;
-        let is_due = answers.silent_for().is_none_or(|silent| silent >= PROBE_AFTER) && answers.failing_for().is_none();
-        if is_due && *lock(&self.0.phase) == Phase::Working {
+        let is_silent = || answers.silent_for().is_none_or(|silent| silent >= PROBE_AFTER);
+        let was_failing = answers.failing_for().is_some();
+        if is_silent() && *lock(&self.0.phase) == Phase::Working {
             self.0.probe.notify_one();
             let answered = async {
-                while answers.failing_for().is_none() && answers.silent_for().is_none_or(|silent| silent >= PROBE_AFTER)
-                {
+                while is_silent() && (was_failing || answers.failing_for().is_none()) {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             };

@@ -129,9 +129,10 @@ impl<'a> Picture<'a> {
             counter: Some(row.counter),
             throughput_kbps: row.throughput_kbps,
             lag_at_most_ms: lag.copied().filter(|_| state == ShardState::Reading),
-            halted: row.holder().filter(|_| state == ShardState::Reading).and_then(|holder| {
-                self.sources.view.worker(holder)?.member.presence.halted.get(&row.key).cloned()
-            }),
+            halted: row
+                .holder()
+                .filter(|_| state == ShardState::Reading)
+                .and_then(|holder| self.sources.view.worker(holder)?.member.presence.halted.get(&row.key).cloned()),
         }
     }
 

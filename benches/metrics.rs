@@ -1,0 +1,52 @@
+//! What a scrape costs: /metrics of a worker that reads 5,000 shards, with a series for each and with none.
+
+use std::collections::BTreeSet;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use shardkeeper::cli::admin::Recorder;
+use shardkeeper::consumer::{Alive, Counters, ShardStatus, WallClock};
+use shardkeeper::core::checkpoint::Checkpoint;
+use shardkeeper::core::desired_workers::Limits;
+use shardkeeper::core::lease::Lease;
+use shardkeeper::fleet::board::{Board, Settings};
+
+criterion_group!(benches, scrape);
+criterion_main!(benches);
+
+const SHARDS: u64 = 5_000;
+
+fn scrape(criterion: &mut Criterion) {
+    let recorder = Recorder::install("phone-audit", "Phones").expect("the only recorder here");
+    let board = board();
+    let mut group = criterion.benchmark_group("scrape");
+    group.sample_size(20);
+    for (case, has_shards) in [("per-shard", true), ("summed-up", false)] {
+        println!("scrape/{case}: {} bytes", recorder.render(&board, has_shards).len());
+        group.bench_function(case, |bencher| bencher.iter(|| black_box(recorder.render(&board, has_shards))));
+    }
+    group.finish();
+}
+
+fn board() -> Board {
+    let clock = WallClock::System;
+    let desired = Limits { min: 1, max: None, capacity_kbps: 1_000.0, catch_up: Duration::from_secs(600) };
+    let settings = Settings {
+        lease_duration: Duration::from_secs(5),
+        idle_poll: Duration::from_secs(1),
+        unready_after: Duration::from_secs(60),
+        desired,
+        clock,
+    };
+    let board = Board::new(settings, Alive::new(), Counters::default());
+    let now_ms = clock.now_ms();
+    for number in 0..SHARDS {
+        let key = format!("shardId-{:020}-{number:08x}", now_ms - number);
+        let lease = Lease::new(key.into(), BTreeSet::new(), Checkpoint::TrimHorizon);
+        let status = ShardStatus::of(&lease, 0, now_ms);
+        board.begin(lease.key, Arc::new(status));
+    }
+    board
+}
