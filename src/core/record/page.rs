@@ -219,6 +219,7 @@ impl<'a> Indexer<'a> {
         let mut entry = Entry::blank();
         let mut seen_name = Once::default();
         let mut seen_stream_record = Once::default();
+        let (mut seen_version, mut seen_source, mut seen_region) = (Once::default(), Once::default(), Once::default());
         self.scanner.open(b'{', "expected a record")?;
         let start = self.scanner.at() - 1;
         let mut first = true;
@@ -234,7 +235,9 @@ impl<'a> Indexer<'a> {
                     self.stream_record(&mut entry)?;
                 }
                 "userIdentity" => self.user_identity(&mut entry.user_identity, name)?,
-                "eventVersion" | "eventSource" | "awsRegion" => self.unindexed_string()?,
+                "eventVersion" => self.unindexed_string(&mut seen_version, name)?,
+                "eventSource" => self.unindexed_string(&mut seen_source, name)?,
+                "awsRegion" => self.unindexed_string(&mut seen_region, name)?,
                 _ => self.scanner.skip_value()?,
             }
         }
@@ -247,6 +250,7 @@ impl<'a> Indexer<'a> {
 
     /// The member `dynamodb`.
     fn stream_record(&mut self, entry: &mut Entry) -> Result<(), DecodeError> {
+        let (mut seen_time, mut seen_size, mut seen_view) = (Once::default(), Once::default(), Once::default());
         self.scanner.open(b'{', "expected a stream record")?;
         let mut first = true;
         while let Some(name) = self.scanner.next_member(&mut first)? {
@@ -258,9 +262,15 @@ impl<'a> Indexer<'a> {
                     self.indexed_string(&mut entry.sequence_number, name)?;
                     self.check_sequence_number(entry.sequence_number, name)?;
                 }
-                "ApproximateCreationDateTime" => entry.created_at = self.created_at()?,
-                "SizeBytes" => entry.size_bytes = self.size_bytes()?,
-                "StreamViewType" => self.unindexed_string()?,
+                "ApproximateCreationDateTime" => {
+                    seen_time.mark(name)?;
+                    entry.created_at = self.created_at()?;
+                }
+                "SizeBytes" => {
+                    seen_size.mark(name)?;
+                    entry.size_bytes = self.size_bytes()?;
+                }
+                "StreamViewType" => self.unindexed_string(&mut seen_view, name)?,
                 _ => self.scanner.skip_value()?,
             }
         }
@@ -337,7 +347,8 @@ impl<'a> Indexer<'a> {
         Ok(())
     }
 
-    fn unindexed_string(&mut self) -> Result<(), DecodeError> {
+    fn unindexed_string(&mut self, seen: &mut Once, name: Text) -> Result<(), DecodeError> {
+        seen.mark(name)?;
         if self.scanner.null()? {
             return Ok(());
         }

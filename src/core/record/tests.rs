@@ -146,6 +146,23 @@ fn a_record_that_is_not_whole_is_an_error() {
 }
 
 #[test]
+fn no_known_member_may_stand_twice() {
+    let outside = ["eventID", "eventName", "eventVersion", "eventSource", "awsRegion"].map(|name| (name, r#""x""#));
+    let inside =
+        [("ApproximateCreationDateTime", "1"), ("SizeBytes", "1"), ("StreamViewType", r#""x""#), ("Keys", "{}")];
+    for (name, value) in outside {
+        let record = format!(r#"{{"{name}":{value},"dynamodb":{{"SequenceNumber":"1"}},"{name}":{value}}}"#);
+        let error = decode(&format!(r#"{{"Records":[{record}]}}"#)).expect_err(name);
+        assert!(error.to_string().starts_with("member stands twice"), "{name}: {error}");
+    }
+    for (name, value) in inside {
+        let record = format!(r#"{{"dynamodb":{{"{name}":{value},"SequenceNumber":"1","{name}":{value}}}}}"#);
+        let error = decode(&format!(r#"{{"Records":[{record}]}}"#)).expect_err(name);
+        assert!(error.to_string().starts_with("member stands twice"), "{name}: {error}");
+    }
+}
+
+#[test]
 fn an_error_says_what_is_wrong_and_where() {
     let error = decode(r#"{"Records":[x]}"#).unwrap_err();
     assert_eq!(error.to_string(), "expected a record at byte 12");
