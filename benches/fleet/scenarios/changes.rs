@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How much of the time behind a change counts to it.
 const AFTERMATH: Duration = Duration::from_secs(15);
 /// Records that were written this long before a change count to it.
-const SLACK: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_millis(500);
 
 fn live(stage: &Stage) -> Result<Outcome, anyhow::Error> {
     let (shards, per_second) = stage.pick((4, 200), (16, 2000));
@@ -53,7 +53,7 @@ fn live(stage: &Stage) -> Result<Outcome, anyhow::Error> {
 
 fn changes(stage: &Stage) -> Result<Outcome, anyhow::Error> {
     let (shards, per_second) = stage.pick((6, 150), (24, 1000));
-    let aftermath = stage.pick(Duration::from_secs(2), AFTERMATH);
+    let aftermath = stage.pick(Duration::from_secs(1), AFTERMATH);
     let mut fleet = Fleet::start(stage, shards, per_second, &["worker-1", "worker-2", "worker-3"])?;
     stage.let_pass("settling", Duration::from_secs(stage.pick(1, 10)));
     let mut phases = vec![Phase { label: "at rest", from: fleet.deliveries.now(), until_rest: None }];

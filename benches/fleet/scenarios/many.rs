@@ -67,10 +67,10 @@ fn idle(stage: &Stage) -> Result<Outcome, anyhow::Error> {
         workers.push(Reader::worker(&service, stage.folder(), APP, id, "--to null")?);
     }
     wait_for_rest(&mut client, APP, &["worker-1", "worker-2"], shards as usize, |_| true)?;
-    stage.let_pass("settling", Duration::from_secs(stage.pick(2, 15)));
+    stage.let_pass("settling", Duration::from_secs(stage.pick(1, 15)));
     let before = total_cpu(&workers)?;
     let service_before = service.process.cpu()?;
-    let rates = rates(stage, &mut client, "measuring", Duration::from_secs(stage.pick(3, 30)))?;
+    let rates = rates(stage, &mut client, "measuring", Duration::from_secs(stage.pick(2, 30)))?;
     let cpu = total_cpu(&workers)?.saturating_sub(before).as_secs_f64() / rates.seconds * 100.0;
     let service_cpu = service.process.cpu()?.saturating_sub(service_before).as_secs_f64() / rates.seconds * 100.0;
     let peak = workers.iter_mut().map(|worker| worker.process.peak_bytes()).max().unwrap_or(0) as f64 / MIB;

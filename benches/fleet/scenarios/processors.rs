@@ -72,7 +72,7 @@ fn flow_past(stage: &Stage, what: &str, each: Duration) -> Result<(Delays, Delay
     let flow = Flow::start(service.client()?, &deliveries, rate(stage), u64::from(shards(stage)) * 10);
     stage.let_pass("settling", Duration::from_secs(stage.pick(1, 5)));
     let from = deliveries.now();
-    stage.let_pass(what, Duration::from_secs(stage.pick(2, 20)));
+    stage.let_pass(what, Duration::from_secs(stage.pick(1, 20)));
     let to = deliveries.now();
     flow.finish(&deliveries, LIMIT)?;
     let quick = deliveries.delays(from, to, |delivery| !delivery.is_slow);
@@ -90,7 +90,7 @@ fn stopped(stage: &Stage) -> Result<Outcome, anyhow::Error> {
 
     stage.progress.step("until nothing more is fetched");
     let (start, mut served, mut since) = (Instant::now(), 0, Instant::now());
-    let quiet = Duration::from_secs(stage.pick(2, 5));
+    let quiet = Duration::from_secs(stage.pick(1, 5));
     while served == 0 || since.elapsed() < quiet {
         ensure!(start.elapsed() < LIMIT, "fetching went on for {LIMIT:?}");
         let now = client.stats()?.served();
