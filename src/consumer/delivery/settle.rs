@@ -163,7 +163,9 @@ impl<F: ProcessorFactory> Settling<F> {
             desk.shared.counters.bisect();
         }
         if cut.is_some() && culprit.is_none() {
+            // Another batch, which has not failed yet: the search for the record at fault takes no ever longer waits.
             part.attempts = 0;
+            part.backoff = Backoff::new(policy.first_wait, policy.longest_wait);
         } else if let Some(reason) = self.limit(&part).filter(|_| !matches!(policy.on_failure, OnFailure::Halt)) {
             return self.give_up(&part, reason, error).await;
         } else {

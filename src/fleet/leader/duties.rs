@@ -343,20 +343,25 @@ impl Leader {
         }
     }
 
-    /// Tells workers whose idea of their leases has been wrong for some scans to look at all rows: a hint was lost.
+    /// Tells workers whose idea of their leases has been wrong for some scans to look at all rows: a hint was lost. With
+    /// a leader's first scan they are told of theirs at once: the leader before may have gone with its hints unsent.
     async fn remind(&self, office: &mut Office) {
+        let is_first = office.wrong.is_empty();
         let mut hints = BTreeMap::new();
         for seen in self.view.live() {
             let id = &seen.member.id;
             let owned = office.rows.values().filter(|row| row.owner.as_ref() == Some(id) && !row.is_finished());
-            let owned = digest(owned.map(|row| &row.key));
+            let keys: BTreeSet<&ShardId> = owned.map(|row| &row.key).collect();
+            let owned = digest(keys.iter().copied());
             let entry = office.wrong.entry(id.clone()).or_default();
             if owned == seen.member.presence.digest {
                 *entry = (owned, 0);
                 continue;
             }
             *entry = if entry.0 == owned { (owned, entry.1 + 1) } else { (owned, 1) };
-            if entry.1 >= WRONG_SCANS {
+            if is_first {
+                hints.insert(id.clone(), Hints { keys: keys.into_iter().cloned().collect(), everything: false });
+            } else if entry.1 >= WRONG_SCANS {
                 entry.1 = 0;
                 tracing::debug!(worker = %id, "a worker doesn't know its leases, reminding it");
                 hints.insert(id.clone(), Hints { everything: true, ..Hints::default() });
