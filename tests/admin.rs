@@ -207,8 +207,8 @@ fn a_taken_default_address_is_done_without_and_a_taken_chosen_one_is_an_error() 
     worker.assert_fails(&["cannot serve metrics on", "port 0 is any free one"]);
     // Whether the default is free here or not, a worker starts with it, and so does the next one.
     let first = scene.worker("app", "first", &deliveries, "");
-    let second = scene.worker("app", "second", &deliveries, "");
     first.wait_for_log("\"lease taken\"");
+    let second = scene.worker("app", "second", &deliveries, "");
     second.wait_for_log("no metrics: is another worker here?");
 }
 
