@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use shardkeeper::core::assignment::{LeaseToPlace, Member, plan};
+use shardkeeper::internals::model::assignment::{LeaseToPlace, Member, plan};
 
 criterion_group!(benches, assignment);
 criterion_main!(benches);

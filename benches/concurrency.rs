@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
 use serde_json::json;
-use shardkeeper::aws::clients::SdkConfig;
-use shardkeeper::local::connector::InMemoryClient;
-use shardkeeper::local::{Clock, LocalOptions, LocalService, Request, Timestamp};
+use shardkeeper::internals::aws::clients::SdkConfig;
 use shardkeeper::{Options, StreamSelector, Worker, for_each};
+use shardkeeper_local::connector::InMemoryClient;
+use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 
 const RECORDS: u64 = 10_000;
 const KEYS: u64 = 100;

@@ -7,15 +7,15 @@ use std::hint::black_box;
 use aws_config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use shardkeeper::aws::lease_table::{LeaseTable, Outcome};
-use shardkeeper::core::checkpoint::Checkpoint;
-use shardkeeper::core::lease::{Lease, ShardId, WorkerId};
-use shardkeeper::core::record::{Page, RecordBatch};
-use shardkeeper::core::schedule::{Next, Rules, Schedule};
-use shardkeeper::core::sequence_number::{SequenceNumber, compare_digits};
-use shardkeeper::core::shard_graph::{Shard, ShardGraph};
-use shardkeeper::local::connector::InMemoryClient;
-use shardkeeper::local::{Clock, LocalOptions, LocalService, Timestamp};
+use shardkeeper::internals::aws::lease_table::{LeaseTable, Outcome};
+use shardkeeper::internals::model::batcher::{Batcher, Next, Rules};
+use shardkeeper::internals::model::checkpoint::Checkpoint;
+use shardkeeper::internals::model::lease::{Lease, ShardId, WorkerId};
+use shardkeeper::internals::model::record::{Page, RecordBatch};
+use shardkeeper::internals::model::sequence_number::{SequenceNumber, compare_digits};
+use shardkeeper::internals::model::shard_graph::{Shard, ShardGraph};
+use shardkeeper_local::connector::InMemoryClient;
+use shardkeeper_local::{Clock, LocalOptions, LocalService, Timestamp};
 
 criterion_group!(benches, sequence_numbers, shard_graph, checkpoints);
 criterion_main!(benches);
@@ -145,7 +145,7 @@ fn page_of_items(count: usize) -> RecordBatch {
 /// Hands a page's records out and takes them back, the last first: the position where that ends.
 fn work_through(page: &RecordBatch, rules: Rules) -> Option<SequenceNumber> {
     let through = page.last()?.sequence_number().parse().ok()?;
-    let mut schedule = Schedule::new(rules, None);
+    let mut schedule = Batcher::new(rules, None);
     schedule.add(std::time::Duration::ZERO, page.clone(), through, None, ());
     let mut units = Vec::new();
     while let Next::Unit(unit) = schedule.next(std::time::Duration::ZERO, usize::MAX) {

@@ -11,7 +11,7 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use shardkeeper::core::record::Page;
+use shardkeeper::internals::model::record::Page;
 
 use sdk_decoding::SdkDecoder;
 

@@ -12,8 +12,8 @@ use std::hint::black_box;
 use aws_sdk_dynamodbstreams::types::{AttributeValue, Record as SdkRecord};
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use shardkeeper::core::filter::{Filters, Pattern};
-use shardkeeper::core::record::Page;
+use shardkeeper::internals::model::filter::{Filters, Pattern};
+use shardkeeper::internals::model::record::Page;
 
 use sdk_decoding::SdkDecoder;
 

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use shardkeeper::cli::admin::Recorder;
-use shardkeeper::consumer::{Alive, Counters, ShardStatus, WallClock};
-use shardkeeper::core::checkpoint::Checkpoint;
-use shardkeeper::core::desired_workers::Limits;
-use shardkeeper::core::lease::Lease;
-use shardkeeper::fleet::board::{Board, Settings};
+use shardkeeper::internals::cli::admin_server::Recorder;
+use shardkeeper::internals::consumer::{Counters, LeaseDeadline, ShardStatus, WallClock};
+use shardkeeper::internals::model::checkpoint::Checkpoint;
+use shardkeeper::internals::model::lease::Lease;
+use shardkeeper::internals::model::scaling::ScalingOptions;
+use shardkeeper::internals::telemetry::{Settings, WorkerTelemetry};
 
 criterion_group!(benches, scrape);
 criterion_main!(benches);
@@ -30,9 +30,9 @@ fn scrape(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn board() -> Board {
+fn board() -> WorkerTelemetry {
     let clock = WallClock::System;
-    let desired = Limits { min: 1, max: None, capacity_kbps: 1_000.0, catch_up: Duration::from_secs(600) };
+    let desired = ScalingOptions { min: 1, max: None, capacity_kbps: 1_000.0, catch_up: Duration::from_secs(600) };
     let settings = Settings {
         lease_duration: Duration::from_secs(5),
         idle_poll: Duration::from_secs(1),
@@ -40,7 +40,7 @@ fn board() -> Board {
         desired,
         clock,
     };
-    let board = Board::new(settings, Alive::new(), Counters::default());
+    let board = WorkerTelemetry::new(settings, LeaseDeadline::new(), Counters::default());
     let now_ms = clock.now_ms();
     for number in 0..SHARDS {
         let key = format!("shardId-{:020}-{number:08x}", now_ms - number);

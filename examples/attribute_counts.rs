@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use shardkeeper::consumer::{BatchError, Error};
+use shardkeeper::{BatchError, BoxError};
 use shardkeeper::{
     Checkpointer, Checkpoints, Options, ProcessRecordsInput, RecordProcessor, ShardContext, StreamSelector, Worker,
 };
@@ -24,7 +24,7 @@ struct AttributeCounts {
 }
 
 impl RecordProcessor for AttributeCounts {
-    async fn initialize(&mut self, shard: &ShardContext) -> Result<(), Error> {
+    async fn initialize(&mut self, shard: &ShardContext) -> Result<(), BoxError> {
         self.shard = shard.shard_id.to_string();
         eprintln!("{}: reading from {}", self.shard, shard.checkpoint);
         Ok(())
@@ -47,7 +47,7 @@ impl RecordProcessor for AttributeCounts {
         eprintln!("{}: another worker goes on; what wasn't flushed will be counted there", self.shard);
     }
 
-    async fn shard_ended(&mut self, checkpointer: &Checkpointer) -> Result<(), Error> {
+    async fn shard_ended(&mut self, checkpointer: &Checkpointer) -> Result<(), BoxError> {
         self.flush(checkpointer).await
     }
 
@@ -60,7 +60,7 @@ impl RecordProcessor for AttributeCounts {
 
 impl AttributeCounts {
     /// Makes the counts durable (here: prints them), and only then checkpoints.
-    async fn flush(&mut self, checkpointer: &Checkpointer) -> Result<(), Error> {
+    async fn flush(&mut self, checkpointer: &Checkpointer) -> Result<(), BoxError> {
         println!("{}: {:?}", self.shard, self.counts);
         checkpointer.checkpoint().await?;
         self.since_checkpoint = 0;
@@ -69,7 +69,7 @@ impl AttributeCounts {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), shardkeeper::worker::Error> {
+async fn main() -> Result<(), shardkeeper::Error> {
     let mut arguments = std::env::args().skip(1);
     let table = arguments.next().unwrap_or_else(|| "Phones".to_owned());
     let mut options = Options::new("attribute-counts", StreamSelector::Table(table), "counter-1");

@@ -13,11 +13,11 @@
 use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, TransactWriteItem, Update};
-use shardkeeper::consumer::{Error, MAX_WRITES};
 use shardkeeper::{
     BatchError, Checkpoints, Options, ProcessRecordsInput, Record, RecordBatch, RecordProcessor, ShardContext,
     StreamSelector, Worker,
 };
+use shardkeeper::{BoxError, MAX_WRITES};
 
 /// A change makes one write to the copy and one to the counts.
 const WRITES_A_RECORD: usize = 2;
@@ -47,7 +47,7 @@ impl RecordProcessor for Copier {
 
 impl Copier {
     /// What a change does to the copy and to the counts.
-    fn writes(&self, record: &Record<'_>) -> Result<[TransactWriteItem; WRITES_A_RECORD], Error> {
+    fn writes(&self, record: &Record<'_>) -> Result<[TransactWriteItem; WRITES_A_RECORD], BoxError> {
         let write = TransactWriteItem::builder();
         let copied = match record.new_image()? {
             Some(image) => {
@@ -77,7 +77,7 @@ fn records_of_one_transaction(records: &RecordBatch) -> usize {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), shardkeeper::worker::Error> {
+async fn main() -> Result<(), shardkeeper::Error> {
     let mut arguments = std::env::args().skip(1);
     let mut argument = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
     let (table, copy, counts) = (argument("Phones"), argument("PhonesCopy"), argument("PhonesCounts"));
@@ -87,7 +87,7 @@ async fn main() -> Result<(), shardkeeper::worker::Error> {
 }
 
 /// Copies until Ctrl-C.
-pub async fn run(mut options: Options, copy: String, counts: String) -> Result<(), shardkeeper::worker::Error> {
+pub async fn run(mut options: Options, copy: String, counts: String) -> Result<(), shardkeeper::Error> {
     options.checkpoints = Checkpoints::Manual;
     let copier = Copier { copy, counts };
     let worker = Worker::new(options, move |_: &ShardContext| copier.clone());

@@ -6,7 +6,7 @@
 //! ```no_run
 //! use shardkeeper::{Options, StreamSelector, Worker, for_each};
 //!
-//! # async fn example() -> Result<(), shardkeeper::worker::Error> {
+//! # async fn example() -> Result<(), shardkeeper::Error> {
 //! let options = Options::new("phone-audit", StreamSelector::Table("Phones".into()), "worker-1");
 //! let worker = Worker::new(options, for_each(async |record| {
 //!     println!("{}", record.view().json());
@@ -22,32 +22,86 @@
 //! DescribeStream -> `ShardGraph` -> leases -> assignment -> `ShardConsumer`: iterator -> GetRecords -> [`RecordBatch`]
 //! -> [`RecordProcessor`] -> acknowledged positions -> [`Checkpointer`] -> lease row.
 //!
-//! - [`core`]: what a correct worker decides, without clock, runtime or network.
-//! - [`aws`]: the calls: the stream, the lease table, the fleet table.
-//! - [`consumer`]: reads the shards whose leases this worker holds, and hands their records to processors.
-//! - [`fleet`]: who holds which lease: heartbeats, leader, assignment, hand-over.
-//! - [`worker`]: wires all that together. [`metrics`]: what it counts.
+//! - `model`: the decisions of a correct worker, without clock, runtime or network.
+//! - `aws`: the calls: the stream, the lease table, the worker table.
+//! - `consumer`: reads the shards whose leases this worker holds, and hands their records to processors.
+//! - `coordination`: who holds which lease: heartbeats, leader, assignment, hand-offs.
+//! - `telemetry`: metrics, gauges and health of a running worker.
+//! - `dead_letters`: records that the failure policy stopped retrying, and the places that keep them.
+//! - `admin`: an operator's view of a fleet, and lease changes by hand.
+//! - `worker`: wires all that together.
 //! - `cli`: the `shardkeeper` program.
-//! - `local`: DynamoDB with Streams in this process, for demos, tests and load.
 
 #![forbid(unsafe_code)]
 
-pub mod aws;
+mod admin;
+mod aws;
 #[cfg(feature = "cli")]
-pub mod cli;
-pub mod consumer;
-pub mod core;
-pub mod fleet;
-#[cfg(feature = "local")]
-pub mod local;
-pub mod metrics;
-pub mod worker;
+mod cli;
+mod consumer;
+mod coordination;
+mod dead_letters;
+mod model;
+mod telemetry;
+mod worker;
 
+pub use aws::TableError;
+pub use aws::clients::{ConfigError, Endpoints, SdkConfig};
+pub use aws::stream::FindError;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use cli::{exit_code, layers::Environment, run_program};
 pub use consumer::{
-    BatchError, CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, DeadLetterQueue, FailurePolicy,
-    OnFailure, OnGap, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext, for_each,
+    BatchError, BoxError, CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, Counters,
+    DeadLetterQueue, FailurePolicy, ForEach, ForEachRecord, MAX_WRITES, OnFailure, OnGap, ProcessRecordsInput,
+    ProcessorFactory, RecordProcessor, RefusedWrite, ShardContext, Totals, TransactWriteItem, WallClock, for_each,
 };
-pub use core::filter::{Events, Filters, Pattern};
-pub use core::record::{OwnedRecord, Record, RecordBatch};
-pub use core::sequence_number::SequenceNumber;
-pub use worker::{Options, Report, StreamSelector, Worker};
+pub use coordination::{Error as CoordinationError, WorkerExit};
+pub use dead_letters::letter::{DeadLetter, GaveUp};
+#[cfg(feature = "sqs")]
+pub use dead_letters::sqs::SqsQueue;
+pub use dead_letters::table::DeadLetterTable;
+pub use model::checkpoint::Checkpoint;
+pub use model::filter::{Error as FilterError, Events, Filters, Pattern};
+pub use model::lease::ShardId;
+pub use model::record::{
+    DecodeError, EventName, Item, OwnedRecord, Record, RecordBatch, Records, UserIdentity, Value, ViewType,
+};
+pub use model::scaling::ScalingOptions;
+pub use model::sequence_number::SequenceNumber;
+pub use telemetry::{Health, WorkerTelemetry};
+pub use worker::{Error, Options, Report, StreamSelector, Worker};
+
+/// The private modules, for this package's own tests and benches. Not covered by semantic versioning.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub mod admin {
+        pub use crate::admin::*;
+    }
+    pub mod aws {
+        pub use crate::aws::*;
+    }
+    #[cfg(feature = "cli")]
+    pub mod cli {
+        pub use crate::cli::*;
+    }
+    pub mod consumer {
+        pub use crate::consumer::*;
+    }
+    pub mod coordination {
+        pub use crate::coordination::*;
+    }
+    pub mod dead_letters {
+        pub use crate::dead_letters::*;
+    }
+    pub mod model {
+        pub use crate::model::*;
+    }
+    pub mod telemetry {
+        pub use crate::telemetry::*;
+    }
+    pub mod worker {
+        pub use crate::worker::*;
+    }
+}

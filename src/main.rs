@@ -4,8 +4,8 @@
 
 use std::process::ExitCode;
 
-use shardkeeper::cli;
-use shardkeeper::cli::layers::Environment;
+use shardkeeper as cli;
+use shardkeeper::Environment;
 
 fn main() -> ExitCode {
     match cli::run_program(std::env::args_os(), &Environment::of_process()) {

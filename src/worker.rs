@@ -15,23 +15,23 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::aws::clients::{self, Clients, ConfigError, Endpoints, SdkConfig};
-use crate::aws::fleet_table::{FleetTable, Leadership};
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::{FindError, Stream, find_stream};
+use crate::aws::worker_table::{LeaderRecord, WorkerTable};
 use crate::aws::{self, TableError};
 use crate::consumer::{
-    Alive, Budget, Checkpoints, Counters, FailurePolicy, OnFailure, OnGap, ProcessorFactory, Shared, Starter, Totals,
-    WallClock,
+    Budget, Checkpoints, ConsumerDeps, ConsumerSpawner, Counters, FailurePolicy, LeaseDeadline, OnFailure, OnGap,
+    ProcessorFactory, Totals, WallClock,
 };
-use crate::core::checkpoint::Checkpoint;
-use crate::core::desired_workers::Limits;
-use crate::core::filter::{self, Filters};
-use crate::core::lease::WorkerId;
-use crate::core::pacing::Backoff;
-use crate::core::rng::Rng;
-use crate::core::schedule::{MOST_BYTES, MOST_RECORDS};
-use crate::fleet::board::{self, Board};
-use crate::fleet::{self, Coordinator, Ending};
+use crate::coordination::{self, Coordinator, WorkerExit};
+use crate::model::batcher::{MOST_BYTES, MOST_RECORDS};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::filter::{self, Filters};
+use crate::model::lease::WorkerId;
+use crate::model::polling::Backoff;
+use crate::model::rng::Rng;
+use crate::model::scaling::ScalingOptions;
+use crate::telemetry::{self, WorkerTelemetry};
 
 /// Which stream a worker reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub enum StreamSelector {
     Arn(String),
 }
 
-/// How a worker reads and takes part in its fleet. Start from [`Options::new`].
+/// How a worker reads and takes part in its fleet. SpawnConsumer from [`Options::new`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
@@ -93,7 +93,7 @@ pub struct Options {
     pub unready_after: Duration,
     /// By what the number of workers is judged that the load calls for (default: at least one, each of which processes
     /// 10 MiB a second, and a backlog worked off in ten minutes).
-    pub desired_workers: Limits,
+    pub desired_workers: ScalingOptions,
     /// How long to try to reach the services at the start (default: 60 s).
     pub start_timeout: Duration,
     /// How long a worker that is asked to stop waits for its processors and for its leases to be handed over
@@ -120,7 +120,7 @@ pub struct Options {
 #[non_exhaustive]
 pub struct Report {
     /// What ended it.
-    pub ending: Ending,
+    pub ending: WorkerExit,
     /// What it did.
     pub totals: Totals,
 }
@@ -134,7 +134,7 @@ pub enum Error {
     Config(#[from] ConfigError),
     /// Something that no worker of this fleet could go on after.
     #[error(transparent)]
-    Fleet(#[from] fleet::Error),
+    Fleet(#[from] coordination::Error),
     /// A filter makes no sense on the stream.
     #[error(transparent)]
     Filter(#[from] filter::Error),
@@ -187,7 +187,7 @@ impl Options {
             max_leases: None,
             stuck_after: None,
             unready_after: Duration::from_secs(60),
-            desired_workers: Limits {
+            desired_workers: ScalingOptions {
                 min: 1,
                 max: None,
                 capacity_kbps: 10.0 * 1024.0,
@@ -235,22 +235,22 @@ pub struct Worker<F> {
     factory: F,
     config: Option<SdkConfig>,
     counters: Counters,
-    alive: Alive,
-    board: Board,
+    alive: LeaseDeadline,
+    board: WorkerTelemetry,
 }
 
 impl<F: ProcessorFactory> Worker<F> {
     /// A worker that reads as `options` say and hands records to the processors that `factory` makes.
     pub fn new(options: Options, factory: F) -> Self {
-        let (counters, alive) = (Counters::default(), Alive::new());
-        let settings = board::Settings {
+        let (counters, alive) = (Counters::default(), LeaseDeadline::new());
+        let settings = telemetry::Settings {
             lease_duration: options.lease_duration,
             idle_poll: options.idle_poll,
             unready_after: options.unready_after,
             desired: options.desired_workers,
             clock: options.clock,
         };
-        let board = Board::new(settings, alive.clone(), counters.clone());
+        let board = WorkerTelemetry::new(settings, alive.clone(), counters.clone());
         Self { options, factory, config: None, counters, alive, board }
     }
 
@@ -267,7 +267,7 @@ impl<F: ProcessorFactory> Worker<F> {
     }
 
     /// What the worker shows of itself while it runs: its metrics, and whether it gets on.
-    pub fn board(&self) -> Board {
+    pub fn board(&self) -> WorkerTelemetry {
         self.board.clone()
     }
 
@@ -293,7 +293,7 @@ impl<F: ProcessorFactory> Worker<F> {
         Ok(Report { ending, totals: counters.totals() })
     }
 
-    async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<Ending, Error> {
+    async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<WorkerExit, Error> {
         let Self { options, factory, config, counters, alive, board } = self;
         options.check()?;
         let started_ms = options.clock.now_ms();
@@ -306,19 +306,19 @@ impl<F: ProcessorFactory> Worker<F> {
                 None => clients::load(&options.endpoints).await?,
             };
             let clients = clients_for(&options, &config, &partition);
-            let start = Start { options: &options, clients: &clients, rng: rng.fork() };
+            let start = SpawnConsumer { options: &options, clients: &clients, rng: rng.fork() };
             let (stream, leadership) = start.until_ready().await?;
             Ok::<_, Error>((config, clients, stream, leadership))
         };
         let (config, clients, stream, leadership) = tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => return Ok(Ending::Stopped),
+            _ = stop.wait_for(|stop| *stop) => return Ok(WorkerExit::Stopped),
             ready = prepare => ready?,
         };
         let worker = WorkerId::from(options.worker_id.as_str());
         let budget = Budget::new(options.buffer_bytes, clients::MAX_CALLS_IN_FLIGHT);
         board.set_budget(budget.clone());
-        let shared = Shared::new(
+        let shared = ConsumerDeps::new(
             stream.clone(),
             LeaseTable::new(clients.tables.clone(), &options.app).watched(board.lease_table()),
             worker.clone(),
@@ -343,8 +343,8 @@ impl<F: ProcessorFactory> Worker<F> {
             counters,
             rng.fork(),
         );
-        let starter = Arc::new(Starter::new(shared, tokio::runtime::Handle::current()));
-        let fleet_options = fleet::Options {
+        let starter = Arc::new(ConsumerSpawner::new(shared, tokio::runtime::Handle::current()));
+        let fleet_options = coordination::Options {
             worker,
             incarnation,
             lease_duration: options.lease_duration,
@@ -369,7 +369,7 @@ impl<F: ProcessorFactory> Worker<F> {
                 fleet_options,
                 Stream::new(clients.streams.clone(), stream.arn()),
                 LeaseTable::new(clients.tables.clone(), &options.app),
-                FleetTable::new(clients.tables, &options.app),
+                WorkerTable::new(clients.tables, &options.app),
                 alive,
                 board,
                 coordination_rng,
@@ -382,14 +382,14 @@ impl<F: ProcessorFactory> Worker<F> {
 }
 
 /// The first steps, tried again for as long as the services may take to answer.
-struct Start<'a> {
+struct SpawnConsumer<'a> {
     options: &'a Options,
     clients: &'a Clients,
     rng: Rng,
 }
 
-impl Start<'_> {
-    async fn until_ready(mut self) -> Result<(Stream, Leadership), Error> {
+impl SpawnConsumer<'_> {
+    async fn until_ready(mut self) -> Result<(Stream, LeaderRecord), Error> {
         let started = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         let mut has_warned = false;
@@ -414,9 +414,9 @@ impl Start<'_> {
         }
     }
 
-    async fn prepare(&self) -> Result<(Stream, Leadership), Error> {
+    async fn prepare(&self) -> Result<(Stream, LeaderRecord), Error> {
         let leases = LeaseTable::new(self.clients.tables.clone(), &self.options.app);
-        let fleet = FleetTable::new(self.clients.tables.clone(), &self.options.app);
+        let fleet = WorkerTable::new(self.clients.tables.clone(), &self.options.app);
         let create = self.options.create_tables;
         let arn = async {
             match &self.options.stream {
@@ -456,10 +456,10 @@ impl Start<'_> {
             Ok(error) => start_error(*error, create),
             Err(error) => Error::DeadLetters(error.to_string()),
         })?;
-        let leadership = fleet::bind_stream(&leases, &fleet, &stream, self.options.clock).await;
+        let leadership = coordination::bind_stream(&leases, &fleet, &stream, self.options.clock).await;
         match leadership {
             Ok(leadership) => Ok((stream, leadership)),
-            Err(fleet::Error::Table(error)) => Err(start_error(error, create)),
+            Err(coordination::Error::Table(error)) => Err(start_error(error, create)),
             Err(error) => Err(error.into()),
         }
     }

@@ -13,15 +13,15 @@ use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckF
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use serde_json::{Value, json};
-use shardkeeper::aws::clients::SdkConfig;
-use shardkeeper::consumer::WallClock;
-use shardkeeper::local::connector::InMemoryClient;
-use shardkeeper::local::faults::{Effect, Fault};
-use shardkeeper::local::{Clock, LocalOptions, LocalService, Request, Timestamp};
+use shardkeeper::internals::aws::clients::SdkConfig;
+use shardkeeper::internals::consumer::WallClock;
 use shardkeeper::{
     BatchError, CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, Options, ProcessRecordsInput,
     RecordBatch, RecordProcessor, ShardContext, StreamSelector, Worker,
 };
+use shardkeeper_local::connector::InMemoryClient;
+use shardkeeper_local::faults::{Effect, Fault};
+use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 

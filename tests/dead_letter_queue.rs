@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use services::Service;
-use shardkeeper::aws::dead_letter_queue::SqsQueue;
-use shardkeeper::aws::dead_letter_table::DeadLetterTable;
-use shardkeeper::core::dead_letter::DeadLetter;
+use shardkeeper::internals::dead_letters::letter::DeadLetter;
+use shardkeeper::internals::dead_letters::sqs::SqsQueue;
+use shardkeeper::internals::dead_letters::table::DeadLetterTable;
 
 const ARN: &str = "arn:aws:dynamodb:us-east-1:000000000000:table/Phones/stream/2026-01-31T12:00:00.000";
 

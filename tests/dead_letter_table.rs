@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use services::Service;
-use shardkeeper::aws::dead_letter_table::{DeadLetterTable, Entry, Place};
-use shardkeeper::core::dead_letter::{DeadLetter, GaveUp};
+use shardkeeper::internals::dead_letters::letter::{DeadLetter, GaveUp};
+use shardkeeper::internals::dead_letters::table::{DeadLetterTable, Entry, Place};
 use wire::good;
 
 const ARN: &str = "arn:aws:dynamodb:us-east-1:000000000000:table/Phones/stream/2026-01-31T12:00:00.000";

@@ -21,9 +21,9 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use services::Service;
-use shardkeeper::aws::dead_letter_table::DeadLetterTable;
-use shardkeeper::cli::dead_letters::file::LetterFile;
-use shardkeeper::core::dead_letter::DeadLetter;
+use shardkeeper::internals::dead_letters::file::FileStore;
+use shardkeeper::internals::dead_letters::letter::DeadLetter;
+use shardkeeper::internals::dead_letters::table::DeadLetterTable;
 use support::{Finished, finish, run_in, shardkeeper};
 
 const ARN: &str = "arn:aws:dynamodb:us-east-1:000000000000:table/Phones/stream/2026-01-31T12:00:00.000";
@@ -237,7 +237,7 @@ async fn letters_are_purged_when_that_is_confirmed_and_only_those_meant() {
 async fn letters_in_a_file_are_treated_as_those_in_a_table() {
     let stage = Stage::new("file").await;
     let letters = [letter("shardId-1", 2, "a"), letter("shardId-1", 1, "a"), letter("shardId-2", 3, "b")];
-    let file = LetterFile::open(&stage.file()).expect("it opens");
+    let file = FileStore::open(&stage.file()).expect("it opens");
     letters.iter().for_each(|letter| file.keep(letter).expect("it is kept"));
     let from = " --from file:letters.jsonl";
     assert_eq!(stage.ids(from), ["shardId-1/1", "shardId-1/2", "shardId-2/3"]);

@@ -11,7 +11,7 @@ mod sdk_decoding;
 use bytes::Bytes;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
-use shardkeeper::core::record::Page;
+use shardkeeper::internals::model::record::Page;
 
 use agreement::{assert_json, assert_nothing_out_of_broken_json, assert_readable, ours, the_sdks};
 use json_text::{Json, Writer, object, string};

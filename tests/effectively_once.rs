@@ -20,7 +20,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shardkeeper::core::rng::Rng;
+use shardkeeper::internals::model::rng::Rng;
 use shardkeeper::{Options, StreamSelector};
 
 use crate::local_service::LocalService;

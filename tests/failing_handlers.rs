@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shardkeeper::consumer::Error;
+use shardkeeper::internals::consumer::BoxError;
 use shardkeeper::{BatchError, FailurePolicy, OnFailure, ProcessRecordsInput};
 use stage::{Letters, Seen, Stage};
 
@@ -40,7 +40,10 @@ async fn one_poison_record_of_ten_thousand_becomes_one_dead_letter_and_all_other
     assert_eq!(letters.len(), 1);
     let letter = letters.values().next().expect("one");
     assert_eq!(letter.record, stage.record(POISON), "byte for byte");
-    assert_eq!((letter.reason, letter.worker.as_str()), (shardkeeper::core::dead_letter::GaveUp::Attempts, "w"));
+    assert_eq!(
+        (letter.reason, letter.worker.as_str()),
+        (shardkeeper::internals::dead_letters::letter::GaveUp::Attempts, "w")
+    );
     assert!(letter.attempts > 3 && letter.error.contains("poison") && letter.event_id.is_some(), "{letter:?}");
     assert_eq!((report.totals.records, report.totals.dead_lettered), (9_999, 1));
     assert!(stage.is_in_order(), "first deliveries of each item");
@@ -68,7 +71,7 @@ async fn a_halted_shard_waits_visibly_while_others_go_on_and_goes_on_by_itself()
     let stage = Stage::with_shards(2);
     stage.write(50, 1_000);
     stage.fail_on([500]);
-    let worker = stage.start("w", |options| options.failure = policy(OnFailure::Halt, Some(4)));
+    let worker = stage.start("w", |options| options.failure = policy(OnFailure::BlockedRecord, Some(4)));
     let (stuck, other) = stage.shards_with_and_without(500);
     let is_waiting = |stage: &Stage| {
         let before = stuck.iter().take_while(|number| **number != 500).count();
@@ -100,7 +103,7 @@ async fn by_item_a_stuck_record_holds_up_its_own_item_alone() {
     let letters = Letters::default();
     let worker = stage.start("w", |options| {
         options.shard_concurrency = 4;
-        options.failure = policy(OnFailure::Halt, None);
+        options.failure = policy(OnFailure::BlockedRecord, None);
     });
     // Item 50's records are 50, 150, 250, …
     let held_up: BTreeSet<u32> = (150..3_000).step_by(100).collect();
@@ -263,7 +266,7 @@ async fn records_before_the_one_that_failed_are_not_repeated_and_without_bisecti
 
 #[tokio::test]
 async fn options_that_make_no_sense_are_refused_at_the_start() {
-    use shardkeeper::{Checkpoints, Options, StreamSelector, Worker, for_each, worker};
+    use shardkeeper::{Checkpoints, Options, StreamSelector, Worker, for_each};
     let refusals: [fn(&mut Options); 5] = [
         |options| (options.shard_concurrency, options.checkpoints) = (2, Checkpoints::Manual),
         |options| (options.shard_concurrency, options.concurrency) = (3, Some(2)),
@@ -275,6 +278,6 @@ async fn options_that_make_no_sense_are_refused_at_the_start() {
         let mut options = Options::new("app", StreamSelector::Table("Things".into()), "w");
         refusal(&mut options);
         let worker = Worker::new(options, for_each(async |_| Ok(())));
-        assert!(matches!(worker.run(std::future::pending()).await, Err(worker::Error::Options(_))));
+        assert!(matches!(worker.run(std::future::pending()).await, Err(shardkeeper::Error::Options(_))));
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use shardkeeper::metrics::{ALL, Audience, Kind};
+use shardkeeper::internals::telemetry::catalogue::{ALL, Audience, Kind};
 
 #[path = "support/dashboard.rs"]
 mod dashboard;

@@ -28,9 +28,9 @@ use local_service::{LeaseRow, LocalService, Written};
 use patience::wait_for;
 use scene::{Scene, TABLE, Worker};
 use serde_json::{Value, json};
-use shardkeeper::aws::clients::TableClient;
-use shardkeeper::aws::dead_letter_table::DeadLetterTable;
-use shardkeeper::core::dead_letter::DeadLetter;
+use shardkeeper::internals::aws::clients::TableClient;
+use shardkeeper::internals::dead_letters::letter::DeadLetter;
+use shardkeeper::internals::dead_letters::table::DeadLetterTable;
 use support::{Finished, finish, shardkeeper};
 
 /// The application of all workers here.

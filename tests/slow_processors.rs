@@ -10,11 +10,11 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedAsync
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use serde_json::{Value, json};
-use shardkeeper::aws::clients::SdkConfig;
-use shardkeeper::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext, WallClock};
-use shardkeeper::local::connector::InMemoryClient;
-use shardkeeper::local::{Clock, LocalOptions, LocalService, Request, Timestamp};
-use shardkeeper::{Options, Report, StreamSelector, Worker, worker};
+use shardkeeper::internals::aws::clients::SdkConfig;
+use shardkeeper::internals::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext, WallClock};
+use shardkeeper::{Options, Report, StreamSelector, Worker};
+use shardkeeper_local::connector::InMemoryClient;
+use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -105,7 +105,7 @@ impl Scene {
         }
     }
 
-    fn start_worker(&self, worker: &'static str, seed: u64) -> JoinHandle<Result<Report, worker::Error>> {
+    fn start_worker(&self, worker: &'static str, seed: u64) -> JoinHandle<Result<Report, shardkeeper::Error>> {
         let mut options = Options::new("app", StreamSelector::Table("Things".into()), worker);
         options.stuck_after = Some(STUCK_AFTER);
         options.seed = Some(seed);

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use shardkeeper::aws::clients::Endpoints;
-use shardkeeper::consumer::BatchError;
+use shardkeeper::internals::aws::clients::Endpoints;
+use shardkeeper::internals::consumer::BatchError;
 use shardkeeper::{Options, ProcessRecordsInput, RecordProcessor, ShardContext, StreamSelector, Worker};
 
 use super::service::TABLE;

@@ -15,9 +15,9 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 use tokio::time::Instant;
 
-use super::Fault;
-use super::answers::Answers;
-use crate::metrics;
+use super::ErrorKind;
+use super::table_health::TableHealth;
+use crate::telemetry::catalogue;
 
 /// What a GetRecords call costs, in billionths of a dollar: $0.02 per 100,000 streams read request units, a call each
 /// (aws.amazon.com/dynamodb/pricing/on-demand, us-east-1, 2025; the first 2.5 million a month are free and counted all
@@ -32,11 +32,11 @@ const READ_UNIT_BYTES: u64 = 4096;
 
 /// Observes calls for metrics.
 #[derive(Debug)]
-pub(super) struct Observed;
+pub(crate) struct MetricsInterceptor;
 
 /// Notes whether a table answers.
 #[derive(Debug)]
-pub(super) struct Watched(pub(super) Answers);
+pub(crate) struct HealthInterceptor(pub(crate) TableHealth);
 
 /// When an attempt began.
 #[derive(Debug)]
@@ -51,13 +51,13 @@ impl Storable for Began {
 enum Outcome {
     Ok,
     NoAnswer,
-    Fault(Fault),
+    ErrorKind(ErrorKind),
 }
 
 #[dyn_dispatch_hint]
-impl Intercept for Observed {
+impl Intercept for MetricsInterceptor {
     fn name(&self) -> &'static str {
-        "Observed"
+        "MetricsInterceptor"
     }
 
     fn read_before_attempt(
@@ -80,20 +80,20 @@ impl Intercept for Observed {
         let took = config.load::<Began>().map_or(Duration::ZERO, |began| began.0.elapsed());
         let outcome = outcome(context);
         let word = outcome.word();
-        ::metrics::counter!(metrics::API_CALLS.name, "operation" => operation, "outcome" => word).increment(1);
-        ::metrics::histogram!(metrics::API_SECONDS.name, "operation" => operation).record(took.as_secs_f64());
+        metrics::counter!(catalogue::API_CALLS.name, "operation" => operation, "outcome" => word).increment(1);
+        metrics::histogram!(catalogue::API_SECONDS.name, "operation" => operation).record(took.as_secs_f64());
         if outcome.is_billed() {
             let (part, nanodollars) = cost(operation, context);
-            ::metrics::counter!(metrics::ESTIMATED_COST.name, "part" => part).increment(nanodollars);
+            metrics::counter!(catalogue::ESTIMATED_COST.name, "part" => part).increment(nanodollars);
         }
         Ok(())
     }
 }
 
 #[dyn_dispatch_hint]
-impl Intercept for Watched {
+impl Intercept for HealthInterceptor {
     fn name(&self) -> &'static str {
-        "Watched"
+        "HealthInterceptor"
     }
 
     fn read_after_attempt(
@@ -103,7 +103,7 @@ impl Intercept for Watched {
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         match outcome(context) {
-            Outcome::Ok | Outcome::Fault(Fault::ConditionFailed) => self.0.good(),
+            Outcome::Ok | Outcome::ErrorKind(ErrorKind::ConditionFailed) => self.0.good(),
             outcome => self.0.failed(outcome.word()),
         }
         Ok(())
@@ -115,19 +115,19 @@ impl Outcome {
         match self {
             Self::Ok => "ok",
             Self::NoAnswer => "no_answer",
-            Self::Fault(Fault::ConditionFailed) => "condition_failed",
-            Self::Fault(Fault::ExpiredIterator) => "expired_iterator",
-            Self::Fault(Fault::NotFound) => "not_found",
-            Self::Fault(Fault::Refused) => "refused",
-            Self::Fault(Fault::Throttled) => "throttled",
-            Self::Fault(Fault::Transient) => "failed",
-            Self::Fault(Fault::Trimmed) => "trimmed",
+            Self::ErrorKind(ErrorKind::ConditionFailed) => "condition_failed",
+            Self::ErrorKind(ErrorKind::ExpiredIterator) => "expired_iterator",
+            Self::ErrorKind(ErrorKind::NotFound) => "not_found",
+            Self::ErrorKind(ErrorKind::Refused) => "refused",
+            Self::ErrorKind(ErrorKind::Throttled) => "throttled",
+            Self::ErrorKind(ErrorKind::Transient) => "failed",
+            Self::ErrorKind(ErrorKind::Trimmed) => "trimmed",
         }
     }
 
     /// Whether the service charges for it: a write whose condition fails costs what it would have cost.
     fn is_billed(self) -> bool {
-        matches!(self, Self::Ok | Self::Fault(Fault::ConditionFailed))
+        matches!(self, Self::Ok | Self::ErrorKind(ErrorKind::ConditionFailed))
     }
 }
 
@@ -140,7 +140,7 @@ fn outcome(context: &FinalizerInterceptorContextRef<'_>) -> Outcome {
     let code = named.or_else(|| error_type(response.body().bytes()?));
     // `namespace#Code:more`
     let code = code.as_deref().and_then(|code| code.split(':').next()?.rsplit('#').next());
-    Outcome::Fault(code.map_or(Fault::Transient, Fault::of_code))
+    Outcome::ErrorKind(code.map_or(ErrorKind::Transient, ErrorKind::of_code))
 }
 
 /// The `__type` of an error's body.
@@ -154,7 +154,7 @@ fn error_type(body: &[u8]) -> Option<String> {
 }
 
 fn operation(name: &str) -> &'static str {
-    metrics::OPERATION.values.iter().find(|known| **known == name).copied().unwrap_or("other")
+    catalogue::OPERATION.values.iter().find(|known| **known == name).copied().unwrap_or("other")
 }
 
 /// For what part of the work an attempt was paid, and how much in billionths of a dollar.
@@ -199,16 +199,16 @@ mod tests {
     #[test]
     fn every_outcome_is_a_value_of_its_label() {
         let faults = [
-            Fault::ConditionFailed,
-            Fault::ExpiredIterator,
-            Fault::NotFound,
-            Fault::Refused,
-            Fault::Throttled,
-            Fault::Transient,
-            Fault::Trimmed,
+            ErrorKind::ConditionFailed,
+            ErrorKind::ExpiredIterator,
+            ErrorKind::NotFound,
+            ErrorKind::Refused,
+            ErrorKind::Throttled,
+            ErrorKind::Transient,
+            ErrorKind::Trimmed,
         ];
-        let outcomes = faults.map(Outcome::Fault).into_iter().chain([Outcome::Ok, Outcome::NoAnswer]);
+        let outcomes = faults.map(Outcome::ErrorKind).into_iter().chain([Outcome::Ok, Outcome::NoAnswer]);
         let words: std::collections::BTreeSet<&str> = outcomes.map(Outcome::word).collect();
-        assert_eq!(words, metrics::API_CALLS.labels[1].values.iter().copied().collect());
+        assert_eq!(words, catalogue::API_CALLS.labels[1].values.iter().copied().collect());
     }
 }

@@ -13,7 +13,7 @@ use aws_sdk_dynamodb::config::{ProvideCredentials, SharedHttpClient};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use aws_smithy_runtime::client::retries::RetryPartition;
 
-use super::calls::Observed;
+use super::calls::MetricsInterceptor;
 
 /// What calls tables.
 pub use aws_sdk_dynamodb::Client as TableClient;
@@ -114,13 +114,13 @@ pub fn clients(config: &SdkConfig, endpoints: &Endpoints, lease_duration: Durati
         .timeout_config(lease_timeouts)
         .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(25)))
         .retry_partition(RetryPartition::new(format!("{partition}-leases")))
-        .interceptor(Observed)
+        .interceptor(MetricsInterceptor)
         .build();
     let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(config)
         .timeout_config(stream_timeouts)
         .retry_config(RetryConfig::disabled())
         .retry_partition(RetryPartition::new(format!("{partition}-records")))
-        .interceptor(Observed);
+        .interceptor(MetricsInterceptor);
     if let Some(url) = &endpoints.streams_url {
         streams = streams.endpoint_url(url);
     }

@@ -2,17 +2,14 @@
 //!
 //! They turn the core's values into calls and the answers into values, type every error, and decide nothing else.
 
-pub mod answers;
 pub mod calls;
 pub mod clients;
-#[cfg(feature = "sqs")]
-pub mod dead_letter_queue;
-pub mod dead_letter_table;
-pub mod fleet_table;
 pub mod lease_table;
 pub mod record;
 pub mod stream;
-mod tables;
+pub mod table_health;
+pub(crate) mod tables;
+pub mod worker_table;
 
 use std::error::Error as StdError;
 
@@ -53,15 +50,15 @@ pub enum TableError {
 }
 
 impl TableError {
-    fn new<E, R>(operation: &'static str, table: &str, error: &SdkError<E, R>) -> Self
+    pub(crate) fn new<E, R>(operation: &'static str, table: &str, error: &SdkError<E, R>) -> Self
     where
         E: ProvideErrorMetadata + StdError + 'static,
         R: std::fmt::Debug,
     {
         let (table, reason) = (table.to_owned(), describe(error));
-        match Fault::of(error) {
-            Fault::NotFound => Self::Missing { table },
-            Fault::Refused => Self::Refused { operation, table, reason },
+        match ErrorKind::of(error) {
+            ErrorKind::NotFound => Self::Missing { table },
+            ErrorKind::Refused => Self::Refused { operation, table, reason },
             _ => Self::Unavailable { operation, table, reason },
         }
     }
@@ -74,7 +71,7 @@ impl TableError {
 
 /// The kinds of failed calls, for all operations of both services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub(crate) enum ErrorKind {
     ConditionFailed,
     ExpiredIterator,
     NotFound,
@@ -84,8 +81,8 @@ enum Fault {
     Trimmed,
 }
 
-impl Fault {
-    fn of<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> Self {
+impl ErrorKind {
+    pub(crate) fn of<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> Self {
         error.code().map_or(Self::Transient, Self::of_code)
     }
 
@@ -118,7 +115,7 @@ impl Fault {
 }
 
 /// An SDK error in one line: the service's code and words, or what happened to the call.
-fn describe<E, R>(error: &SdkError<E, R>) -> String
+pub(crate) fn describe<E, R>(error: &SdkError<E, R>) -> String
 where
     E: ProvideErrorMetadata + StdError + 'static,
     R: std::fmt::Debug,
@@ -138,7 +135,7 @@ where
 }
 
 /// FNV-1a, 64 bits: tells texts apart that nobody chose in order to deceive.
-fn fnv1a(text: &str) -> u64 {
+pub(crate) fn fnv1a(text: &str) -> u64 {
     text.bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

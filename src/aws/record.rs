@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodbstreams::primitives::DateTime;
 use aws_sdk_dynamodbstreams::types;
 
-use crate::core::record::{DecodeError, Item, Record, UserIdentity, Value};
+use crate::model::record::{DecodeError, Item, Record, UserIdentity, Value};
 
 impl Record<'_> {
     /// The record as the SDK's own decoding would have given it.
@@ -113,7 +113,7 @@ mod structs {
     use serde::de::DeserializeOwned;
 
     use super::{into_all, into_map};
-    use crate::core::record::{DecodeError, Item, Record, Value};
+    use crate::model::record::{DecodeError, Item, Record, Value};
 
     /// Why keys or an image did not become the struct that was asked for.
     #[derive(Debug, thiserror::Error)]
@@ -173,7 +173,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::DeserializeError;
-    use crate::core::record::{Page, RecordBatch};
+    use crate::model::record::{Page, RecordBatch};
 
     #[derive(Debug, Deserialize, PartialEq)]
     #[serde(rename_all = "PascalCase")]

@@ -16,11 +16,11 @@ use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
 use aws_smithy_types::config_bag::ConfigBag;
 
 use super::clients::Clients;
-use super::{Fault, describe};
-use crate::core::checkpoint::Checkpoint;
-use crate::core::lease::ShardId;
-use crate::core::record::{Page, ViewType};
-use crate::core::shard_graph::Shard;
+use super::{ErrorKind, describe};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::lease::ShardId;
+use crate::model::record::{Page, ViewType};
+use crate::model::shard_graph::Shard;
 
 /// How long the body of an answer may take once its head has arrived.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -161,13 +161,13 @@ impl Error {
         R: std::fmt::Debug,
     {
         let words = describe(error);
-        match Fault::of(error) {
-            Fault::ExpiredIterator => Self::ExpiredIterator,
-            Fault::NotFound => Self::NotFound(words),
-            Fault::Refused => Self::Refused(words),
-            Fault::Throttled => Self::Throttled(words),
-            Fault::Trimmed => Self::Trimmed(words),
-            Fault::ConditionFailed | Fault::Transient => Self::Transient(words),
+        match ErrorKind::of(error) {
+            ErrorKind::ExpiredIterator => Self::ExpiredIterator,
+            ErrorKind::NotFound => Self::NotFound(words),
+            ErrorKind::Refused => Self::Refused(words),
+            ErrorKind::Throttled => Self::Throttled(words),
+            ErrorKind::Trimmed => Self::Trimmed(words),
+            ErrorKind::ConditionFailed | ErrorKind::Transient => Self::Transient(words),
         }
     }
 }
@@ -210,9 +210,9 @@ pub async fn find_stream(clients: &Clients, table: &str) -> Result<String, FindE
         Ok(Some(description)) => description,
         Ok(None) => return Err(FindError::Unavailable("the answer describes no table".into())),
         Err(error) => {
-            return Err(match Fault::of(&error) {
-                Fault::NotFound => FindError::NoSuchTable(table.to_owned()),
-                Fault::Refused => FindError::Refused(describe(&error)),
+            return Err(match ErrorKind::of(&error) {
+                ErrorKind::NotFound => FindError::NoSuchTable(table.to_owned()),
+                ErrorKind::Refused => FindError::Refused(describe(&error)),
                 _ => FindError::Unavailable(describe(&error)),
             });
         }

@@ -16,7 +16,7 @@ const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// Makes sure that the table is there and active; with `create`, makes it when it is missing: on demand, with the
 /// string hash key and, if there is a second one, the string sort key in `keys`. Waits as long as the service takes; the caller sets the limit.
-pub(super) async fn ensure(client: &Client, table: &str, keys: &[&str], create: bool) -> Result<(), TableError> {
+pub(crate) async fn ensure(client: &Client, table: &str, keys: &[&str], create: bool) -> Result<(), TableError> {
     let mut look = FIRST_LOOK;
     let mut created = false;
     loop {

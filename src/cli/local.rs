@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use super::local_config::{ClockStart, LocalConfig};
 use super::signals;
-use crate::local::{Clock, LocalOptions, LocalService, Timestamp, http};
+use shardkeeper_local::{Clock, LocalOptions, LocalService, Timestamp, http};
 
 /// Does what `shardkeeper local` is for, as `config` says.
 ///

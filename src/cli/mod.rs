@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
-pub mod admin;
+pub mod admin_server;
 pub mod confirm;
 pub mod connection;
 pub mod dead_letters;
@@ -41,7 +41,7 @@ pub mod run;
 pub mod run_config;
 pub mod setting;
 pub mod signals;
-pub mod sink;
+pub mod sinks;
 pub mod status;
 pub mod value;
 

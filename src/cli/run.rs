@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 use super::delivery_config::OnFailure;
 use super::mistakes::Mistakes;
 use super::run_config::{self, RunConfig, Sink, Source, StartAt};
-use super::sink::http::{self, Handler, HttpTarget};
-use super::sink::{Lines, Null};
-use super::{admin, output, signals};
+use super::sinks::http::{self, Handler, HttpTarget};
+use super::sinks::{Lines, Null};
+use super::{admin_server, output, signals};
 use crate::consumer::{self, Checkpoints, OnGap, ProcessorFactory};
-use crate::core::checkpoint::Checkpoint;
+use crate::model::checkpoint::Checkpoint;
 use crate::worker::{self, Options, Report, StreamSelector, Worker};
 
 /// Does what `shardkeeper run` is for, as `config` says.
@@ -101,14 +101,14 @@ impl WithProcessors for Work<'_> {
         };
         let mut options = options(config);
         options.failure = config.delivery.policy(match config.delivery.on_failure {
-            OnFailure::Halt => consumer::OnFailure::Halt,
+            OnFailure::BlockedRecord => consumer::OnFailure::BlockedRecord,
             OnFailure::Skip => consumer::OnFailure::Skip,
             OnFailure::DeadLetter => {
                 consumer::OnFailure::DeadLetter(config.delivery.dead_letters.open(&config.app, &config.aws).await?)
             }
         });
         let worker = Worker::new(options, factory);
-        admin::start(config, worker.board()).await?;
+        admin_server::start(config, worker.board()).await?;
         worker.run(stopped).await.map_err(|error| match error {
             // What was configured cannot work on this stream, which could not be known before it was looked at.
             worker::Error::Filter(error) => Mistakes::one(error.to_string()).into(),

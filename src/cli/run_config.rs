@@ -11,11 +11,11 @@ use super::layers::{Environment, Layers};
 use super::logs::{self, LogConfig};
 use super::mistakes::Mistakes;
 use super::setting::{Default, Kind, Reach, Setting};
-use super::sink::http::{Headers, HttpTarget, HttpUrl, Secret};
+use super::sinks::http::{Headers, HttpTarget, HttpUrl, Secret};
 use super::value;
 use crate::aws::clients::Endpoints;
-use crate::core::desired_workers::Limits;
-use crate::core::filter::{Events, Filters, Pattern};
+use crate::model::filter::{Events, Filters, Pattern};
+use crate::model::scaling::ScalingOptions;
 
 /// Everything that a worker is told before it starts. Valid throughout: each value is in its range, and they agree.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,7 +68,7 @@ pub struct RunConfig {
     /// Whether each shard's lag is a series of its own.
     pub metrics_per_shard: bool,
     /// What bounds the number of workers that are said to be wanted, and by what it is judged.
-    pub desired_workers: Limits,
+    pub desired_workers: ScalingOptions,
     /// Region and endpoints, where they are not left to the AWS SDK's own variables and files.
     pub aws: AwsOptions,
     /// Logs.
@@ -530,7 +530,7 @@ fn read_filters(layers: &mut Layers) -> Filters {
     patterns.into_iter().fold(filters, Filters::or)
 }
 
-fn read_desired_workers(layers: &mut Layers) -> Limits {
+fn read_desired_workers(layers: &mut Layers) -> ScalingOptions {
     let number = |count: NonZeroU32| usize::try_from(count.get()).unwrap_or(usize::MAX);
     let (min, max) = (number(layers.value(&MIN_WORKERS)), layers.optional(&MAX_WORKERS).map(number));
     if let Some(max) = max.filter(|max| *max < min) {
@@ -540,7 +540,7 @@ fn read_desired_workers(layers: &mut Layers) -> Limits {
     let capacity = layers.value(&WORKER_CAPACITY);
     #[expect(clippy::cast_precision_loss, reason = "bytes a second")]
     let capacity_kbps = capacity as f64 / 1024.0;
-    Limits { min, max, capacity_kbps, catch_up: layers.value(&CATCH_UP_WITHIN) }
+    ScalingOptions { min, max, capacity_kbps, catch_up: layers.value(&CATCH_UP_WITHIN) }
 }
 
 pub(super) fn read_sink(layers: &mut Layers) -> Sink {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use super::setting::LIST_SEPARATOR;
-use crate::core::filter::Pattern;
+use crate::model::filter::Pattern;
 
 /// `true` or `false` (`1` and `0` too, as environment variables often have it).
 pub fn switch(text: &str) -> Result<bool, String> {

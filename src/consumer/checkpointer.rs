@@ -6,18 +6,18 @@
 use std::future::Future;
 use std::sync::Arc;
 
-pub use super::held_lease::Committed;
-use super::held_lease::{HeldLease, RefusedCommit, WriteError};
+pub use super::lease_handle::Committed;
+use super::lease_handle::{LeaseHandle, RefusedCommit, WriteError};
 use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
-use crate::core::checkpoint::Checkpoint;
-use crate::core::record::RecordBatch;
-use crate::core::sequence_number::SequenceNumber;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::record::RecordBatch;
+use crate::model::sequence_number::SequenceNumber;
 
 /// Writes checkpoints of one shard, for processors that decide themselves when their work is durable.
 #[derive(Clone, Debug)]
 pub struct Checkpointer {
     /// None for records that are replayed: their place in the shard was checkpointed long ago.
-    lease: Option<Arc<HeldLease>>,
+    lease: Option<Arc<LeaseHandle>>,
 }
 
 /// Why a checkpoint was not written.
@@ -71,7 +71,7 @@ fn words(refused: &[RefusedWrite]) -> String {
 }
 
 impl Checkpointer {
-    pub(super) fn new(lease: Arc<HeldLease>) -> Self {
+    pub(super) fn new(lease: Arc<LeaseHandle>) -> Self {
         Self { lease: Some(lease) }
     }
 
@@ -149,7 +149,7 @@ impl Checkpointer {
             return Err(CheckpointError::OutOfRange { position: last, from, to }.into());
         }
         let lease = Arc::clone(lease);
-        let outcome = see_through(async move { lease.commit(&first, &last, &writes).await }).await?;
+        let outcome = run_to_completion(async move { lease.commit(&first, &last, &writes).await }).await?;
         outcome.map_err(|error| match error {
             RefusedCommit::Lease(error) => CommitError::Checkpoint(error.into()),
             RefusedCommit::Writes(refused) => CommitError::Refused(refused),
@@ -167,9 +167,9 @@ impl Checkpointer {
     }
 }
 
-async fn write(lease: &Arc<HeldLease>, position: SequenceNumber) -> Result<(), CheckpointError> {
+async fn write(lease: &Arc<LeaseHandle>, position: SequenceNumber) -> Result<(), CheckpointError> {
     let lease = Arc::clone(lease);
-    Ok(see_through(async move { lease.checkpoint(position).await }).await??)
+    Ok(run_to_completion(async move { lease.checkpoint(position).await }).await??)
 }
 
 impl From<WriteError> for CheckpointError {
@@ -182,6 +182,8 @@ impl From<WriteError> for CheckpointError {
 }
 
 /// Lets a write run to its end, also when whoever waits for it does so no more.
-async fn see_through<T: Send + 'static>(write: impl Future<Output = T> + Send + 'static) -> Result<T, CheckpointError> {
+async fn run_to_completion<T: Send + 'static>(
+    write: impl Future<Output = T> + Send + 'static,
+) -> Result<T, CheckpointError> {
     tokio::spawn(write).await.map_err(|error| CheckpointError::Failed(format!("the write was cut off: {error}")))
 }

@@ -38,7 +38,7 @@ impl WallClock {
 /// arrived. Others take over later than that, by their own clocks, so whoever delivers only before this moment is
 /// never one of two.
 #[derive(Clone, Debug)]
-pub struct Alive {
+pub struct LeaseDeadline {
     origin: Instant,
     /// Milliseconds since `origin`; 0 before the first proof.
     deadline_ms: Arc<AtomicU64>,
@@ -46,7 +46,7 @@ pub struct Alive {
     term: Arc<AtomicU64>,
 }
 
-impl Alive {
+impl LeaseDeadline {
     /// Nothing proved yet.
     pub fn new() -> Self {
         Self { origin: Instant::now(), deadline_ms: Arc::default(), term: Arc::default() }
@@ -70,7 +70,7 @@ impl Alive {
 
     /// Moves the deadline, never back. Says whether it had passed: then a new term begins, and every lease of the
     /// last one may be another's.
-    pub fn prove_until(&self, deadline: Instant) -> bool {
+    pub fn extend_to(&self, deadline: Instant) -> bool {
         let last = self.deadline_ms.load(Ordering::Acquire);
         let has_lapsed = last > 0 && millis(self.origin.elapsed()) >= last;
         if has_lapsed {
@@ -87,7 +87,7 @@ impl Alive {
     }
 }
 
-impl Default for Alive {
+impl Default for LeaseDeadline {
     fn default() -> Self {
         Self::new()
     }
@@ -103,10 +103,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_may_be_delivered_after_the_deadline_and_it_never_moves_back() {
-        let alive = Alive::new();
+        let alive = LeaseDeadline::new();
         assert!(!alive.holds(0));
-        alive.prove_until(Instant::now() + Duration::from_secs(5));
-        alive.prove_until(Instant::now() + Duration::from_secs(1));
+        alive.extend_to(Instant::now() + Duration::from_secs(5));
+        alive.extend_to(Instant::now() + Duration::from_secs(1));
         tokio::time::advance(Duration::from_millis(4_999)).await;
         assert!(alive.holds(0));
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -115,11 +115,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_proof_that_comes_too_late_revives_no_lease() {
-        let alive = Alive::new();
-        assert!(!alive.prove_until(Instant::now() + Duration::from_secs(5)));
+        let alive = LeaseDeadline::new();
+        assert!(!alive.extend_to(Instant::now() + Duration::from_secs(5)));
         let term = alive.term();
         tokio::time::advance(Duration::from_secs(6)).await;
-        assert!(alive.prove_until(Instant::now() + Duration::from_secs(5)));
+        assert!(alive.extend_to(Instant::now() + Duration::from_secs(5)));
         assert!(!alive.holds(term), "what was held before may be another's");
         assert!(alive.holds(alive.term()));
     }

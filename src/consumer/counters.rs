@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::clock::WallClock;
 use super::reader::seconds_to_ms;
-use crate::core::record::{EventName, Record, RecordBatch};
-use crate::metrics;
+use crate::model::record::{EventName, Record, RecordBatch};
+use crate::telemetry::catalogue;
 
 /// The counters of a worker; clones count together.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +36,7 @@ pub struct Totals {
     pub bytes: u64,
     /// Batches that a processor took.
     pub batches: u64,
-    /// Calls of a processor that failed.
+    /// InFlightCalls of a processor that failed.
     pub failures: u64,
     /// The time spent in processors.
     pub processing: Duration,
@@ -64,7 +64,7 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    /// A value of the label `result` of [`metrics::RECORDS_PROCESSED`].
+    /// A value of the label `result` of [`catalogue::RECORDS_PROCESSED`].
     fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -83,12 +83,12 @@ impl Counters {
             show_batch(records, clock);
         } else {
             inner.failures.fetch_add(1, Ordering::Relaxed);
-            ::metrics::counter!(metrics::PROCESSOR_ERRORS.name).increment(1);
+            metrics::counter!(catalogue::PROCESSOR_ERRORS.name).increment(1);
         }
         if attempt > 0 {
-            ::metrics::counter!(metrics::RECORD_RETRIES.name).increment(records.len() as u64);
+            metrics::counter!(catalogue::RECORD_RETRIES.name).increment(records.len() as u64);
         }
-        ::metrics::histogram!(metrics::PROCESSOR_SECONDS.name).record(took.as_secs_f64());
+        metrics::histogram!(catalogue::PROCESSOR_SECONDS.name).record(took.as_secs_f64());
         inner.processing_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -100,7 +100,7 @@ impl Counters {
             Outcome::Ok => {
                 inner.records.fetch_add(count, Ordering::Relaxed);
                 inner.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-                ::metrics::counter!(metrics::BYTES_PROCESSED.name).increment(bytes as u64);
+                metrics::counter!(catalogue::BYTES_PROCESSED.name).increment(bytes as u64);
             }
             Outcome::Skipped => {
                 inner.skipped.fetch_add(count, Ordering::Relaxed);
@@ -114,22 +114,22 @@ impl Counters {
 
     /// A failed batch was cut.
     pub(super) fn bisect(&self) {
-        ::metrics::counter!(metrics::BATCH_BISECTS.name).increment(1);
+        metrics::counter!(catalogue::BATCH_BISECTS.name).increment(1);
     }
 
     /// A dead letter could not be kept.
     pub(super) fn dead_letter_failed(&self) {
-        ::metrics::counter!(metrics::DEAD_LETTERS_FAILED.name).increment(1);
+        metrics::counter!(catalogue::DEAD_LETTERS_FAILED.name).increment(1);
     }
 
     pub(super) fn checkpoint(&self) {
         self.0.checkpoints.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Data is lost, for one of the reasons of [`metrics::DATA_GAPS`].
+    /// Data is lost, for one of the reasons of [`catalogue::DATA_GAPS`].
     pub(super) fn gap(&self, reason: &'static str) {
         self.0.gaps.fetch_add(1, Ordering::Relaxed);
-        ::metrics::counter!(metrics::DATA_GAPS.name, "reason" => reason).increment(1);
+        metrics::counter!(catalogue::DATA_GAPS.name, "reason" => reason).increment(1);
     }
 
     /// Records were left out by the filters.
@@ -159,12 +159,12 @@ impl Counters {
 
 /// Shows a batch that a processor took.
 fn show_batch(records: &RecordBatch, clock: WallClock) {
-    ::metrics::counter!(metrics::BATCHES.name).increment(1);
+    metrics::counter!(catalogue::BATCHES.name).increment(1);
     #[expect(clippy::cast_precision_loss, reason = "a page has no more than thousands of records")]
-    ::metrics::histogram!(metrics::BATCH_RECORDS.name).record(records.len() as f64);
+    metrics::histogram!(catalogue::BATCH_RECORDS.name).record(records.len() as f64);
     if let Some(created) = records.first().and_then(|record| record.created_at()) {
         let age = Duration::from_millis(clock.now_ms().saturating_sub(seconds_to_ms(created)));
-        ::metrics::histogram!(metrics::END_TO_END.name).record(age.as_secs_f64());
+        metrics::histogram!(catalogue::END_TO_END.name).record(age.as_secs_f64());
     }
 }
 
@@ -191,10 +191,10 @@ impl Outcomes {
         }] += 1;
     }
 
-    /// Shows them with `result`, one of the values of that label of [`metrics::RECORDS_PROCESSED`].
+    /// Shows them with `result`, one of the values of that label of [`catalogue::RECORDS_PROCESSED`].
     pub(super) fn show(&self, result: &'static str) {
         for (event, count) in EVENTS.iter().zip(self.0).filter(|(_, count)| *count > 0) {
-            ::metrics::counter!(metrics::RECORDS_PROCESSED.name, "result" => result, "event" => *event)
+            metrics::counter!(catalogue::RECORDS_PROCESSED.name, "result" => result, "event" => *event)
                 .increment(count);
         }
     }

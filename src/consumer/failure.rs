@@ -6,22 +6,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::processor::Error;
-use crate::aws::dead_letter_table::DeadLetterTable;
-use crate::core::dead_letter::DeadLetter;
-use crate::core::sequence_number::SequenceNumber;
+use super::processor::BoxError;
+use crate::dead_letters::letter::DeadLetter;
+use crate::dead_letters::table::DeadLetterTable;
+use crate::model::sequence_number::SequenceNumber;
 
 /// Why a batch is not done. Anything that is an error becomes one by `?`, and then the whole batch failed.
 #[derive(Debug)]
 pub struct BatchError {
-    source: Error,
+    source: BoxError,
     failed_from: Option<SequenceNumber>,
 }
 
 impl BatchError {
     /// The record at `position` failed: those before it in the batch are done, it and those behind it are not. Of
     /// several failed records this is the first, as for Lambda's `batchItemFailures`.
-    pub fn from_record(position: SequenceNumber, source: impl Into<Error>) -> Self {
+    pub fn from_record(position: SequenceNumber, source: impl Into<BoxError>) -> Self {
         Self { source: source.into(), failed_from: Some(position) }
     }
 
@@ -42,7 +42,7 @@ impl fmt::Display for BatchError {
     }
 }
 
-impl<E: Into<Error>> From<E> for BatchError {
+impl<E: Into<BoxError>> From<E> for BatchError {
     fn from(error: E) -> Self {
         Self { source: error.into(), failed_from: None }
     }
@@ -52,7 +52,7 @@ impl<E: Into<Error>> From<E> for BatchError {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FailurePolicy {
-    /// The most calls with the same records (default: no limit with [`OnFailure::Halt`]).
+    /// The most calls with the same records (default: no limit with [`OnFailure::BlockedRecord`]).
     pub attempts: Option<u32>,
     /// A record that has failed and is older than this is given up (default: no limit).
     pub max_record_age: Option<Duration>,
@@ -74,7 +74,7 @@ pub struct FailurePolicy {
 #[non_exhaustive]
 pub enum OnFailure {
     /// Its shard waits, visibly, and tries on; nothing is lost.
-    Halt,
+    BlockedRecord,
     /// It is counted, logged and passed over.
     Skip,
     /// It is kept here, and then passed over.
@@ -84,7 +84,7 @@ pub enum OnFailure {
 impl fmt::Debug for OnFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Halt => "Halt",
+            Self::BlockedRecord => "BlockedRecord",
             Self::Skip => "Skip",
             Self::DeadLetter(_) => "DeadLetter",
         })
@@ -100,7 +100,7 @@ impl Default for FailurePolicy {
             first_wait: Duration::from_millis(100),
             longest_wait: Duration::from_secs(30),
             handler_timeout: None,
-            on_failure: OnFailure::Halt,
+            on_failure: OnFailure::BlockedRecord,
         }
     }
 }
@@ -113,7 +113,7 @@ pub trait DeadLetterQueue: Send + Sync + 'static {
     /// # Errors
     /// Any. The worker tries again, up to its limit for starting, when it is a transient
     /// [`TableError`](crate::aws::TableError); any other ends it.
-    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>> {
         let _ = create;
         Box::pin(async { Ok(()) })
     }
@@ -122,32 +122,32 @@ pub trait DeadLetterQueue: Send + Sync + 'static {
     ///
     /// # Errors
     /// Any; the worker waits and puts it again, and its record stays unacknowledged until that went well.
-    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>>;
 }
 
 impl DeadLetterQueue for DeadLetterTable {
-    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>> {
         Box::pin(async move { self.ensure(create).await.map_err(Into::into) })
     }
 
-    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>> {
         Box::pin(async move { DeadLetterTable::put(self, letter).await.map_err(Into::into) })
     }
 }
 
 #[cfg(feature = "sqs")]
-impl DeadLetterQueue for crate::aws::dead_letter_queue::SqsQueue {
-    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
-        use crate::aws::dead_letter_queue::QueueError;
+impl DeadLetterQueue for crate::dead_letters::sqs::SqsQueue {
+    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>> {
+        use crate::dead_letters::sqs::QueueError;
         Box::pin(async move {
             Self::prepare(self, create).await.map_err(|error| match error {
-                QueueError::Table(error) => Error::from(error),
+                QueueError::Table(error) => BoxError::from(error),
                 error => error.into(),
             })
         })
     }
 
-    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>> {
         Box::pin(async move { Self::put(self, letter).await.map_err(Into::into) })
     }
 }

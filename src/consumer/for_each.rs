@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use super::failure::BatchError;
-use super::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
-use crate::core::record::OwnedRecord;
+use super::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
+use crate::model::record::OwnedRecord;
 
 /// Makes processors that call one closure with each record, in order and one at a time for each item, and for each
 /// shard unless the worker is told to work on several items at once. What follows on a call that fails is up to the
@@ -13,7 +13,7 @@ use crate::core::record::OwnedRecord;
 pub fn for_each<H, C>(handler: H) -> ForEach<H>
 where
     H: Fn(OwnedRecord) -> C + Send + Sync + 'static,
-    C: Future<Output = Result<(), Error>> + Send,
+    C: Future<Output = Result<(), BoxError>> + Send,
 {
     ForEach { handler: Arc::new(handler) }
 }
@@ -33,7 +33,7 @@ pub struct ForEachRecord<H> {
 impl<H, C> ProcessorFactory for ForEach<H>
 where
     H: Fn(OwnedRecord) -> C + Send + Sync + 'static,
-    C: Future<Output = Result<(), Error>> + Send,
+    C: Future<Output = Result<(), BoxError>> + Send,
 {
     type Processor = ForEachRecord<H>;
 
@@ -45,7 +45,7 @@ where
 impl<H, C> RecordProcessor for ForEachRecord<H>
 where
     H: Fn(OwnedRecord) -> C + Send + Sync + 'static,
-    C: Future<Output = Result<(), Error>> + Send,
+    C: Future<Output = Result<(), BoxError>> + Send,
 {
     async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
         for record in &input.records {

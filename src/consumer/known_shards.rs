@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use crate::core::lease::ShardId;
-use crate::core::shard_graph::{SETTLING, Shard, ShardGraph};
+use crate::model::lease::ShardId;
+use crate::model::shard_graph::{SETTLING, Shard, ShardGraph};
 
 /// The last listing, and since when its shards are known.
 #[derive(Debug, Default)]

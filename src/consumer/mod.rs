@@ -1,24 +1,24 @@
 //! Consumers: what reads the shards whose leases this worker holds.
 //!
-//! For each lease the coordinator starts a [`Handle`]'s consumer: a reader that fetches ahead, and the delivery to the
-//! user's [`RecordProcessor`]. What all shards share is in [`Shared`].
+//! For each lease the coordinator starts a [`ConsumerHandle`]'s consumer: a reader that fetches ahead, and the delivery to the
+//! user's [`RecordProcessor`]. What all shards share is in [`ConsumerDeps`].
 
 mod budget;
+mod busy_time;
 mod checkpointer;
-mod children;
+mod child_finder;
 mod clock;
 mod counters;
 mod delivery;
 mod failure;
 mod for_each;
-mod held_lease;
 mod known_shards;
+mod lease_handle;
 mod processor;
 mod reader;
 mod replay;
 mod shard_consumer;
 mod status;
-mod stopwatch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,26 +27,26 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 pub use self::budget::Budget;
 pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
-pub use self::clock::{Alive, WallClock};
+pub use self::clock::{LeaseDeadline, WallClock};
 pub use self::counters::{Counters, Totals};
 pub use self::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
 pub use self::for_each::{ForEach, ForEachRecord, for_each};
-pub use self::processor::{Error, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
+pub use self::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 pub use self::replay::{Replayer, StillFails};
-pub use self::shard_consumer::{Exit, Failure, Wish};
-pub use self::status::{ShardStatus, Trouble};
+pub use self::shard_consumer::{ConsumerCommand, Exit, Failure};
+pub use self::status::{ShardStatus, StallCause};
 
-use self::children::ChildFinder;
+use self::child_finder::ChildFinder;
 use self::counters::Outcomes;
 use self::shard_consumer::ShardConsumer;
 use crate::aws::lease_table::LeaseTable;
 pub use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::aws::stream::Stream;
-use crate::core::filter::Filters;
-use crate::core::lease::{Lease, ShardId, WorkerId};
-use crate::core::record::RecordBatch;
-use crate::core::rng::Rng;
-use crate::core::shard_graph::ShardGraph;
+use crate::model::filter::Filters;
+use crate::model::lease::{Lease, ShardId, WorkerId};
+use crate::model::record::RecordBatch;
+use crate::model::rng::Rng;
+use crate::model::shard_graph::ShardGraph;
 
 /// When checkpoints are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,11 +100,11 @@ pub struct Options {
 }
 
 /// What all consumers of a worker share.
-pub struct Shared<F> {
+pub struct ConsumerDeps<F> {
     stream: Stream,
     table: LeaseTable,
     worker: WorkerId,
-    alive: Alive,
+    alive: LeaseDeadline,
     budget: Budget,
     factory: F,
     children: ChildFinder,
@@ -115,14 +115,14 @@ pub struct Shared<F> {
     calls: Option<Arc<Semaphore>>,
 }
 
-impl<F: ProcessorFactory> Shared<F> {
+impl<F: ProcessorFactory> ConsumerDeps<F> {
     /// Puts together what the consumers of a worker share.
     #[expect(clippy::too_many_arguments, reason = "one call, in the worker, which wires everything")]
     pub fn new(
         stream: Stream,
         table: LeaseTable,
         worker: WorkerId,
-        alive: Alive,
+        alive: LeaseDeadline,
         budget: Budget,
         factory: F,
         options: Options,
@@ -157,19 +157,19 @@ impl<F: ProcessorFactory> Shared<F> {
 
 /// The coordinator's hold on a running consumer.
 #[derive(Debug)]
-pub struct Handle {
-    wishes: watch::Sender<Wish>,
+pub struct ConsumerHandle {
+    wishes: watch::Sender<ConsumerCommand>,
     look: Arc<Notify>,
     /// What the consumer shows of itself.
     pub status: Arc<ShardStatus>,
 }
 
-impl Handle {
+impl ConsumerHandle {
     /// Tells the consumer what is wanted of it.
-    pub fn wish(&self, wish: Wish) {
+    pub fn wish(&self, wish: ConsumerCommand) {
         self.wishes.send_if_modified(|current| {
             // What is lost stays lost.
-            let changes = *current != wish && *current != Wish::Stop;
+            let changes = *current != wish && *current != ConsumerCommand::Stop;
             if changes {
                 *current = wish;
             }
@@ -184,9 +184,9 @@ impl Handle {
 }
 
 /// Starts consumers, without its users having to know the processor's type.
-pub trait Start: Send + Sync {
+pub trait SpawnConsumer: Send + Sync {
     /// Starts the consumer of a lease that names this worker as its holder. Its end is reported on `exits`.
-    fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle;
+    fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> ConsumerHandle;
 
     /// Takes in a complete listing of the stream's shards that has come in now and took this long: consumers look for
     /// children there first.
@@ -194,21 +194,21 @@ pub trait Start: Send + Sync {
 }
 
 /// Starts consumers on a runtime of their own choice.
-pub struct Starter<F> {
-    shared: Arc<Shared<F>>,
+pub struct ConsumerSpawner<F> {
+    shared: Arc<ConsumerDeps<F>>,
     runtime: tokio::runtime::Handle,
 }
 
-impl<F: ProcessorFactory> Starter<F> {
+impl<F: ProcessorFactory> ConsumerSpawner<F> {
     /// Consumers that share `shared` and run on `runtime`.
-    pub fn new(shared: Arc<Shared<F>>, runtime: tokio::runtime::Handle) -> Self {
+    pub fn new(shared: Arc<ConsumerDeps<F>>, runtime: tokio::runtime::Handle) -> Self {
         Self { shared, runtime }
     }
 }
 
-impl<F: ProcessorFactory> Start for Starter<F> {
-    fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> Handle {
-        let (wishes, receiver) = watch::channel(Wish::Run);
+impl<F: ProcessorFactory> SpawnConsumer for ConsumerSpawner<F> {
+    fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> ConsumerHandle {
+        let (wishes, receiver) = watch::channel(ConsumerCommand::Run);
         let started_at_ms = self.shared.options.started_at_ms;
         let status = Arc::new(ShardStatus::of(&lease, started_at_ms, self.shared.clock.now_ms()));
         let look = Arc::new(Notify::new());
@@ -227,7 +227,7 @@ impl<F: ProcessorFactory> Start for Starter<F> {
             let exit = task.await.unwrap_or(Exit::Lost);
             let _ = exits.send((key, exit));
         });
-        Handle { wishes, look, status }
+        ConsumerHandle { wishes, look, status }
     }
 
     fn note_listing(&self, graph: &ShardGraph, took: Duration) {

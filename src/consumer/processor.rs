@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::checkpointer::Checkpointer;
 use super::failure::BatchError;
-use crate::core::checkpoint::Checkpoint;
-use crate::core::lease::ShardId;
-use crate::core::record::RecordBatch;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::lease::ShardId;
+use crate::model::record::RecordBatch;
 
 /// Any error of a processor.
-pub type Error = Box<dyn std::error::Error + Send + Sync + 'static>;
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// The shard that a processor is for.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub struct ProcessRecordsInput {
 /// `process_records` returns `Ok`, so everything that must outlive the process has to be durable by then.
 pub trait RecordProcessor: Send + 'static {
     /// Called once, before any records. An error is retried with backoff.
-    fn initialize(&mut self, shard: &ShardContext) -> impl Future<Output = Result<(), Error>> + Send {
+    fn initialize(&mut self, shard: &ShardContext) -> impl Future<Output = Result<(), BoxError>> + Send {
         let _ = shard;
         async { Ok(()) }
     }
@@ -69,7 +69,7 @@ pub trait RecordProcessor: Send + 'static {
 
     /// Everything in the shard was handed over and the shard is closed. When this returns `Ok`, the shard is marked
     /// as finished and its children start. An error is retried with backoff.
-    fn shard_ended(&mut self, checkpointer: &Checkpointer) -> impl Future<Output = Result<(), Error>> + Send {
+    fn shard_ended(&mut self, checkpointer: &Checkpointer) -> impl Future<Output = Result<(), BoxError>> + Send {
         let _ = checkpointer;
         async { Ok(()) }
     }

@@ -11,13 +11,13 @@ use super::budget::{Budget, PAGE_BYTES, Reservation};
 use super::clock::WallClock;
 use super::status::ShardStatus;
 use crate::aws::stream::{Error, Stream};
-use crate::core::checkpoint::Checkpoint;
-use crate::core::lease::ShardId;
-use crate::core::pacing::{Pacer, Polled};
-use crate::core::record::{Page, RecordBatch};
-use crate::core::rng::Rng;
-use crate::core::sequence_number::SequenceNumber;
-use crate::core::shard_graph::Shard;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::lease::ShardId;
+use crate::model::polling::{PollPacer, PollResult};
+use crate::model::record::{Page, RecordBatch};
+use crate::model::rng::Rng;
+use crate::model::sequence_number::SequenceNumber;
+use crate::model::shard_graph::Shard;
 
 /// A page of this many records is full (GetRecords).
 const FULL_PAGE_RECORDS: usize = 1000;
@@ -37,7 +37,7 @@ const GONE_PROOF: Duration = Duration::from_secs(1);
 
 /// What a reader found, in the order of the shard.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum ReaderEvent {
     /// Records, with the part of the byte budget that they take.
     Records(RecordBatch, Option<Reservation>),
     /// The open shard is read to its tip, as far as some empty pages in a row can say.
@@ -68,18 +68,18 @@ pub(super) struct Reader {
     /// Records created before this moment are passed over: set while the start of a `LATEST` lease is sought by time.
     pub(super) not_before_ms: Option<u64>,
     pub(super) budget: Budget,
-    pub(super) pacer: Pacer,
+    pub(super) pacer: PollPacer,
     pub(super) rng: Rng,
     pub(super) clock: WallClock,
     /// Where the reader shows what it has fetched, and how long it waits for others.
     pub(super) status: Arc<ShardStatus>,
-    pub(super) found: mpsc::Sender<Found>,
+    pub(super) found: mpsc::Sender<ReaderEvent>,
 }
 
 impl Reader {
     /// Reads until the shard ends or nobody listens any more.
     pub(super) async fn run(mut self) {
-        let mut faults = Faults::new(self.shard.clone());
+        let mut faults = FaultLog::new(self.shard.clone());
         let mut iterator: Option<String> = None;
         let mut at_tip = TipProof::default();
         let mut page_bytes = PAGE_BYTES;
@@ -110,7 +110,7 @@ impl Reader {
                     self.seek_latest_by_time();
                     iterator = None;
                     // A service that finds each iterator too old is not to be asked without pause.
-                    self.pacer.next(Polled::Failed, &mut self.rng)
+                    self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
                 Err(Error::Trimmed(reason)) => {
                     tracing::error!(
@@ -119,10 +119,10 @@ impl Reader {
                     );
                     self.position = Checkpoint::TrimHorizon;
                     iterator = None;
-                    if !self.send(Found::Gap).await {
+                    if !self.send(ReaderEvent::Gap).await {
                         return;
                     }
-                    self.pacer.next(Polled::Failed, &mut self.rng)
+                    self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
                 Err(Error::NotFound(reason)) => {
                     iterator = None;
@@ -131,15 +131,15 @@ impl Reader {
                         let _ = self.found.send(found).await;
                         return;
                     }
-                    self.pacer.next(Polled::Failed, &mut self.rng)
+                    self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
                 Err(Error::Throttled(reason)) => {
                     faults.throttled(&reason);
-                    self.pacer.next(Polled::Throttled, &mut self.rng)
+                    self.pacer.next(PollResult::Throttled, &mut self.rng)
                 }
                 Err(error) => {
                     faults.note(&error.to_string());
-                    self.pacer.next(Polled::Failed, &mut self.rng)
+                    self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
             };
             drop(reservation); // a shard that waits holds nothing of the budget
@@ -156,7 +156,7 @@ impl Reader {
     }
 
     /// Passes a find on, when the processor has room for it; says whether anybody listens.
-    async fn send(&self, find: Found) -> bool {
+    async fn send(&self, find: ReaderEvent) -> bool {
         let _waiting = self.status.waits.start();
         self.found.send(find).await.is_ok()
     }
@@ -177,11 +177,11 @@ impl Reader {
         Ok(Page { records, ..page })
     }
 
-    fn judge(&self, page: &Page) -> Polled {
-        let Some(newest) = page.records.last() else { return Polled::Empty };
+    fn judge(&self, page: &Page) -> PollResult {
+        let Some(newest) = page.records.last() else { return PollResult::Empty };
         let created_ms = newest.created_at().map_or(0, seconds_to_ms);
         let is_old = self.clock.now_ms().saturating_sub(created_ms) >= BACKLOG_AGE_MS;
-        if is_full(&page.records) || is_old { Polled::Backlog } else { Polled::Some }
+        if is_full(&page.records) || is_old { PollResult::Backlog } else { PollResult::Some }
     }
 
     /// Sends what a page holds; says whether the reading goes on.
@@ -201,7 +201,7 @@ impl Reader {
                 at_tip.reset();
                 let records = self.not_too_old(page.records);
                 self.status.fetched(&records, looked_ms, is_full);
-                (!records.is_empty()).then_some(Found::Records(records, reservation))
+                (!records.is_empty()).then_some(ReaderEvent::Records(records, reservation))
             }
             None => {
                 let tip = at_tip.empty_page(self.clock.now_ms()).filter(|_| !ends);
@@ -211,7 +211,7 @@ impl Reader {
                 tip
             }
         };
-        for find in find.into_iter().chain(ends.then_some(Found::End)) {
+        for find in find.into_iter().chain(ends.then_some(ReaderEvent::End)) {
             if !self.send(find).await {
                 return false;
             }
@@ -244,10 +244,10 @@ impl Reader {
     }
 
     /// Decides what a "not found" means: the stream is gone, the shard is gone, or a passing fault.
-    async fn look_for_shard(&self, faults: &mut Faults) -> Option<Found> {
+    async fn look_for_shard(&self, faults: &mut FaultLog) -> Option<ReaderEvent> {
         match self.is_listed().await {
-            Err(Error::NotFound(reason)) => Some(Found::StreamGone(reason)),
-            Ok(Some(false)) if faults.lasted() >= GONE_PROOF => Some(Found::Gone),
+            Err(Error::NotFound(reason)) => Some(ReaderEvent::StreamGone(reason)),
+            Ok(Some(false)) if faults.lasted() >= GONE_PROOF => Some(ReaderEvent::Gone),
             _ => None,
         }
     }
@@ -287,24 +287,24 @@ impl TipProof {
     }
 
     /// Notes an empty page; says so when the tip is proved by it.
-    fn empty_page(&mut self, moment_ms: u64) -> Option<Found> {
+    fn empty_page(&mut self, moment_ms: u64) -> Option<ReaderEvent> {
         self.empty_pages += 1;
         let since = *self.since.get_or_insert_with(Instant::now);
         let empty_pages = self.empty_pages;
         let proved = empty_pages >= TIP_EMPTY_PAGES && since.elapsed() >= TIP_PROOF;
-        proved.then_some(Found::Tip { moment_ms, empty_pages })
+        proved.then_some(ReaderEvent::Tip { moment_ms, empty_pages })
     }
 }
 
 /// Sums repeated faults of one shard up, so that an outage is a few lines of log.
-struct Faults {
+struct FaultLog {
     shard: ShardId,
     count: u64,
     since: Instant,
     next_report: Duration,
 }
 
-impl Faults {
+impl FaultLog {
     fn new(shard: ShardId) -> Self {
         Self { shard, count: 0, since: Instant::now(), next_report: Duration::from_secs(1) }
     }
@@ -354,6 +354,6 @@ pub(super) fn seconds_to_ms(seconds: f64) -> u64 {
 const FETCH_AHEAD: usize = 1;
 
 /// A channel for a reader.
-pub(super) fn channel() -> (mpsc::Sender<Found>, mpsc::Receiver<Found>) {
+pub(super) fn channel() -> (mpsc::Sender<ReaderEvent>, mpsc::Receiver<ReaderEvent>) {
     mpsc::channel(FETCH_AHEAD)
 }

@@ -8,11 +8,11 @@ use super::clock::WallClock;
 use super::delivery::catch_panic;
 use super::failure::{BatchError, FailurePolicy};
 use super::processor::{ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
-use crate::core::checkpoint::Checkpoint;
-use crate::core::dead_letter::DeadLetter;
-use crate::core::lease::ShardId;
-use crate::core::pacing::Backoff;
-use crate::core::rng::Rng;
+use crate::dead_letters::letter::DeadLetter;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::lease::ShardId;
+use crate::model::polling::Backoff;
+use crate::model::rng::Rng;
 
 /// Hands the records of dead letters to the processors of a worker, outside of any worker: one record at a time, under
 /// a failure policy, each shard's by a processor of its own.

@@ -8,22 +8,22 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Shared;
-use super::delivery::{Delivery, Finds};
-use super::held_lease::{Done, HeldLease, WriteError};
+use super::ConsumerDeps;
+use super::delivery::{Delivery, ReaderEvents};
+use super::lease_handle::{Done, LeaseHandle, WriteError};
 use super::processor::{ProcessorFactory, ShardContext};
 use super::reader::{Reader, channel};
 use super::status::ShardStatus;
 use crate::aws::TableError;
-use crate::core::lease::{Lease, ShardId};
-use crate::core::pacing::Pacer;
-use crate::core::rng::Rng;
+use crate::model::lease::{Lease, ShardId};
+use crate::model::polling::PollPacer;
+use crate::model::rng::Rng;
 
 /// How often a consumer looks whether its shard's parents are finished, when nobody tells it.
 const PARENT_LOOK: Duration = Duration::from_secs(1);
 /// What the coordinator wants of a consumer. A later wish takes the place of an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum ConsumerCommand {
     /// Read on.
     Run,
     /// Finish what is at hand, checkpoint, and hand the lease to its new owner.
@@ -69,9 +69,9 @@ pub enum Failure {
 
 /// The consumer of one shard.
 pub(super) struct ShardConsumer<F: ProcessorFactory> {
-    pub(super) shared: Arc<Shared<F>>,
+    pub(super) shared: Arc<ConsumerDeps<F>>,
     pub(super) lease: Lease,
-    pub(super) wishes: watch::Receiver<Wish>,
+    pub(super) wishes: watch::Receiver<ConsumerCommand>,
     /// Told when the parents should be looked at.
     pub(super) look: Arc<Notify>,
     pub(super) status: Arc<ShardStatus>,
@@ -88,7 +88,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             stream_arn: self.shared.stream.arn().into(),
             checkpoint: self.lease.checkpoint.clone(),
         };
-        let lease = Arc::new(HeldLease::new(
+        let lease = Arc::new(LeaseHandle::new(
             self.lease.clone(),
             self.shared.worker.clone(),
             self.shared.table.clone(),
@@ -143,8 +143,8 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
     }
 
     /// Gives a lease up of which nothing was read.
-    async fn leave_unread(&mut self, wish: Wish) -> Exit {
-        let lease = HeldLease::new(
+    async fn leave_unread(&mut self, wish: ConsumerCommand) -> Exit {
+        let lease = LeaseHandle::new(
             self.lease.clone(),
             self.shared.worker.clone(),
             self.shared.table.clone(),
@@ -155,7 +155,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
         give_up(&lease, wish, None).await
     }
 
-    fn reader(&mut self) -> Finds {
+    fn reader(&mut self) -> ReaderEvents {
         let (found, finds) = channel();
         let mut reader = Reader {
             stream: self.shared.stream.clone(),
@@ -164,7 +164,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             latest_since_ms: self.shared.options.started_at_ms,
             not_before_ms: None,
             budget: self.shared.budget.clone(),
-            pacer: Pacer::new(self.shared.options.idle_poll),
+            pacer: PollPacer::new(self.shared.options.idle_poll),
             rng: self.rng.fork(),
             clock: self.shared.clock,
             status: Arc::clone(&self.status),
@@ -179,11 +179,11 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
 }
 
 /// Gives the lease up as it is wished for, with how far the shard is done.
-pub(super) async fn give_up(lease: &HeldLease, wish: Wish, done: Option<&Done>) -> Exit {
+pub(super) async fn give_up(lease: &LeaseHandle, wish: ConsumerCommand, done: Option<&Done>) -> Exit {
     let given = match wish {
-        Wish::HandOver => lease.transfer(done).await,
-        Wish::Release => lease.release(done).await,
-        Wish::Run | Wish::Stop => return Exit::Lost,
+        ConsumerCommand::HandOver => lease.transfer(done).await,
+        ConsumerCommand::Release => lease.release(done).await,
+        ConsumerCommand::Run | ConsumerCommand::Stop => return Exit::Lost,
     };
     match given {
         Ok(row) => Exit::Released(row),
@@ -193,9 +193,9 @@ pub(super) async fn give_up(lease: &HeldLease, wish: Wish, done: Option<&Done>) 
 }
 
 /// Waits for a wish other than to run on.
-pub(super) async fn wished(wishes: &mut watch::Receiver<Wish>) -> Wish {
-    match wishes.wait_for(|wish| *wish != Wish::Run).await {
+pub(super) async fn wished(wishes: &mut watch::Receiver<ConsumerCommand>) -> ConsumerCommand {
+    match wishes.wait_for(|wish| *wish != ConsumerCommand::Run).await {
         Ok(wish) => *wish,
-        Err(_) => Wish::Stop, // the coordinator is gone
+        Err(_) => ConsumerCommand::Stop, // the coordinator is gone
     }
 }

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::busy_time::{BusyTime, InFlightCalls};
 use super::clock::WallClock;
 use super::reader::{last_position, seconds_to_ms};
-use super::stopwatch::{Calls, Stopwatch};
 use crate::aws::stream::Error;
-use crate::core::group_lag::unread_since_ms;
-use crate::core::halt::Halt;
-use crate::core::lag::{Fetched, Lag, Stage};
-use crate::core::lease::Lease;
-use crate::core::record::{Page, Record, RecordBatch};
-use crate::core::sequence_number::SequenceNumber;
-use crate::metrics;
+use crate::model::app_lag::unread_since_ms;
+use crate::model::blocked_record::BlockedRecord;
+use crate::model::lag::{Fetched, Lag, Stage};
+use crate::model::lease::Lease;
+use crate::model::record::{Page, Record, RecordBatch};
+use crate::model::sequence_number::SequenceNumber;
+use crate::telemetry::catalogue;
 
 /// What a consumer shows of itself while it runs.
 #[derive(Debug)]
@@ -30,24 +30,24 @@ pub struct ShardStatus {
     /// Whether the consumer waits for the shard's parents.
     blocked: AtomicBool,
     /// The processors' calls.
-    pub(crate) calls: Calls,
+    pub(crate) calls: InFlightCalls,
     /// The reader's waiting for the processor and for memory.
-    pub(super) waits: Stopwatch,
+    pub(super) waits: BusyTime,
     /// The processor's calls, while they fail one after the other.
-    pub(super) retrying: Spell,
+    pub(super) retrying: FailureStreak,
     /// The reader's calls, while they fail one after the other.
-    failing: Spell,
+    failing: FailureStreak,
     /// When everything in the shard was handed over, its end included.
     ended: OnceLock<Instant>,
     /// When a page came or a batch was done last (ms since the epoch).
     progress_ms: AtomicU64,
     /// The records that keep failing, by the unit that they are in.
-    halts: Mutex<BTreeMap<u64, Halt>>,
+    halts: Mutex<BTreeMap<u64, BlockedRecord>>,
 }
 
 /// What keeps a shard from moving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Trouble {
+pub enum StallCause {
     /// A call of the processor lasts.
     Processor,
     /// The processor keeps failing.
@@ -70,10 +70,10 @@ impl ShardStatus {
             caught_up_to_ms: AtomicU64::default(),
             lag: Mutex::new(lag),
             blocked: AtomicBool::default(),
-            calls: Calls::default(),
-            waits: Stopwatch::default(),
-            retrying: Spell::default(),
-            failing: Spell::default(),
+            calls: InFlightCalls::default(),
+            waits: BusyTime::default(),
+            retrying: FailureStreak::default(),
+            failing: FailureStreak::default(),
             ended: OnceLock::new(),
             progress_ms: AtomicU64::default(),
             halts: Mutex::default(),
@@ -133,18 +133,18 @@ impl ShardStatus {
     }
 
     /// What has kept the shard from moving for at least `limit`, and for how long.
-    pub fn trouble(&self, limit: Duration) -> Option<(Trouble, Duration)> {
+    pub fn trouble(&self, limit: Duration) -> Option<(StallCause, Duration)> {
         let troubles = [
-            (Trouble::Processor, self.calls.runs_for()),
-            (Trouble::Retrying, self.retrying.lasts()),
-            (Trouble::Reading, self.failing.lasts()),
+            (StallCause::Processor, self.calls.runs_for()),
+            (StallCause::Retrying, self.retrying.lasts()),
+            (StallCause::Reading, self.failing.lasts()),
         ];
         let lasting = troubles.into_iter().filter_map(|(trouble, lasts)| Some((trouble, lasts?)));
         lasting.filter(|(_, lasts)| *lasts >= limit).max_by_key(|(_, lasts)| *lasts)
     }
 
     /// The record that the shard has waited for longest, if there is one.
-    pub fn halt(&self) -> Option<Halt> {
+    pub fn halt(&self) -> Option<BlockedRecord> {
         self.halts().values().min_by_key(|halt| halt.since_ms).cloned()
     }
 
@@ -154,7 +154,7 @@ impl ShardStatus {
     }
 
     /// Shows that a unit waits for a record that keeps failing.
-    pub(super) fn set_halt(&self, unit: u64, halt: Halt) {
+    pub(super) fn set_halt(&self, unit: u64, halt: BlockedRecord) {
         self.halts().insert(unit, halt);
     }
 
@@ -168,7 +168,7 @@ impl ShardStatus {
         self.halts().clear();
     }
 
-    fn halts(&self) -> MutexGuard<'_, BTreeMap<u64, Halt>> {
+    fn halts(&self) -> MutexGuard<'_, BTreeMap<u64, BlockedRecord>> {
         self.halts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -180,7 +180,7 @@ impl ShardStatus {
             self.progress_ms.store(clock.now_ms(), Ordering::Relaxed);
         }
         if matches!(outcome, Err(Error::ExpiredIterator)) {
-            ::metrics::counter!(metrics::ITERATORS_EXPIRED.name).increment(1);
+            metrics::counter!(catalogue::ITERATORS_EXPIRED.name).increment(1);
         }
         self.failing.note(outcome.is_err());
     }
@@ -192,9 +192,9 @@ impl ShardStatus {
             _ if is_full => "full",
             _ => "partial",
         };
-        ::metrics::counter!(metrics::PAGES.name, "kind" => kind).increment(1);
-        ::metrics::counter!(metrics::RECORDS_FETCHED.name).increment(records.len() as u64);
-        ::metrics::counter!(metrics::BYTES_FETCHED.name).increment(records.bytes_len() as u64);
+        metrics::counter!(catalogue::PAGES.name, "kind" => kind).increment(1);
+        metrics::counter!(catalogue::RECORDS_FETCHED.name).increment(records.len() as u64);
+        metrics::counter!(catalogue::BYTES_FETCHED.name).increment(records.bytes_len() as u64);
     }
 
     /// Records are on their way to the processor.
@@ -221,9 +221,9 @@ impl ShardStatus {
 
 /// Something that goes on for a while.
 #[derive(Debug, Default)]
-pub(super) struct Spell(Mutex<Option<Instant>>);
+pub(super) struct FailureStreak(Mutex<Option<Instant>>);
 
-impl Spell {
+impl FailureStreak {
     /// Notes whether it goes on.
     pub(super) fn note(&self, goes_on: bool) {
         let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -238,7 +238,7 @@ impl Spell {
     }
 }
 
-impl Trouble {
+impl StallCause {
     /// The trouble in a few words.
     pub fn words(self) -> &'static str {
         match self {
@@ -261,7 +261,7 @@ impl Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::checkpoint::Checkpoint;
+    use crate::model::checkpoint::Checkpoint;
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -275,14 +275,14 @@ mod tests {
         assert_eq!(status.trouble(LIMIT), None);
         let call = status.calls.start();
         tokio::time::advance(LIMIT).await;
-        assert_eq!(status.trouble(LIMIT), Some((Trouble::Processor, LIMIT)));
+        assert_eq!(status.trouble(LIMIT), Some((StallCause::Processor, LIMIT)));
         drop(call);
         status.retrying.note(true);
         tokio::time::advance(LIMIT / 2).await;
         status.retrying.note(true);
         assert_eq!(status.trouble(LIMIT), None);
         tokio::time::advance(LIMIT / 2).await;
-        assert_eq!(status.trouble(LIMIT), Some((Trouble::Retrying, LIMIT)));
+        assert_eq!(status.trouble(LIMIT), Some((StallCause::Retrying, LIMIT)));
         status.retrying.note(false);
         assert_eq!(status.trouble(LIMIT), None);
     }
@@ -292,7 +292,7 @@ mod tests {
         let status = status();
         status.read(&Err(Error::Throttled("slow down".into())), WallClock::System);
         tokio::time::advance(LIMIT).await;
-        assert_eq!(status.trouble(LIMIT), Some((Trouble::Reading, LIMIT)));
+        assert_eq!(status.trouble(LIMIT), Some((StallCause::Reading, LIMIT)));
         let page = Page::decode(bytes::Bytes::from_static(br#"{"Records":[]}"#)).expect("a page");
         status.read(&Ok(page), WallClock::System);
         assert_eq!(status.trouble(LIMIT), None);

@@ -11,15 +11,15 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedAsync
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use serde_json::{Value, json};
-use shardkeeper::aws::clients::SdkConfig;
-use shardkeeper::consumer::{Error, WallClock};
-use shardkeeper::core::dead_letter::DeadLetter;
-use shardkeeper::local::connector::InMemoryClient;
-use shardkeeper::local::{Clock, LocalOptions, LocalService, Request, Timestamp};
+use shardkeeper::internals::aws::clients::SdkConfig;
+use shardkeeper::internals::consumer::{BoxError, WallClock};
+use shardkeeper::internals::dead_letters::letter::DeadLetter;
 use shardkeeper::{
     BatchError, DeadLetterQueue, Options, ProcessRecordsInput, RecordProcessor, Report, ShardContext, StreamSelector,
-    Worker, worker,
+    Worker,
 };
+use shardkeeper_local::connector::InMemoryClient;
+use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -188,7 +188,11 @@ impl Stage {
         *self.inner.takes.lock().expect("no panic") = length;
     }
 
-    pub fn start(&self, worker: &str, set: impl FnOnce(&mut Options)) -> JoinHandle<Result<Report, worker::Error>> {
+    pub fn start(
+        &self,
+        worker: &str,
+        set: impl FnOnce(&mut Options),
+    ) -> JoinHandle<Result<Report, shardkeeper::Error>> {
         let mut options = Options::new("app", StreamSelector::Table("Things".into()), worker);
         options.seed = Some(7);
         options.own_thread = false;
@@ -328,7 +332,7 @@ impl Stage {
                 let request = json!({"ShardIterator": iterator}).to_string();
                 let request = Request { target: streams("GetRecords"), body: request.into() };
                 let body = self.service.handle(&request).body;
-                let page = shardkeeper::core::record::Page::decode(body).expect("a page");
+                let page = shardkeeper::internals::model::record::Page::decode(body).expect("a page");
                 if page.records.is_empty() {
                     return records;
                 }
@@ -373,7 +377,7 @@ impl Letters {
 }
 
 impl DeadLetterQueue for Letters {
-    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>> {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(10)).await;
             let left = self.refusals.load(Ordering::Relaxed);

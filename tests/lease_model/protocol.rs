@@ -112,12 +112,12 @@ struct Process<const S: usize> {
     is_alive: bool,
     /// Whether another process has its id now.
     is_replaced: bool,
-    slots: [Slot; S],
+    slots: [PooledProcessor; S],
 }
 
 /// What a process has to do with a shard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Slot {
+struct PooledProcessor {
     /// The write whose answer is awaited; writes to a row go one after the other.
     pending: Option<Write>,
     /// Whether the term has ended since the claim that is pending was sent.
@@ -131,7 +131,7 @@ struct Consumer {
     row: Row,
     delivered: u8,
     acknowledged: u8,
-    wish: Wish,
+    wish: ConsumerCommand,
     /// Whether the term in which the lease was taken goes on.
     in_term: bool,
     /// Whether the lease has not been another's since: known to the model alone.
@@ -139,7 +139,7 @@ struct Consumer {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Wish {
+enum ConsumerCommand {
     WaitForParent,
     Run,
     HandOver,
@@ -248,7 +248,7 @@ impl<const W: usize, const S: usize> Model for Protocol<W, S> {
     /// Nobody has the lease; of a child, no row yet, an unowned one, or one whose owner waits.
     fn initial(&self) -> Vec<Self::State> {
         let Size { crashes, lapses, losses, moves, .. } = self.size;
-        let idle = Slot { pending: None, is_old_claim: false, consumer: None };
+        let idle = PooledProcessor { pending: None, is_old_claim: false, consumer: None };
         let process = Process { is_up: true, is_alive: true, is_replaced: false, slots: [idle; S] };
         let mut state = State {
             rows: [None; S],

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
-use shardkeeper::core::checkpoint::Checkpoint;
-use shardkeeper::core::lease::{Lease, ShardId, Transition, WorkerId};
+use shardkeeper::internals::model::checkpoint::Checkpoint;
+use shardkeeper::internals::model::lease::{Lease, ShardId, Transition, WorkerId};
 
 /// A worker's id; 0 is nobody.
 pub type Id = u8;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use shardkeeper::metrics;
+use shardkeeper::internals::telemetry::catalogue;
 
 use crate::overlay::{Overlay, overlays};
 use crate::support::{finish, shardkeeper};
@@ -170,7 +170,7 @@ fn autoscalers_follow_the_fleets_own_word_and_wait_longer_than_a_lease_before_th
 
 #[test]
 fn every_metric_that_is_named_is_one_of_the_programs() {
-    let known: BTreeSet<&str> = metrics::ALL.iter().map(|metric| metric.name).collect();
+    let known: BTreeSet<&str> = catalogue::ALL.iter().map(|metric| metric.name).collect();
     for overlay in overlays().into_iter().flatten() {
         for document in &overlay.documents {
             for name in metric_names(&document.to_string()) {

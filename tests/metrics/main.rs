@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
-use shardkeeper::local::StreamAction;
-use shardkeeper::metrics::{ALL, Shown};
+use shardkeeper::internals::telemetry::catalogue::{ALL, Shown};
+use shardkeeper_local::StreamAction;
 
 use stage::{Notes, Running, Stage};
 
@@ -197,7 +197,7 @@ async fn figures_that_only_a_leader_has_go_with_its_office() {
     assert!(notes.value("shardkeeper_desired_workers").is_some_and(|wanted| wanted == 1.0));
     // Its item in the fleet table is overwritten, as by another worker that takes its office.
     let successor = json!({"TableName": "app-Fleet", "Key": {"key": {"S": "leader"}}});
-    let request = shardkeeper::local::Request {
+    let request = shardkeeper_local::Request {
         target: "DynamoDB_20120810.UpdateItem".into(),
         body: {
             let mut body = successor;

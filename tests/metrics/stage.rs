@@ -13,13 +13,13 @@ use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
 use serde_json::{Value, json};
-use shardkeeper::aws::clients::SdkConfig;
-use shardkeeper::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext, WallClock};
-use shardkeeper::fleet::Board;
-use shardkeeper::local::connector::InMemoryClient;
-use shardkeeper::local::faults::FaultPlan;
-use shardkeeper::local::{Clock, LocalOptions, LocalService, Request, StreamAction, Timestamp};
-use shardkeeper::{Options, Report, StreamSelector, Worker, worker};
+use shardkeeper::internals::aws::clients::SdkConfig;
+use shardkeeper::internals::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext, WallClock};
+use shardkeeper::internals::telemetry::WorkerTelemetry;
+use shardkeeper::{Error, Options, Report, StreamSelector, Worker};
+use shardkeeper_local::connector::InMemoryClient;
+use shardkeeper_local::faults::FaultPlan;
+use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, StreamAction, Timestamp};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -141,8 +141,8 @@ struct Processor(Stage);
 
 /// A worker that runs.
 pub struct Running {
-    pub board: Board,
-    pub task: JoinHandle<Result<Report, worker::Error>>,
+    pub board: WorkerTelemetry,
+    pub task: JoinHandle<Result<Report, Error>>,
 }
 
 impl RecordProcessor for Processor {

@@ -53,7 +53,7 @@ impl Handler {
     }
 }
 
-/// Answers the requests of one connection, until the worker that made it is gone.
+/// TableHealth the requests of one connection, until the worker that made it is gone.
 fn serve(connection: TcpStream, taken: &Mutex<Taken>, fails_one_in: u64, poison: Option<u64>) -> Option<()> {
     let mut answers = connection.try_clone().ok()?;
     let mut requests = BufReader::new(connection);

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shardkeeper::core::checkpoint::Checkpoint;
-use shardkeeper::core::done_beyond::DoneBeyond;
-use shardkeeper::local::{Answer, Request};
+use shardkeeper::internals::model::checkpoint::Checkpoint;
+use shardkeeper::internals::model::out_of_order_acks::OutOfOrderAcks;
+use shardkeeper_local::{Answer, Request};
 
 use super::delivery::DeliveryScenario;
 use super::faults::Kind;
@@ -102,7 +102,7 @@ impl Bug {
                 let values = &mut body["ExpressionAttributeValues"];
                 let Some(done) = values[":shardkeeperDone"]["S"].as_str() else { return };
                 let base = done.split(' ').next().and_then(|base| Checkpoint::parse(base).ok());
-                let Some(done) = base.and_then(|base| DoneBeyond::parse(done, &base)) else { return };
+                let Some(done) = base.and_then(|base| OutOfOrderAcks::parse(done, &base)) else { return };
                 if values[":checkpoint"].is_null() {
                     return;
                 }

@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use shardkeeper::consumer::Error;
-use shardkeeper::core::dead_letter::DeadLetter;
-use shardkeeper::core::filter::{Filters, Pattern};
-use shardkeeper::core::rng::Rng;
+use shardkeeper::internals::consumer::BoxError;
+use shardkeeper::internals::dead_letters::letter::DeadLetter;
+use shardkeeper::internals::model::filter::{Filters, Pattern};
+use shardkeeper::internals::model::rng::Rng;
 use shardkeeper::{DeadLetterQueue, OnFailure, Options};
 
 use super::history::{Event, History};
@@ -112,7 +112,7 @@ struct Letters {
 }
 
 impl DeadLetterQueue for Letters {
-    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
+    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>> {
         Box::pin(async move {
             let (there, back, fails) = {
                 let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);

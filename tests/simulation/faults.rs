@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use shardkeeper::core::rng::Rng;
-use shardkeeper::local::{Answer, Request, ServiceError};
+use shardkeeper::internals::model::rng::Rng;
+use shardkeeper_local::{Answer, Request, ServiceError};
 
 use super::history::Ms;
 use super::process::EPOCH_MS;

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shardkeeper::core::checkpoint::Checkpoint;
-use shardkeeper::core::done_beyond::DoneBeyond;
+use shardkeeper::internals::model::checkpoint::Checkpoint;
+use shardkeeper::internals::model::out_of_order_acks::OutOfOrderAcks;
 
 use super::checker::{Checker, Violation};
 
@@ -38,8 +38,8 @@ impl Row {
     }
 
     /// What is done beyond the checkpoint, as far as the row says it of this one.
-    pub fn done_beyond(&self) -> Option<DoneBeyond> {
-        DoneBeyond::parse(self.done.as_ref()?, &Checkpoint::parse(&self.checkpoint).ok()?)
+    pub fn done_beyond(&self) -> Option<OutOfOrderAcks> {
+        OutOfOrderAcks::parse(self.done.as_ref()?, &Checkpoint::parse(&self.checkpoint).ok()?)
     }
 
     /// The sequence number of the checkpoint, if it is one.

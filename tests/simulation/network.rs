@@ -11,7 +11,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
-use shardkeeper::local::{Answer, LostCall, Request};
+use shardkeeper_local::{Answer, LostCall, Request};
 use tokio::sync::oneshot;
 
 /// What comes back to a caller: an answer, or word that the connection broke.

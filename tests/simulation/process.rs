@@ -12,9 +12,9 @@ use aws_sdk_dynamodb::config::{
 };
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
-use shardkeeper::aws::clients::SdkConfig;
-use shardkeeper::consumer::WallClock;
-use shardkeeper::{Options, Report, StreamSelector, Worker, worker};
+use shardkeeper::internals::aws::clients::SdkConfig;
+use shardkeeper::internals::consumer::WallClock;
+use shardkeeper::{Options, Report, StreamSelector, Worker};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -54,7 +54,7 @@ pub struct Process {
     pub paused_until: Option<Ms>,
     pub started: Ms,
     runtime: Option<Runtime>,
-    task: JoinHandle<Result<Report, worker::Error>>,
+    task: JoinHandle<Result<Report, shardkeeper::Error>>,
     stop: Option<oneshot::Sender<()>>,
     base: Instant,
     clock_ppm: u64,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use shardkeeper::core::rng::Rng;
+use shardkeeper::internals::model::rng::Rng;
 use shardkeeper::{BatchError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 
 use super::delivery::DeliveryScenario;
@@ -99,9 +99,9 @@ impl RecordProcessor for Recorder {
                 tokio::time::sleep(self.mood.slowest_record.mul_f64(self.rng.unit())).await;
             }
             match trouble {
-                Some((at, Trouble::Error)) if at == index => return Err("a simulated failure".into()),
-                Some((at, Trouble::Panic)) if at == index => std::panic::panic_any(MEANT_PANIC),
-                Some((at, Trouble::Hang)) if at == index => self.hang().await,
+                Some((at, StallCause::Error)) if at == index => return Err("a simulated failure".into()),
+                Some((at, StallCause::Panic)) if at == index => std::panic::panic_any(MEANT_PANIC),
+                Some((at, StallCause::Hang)) if at == index => self.hang().await,
                 _ => {}
             }
             if self.mood.delivery.is_poison(&key, number) {
@@ -131,7 +131,7 @@ impl Drop for UnderWay {
 }
 
 #[derive(Clone, Copy)]
-enum Trouble {
+enum StallCause {
     Error,
     Panic,
     Hang,
@@ -153,16 +153,16 @@ impl Recorder {
         self.mood.calm.load(Ordering::Relaxed)
     }
 
-    fn draw_trouble(&mut self, records: usize) -> Option<(usize, Trouble)> {
+    fn draw_trouble(&mut self, records: usize) -> Option<(usize, StallCause)> {
         let (draw, place) = (self.rng.unit(), self.rng.next_u64());
         if self.is_calm() {
             return None;
         }
         let Mood { fails, panics, hangs, .. } = self.mood;
         let trouble = match draw {
-            draw if draw < fails => Trouble::Error,
-            draw if draw < fails + panics => Trouble::Panic,
-            draw if draw < fails + panics + hangs => Trouble::Hang,
+            draw if draw < fails => StallCause::Error,
+            draw if draw < fails + panics => StallCause::Panic,
+            draw if draw < fails + panics + hangs => StallCause::Hang,
             _ => return None,
         };
         let place = usize::try_from(place % records as u64).unwrap_or_default();

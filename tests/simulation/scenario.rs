@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use shardkeeper::core::rng::Rng;
-use shardkeeper::local::LocalOptions;
+use shardkeeper::internals::model::rng::Rng;
+use shardkeeper_local::LocalOptions;
 
 use super::delivery::DeliveryScenario;
 use super::faults::{KINDS, Kind};

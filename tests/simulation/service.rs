@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
-use shardkeeper::local::{Answer, Clock, LocalOptions, LocalService, Request, StreamAction, Timestamp};
+use shardkeeper_local::{Answer, Clock, LocalOptions, LocalService, Request, StreamAction, Timestamp};
 
 use super::history::{Author, Event, History, Ms, Row};
 use super::process::EPOCH_MS;

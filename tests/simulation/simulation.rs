@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
-use shardkeeper::core::rng::Rng;
-use shardkeeper::fleet::Ending;
-use shardkeeper::local::{LostCall, Request, StreamAction};
+use shardkeeper::internals::coordination::WorkerExit;
+use shardkeeper::internals::model::rng::Rng;
+use shardkeeper_local::{LostCall, Request, StreamAction};
 use tokio::sync::oneshot;
 
 use super::bugs::{Bug, Interference};
@@ -213,7 +213,7 @@ impl Simulation {
                 let error = fate.refusal.clone()?;
                 let body = error.to_json().to_string().into();
                 let request_id = "refused".to_owned();
-                return Some(Ok(shardkeeper::local::Answer { status: error.status(), body, request_id }));
+                return Some(Ok(shardkeeper_local::Answer { status: error.status(), body, request_id }));
             }
             _ => {}
         }
@@ -523,7 +523,7 @@ impl Simulation {
 
     fn is_explained(&self, process: &Process, outcome: &Result<shardkeeper::Report, String>) -> bool {
         match outcome {
-            Ok(report) if report.ending == Ending::StreamEnded => self.stream_ended,
+            Ok(report) if report.ending == WorkerExit::StreamEnded => self.stream_ended,
             Ok(_) => process.is_leaving,
             Err(error) => {
                 let is_about_the_id = error.contains("Replaced") || error.contains("WorkerIdInUse");

@@ -2,7 +2,7 @@
 
 use aws_sdk_dynamodbstreams::types::{self, AttributeValue};
 use bytes::Bytes;
-use shardkeeper::core::record::{Item, Page};
+use shardkeeper::internals::model::record::{Item, Page};
 
 use super::sdk_decoding::SdkDecoder;
 

@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // each test binary uses a part of it
 
-use shardkeeper::aws::clients::{SdkConfig, TableClient};
+use shardkeeper::internals::aws::clients::{SdkConfig, TableClient};
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
 

@@ -44,7 +44,7 @@ impl SdkDecoder {
     }
 }
 
-/// Answers each request with the body at hand.
+/// TableHealth each request with the body at hand.
 #[derive(Debug)]
 struct StaticConnector(Arc<Mutex<Bytes>>);
 

@@ -187,7 +187,7 @@ fn compare_members(
     Ok(())
 }
 
-/// Finds each wanted value a partner of its own.
+/// ReaderEvents each wanted value a partner of its own.
 fn compare_unordered(place: &str, wanted: &[Value], found: &[Value], names: &mut Names) -> Result<(), String> {
     let mut left: Vec<&Value> = found.iter().collect();
     for wanted in wanted {

@@ -178,7 +178,7 @@ impl<'a> Fleet<'a> {
         self.workers.iter().map(|(_, worker)| worker.process.cpu()).sum()
     }
 
-    /// Ends the flow; everything written must have come out. Answers the delays in a time.
+    /// Ends the flow; everything written must have come out. TableHealth the delays in a time.
     fn finish(self, from: Duration, to: Duration) -> Result<Delays, anyhow::Error> {
         self.stage.progress.step("waiting for the last records");
         let balance = self.flow.finish(&self.deliveries, LIMIT)?;

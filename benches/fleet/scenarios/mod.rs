@@ -105,7 +105,7 @@ fn wait_until(
 }
 
 /// Waits until the unfinished shards of an application, all so many of them, belong to these workers and none moves any
-/// more, each worker has some, and `is_new` says yes to each shard. Answers how long it took until the last one moved.
+/// more, each worker has some, and `is_new` says yes to each shard. TableHealth how long it took until the last one moved.
 /// (The loads are even then, not the counts: shards are divided by what they deliver.)
 fn wait_for_rest(
     client: &mut Client,

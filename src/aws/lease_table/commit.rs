@@ -7,8 +7,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 pub use aws_sdk_dynamodb::types::TransactWriteItem;
 
 use super::{LeaseTable, Outcome, condition_failed, settle};
-use crate::aws::{Fault, TableError, describe};
-use crate::core::lease::{Lease, Transition};
+use crate::aws::{ErrorKind, TableError, describe};
+use crate::model::lease::{Lease, Transition};
 
 /// The most writes of a handler in one transaction: the service takes 100 (API reference, "TransactWriteItems"), and
 /// one is the lease's.
@@ -95,7 +95,7 @@ impl LeaseTable {
             }
             _ => {
                 // The handler's tables are as likely to be meant as the lease's own.
-                if matches!(Fault::of(&error), Fault::NotFound | Fault::Refused) {
+                if matches!(ErrorKind::of(&error), ErrorKind::NotFound | ErrorKind::Refused) {
                     let (operation, table) = ("TransactWriteItems", self.name.clone());
                     return Err(TableError::Refused { operation, table, reason: describe(&error) });
                 }

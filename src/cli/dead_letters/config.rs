@@ -15,8 +15,8 @@ use crate::cli::run_config::{
 };
 use crate::cli::setting::{Default, Reach, Setting};
 use crate::cli::value;
-use crate::core::dead_letter::LetterId;
-use crate::core::lease::ShardId;
+use crate::dead_letters::letter::LetterId;
+use crate::model::lease::ShardId;
 
 /// What an operator wants of dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,12 +1,11 @@
 //! `shardkeeper dead-letters`: records that were given up, listed, shown, handed over again, or deleted.
 //!
 //! - [`place`]: where letters are kept, as `run` and these commands are told
-//! - [`mod@file`]: the store in a file; the one in a table is [`crate::aws::dead_letter_table`]
+//! - [`mod@file`]: the store in a file; the one in a table is [`crate::dead_letters::table`]
 //! - `store`: either of them, for these commands
 //! - `replay`: handing over again
 
 pub mod config;
-pub mod file;
 pub mod place;
 mod replay;
 mod store;
@@ -16,12 +15,12 @@ use std::fmt::Write;
 use anyhow::Context;
 
 use self::config::{DeadLettersConfig, Request};
-use self::store::{Found, Spot, Store};
+use self::store::{Found, LetterRef, Store};
 use super::confirm::confirm;
 use super::output;
 use super::status::table::{aligned, columns, length};
 use crate::consumer::{FailurePolicy, WallClock};
-use crate::core::dead_letter::DeadLetter;
+use crate::dead_letters::letter::DeadLetter;
 
 /// How much of an error a line of the list shows, in characters.
 const LONGEST_ERROR: usize = 100;
@@ -146,7 +145,7 @@ fn describe(letter: &DeadLetter, now_ms: u64) -> String {
 
 async fn purge(config: &DeadLettersConfig, dry_run: bool, yes: bool) -> Result<(), anyhow::Error> {
     let store = Store::open(&config.from, &config.app, &config.aws).await?;
-    let mut spots: Vec<Spot> = Vec::new();
+    let mut spots: Vec<LetterRef> = Vec::new();
     store
         .each(&config.selection, |page| {
             spots.extend(page.iter().map(|found| found.spot.clone()));

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::file::LetterFile;
 use crate::aws::clients;
-use crate::aws::dead_letter_table::DeadLetterTable;
 use crate::cli::run_config::AwsOptions;
 use crate::cli::value;
 use crate::consumer::DeadLetterQueue;
+use crate::dead_letters::file::FileStore;
+use crate::dead_letters::table::DeadLetterTable;
 
 /// Where dead letters are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,12 +70,12 @@ impl Place {
     pub async fn open(&self, app: &str, aws: &AwsOptions) -> Result<Arc<dyn DeadLetterQueue>, anyhow::Error> {
         Ok(match self {
             Self::Table => Arc::new(table(app, aws).await?),
-            Self::File(path) => Arc::new(LetterFile::open(path)?),
+            Self::File(path) => Arc::new(FileStore::open(path)?),
             #[cfg(feature = "sqs")]
             Self::Sqs(url) => {
                 let config = clients::load(&aws.endpoints()).await?;
                 let table = DeadLetterTable::new(table_client(&config, aws), app);
-                Arc::new(crate::aws::dead_letter_queue::SqsQueue::new(&config, url, table))
+                Arc::new(crate::dead_letters::sqs::SqsQueue::new(&config, url, table))
             }
         })
     }

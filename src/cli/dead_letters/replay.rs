@@ -11,14 +11,14 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::config::DeadLettersConfig;
-use super::store::{Found, Spot, Store};
+use super::store::{Found, LetterRef, Store};
 use super::{counted, output};
 use crate::cli::run::{WithProcessors, with_processors};
 use crate::cli::run_config::Sink;
 use crate::cli::signals;
 use crate::consumer::{FailurePolicy, ProcessorFactory, Replayer, StillFails, WallClock};
-use crate::core::dead_letter::{DeadLetter, ItemKey, LetterId};
-use crate::core::sequence_number::SequenceNumber;
+use crate::dead_letters::letter::{DeadLetter, ItemKey, LetterId};
+use crate::model::sequence_number::SequenceNumber;
 
 /// Replays what is selected.
 ///
@@ -63,7 +63,7 @@ pub async fn run(
 struct Turn {
     stream_arn: String,
     id: LetterId,
-    spot: Spot,
+    spot: LetterRef,
     /// Tells the changes of one item from those of others.
     item: ItemKey,
 }
@@ -299,8 +299,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::cli::dead_letters::file::LetterFile;
     use crate::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext};
+    use crate::dead_letters::file::FileStore;
 
     /// Notes the sequence numbers it is handed, and fails for those of `poison`.
     #[derive(Clone, Default)]
@@ -343,7 +343,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_items_later_records_wait_for_an_earlier_one_that_fails_and_others_go_on() {
         let path = std::env::temp_dir().join(format!("shardkeeper-replay-{}", std::process::id()));
-        let file = LetterFile::open(&path).expect("it opens");
+        let file = FileStore::open(&path).expect("it opens");
         // The item `a` moved from one shard to its child, whose id comes first.
         for letter in
             [letter("s2", "9", "a"), letter("s1", "12", "a"), letter("s1", "10", "b"), letter("s2", "11", "c")]

@@ -7,12 +7,12 @@ use anyhow::{anyhow, bail};
 use tokio::time::{Duration, Instant};
 
 use super::config::Selection;
-use super::file::{self, Identity, Index, LetterFile, identity};
 use super::place::{self, Place};
 use crate::aws::TableError;
-use crate::aws::dead_letter_table::{self, DeadLetterTable};
 use crate::cli::run_config::AwsOptions;
-use crate::core::dead_letter::{DeadLetter, LetterId};
+use crate::dead_letters::file::{self, FileStore, Identity, Index, identity};
+use crate::dead_letters::letter::{DeadLetter, LetterId};
+use crate::dead_letters::table::{self, DeadLetterTable};
 
 /// How often somebody who waits for a large table is told how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -26,14 +26,14 @@ pub enum Store {
     /// A file that is only looked at.
     Seen(File, Index),
     /// A file that this process has to itself.
-    Held(LetterFile),
+    Held(FileStore),
 }
 
 /// Where in its store a letter is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Spot {
+pub enum LetterRef {
     /// In a table.
-    Table(dead_letter_table::Place),
+    Table(table::Place),
     /// In a file.
     File(Identity),
 }
@@ -41,7 +41,7 @@ pub enum Spot {
 /// What was found in a store.
 pub struct Found {
     /// Where it is.
-    pub spot: Spot,
+    pub spot: LetterRef,
     /// The letter, or why it cannot be read.
     pub letter: Result<DeadLetter, String>,
 }
@@ -51,8 +51,8 @@ impl Found {
     pub fn name(&self) -> String {
         match (&self.letter, &self.spot) {
             (Ok(letter), _) => letter.id().to_string(),
-            (Err(_), Spot::File((_, id))) => id.to_string(),
-            (Err(_), Spot::Table(place)) => match id_of(place) {
+            (Err(_), LetterRef::File((_, id))) => id.to_string(),
+            (Err(_), LetterRef::Table(place)) => match id_of(place) {
                 Some(id) => id.to_string(),
                 None => format!("{} {}", place.shard(), place.position()),
             },
@@ -61,7 +61,7 @@ impl Found {
 }
 
 /// The id in a table's keys.
-fn id_of(place: &dead_letter_table::Place) -> Option<LetterId> {
+fn id_of(place: &table::Place) -> Option<LetterId> {
     let digits = place.position().split('/').next()?.trim_start_matches('0');
     let digits = if digits.is_empty() { "0" } else { digits };
     Some(LetterId { shard_id: place.shard().into(), sequence_number: digits.parse().ok()? })
@@ -94,7 +94,7 @@ impl Store {
             Place::File(path) if !Path::exists(path) => {
                 bail!("there are no dead letters in {}: there is no such file", path.display())
             }
-            Place::File(path) => Ok(Self::Held(LetterFile::open(path)?)),
+            Place::File(path) => Ok(Self::Held(FileStore::open(path)?)),
             _ => Ok(Self::Table(place::table(app, aws).await?)),
         }
     }
@@ -149,12 +149,14 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn read(&self, spot: &Spot) -> Result<Option<Found>, anyhow::Error> {
+    pub async fn read(&self, spot: &LetterRef) -> Result<Option<Found>, anyhow::Error> {
         match (self, spot) {
-            (Self::Table(table), Spot::Table(place)) => {
+            (Self::Table(table), LetterRef::Table(place)) => {
                 Ok(table.read(place).await.map_err(table_error)?.map(from_table))
             }
-            (_, Spot::File(identity)) if self.identities().contains(identity) => self.found_in_file(identity).map(Some),
+            (_, LetterRef::File(identity)) if self.identities().contains(identity) => {
+                self.found_in_file(identity).map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -175,10 +177,10 @@ impl Store {
     ///
     /// # Errors
     /// When it is not known whether it is out.
-    pub async fn delete(&self, spot: &Spot) -> Result<(), anyhow::Error> {
+    pub async fn delete(&self, spot: &LetterRef) -> Result<(), anyhow::Error> {
         match (self, spot) {
-            (Self::Table(table), Spot::Table(place)) => drop(table.delete(place).await?),
-            (Self::Held(file), Spot::File(identity)) => file.remove(identity)?,
+            (Self::Table(table), LetterRef::Table(place)) => drop(table.delete(place).await?),
+            (Self::Held(file), LetterRef::File(identity)) => file.remove(identity)?,
             _ => {}
         }
         Ok(())
@@ -188,11 +190,11 @@ impl Store {
     ///
     /// # Errors
     /// When it is not known of some of them whether they are out.
-    pub async fn delete_all(&self, spots: &[Spot]) -> Result<(), anyhow::Error> {
+    pub async fn delete_all(&self, spots: &[LetterRef]) -> Result<(), anyhow::Error> {
         if let Self::Held(file) = self {
             let identities = spots.iter().filter_map(|spot| match spot {
-                Spot::File(identity) => Some(identity.clone()),
-                Spot::Table(_) => None,
+                LetterRef::File(identity) => Some(identity.clone()),
+                LetterRef::Table(_) => None,
             });
             return Ok(file.remove_all(&identities.collect::<Vec<_>>())?);
         }
@@ -258,12 +260,12 @@ impl Store {
             Self::Held(file) => file.read(at)?,
         };
         let letter = letter.filter(|letter| identity(letter) == *at).ok_or("its line has changed".to_owned());
-        Ok(Found { spot: Spot::File(at.clone()), letter })
+        Ok(Found { spot: LetterRef::File(at.clone()), letter })
     }
 }
 
-fn from_table(entry: dead_letter_table::Entry) -> Found {
-    Found { spot: Spot::Table(entry.place), letter: entry.letter }
+fn from_table(entry: table::Entry) -> Found {
+    Found { spot: LetterRef::Table(entry.place), letter: entry.letter }
 }
 
 fn table_error(error: TableError) -> anyhow::Error {

@@ -16,7 +16,7 @@ use super::workers::Workers;
 use super::{table, writer};
 use crate::cli::demo_config::DemoConfig;
 use crate::cli::signals::{self, StopSignal};
-use crate::local::{Clock, LocalOptions, LocalService, http};
+use shardkeeper_local::{Clock, LocalOptions, LocalService, http};
 
 /// How often the workers' pipes are looked at.
 const SWEEP: Duration = Duration::from_millis(10);

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use super::phone::{Event, PhoneKey};
-use crate::local::{LocalService, Request};
+use shardkeeper_local::{LocalService, Request};
 
 /// The table's name.
 pub const TABLE: &str = "Phones";

@@ -50,7 +50,7 @@ pub struct Worker {
 enum State {
     Running,
     /// It was asked to stop, or killed.
-    Ending,
+    WorkerExit,
     Ended,
 }
 
@@ -127,14 +127,14 @@ impl Workers {
     /// The operating system refused.
     pub fn kill(&mut self, index: usize) -> io::Result<()> {
         let worker = &mut self.all[index];
-        worker.state = State::Ending;
+        worker.state = State::WorkerExit;
         worker.child.start_kill()
     }
 
     /// Asks all that run to stop (SIGTERM).
     pub fn stop(&mut self) {
         for worker in self.all.iter_mut().filter(|worker| worker.is_running()) {
-            worker.state = State::Ending;
+            worker.state = State::WorkerExit;
             let pid = worker.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
             if let Some(pid) = pid {
                 // A process that ended meanwhile needs no signal.
@@ -182,7 +182,7 @@ impl Workers {
                 continue;
             }
             let Ok(Some(status)) = worker.child.try_wait() else { continue };
-            let was_killed = worker.state == State::Ending && status.code().is_none();
+            let was_killed = worker.state == State::WorkerExit && status.code().is_none();
             if worker.is_running() || !(was_killed || status.success()) {
                 deaths.push(Death { worker: index, status, last_lines: last_lines(&worker.log) });
             }

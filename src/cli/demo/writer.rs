@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::ledger::Ledger;
 use super::phone::{Event, PhoneKey};
 use super::table::{self, Phone};
-use crate::core::rng::Rng;
-use crate::local::LocalService;
+use crate::model::rng::Rng;
+use shardkeeper_local::LocalService;
 
 const COMPANIES: [&str; 32] = [
     "Alcatel",

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
+use crate::admin::lease_ops::Request;
 use crate::cli::flags::{self, Operands, SubCommand};
 use crate::cli::layers::{Environment, Layers};
 use crate::cli::logs::{self, LogConfig};
@@ -12,9 +13,8 @@ use crate::cli::run_config::{APP, AwsOptions, ENDPOINT_URL, KCL_FAILOVER_TIME, R
 use crate::cli::setting::{Default, Reach, Setting};
 use crate::cli::status::config::LEASE_DURATION;
 use crate::cli::value;
-use crate::core::checkpoint::Checkpoint;
-use crate::core::lease::ShardId;
-use crate::fleet::intervention::Request;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::lease::ShardId;
 
 /// What an operator wants done to some leases.
 #[derive(Debug, Clone, PartialEq, Eq)]

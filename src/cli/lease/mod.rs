@@ -15,10 +15,10 @@ use self::config::LeaseConfig;
 use super::confirm::confirm;
 use super::connection::Connection;
 use super::output;
-use crate::aws::fleet_table::Hints;
+use crate::admin::lease_ops::{self, FleetSnapshot, PlannedWrite};
 use crate::aws::lease_table::Outcome;
-use crate::core::lease::{Lease, ShardId, Transition};
-use crate::fleet::intervention::{self, Scene, Step};
+use crate::aws::worker_table::Hints;
+use crate::model::lease::{Lease, ShardId, Transition};
 
 /// Does what `shardkeeper lease` is for, as `config` says.
 ///
@@ -34,7 +34,7 @@ async fn intervene(config: &LeaseConfig) -> Result<(), anyhow::Error> {
     let scene = survey::look(&connection, config).await?;
     let steps = decide(config, &scene)?;
     output::print(&steps.iter().map(|(key, step)| plan(key, step)).collect::<String>())?;
-    let writes: Vec<(&ShardId, &Step, &Transition)> =
+    let writes: Vec<(&ShardId, &PlannedWrite, &Transition)> =
         steps.iter().filter_map(|(key, step)| Some((*key, step, step.write.as_ref()?))).collect();
     if writes.is_empty() {
         return Ok(());
@@ -72,11 +72,14 @@ async fn intervene(config: &LeaseConfig) -> Result<(), anyhow::Error> {
 }
 
 /// What is to be done to each lease; nothing to any when one is refused.
-fn decide<'a>(config: &'a LeaseConfig, scene: &Scene) -> Result<Vec<(&'a ShardId, Step)>, anyhow::Error> {
+fn decide<'a>(
+    config: &'a LeaseConfig,
+    scene: &FleetSnapshot,
+) -> Result<Vec<(&'a ShardId, PlannedWrite)>, anyhow::Error> {
     let mut steps = Vec::new();
     let mut refusals = String::new();
     for key in &config.shards {
-        match intervention::decide(&config.request, key, &config.shards, scene, config.force) {
+        match lease_ops::decide(&config.request, key, &config.shards, scene, config.force) {
             Ok(step) => steps.push((key, step)),
             Err(refusal) => {
                 let _ = write!(refusals, "\n  {key}: {refusal}");
@@ -89,7 +92,7 @@ fn decide<'a>(config: &'a LeaseConfig, scene: &Scene) -> Result<Vec<(&'a ShardId
     Ok(steps)
 }
 
-fn plan(key: &ShardId, step: &Step) -> String {
+fn plan(key: &ShardId, step: &PlannedWrite) -> String {
     let mut text = format!("{key}: {}\n", step.what);
     for warning in &step.warnings {
         let _ = writeln!(text, "  note    {warning}");
@@ -110,7 +113,7 @@ fn describe(row: &Lease) -> String {
 }
 
 /// Tells those concerned to look; when that fails they find out by themselves, a little later.
-async fn send_hints(connection: &Connection, key: &ShardId, step: &Step) {
+async fn send_hints(connection: &Connection, key: &ShardId, step: &PlannedWrite) {
     for worker in &step.hints {
         let hints = Hints { keys: BTreeSet::from([key.clone()]), everything: false };
         if let Err(error) = connection.fleet.hint(worker, &hints).await {

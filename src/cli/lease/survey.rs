@@ -7,13 +7,13 @@ use anyhow::bail;
 use tokio::time::Instant;
 
 use super::config::LeaseConfig;
+use crate::admin::lease_ops::{FleetSnapshot, Liveness, Request, concerned};
 use crate::aws::stream::Error;
 use crate::cli::connection::Connection;
-use crate::core::checkpoint::Checkpoint;
-use crate::core::lease::{Lease, ShardId, WorkerId};
-use crate::core::liveness::Observations;
-use crate::fleet::intervention::{Life, Request, Scene, concerned};
-use crate::fleet::{FleetView, Watcher};
+use crate::coordination::{FleetObserver, FleetView};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::lease::{Lease, ShardId, WorkerId};
+use crate::model::liveness::Observations;
 
 /// How often is looked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -22,8 +22,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the application isn't there, or the services cannot be asked.
-pub async fn look(connection: &Connection, config: &LeaseConfig) -> Result<Scene, anyhow::Error> {
-    let mut scene = Scene::default();
+pub async fn look(connection: &Connection, config: &LeaseConfig) -> Result<FleetSnapshot, anyhow::Error> {
+    let mut scene = FleetSnapshot::default();
     sort_rows(connection, &mut scene).await?;
     let view = watch(connection, config, &mut scene).await?;
     scene.members = view.workers.iter().map(|seen| (seen.member.id.clone(), seen.member.presence.max_leases)).collect();
@@ -35,7 +35,7 @@ pub async fn look(connection: &Connection, config: &LeaseConfig) -> Result<Scene
     Ok(scene)
 }
 
-async fn sort_rows(connection: &Connection, scene: &mut Scene) -> Result<(), anyhow::Error> {
+async fn sort_rows(connection: &Connection, scene: &mut FleetSnapshot) -> Result<(), anyhow::Error> {
     (scene.rows, scene.bad) = (BTreeMap::new(), BTreeMap::new());
     for row in connection.rows().await? {
         match row {
@@ -48,8 +48,12 @@ async fn sort_rows(connection: &Connection, scene: &mut Scene) -> Result<(), any
 
 /// Watches heartbeats, and the counters of leases whose holder has none, until each worker concerned is known to be
 /// alive or dead.
-async fn watch(connection: &Connection, config: &LeaseConfig, scene: &mut Scene) -> Result<FleetView, anyhow::Error> {
-    let mut watcher = Watcher::new(connection.fleet.clone(), config.lease_duration);
+async fn watch(
+    connection: &Connection,
+    config: &LeaseConfig,
+    scene: &mut FleetSnapshot,
+) -> Result<FleetView, anyhow::Error> {
+    let mut watcher = FleetObserver::new(connection.fleet.clone(), config.lease_duration);
     let mut counters: Observations<ShardId, u64> = Observations::default();
     let origin = Instant::now();
     let mut has_said = false;
@@ -91,13 +95,13 @@ fn lives(
     rows: &[Lease],
     counters: &Observations<ShardId, u64>,
     config: &LeaseConfig,
-) -> BTreeMap<WorkerId, Life> {
+) -> BTreeMap<WorkerId, Liveness> {
     let of_member = |worker: &WorkerId| {
         let seen = view.worker(worker)?;
         match (seen.is_alive, seen.has_changed) {
-            (false, _) => Some(Life::Dead),
-            (true, true) if seen.member.presence.leaving => Some(Life::Leaving),
-            (true, true) => Some(Life::Alive),
+            (false, _) => Some(Liveness::Dead),
+            (true, true) if seen.member.presence.leaving => Some(Liveness::Leaving),
+            (true, true) => Some(Liveness::LeaseDeadline),
             (true, false) => None,
         }
     };
@@ -106,9 +110,9 @@ fn lives(
         let limit = config.kcl_failover_time.max(config.lease_duration);
         let mut held = rows.iter().filter(|row| row.holder() == Some(worker)).map(|row| &row.key);
         if held.clone().any(|key| counters.has_changed(key)) {
-            return Some(Life::Alive);
+            return Some(Liveness::LeaseDeadline);
         }
-        held.all(|key| counters.is_stale(key, limit)).then_some(Life::Dead)
+        held.all(|key| counters.is_stale(key, limit)).then_some(Liveness::Dead)
     };
     let life = |worker: &WorkerId| match view.worker(worker) {
         Some(_) => of_member(worker),
@@ -123,7 +127,7 @@ async fn missing_places(
     arn: Option<&str>,
     at: &Checkpoint,
     shards: &BTreeSet<ShardId>,
-    scene: &Scene,
+    scene: &FleetSnapshot,
 ) -> Result<BTreeMap<ShardId, String>, anyhow::Error> {
     let mut missing = BTreeMap::new();
     let Some(arn) = arn.filter(|_| *at != Checkpoint::ShardEnd) else { return Ok(missing) };

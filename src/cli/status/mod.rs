@@ -12,11 +12,11 @@ use self::config::StatusConfig;
 use super::connection::Connection;
 use super::output;
 use super::run_config::{AwsOptions, Source};
+use crate::admin::status::{FleetStatus, Sources, overdue_after};
 use crate::aws::stream::{self, find_stream};
 use crate::consumer::WallClock;
-use crate::core::rng::Rng;
-use crate::fleet::status::{FleetStatus, Sources, overdue_after};
-use crate::fleet::{self, FleetView, Listing, Watcher};
+use crate::coordination::{self, FleetObserver, FleetView, Listing};
+use crate::model::rng::Rng;
 
 /// How often the fleet table is looked at while heartbeats are waited for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -48,7 +48,7 @@ pub struct Looker {
     source: Option<Source>,
     lease_duration: Duration,
     connection: Connection,
-    watcher: Watcher,
+    watcher: FleetObserver,
     /// The last listing, by the stream's ARN, with the moment that it was made.
     listing: Option<(Instant, Option<String>, Option<Listing>)>,
 }
@@ -65,7 +65,7 @@ impl Looker {
         lease_duration: Duration,
     ) -> Result<Self, anyhow::Error> {
         let connection = Connection::new(app, aws, lease_duration).await?;
-        let watcher = Watcher::new(connection.fleet.clone(), lease_duration);
+        let watcher = FleetObserver::new(connection.fleet.clone(), lease_duration);
         Ok(Self { app: app.to_owned(), source, lease_duration, connection, watcher, listing: None })
     }
 
@@ -110,7 +110,7 @@ impl Looker {
 
 /// Looks until each heartbeat has changed or is overdue.
 async fn watch(
-    watcher: &mut Watcher,
+    watcher: &mut FleetObserver,
     lease_duration: Duration,
     mut view: FleetView,
 ) -> Result<FleetView, anyhow::Error> {
@@ -127,7 +127,7 @@ async fn list(connection: &Connection, arn: Option<&str>) -> Result<Option<Listi
     let Some(arn) = arn else { return Ok(None) };
     let stream = connection.stream(arn);
     let mut rng = Rng::new(u64::from(std::process::id()));
-    match tokio::time::timeout(LISTING_LIMIT, fleet::list(&stream, &mut rng)).await {
+    match tokio::time::timeout(LISTING_LIMIT, coordination::list(&stream, &mut rng)).await {
         Ok(Ok(listing)) => Ok(Some(listing)),
         Ok(Err(stream::Error::NotFound(_))) => Err(format!("there is no stream {arn}")),
         Ok(Err(error)) => Err(error.to_string()),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::fleet::status::{FleetStatus, ShardStatus, WorkerStatus};
+use crate::admin::status::{FleetStatus, ShardStatus, WorkerStatus};
 
 /// The whole status.
 pub fn render(status: &FleetStatus) -> String {

@@ -1,6 +1,6 @@
 //! The side of a consumer that hands records to the processors and writes down what is done.
 //!
-//! What the reader finds goes into a [`Schedule`], which says what may be handed out; each [unit](settle) of it is
+//! What the reader finds goes into a [`Batcher`], which says what may be handed out; each [unit](settle) of it is
 //! worked on by a task of its own, as many at once as there are [processors](slots). They report here what is done, and
 //! this is the only place that writes to the lease's row.
 //!
@@ -9,10 +9,10 @@
 //! - `slots`: the processors
 //! - `checkpoints`: when the next checkpoint is due
 
+mod batch_task;
 mod checkpoints;
-mod desk;
-mod settle;
-mod slots;
+mod context;
+mod processor_pool;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,26 +24,26 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::batch_task::BatchTask;
 use self::checkpoints::CheckpointTimer;
-use self::desk::{Desk, Report};
-use self::settle::Settling;
-pub(super) use self::slots::catch_panic;
-use self::slots::{Slot, Slots};
+use self::context::{DeliveryContext, Report};
+pub(super) use self::processor_pool::catch_panic;
+use self::processor_pool::{PooledProcessor, ProcessorPool};
 use super::budget::Reservation;
 use super::checkpointer::Checkpointer;
-use super::held_lease::{Done, HeldLease, WriteError};
-use super::processor::{Error, ProcessorFactory, RecordProcessor, ShardContext};
-use super::reader::{Found, last_position, seconds_to_ms};
-use super::shard_consumer::{Exit, Failure, Wish, give_up, wished};
+use super::lease_handle::{Done, LeaseHandle, WriteError};
+use super::processor::{BoxError, ProcessorFactory, RecordProcessor, ShardContext};
+use super::reader::{ReaderEvent, last_position, seconds_to_ms};
+use super::shard_consumer::{ConsumerCommand, Exit, Failure, give_up, wished};
 use super::status::ShardStatus;
-use super::{Checkpoints, OnGap, Shared};
-use crate::core::checkpoint::Checkpoint;
-use crate::core::done_beyond::DoneBeyond;
-use crate::core::lease::{Lease, ShardId};
-use crate::core::pacing::Backoff;
-use crate::core::record::RecordBatch;
-use crate::core::rng::Rng;
-use crate::core::schedule::{Next, Rules, Schedule};
+use super::{Checkpoints, ConsumerDeps, OnGap};
+use crate::model::batcher::{Batcher, Next, Rules};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::lease::{Lease, ShardId};
+use crate::model::out_of_order_acks::OutOfOrderAcks;
+use crate::model::polling::Backoff;
+use crate::model::record::RecordBatch;
+use crate::model::rng::Rng;
 
 /// The longest a failing processor is left in peace before it is called again, where no failure policy says.
 const LONGEST_RETRY_WAIT: Duration = Duration::from_secs(30);
@@ -51,12 +51,12 @@ const LONGEST_RETRY_WAIT: Duration = Duration::from_secs(30);
 const SURE_TIP_EMPTY_PAGES: u32 = 10;
 
 /// A reader, and what it finds.
-pub(super) type Finds = (AbortOnDropHandle<()>, mpsc::Receiver<Found>);
+pub(super) type ReaderEvents = (AbortOnDropHandle<()>, mpsc::Receiver<ReaderEvent>);
 
 /// See the file's head.
 pub(super) struct Delivery<F: ProcessorFactory> {
-    desk: Arc<Desk<F>>,
-    schedule: Schedule<Option<Reservation>>,
+    desk: Arc<DeliveryContext<F>>,
+    schedule: Batcher<Option<Reservation>>,
     units: JoinSet<()>,
     reports: mpsc::UnboundedReceiver<Report>,
     checkpoints: CheckpointTimer,
@@ -69,12 +69,12 @@ pub(super) struct Delivery<F: ProcessorFactory> {
     /// What the schedule's times count from.
     origin: Instant,
     rng: Rng,
-    wishes: watch::Receiver<Wish>,
+    wishes: watch::Receiver<ConsumerCommand>,
 }
 
 /// The end of a step of the delivery that is no success.
 enum Break {
-    Wish(Wish),
+    ConsumerCommand(ConsumerCommand),
     Write(WriteError),
     Failed(Failure),
 }
@@ -88,12 +88,12 @@ impl From<WriteError> for Break {
 impl<F: ProcessorFactory> Delivery<F> {
     /// The delivery of a shard of which `done` is done beyond its checkpoint.
     pub(super) fn new(
-        shared: Arc<Shared<F>>,
+        shared: Arc<ConsumerDeps<F>>,
         context: ShardContext,
-        lease: Arc<HeldLease>,
+        lease: Arc<LeaseHandle>,
         status: Arc<ShardStatus>,
-        wishes: watch::Receiver<Wish>,
-        done: Option<DoneBeyond>,
+        wishes: watch::Receiver<ConsumerCommand>,
+        done: Option<OutOfOrderAcks>,
         rng: Rng,
     ) -> Self {
         let options = &shared.options;
@@ -105,8 +105,8 @@ impl<F: ProcessorFactory> Delivery<F> {
         };
         let checkpoints = CheckpointTimer::new(options.checkpoints);
         let (reporter, reports) = mpsc::unbounded_channel();
-        let desk = Arc::new(Desk {
-            slots: Slots::new(options.shard_concurrency),
+        let desk = Arc::new(DeliveryContext {
+            slots: ProcessorPool::new(options.shard_concurrency),
             checkpointer: Checkpointer::new(Arc::clone(&lease)),
             shared,
             context,
@@ -117,7 +117,7 @@ impl<F: ProcessorFactory> Delivery<F> {
         });
         Self {
             desk,
-            schedule: Schedule::new(rules, done),
+            schedule: Batcher::new(rules, done),
             units: JoinSet::new(),
             reports,
             checkpoints,
@@ -131,28 +131,28 @@ impl<F: ProcessorFactory> Delivery<F> {
     }
 
     /// Delivers what the reader finds, to the end of the shard or until the lease goes.
-    pub(super) async fn run(mut self, (reader, mut finds): Finds) -> Exit {
+    pub(super) async fn run(mut self, (reader, mut finds): ReaderEvents) -> Exit {
         let end = self.read(&mut finds).await;
         drop(reader);
         let end = match end {
-            Err(Break::Wish(wish)) => Err(Break::Wish(self.drain(wish).await)),
-            Err(Break::Write(WriteError::Lost)) => Err(Break::Wish(self.drain(Wish::Stop).await)),
+            Err(Break::ConsumerCommand(wish)) => Err(Break::ConsumerCommand(self.drain(wish).await)),
+            Err(Break::Write(WriteError::Lost)) => Err(Break::ConsumerCommand(self.drain(ConsumerCommand::Stop).await)),
             end => end,
         };
         self.desk.status.clear_halts();
         match end {
             Ok(exit) => exit,
-            Err(Break::Wish(Wish::Stop) | Break::Write(WriteError::Lost)) => {
+            Err(Break::ConsumerCommand(ConsumerCommand::Stop) | Break::Write(WriteError::Lost)) => {
                 self.lose().await;
                 Exit::Lost
             }
-            Err(Break::Wish(wish)) => self.leave(wish).await,
+            Err(Break::ConsumerCommand(wish)) => self.leave(wish).await,
             Err(Break::Write(WriteError::Table(error))) => Exit::Failed(Failure::LeaseTable(error)),
             Err(Break::Failed(failure)) => Exit::Failed(failure),
         }
     }
 
-    async fn read(&mut self, finds: &mut mpsc::Receiver<Found>) -> Result<Exit, Break> {
+    async fn read(&mut self, finds: &mut mpsc::Receiver<ReaderEvent>) -> Result<Exit, Break> {
         self.initialize().await?;
         loop {
             let wake = self.hand_out();
@@ -167,7 +167,7 @@ impl<F: ProcessorFactory> Delivery<F> {
             let waits_for_hand = wake.is_none() && self.schedule.has_next();
             tokio::select! {
                 biased;
-                wish = wished(&mut self.wishes) => return Err(Break::Wish(wish)),
+                wish = wished(&mut self.wishes) => return Err(Break::ConsumerCommand(wish)),
                 Some(report) = self.reports.recv() => self.take_reports(report).await?,
                 Some(ended) = self.units.join_next() => ended.unwrap_or_else(pass_panic),
                 () = sleep_until(self.checkpoints.due()) => self.save().await?,
@@ -198,7 +198,7 @@ impl<F: ProcessorFactory> Delivery<F> {
             let hand = desk.slots.try_take(|| desk.make())?;
             match self.schedule.next(self.origin.elapsed(), desk.slots.free() + 1) {
                 Next::Unit(unit) => {
-                    let settling = Settling::new(Arc::clone(desk), unit, hand, self.rng.fork());
+                    let settling = BatchTask::new(Arc::clone(desk), unit, hand, self.rng.fork());
                     self.units.spawn(settling.run());
                 }
                 Next::At(due) => return Some(self.origin + due),
@@ -209,18 +209,18 @@ impl<F: ProcessorFactory> Delivery<F> {
     }
 
     /// Takes in what the reader found.
-    fn take(&mut self, find: Option<Found>) -> Result<(), Break> {
+    fn take(&mut self, find: Option<ReaderEvent>) -> Result<(), Break> {
         match find {
-            Some(Found::Records(records, reservation)) => self.take_records(records, reservation),
-            Some(Found::Tip { moment_ms, empty_pages }) => self.tip = Some((moment_ms, empty_pages)),
-            Some(Found::Gap) => self.gap("trimmed")?,
-            Some(Found::End) => self.see_end(false),
-            Some(Found::Gone) => {
+            Some(ReaderEvent::Records(records, reservation)) => self.take_records(records, reservation),
+            Some(ReaderEvent::Tip { moment_ms, empty_pages }) => self.tip = Some((moment_ms, empty_pages)),
+            Some(ReaderEvent::Gap) => self.gap("trimmed")?,
+            Some(ReaderEvent::End) => self.see_end(false),
+            Some(ReaderEvent::Gone) => {
                 self.gap("not_found")?;
                 self.see_end(true);
             }
-            Some(Found::StreamGone(reason)) => return Err(Break::Failed(Failure::StreamGone(reason))),
-            None => return Err(Break::Wish(Wish::Stop)), // the reader has died
+            Some(ReaderEvent::StreamGone(reason)) => return Err(Break::Failed(Failure::StreamGone(reason))),
+            None => return Err(Break::ConsumerCommand(ConsumerCommand::Stop)), // the reader has died
         }
         Ok(())
     }
@@ -329,7 +329,7 @@ impl<F: ProcessorFactory> Delivery<F> {
         Ok(Exit::Ended { row, children })
     }
 
-    async fn tell_end(&mut self, slots: &mut [Slot<F::Processor>]) -> Result<(), Break> {
+    async fn tell_end(&mut self, slots: &mut [PooledProcessor<F::Processor>]) -> Result<(), Break> {
         let desk = Arc::clone(&self.desk);
         for slot in slots {
             let mut retry = Retry::new("shard_ended", desk.context.shard_id.clone());
@@ -347,7 +347,7 @@ impl<F: ProcessorFactory> Delivery<F> {
     }
 
     /// Lets what is under way come to its end, and no further attempt begin. Returns what is wanted by then.
-    async fn drain(&mut self, wish: Wish) -> Wish {
+    async fn drain(&mut self, wish: ConsumerCommand) -> ConsumerCommand {
         self.desk.leaving.cancel();
         while let Some(ended) = self.units.join_next().await {
             ended.unwrap_or_else(pass_panic);
@@ -355,19 +355,19 @@ impl<F: ProcessorFactory> Delivery<F> {
         let mut wish = wish;
         while let Ok(report) = self.reports.try_recv() {
             if self.note(report).is_err() {
-                wish = Wish::Stop;
+                wish = ConsumerCommand::Stop;
             }
         }
         match *self.wishes.borrow() {
             // What is lost stays lost, and a wish may have changed meanwhile.
-            _ if wish == Wish::Stop => Wish::Stop,
-            Wish::Run => wish,
+            _ if wish == ConsumerCommand::Stop => ConsumerCommand::Stop,
+            ConsumerCommand::Run => wish,
             newest => newest,
         }
     }
 
     /// Stops on the coordinator's wish, with everything that is done written down.
-    async fn leave(&mut self, wish: Wish) -> Exit {
+    async fn leave(&mut self, wish: ConsumerCommand) -> Exit {
         let slots = self.desk.slots.take_all();
         let mut processors: Vec<F::Processor> = slots.into_iter().map(|slot| slot.processor).collect();
         for processor in &mut processors {
@@ -416,11 +416,11 @@ impl<F: ProcessorFactory> Delivery<F> {
         }
     }
 
-    async fn wait_to_retry(&mut self, retry: &mut Retry, error: &Error) -> Result<(), Break> {
+    async fn wait_to_retry(&mut self, retry: &mut Retry, error: &BoxError) -> Result<(), Break> {
         let wait = retry.next(error, &mut self.rng);
         tokio::select! {
             biased;
-            wish = wished(&mut self.wishes) => Err(Break::Wish(wish)),
+            wish = wished(&mut self.wishes) => Err(Break::ConsumerCommand(wish)),
             () = tokio::time::sleep(wait) => Ok(()),
         }
     }
@@ -440,7 +440,7 @@ impl Retry {
         Self { call, shard, attempts: 0, backoff }
     }
 
-    fn next(&mut self, error: &Error, rng: &mut Rng) -> Duration {
+    fn next(&mut self, error: &BoxError, rng: &mut Rng) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
         let wait = self.backoff.next(rng);
         let (call, attempts) = (self.call, self.attempts);
@@ -460,7 +460,7 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 /// A processor's call, with its duration shown.
-async fn timed(status: &ShardStatus, call: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+async fn timed(status: &ShardStatus, call: impl Future<Output = Result<(), BoxError>>) -> Result<(), BoxError> {
     let _call = status.calls.start();
     catch_panic(call).await
 }

@@ -1,13 +1,13 @@
 //! What a state says, and which states are the same.
 
-use super::{Child, Consumer, Process, Slot, State, Wish, Write};
+use super::{Child, Consumer, ConsumerCommand, PooledProcessor, Process, State, Write};
 use crate::row::Row;
 
 impl<const W: usize, const S: usize> State<W, S> {
     /// Whether a delivery of this process may begin now.
     pub(super) fn may_deliver(&self, worker: usize, shard: usize) -> bool {
         let process = &self.processes[worker];
-        let may = |consumer: Consumer| consumer.wish == Wish::Run && consumer.in_term;
+        let may = |consumer: Consumer| consumer.wish == ConsumerCommand::Run && consumer.in_term;
         process.is_up && process.is_alive && process.slots[shard].consumer.is_some_and(may)
     }
 
@@ -50,14 +50,14 @@ impl<const W: usize, const S: usize> State<W, S> {
     }
 
     pub(super) fn start(&mut self, worker: usize, shard: usize, row: Row, in_term: bool) {
-        let wish = if self.is_open(shard) { Wish::Run } else { Wish::WaitForParent };
+        let wish = if self.is_open(shard) { ConsumerCommand::Run } else { ConsumerCommand::WaitForParent };
         let position = row.checkpoint;
         self.processes[worker].slots[shard].consumer =
             Some(Consumer { row, delivered: position, acknowledged: position, wish, in_term, is_valid: true });
     }
 
     pub(super) fn stop(&mut self, worker: usize, shard: usize) {
-        self.processes[worker].slots[shard] = Slot { pending: None, is_old_claim: false, consumer: None };
+        self.processes[worker].slots[shard] = PooledProcessor { pending: None, is_old_claim: false, consumer: None };
     }
 }
 

@@ -1,6 +1,6 @@
 //! What processes do: they live and die, look after their leases, and read shards.
 
-use super::{Action, Child, Consumer, EARLY_CHILD, Kind, SKIPPED, Steps, Wish, Write};
+use super::{Action, Child, Consumer, ConsumerCommand, EARLY_CHILD, Kind, SKIPPED, Steps, Write};
 use crate::row::{Change, Row};
 
 impl<const W: usize, const S: usize> Steps<'_, W, S> {
@@ -75,8 +75,10 @@ impl<const W: usize, const S: usize> Steps<'_, W, S> {
         } else if row.owner != me {
             match slot.consumer {
                 Some(_) if row.holder() != me => self.to(action, |next| next.stop(worker, shard)),
-                Some(consumer) if consumer.wish == Wish::Run || consumer.wish == Wish::WaitForParent => {
-                    self.wish(action, worker, shard, Wish::HandOver);
+                Some(consumer)
+                    if consumer.wish == ConsumerCommand::Run || consumer.wish == ConsumerCommand::WaitForParent =>
+                {
+                    self.wish(action, worker, shard, ConsumerCommand::HandOver);
                 }
                 None if is_idle && row.holder() == me && rules.passes_on => {
                     self.send_change(action, worker, shard, Kind::PassOn, row, Change::Assign(row.owner));
@@ -86,7 +88,7 @@ impl<const W: usize, const S: usize> Steps<'_, W, S> {
         }
     }
 
-    fn wish(&mut self, action: Action, worker: usize, shard: usize, wish: Wish) {
+    fn wish(&mut self, action: Action, worker: usize, shard: usize, wish: ConsumerCommand) {
         self.to(action, |next| {
             if let Some(consumer) = &mut next.processes[worker].slots[shard].consumer {
                 consumer.wish = wish;
@@ -106,8 +108,8 @@ impl<const W: usize, const S: usize> Steps<'_, W, S> {
         let records = self.model.size.records;
         let is_done = consumer.acknowledged == consumer.delivered;
         let is_free = slot.pending.is_none();
-        if consumer.wish == Wish::WaitForParent && (state.is_open(shard) || !self.model.rules.child_waits) {
-            self.wish(Action::LookAtParent(worker), worker, shard, Wish::Run);
+        if consumer.wish == ConsumerCommand::WaitForParent && (state.is_open(shard) || !self.model.rules.child_waits) {
+            self.wish(Action::LookAtParent(worker), worker, shard, ConsumerCommand::Run);
         }
         if state.may_deliver(worker, shard) && is_done && consumer.delivered < records {
             let action = Action::Deliver(worker, shard);
@@ -126,10 +128,11 @@ impl<const W: usize, const S: usize> Steps<'_, W, S> {
             next.processes[worker].slots[shard].consumer = Some(Consumer { acknowledged, ..consumer });
             self.reach(Action::Acknowledge(worker, shard), Ok(next));
         }
-        if self.state.left.moves > 0 && consumer.wish == Wish::Run && state.may_deliver(worker, shard) {
+        if self.state.left.moves > 0 && consumer.wish == ConsumerCommand::Run && state.may_deliver(worker, shard) {
             let mut next = *state;
             next.left.moves -= 1;
-            next.processes[worker].slots[shard].consumer = Some(Consumer { wish: Wish::Release, ..consumer });
+            next.processes[worker].slots[shard].consumer =
+                Some(Consumer { wish: ConsumerCommand::Release, ..consumer });
             self.reach(Action::AskToRelease(worker, shard), Ok(next));
         }
         if is_free {
@@ -143,11 +146,11 @@ impl<const W: usize, const S: usize> Steps<'_, W, S> {
         let done = if self.model.rules.checkpoints_acknowledged { consumer.acknowledged } else { consumer.delivered };
         let position = done.max(row.checkpoint);
         match consumer.wish {
-            Wish::Run if position > row.checkpoint => {
+            ConsumerCommand::Run if position > row.checkpoint => {
                 let change = Change::Checkpoint(me, position);
                 self.send_change(Action::Checkpoint(worker, shard), worker, shard, Kind::Checkpoint, row, change);
             }
-            Wish::HandOver if is_done && row.from == 0 => {
+            ConsumerCommand::HandOver if is_done && row.from == 0 => {
                 // The leader has written the row since: read it, and go on from a hand-off alone.
                 let found = self.state.rows[shard].filter(|found| self.adopts(me, row, *found));
                 let transfer = |row: Row| row.after(Change::Transfer(me, position));
@@ -158,7 +161,7 @@ impl<const W: usize, const S: usize> Steps<'_, W, S> {
                     None => self.to(Action::Leave(worker, shard), |next| next.stop(worker, shard)),
                 }
             }
-            Wish::HandOver | Wish::Release if is_done => {
+            ConsumerCommand::HandOver | ConsumerCommand::Release if is_done => {
                 let (kind, change) = match row.from {
                     0 => (Kind::Release, Change::Release(me, position)),
                     _ => (Kind::Transfer, Change::Transfer(me, position)),
@@ -167,7 +170,7 @@ impl<const W: usize, const S: usize> Steps<'_, W, S> {
             }
             _ => {}
         }
-        if consumer.wish == Wish::Run && self.state.may_deliver(worker, shard) && is_done {
+        if consumer.wish == ConsumerCommand::Run && self.state.may_deliver(worker, shard) && is_done {
             self.end(worker, shard, consumer);
         }
     }

@@ -1,0 +1,71 @@
+//! The answers to GetRecords: written when they are asked for, or ahead of that.
+
+use bytes::Bytes;
+
+use super::iterator::ShardIterator;
+use super::lifecycle::Stream;
+use super::record::append;
+use super::shard::{Page, PageSize};
+use crate::options::LocalOptions;
+use crate::timestamp::Timestamp;
+
+/// An answer that is ready before it is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct MadePage {
+    /// The body, to be sent as it is.
+    pub(crate) body: Bytes,
+    /// How many records are in it.
+    pub(crate) records: u64,
+    /// The position of the page behind it.
+    next: Option<u128>,
+}
+
+impl Stream {
+    /// Makes the answers of all pages that can't change any more: the full ones, and the last one of a closed shard.
+    pub(crate) fn make_pages(&mut self, now: Timestamp, options: &LocalOptions) {
+        let size = PageSize { records: options.page_records, bytes: options.page_bytes };
+        for shard in self.shards.values_mut() {
+            let mut position = match shard.made.last_key_value() {
+                Some((_, made)) => made.next,
+                None => Some(shard.horizon()),
+            };
+            while let Some(start) = position {
+                let page = shard.page(start, &size);
+                let newest = shard.records.back().map(|record| record.sequence);
+                if page.next.is_some_and(|next| newest < Some(next)) {
+                    break; // more may come onto this page
+                }
+                let iterator = page.next.map(|position| ShardIterator {
+                    stream_arn: self.arn.clone(),
+                    shard_id: shard.id.clone(),
+                    position,
+                    issued: now,
+                });
+                let (records, next) = (page.records.len() as u64, page.next);
+                let made = MadePage { body: write_answer(&page, iterator.as_ref()), records, next };
+                shard.made.insert(start, made);
+                position = next;
+            }
+        }
+    }
+}
+
+/// Writes the answer of a page whose reader goes on with `next`.
+pub(crate) fn write_answer(page: &Page<'_>, next: Option<&ShardIterator>) -> Bytes {
+    let bytes: usize = page.records.iter().map(|record| record.json.len() + 1).sum();
+    let mut out = Vec::with_capacity(bytes + 512);
+    out.push(b'{');
+    if let Some(next) = next {
+        // Neither an ARN nor base64 has anything that JSON would escape.
+        append(&mut out, format_args!("\"NextShardIterator\":\"{}\",", next.encode()));
+    }
+    out.extend_from_slice(b"\"Records\":[");
+    for (index, record) in page.records.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(&record.json);
+    }
+    out.extend_from_slice(b"]}");
+    out.into()
+}

@@ -1,0 +1,270 @@
+//! A stream and the life of its shards: creation, writing, roll-over, split, trimming, the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::StreamAction;
+use super::record::{Change, RecordFrame, ViewType, write_record};
+use super::shard::Shard;
+use crate::error::ServiceError;
+use crate::limits::RateLimit;
+use crate::options::LocalOptions;
+use crate::random::Random;
+use crate::table::{KeySchema, Table};
+use crate::timestamp::Timestamp;
+
+/// The longest pause between two looks for records to trim.
+const TRIM_STEP: Duration = Duration::from_secs(1);
+
+/// A table's stream, enabled or disabled.
+#[derive(Clone, Debug)]
+pub(crate) struct Stream {
+    pub(crate) arn: String,
+    pub(crate) label: String,
+    pub(crate) table: String,
+    pub(crate) view: ViewType,
+    pub(crate) schema: KeySchema,
+    pub(crate) created: Timestamp,
+    pub(crate) enabled: bool,
+    /// All shards that are not trimmed away, in the order of their ids and so of their creation.
+    pub(crate) shards: BTreeMap<String, Shard>,
+    /// The open shards by the first place of their ranges; together they cover the ring.
+    open: BTreeMap<u64, String>,
+    /// The number that the next record or shard gets.
+    pub(crate) next_sequence: u128,
+    /// Nothing happens by itself before this time.
+    pub(crate) next_event: Timestamp,
+    pub(crate) descriptions: RateLimit,
+}
+
+/// What a stream needs of its world.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) now: Timestamp,
+    pub(crate) options: &'a LocalOptions,
+    pub(crate) random: &'a mut Random,
+}
+
+impl Stream {
+    /// An enabled stream with its first shards, which divide the ring evenly.
+    pub(crate) fn new(table: &Table, arn: String, label: String, view: ViewType, world: &mut Surroundings<'_>) -> Self {
+        let mut stream = Self {
+            arn,
+            label,
+            table: table.name.clone(),
+            view,
+            schema: table.schema.clone(),
+            created: world.now,
+            enabled: true,
+            shards: BTreeMap::new(),
+            open: BTreeMap::new(),
+            next_sequence: world.options.first_sequence_number,
+            next_event: world.now,
+            descriptions: RateLimit::default(),
+        };
+        let count = u128::from(world.options.initial_shards.max(1));
+        let ring = 1_u128 << 64;
+        for index in 0..count {
+            let first = ring * index / count;
+            let last = ring * (index + 1) / count - 1;
+            stream.open_shard(None, (low_bits(first), low_bits(last)), world);
+        }
+        stream.plan(world);
+        stream
+    }
+
+    /// Writes a change of an item at this place of the ring; what changes nothing gets no record. True if written.
+    pub(crate) fn append(&mut self, ring: u64, change: &Change<'_>, world: &mut Surroundings<'_>) -> bool {
+        if !self.enabled || !change.is_one() {
+            return false;
+        }
+        let Some((_, id)) = self.open.range(..=ring).next_back() else {
+            return false;
+        };
+        let Some(shard) = self.shards.get_mut(id) else {
+            return false;
+        };
+        let frame = RecordFrame {
+            region: &world.options.region,
+            schema: &self.schema,
+            view: self.view,
+            sequence: self.next_sequence,
+            event_id: [world.random.next_u64(), world.random.next_u64()],
+            created: world.now,
+        };
+        shard.records.push_back(write_record(&frame, change));
+        self.next_sequence += 1;
+        self.next_event = self.next_event.min(world.now.plus(world.options.retention));
+        true
+    }
+
+    /// Where the ranges of the open shards begin.
+    pub(crate) fn open_ranges(&self) -> impl Iterator<Item = u64> {
+        self.open.keys().copied()
+    }
+
+    /// Does what is due: closes shards of age, drops records and shards beyond retention.
+    pub(crate) fn advance(&mut self, world: &mut Surroundings<'_>) {
+        if world.now < self.next_event {
+            return;
+        }
+        self.roll_over_aged(world);
+        self.trim_aged(world);
+        self.plan(world);
+    }
+
+    /// Whether the stream is disabled and nothing of it can be read any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        !self.enabled && self.shards.is_empty()
+    }
+
+    /// Closes every shard for good; they stay readable for the retention time.
+    pub(crate) fn disable(&mut self, world: &mut Surroundings<'_>) {
+        self.enabled = false;
+        for id in std::mem::take(&mut self.open).into_values() {
+            if let Some(shard) = self.shards.get_mut(&id) {
+                shard.close(world.now);
+            }
+        }
+        self.plan(world);
+    }
+
+    /// Carries out what an operator asks for; answers the shards that were touched.
+    pub(crate) fn act(
+        &mut self,
+        action: StreamAction,
+        shard: Option<&str>,
+        world: &mut Surroundings<'_>,
+    ) -> Result<Vec<String>, ServiceError> {
+        let targets = match (shard, action) {
+            (Some(id), _) if !self.shards.contains_key(id) => {
+                return Err(ServiceError::not_found(format!("Shard {id} does not exist")));
+            }
+            (Some(id), _) => vec![id.to_owned()],
+            (None, StreamAction::Trim) => self.shards.keys().cloned().collect(),
+            (None, _) => self.open.values().cloned().collect(),
+        };
+        for id in &targets {
+            match action {
+                StreamAction::Split => self.split(id, world)?,
+                StreamAction::Rollover => self.roll_over(id, world)?,
+                StreamAction::Trim => {
+                    if let Some(shard) = self.shards.get_mut(id) {
+                        shard.trim(Timestamp::from_millis(u64::MAX));
+                    }
+                }
+            }
+        }
+        self.plan(world);
+        Ok(targets)
+    }
+
+    fn roll_over(&mut self, id: &str, world: &mut Surroundings<'_>) -> Result<(), ServiceError> {
+        let range = self.close_shard(id, world)?;
+        self.open_shard(Some(id.to_owned()), range, world);
+        Ok(())
+    }
+
+    fn split(&mut self, id: &str, world: &mut Surroundings<'_>) -> Result<(), ServiceError> {
+        let (first, last) = self.close_shard(id, world)?;
+        let middle = first + (last - first) / 2;
+        self.open_shard(Some(id.to_owned()), (first, middle), world);
+        self.open_shard(Some(id.to_owned()), (middle.saturating_add(1), last), world);
+        Ok(())
+    }
+
+    /// Closes an open shard; answers the range that its children take over.
+    fn close_shard(&mut self, id: &str, world: &Surroundings<'_>) -> Result<(u64, u64), ServiceError> {
+        match self.shards.get_mut(id) {
+            Some(shard) if shard.closed.is_none() => {
+                shard.close(world.now);
+                self.open.remove(&shard.range.0);
+                Ok(shard.range)
+            }
+            _ => Err(ServiceError::validation(format!("Shard {id} is not open"))),
+        }
+    }
+
+    fn open_shard(&mut self, parent: Option<String>, range: (u64, u64), world: &mut Surroundings<'_>) {
+        let id = self.new_shard_id(world);
+        let shard = Shard {
+            id: id.clone(),
+            parent,
+            range,
+            created: world.now,
+            start: self.next_sequence,
+            closed: None,
+            records: std::collections::VecDeque::new(),
+            made: BTreeMap::new(),
+            trimmed_to: None,
+            reads: RateLimit::default(),
+        };
+        self.next_sequence += 1;
+        self.open.insert(range.0, id.clone());
+        self.shards.insert(id, shard);
+    }
+
+    /// `shardId-<creation time, 20 digits>-<8 hex digits>`, as the service's ids look.
+    fn new_shard_id(&self, world: &mut Surroundings<'_>) -> String {
+        loop {
+            let suffix = world.random.next_u64() >> 32;
+            let id = format!("shardId-{:020}-{suffix:08x}", world.now.as_millis());
+            if !self.shards.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    fn roll_over_aged(&mut self, world: &mut Surroundings<'_>) {
+        let Some(rollover) = world.options.rollover else {
+            return;
+        };
+        let aged = |id: &&String| self.shards.get(*id).is_some_and(|shard| shard.created.plus(rollover) <= world.now);
+        let aged: Vec<String> = self.open.values().filter(aged).cloned().collect();
+        for id in aged {
+            // The ids come from the open shards, so none of them is closed.
+            let _ = self.roll_over(&id, world);
+        }
+    }
+
+    fn trim_aged(&mut self, world: &Surroundings<'_>) {
+        let retention_ms = duration_ms(world.options.retention);
+        let horizon_ms = world.now.as_millis().saturating_sub(retention_ms);
+        let horizon = Timestamp::from_millis(horizon_ms.saturating_add(1));
+        let mut gone = BTreeSet::new();
+        for (id, shard) in &mut self.shards {
+            shard.trim(horizon);
+            let closed_long_ago = shard.closed.is_some_and(|(closed, _)| closed < horizon);
+            if closed_long_ago && shard.records.is_empty() {
+                gone.insert(id.clone());
+            }
+        }
+        self.shards.retain(|id, _| !gone.contains(id));
+    }
+
+    /// Finds the next time at which something is due.
+    fn plan(&mut self, world: &Surroundings<'_>) {
+        let retention = world.options.retention;
+        let mut next = Timestamp::from_millis(u64::MAX);
+        for shard in self.shards.values() {
+            if let Some(oldest) = shard.records.front() {
+                let step = TRIM_STEP.min(retention / 20);
+                next = next.min(oldest.created.plus(retention).max(world.now.plus(step)));
+            }
+            match (shard.closed, world.options.rollover) {
+                (Some((closed, _)), _) => next = next.min(closed.plus(retention)),
+                (None, Some(rollover)) => next = next.min(shard.created.plus(rollover)),
+                (None, None) => {}
+            }
+        }
+        self.next_event = next;
+    }
+}
+
+fn duration_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The lower half of a number below 2^64.
+fn low_bits(number: u128) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

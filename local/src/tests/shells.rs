@@ -1,0 +1,230 @@
+//! The shells around the world: the real SDK over HTTP and in memory, faults, the control plane.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ReturnValuesOnConditionCheckFailure,
+    ScalarAttributeType, StreamSpecification, StreamViewType,
+};
+use aws_sdk_dynamodbstreams::types::ShardIteratorType;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::connector::InMemoryClient;
+use crate::faults::{Effect, Fault, FaultPlan};
+use crate::{Clock, LocalOptions, LocalService, Timestamp, http};
+
+/// Both of the SDK's clients.
+struct Clients {
+    tables: aws_sdk_dynamodb::Client,
+    streams: aws_sdk_dynamodbstreams::Client,
+}
+
+impl Clients {
+    fn new(endpoint: &str, http_client: impl Into<Option<InMemoryClient>>) -> Self {
+        let mut config = aws_config::SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(SharedCredentialsProvider::new(Credentials::for_tests()))
+            .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
+            .time_source(aws_smithy_async::time::SystemTimeSource::new())
+            .retry_config(aws_config::retry::RetryConfig::disabled())
+            .endpoint_url(endpoint);
+        config = match http_client.into() {
+            Some(client) => config.http_client(client.shared()),
+            None => config.http_client(aws_smithy_http_client::Builder::new().build_http()),
+        };
+        let config = config.build();
+        Self { tables: aws_sdk_dynamodb::Client::new(&config), streams: aws_sdk_dynamodbstreams::Client::new(&config) }
+    }
+
+    async fn put(&self, key: &str) -> Result<(), aws_sdk_dynamodb::Error> {
+        let put = self.tables.put_item().table_name("Phones");
+        put.item("k", AttributeValue::S(key.to_owned())).send().await?;
+        Ok(())
+    }
+}
+
+fn service() -> LocalService {
+    let options = LocalOptions { initial_shards: 2, ..LocalOptions::default() };
+    LocalService::new(options, Clock::tokio(Timestamp::from_millis(1_795_346_529_400)))
+}
+
+/// What a beginner does first: a table, some items, every record of its stream.
+async fn walk_through(clients: &Clients) {
+    let hash = AttributeDefinition::builder().attribute_name("k").attribute_type(ScalarAttributeType::S);
+    let element = KeySchemaElement::builder().attribute_name("k").key_type(KeyType::Hash);
+    let stream = StreamSpecification::builder().stream_enabled(true).stream_view_type(StreamViewType::NewImage);
+    let created = clients
+        .tables
+        .create_table()
+        .table_name("Phones")
+        .attribute_definitions(hash.build().expect("complete"))
+        .key_schema(element.build().expect("complete"))
+        .billing_mode(BillingMode::PayPerRequest)
+        .stream_specification(stream.build().expect("complete"))
+        .send()
+        .await
+        .expect("a table");
+    let description = created.table_description().expect("described");
+    let arn = description.latest_stream_arn().expect("a stream").to_owned();
+
+    for index in 0..10 {
+        clients.put(&format!("key{index}")).await.expect("written");
+    }
+    let again = clients
+        .tables
+        .put_item()
+        .table_name("Phones")
+        .item("k", AttributeValue::S("key1".to_owned()))
+        .condition_expression("attribute_not_exists(k)")
+        .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+        .send()
+        .await
+        .expect_err("the item is there")
+        .into_service_error();
+    let aws_sdk_dynamodb::operation::put_item::PutItemError::ConditionalCheckFailedException(failure) = again else {
+        panic!("{again:?}");
+    };
+    assert_eq!(failure.item().map(std::collections::HashMap::len), Some(1));
+
+    let described = clients.streams.describe_stream().stream_arn(&arn).send().await.expect("described");
+    let mut keys = BTreeSet::new();
+    for shard in described.stream_description().expect("described").shards() {
+        let iterator = clients
+            .streams
+            .get_shard_iterator()
+            .stream_arn(&arn)
+            .shard_id(shard.shard_id().expect("named"))
+            .shard_iterator_type(ShardIteratorType::TrimHorizon)
+            .send()
+            .await
+            .expect("an iterator");
+        let page =
+            clients.streams.get_records().set_shard_iterator(iterator.shard_iterator).send().await.expect("a page");
+        assert!(page.next_shard_iterator().is_some());
+        for record in page.records() {
+            let image = record.dynamodb().and_then(|record| record.new_image()).expect("an image");
+            keys.insert(image["k"].as_s().expect("a string").clone());
+        }
+    }
+    assert_eq!(keys.len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_real_sdk_works_in_memory() {
+    let service = service();
+    walk_through(&Clients::new("http://in-memory", InMemoryClient::new(service.clone()))).await;
+    assert_eq!(service.stats().calls["PutItem"], 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_breaks_single_calls_of_single_clients() {
+    let service = service();
+    walk_through(&Clients::new("http://in-memory", InMemoryClient::new(service.clone()))).await;
+    let client = InMemoryClient::new(service.clone()).label("unlucky").hook(|call| {
+        assert_eq!(call.client, "unlucky");
+        let key = String::from_utf8_lossy(&call.request.body).into_owned();
+        let effect = match () {
+            () if key.contains("lost-call") => Effect::LoseCall,
+            () if key.contains("lost-answer") => Effect::LoseAnswer,
+            () if key.contains("late") => Effect::ApplyLate(Duration::from_secs(5)),
+            () if key.contains("slow") => {
+                return Some(Fault { delay_after: Duration::from_secs(3), ..Fault::default() });
+            }
+            () => return None,
+        };
+        Some(Fault { effect, ..Fault::default() })
+    });
+    let clients = Clients::new("http://in-memory", client);
+    let count = || service.stats().records_written;
+    assert!(clients.put("lost-call").await.is_err());
+    assert_eq!(count(), 10);
+    assert!(clients.put("lost-answer").await.is_err());
+    assert_eq!(count(), 11);
+    assert!(clients.put("late").await.is_err());
+    assert_eq!(count(), 11);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(count(), 12);
+    let before = tokio::time::Instant::now();
+    clients.put("slow").await.expect("written");
+    assert!(before.elapsed() >= Duration::from_secs(3));
+    clients.put("lucky").await.expect("written");
+}
+
+/// One HTTP exchange on a connection of its own; the status and the body, empty if the connection broke.
+async fn exchange(address: std::net::SocketAddr, method: &str, path: &str, target: &str, body: &Value) -> (u16, Value) {
+    let body = body.to_string();
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    let target = match target {
+        "" => String::new(),
+        target => format!("x-amz-target: {target}\r\n"),
+    };
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: local\r\nconnection: close\r\n{target}");
+    let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    // A broken connection leaves the answer empty.
+    let _ = stream.read_to_string(&mut answer).await;
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        return (0, Value::Null);
+    };
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.expect("a status"), serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+#[tokio::test]
+async fn the_service_serves_over_http_and_can_be_made_to_fail() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let service = LocalService::new(LocalOptions::default(), Clock::system());
+    let serving = tokio::spawn(http::serve(listener, service, async {
+        let _ = stopped.await;
+    }));
+    walk_through(&Clients::new(&format!("http://{address}"), None)).await;
+
+    let put = json!({"TableName": "Phones", "Item": {"k": {"S": "x"}}});
+    let target = "DynamoDB_20120810.PutItem";
+    assert_eq!(exchange(address, "POST", "/", target, &put).await, (200, json!({})));
+    let faults = async |plan: Value| exchange(address, "POST", "/_local/faults", "", &plan).await.0;
+    assert_eq!(faults(json!({"deny": ["PutItem"]})).await, 200);
+    let (status, error) = exchange(address, "POST", "/", target, &put).await;
+    assert_eq!((status, &error["__type"]), (400, &json!("com.amazon.coral.service#AccessDeniedException")));
+    assert_eq!(faults(json!({"rules": [{"share": 1, "effect": "error"}]})).await, 200);
+    assert_eq!(exchange(address, "POST", "/", target, &put).await.0, 500);
+    assert_eq!(faults(json!({"refuse": ["tables"]})).await, 200);
+    assert_eq!(exchange(address, "POST", "/", target, &put).await, (0, Value::Null));
+    assert_eq!(faults(json!({"rules": [{"share": 7}]})).await, 400);
+    assert_eq!(faults(json!({})).await, 200);
+
+    let split = json!({"table": "Phones", "action": "split"});
+    let (status, answer) = exchange(address, "POST", "/_local/streams", "", &split).await;
+    assert_eq!((status, answer["shards"].as_array().map(Vec::len)), (200, Some(4)));
+    let (_, stats) = exchange(address, "GET", "/_local/stats", "", &json!({})).await;
+    assert_eq!(stats["records_written"], 11);
+    assert_eq!(stats["errors"]["PutItem"]["AccessDeniedException"], 1);
+    assert_eq!(exchange(address, "GET", "/nowhere", "", &json!({})).await.0, 404);
+    assert_eq!(exchange(address, "GET", "/", "", &json!({})).await.0, 200);
+
+    stop.send(()).expect("still serving");
+    serving.await.expect("no panic").expect("no error");
+    assert!(TcpStream::connect(address).await.is_err(), "nothing listens any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn truncated_and_silent_answers_are_the_plans_to_give() {
+    let service = service();
+    let request = crate::Request { target: "DynamoDB_20120810.ListTables".to_owned(), body: "{}".into() };
+    let whole = service.call(request.clone()).await.expect("an answer");
+    let rule = |effect: &str| json!({"rules": [{"share": 1, "effect": effect, "operations": ["ListTables"]}]});
+    service.set_faults(FaultPlan::from_json(&rule("truncate")).expect("a plan"));
+    let half = service.call(request.clone()).await.expect("an answer");
+    assert_eq!(half.body.len(), whole.body.len() / 2);
+    service.set_faults(FaultPlan::from_json(&rule("hang")).expect("a plan"));
+    let silent = tokio::time::timeout(Duration::from_secs(60), service.call(request)).await;
+    assert!(silent.is_err());
+}

@@ -1,0 +1,7 @@
+//! Operator's tools: the status of a fleet, and changes of leases by hand.
+//!
+//! - `status`: workers, shards, and what waits for what, from the rows of the tables
+//! - `lease_ops`: the lease changes that an operator may make
+
+pub mod lease_ops;
+pub mod status;

@@ -1,0 +1,478 @@
+//! What the tables show of a fleet, in words for people and fields for programs.
+//!
+//! Pure: rows, the fleet as seen and a listing of the stream's shards in; a [`FleetStatus`] out, whose JSON form is
+//! stable: fields may be added, none changes its meaning. Names are snake_case, times and lengths of time are in
+//! milliseconds, and what isn't known is `null`.
+
+mod builder;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use self::builder::StatusBuilder;
+use crate::aws::lease_table::BadRow;
+use crate::aws::worker_table::heartbeat_interval;
+use crate::coordination::Listing;
+use crate::coordination::{FleetView, Seen};
+use crate::model::blocked_record::BlockedRecord;
+use crate::model::lease::{Lease, WorkerId};
+
+/// What is known of a fleet from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    /// The application.
+    pub app: &'a str,
+    /// All rows of the lease table.
+    pub rows: &'a [Result<Lease, BadRow>],
+    /// The fleet table, as observed.
+    pub view: &'a FleetView,
+    /// The stream that was looked at; without one, shards are known by their leases alone.
+    pub stream_arn: Option<&'a str>,
+    /// The stream's shards; none when they could not be listed.
+    pub listing: Option<&'a Listing>,
+    /// The fleet's lease duration.
+    pub lease_duration: Duration,
+    /// The time of day (ms since the epoch), for lag alone.
+    pub now_ms: u64,
+}
+
+/// A fleet at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FleetStatus {
+    /// The application.
+    pub app: String,
+    /// The stream.
+    pub stream: StreamStatus,
+    /// The leader; none when nobody has led yet or the last one has left.
+    pub leader: Option<LeaderStatus>,
+    /// Counts.
+    pub totals: Totals,
+    /// The workers, by id.
+    pub workers: Vec<WorkerStatus>,
+    /// The shards that have a lease or should have one, by id.
+    pub shards: Vec<ShardStatus>,
+    /// What waits for what, and why; empty when everything that can be read is being read.
+    pub waits: Vec<Wait>,
+    /// What concerns the fleet as a whole and is not as it should be.
+    pub remarks: Vec<String>,
+}
+
+/// The stream of an application.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StreamStatus {
+    /// The stream that was looked at.
+    pub arn: Option<String>,
+    /// The stream that the application is bound to.
+    pub bound_arn: Option<String>,
+    /// Whether it is switched off: nothing is added to it any more, what it holds stays readable for a day.
+    pub is_disabled: Option<bool>,
+    /// How many shards it lists.
+    pub listed_shards: Option<usize>,
+    /// How many of them nobody has closed.
+    pub open_shards: Option<usize>,
+}
+
+/// Who leads.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LeaderStatus {
+    /// The worker.
+    pub worker: String,
+    /// Raised by each change of leader.
+    pub term: u64,
+    /// Whether that worker, as the same process, shows signs of life.
+    pub is_alive: bool,
+}
+
+/// How many there are, by state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Workers; states that no worker is in are left out.
+    pub workers: BTreeMap<WorkerState, usize>,
+    /// Shards; states that no shard is in are left out.
+    pub shards: BTreeMap<ShardState, usize>,
+}
+
+/// How a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// At work.
+    Active,
+    /// Asked to stop, and giving its leases up.
+    Leaving,
+    /// A heartbeat is overdue: it may be slow, paused or dead.
+    Silent,
+    /// No heartbeat for a lease duration: its leases are others' to take.
+    Dead,
+}
+
+/// How a shard is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ShardState {
+    /// Its owner reads it.
+    Reading,
+    /// It waits for the end of its parent.
+    BlockedOnParent,
+    /// It goes from one worker to another; the first reads on until it has delivered what it holds.
+    HandingOver,
+    /// Nobody owns its lease.
+    Unowned,
+    /// Its owner shows no sign of life.
+    OwnerSilent,
+    /// It is listed and has no lease yet.
+    NoLease,
+    /// Its lease cannot be read.
+    BrokenRow,
+    /// Everything in it is delivered.
+    Finished,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WorkerStatus {
+    /// Its id.
+    pub id: String,
+    /// How it is.
+    pub state: WorkerState,
+    /// Whether it leads.
+    pub is_leader: bool,
+    /// Its version.
+    pub version: String,
+    /// How many unfinished shards are its own, by the lease rows.
+    pub shards: usize,
+    /// The most it will hold.
+    pub max_leases: Option<u64>,
+    /// The sum of its shards' throughput (KiB a second) as far as the rows say.
+    pub throughput_kbps: Option<f64>,
+    /// Everything created before this moment (ms since the epoch) in its shards is delivered and checkpointed.
+    pub caught_up_to_ms: Option<u64>,
+    /// How far that is behind the time of day of whoever looks.
+    pub lag_ms: Option<u64>,
+    /// For how long its heartbeat was seen to stand still, in this look.
+    pub heartbeat_still_ms: u64,
+}
+
+/// One shard.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShardStatus {
+    /// Its id, which is its lease's key.
+    pub id: String,
+    /// How it is.
+    pub state: ShardState,
+    /// Its lease's owner; during a hand-over the new one.
+    pub owner: Option<String>,
+    /// Who reads it until the hand-over is done.
+    pub handed_over_by: Option<String>,
+    /// The checkpoint, in KCL's notation.
+    pub checkpoint: Option<String>,
+    /// The shards that it continues.
+    pub parents: Vec<String>,
+    /// The lease's counter.
+    pub counter: Option<u64>,
+    /// Its throughput (KiB a second), as far as the row says.
+    pub throughput_kbps: Option<f64>,
+    /// It is no further behind than this, its owner says of all its shards together.
+    pub lag_at_most_ms: Option<u64>,
+    /// The record that keeps failing and that it waits for, its owner says.
+    pub halted: Option<BlockedRecord>,
+}
+
+/// A shard that isn't being read, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Wait {
+    /// The shard.
+    pub shard: String,
+    /// Its state.
+    pub state: ShardState,
+    /// The shard it waits for.
+    pub for_shard: Option<String>,
+    /// The worker it waits for.
+    pub for_worker: Option<String>,
+    /// All that in a sentence.
+    pub text: String,
+}
+
+impl WorkerState {
+    /// How it is, for a fleet with this lease duration: overdue is a heartbeat that is half an interval late.
+    pub fn of(seen: &Seen, lease_duration: Duration) -> Self {
+        if !seen.is_alive {
+            Self::Dead
+        } else if seen.still_for >= overdue_after(lease_duration) {
+            Self::Silent
+        } else if seen.member.presence.leaving {
+            Self::Leaving
+        } else {
+            Self::Active
+        }
+    }
+
+    /// Whether it shows signs of life.
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Active | Self::Leaving)
+    }
+
+    /// The state in a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Leaving => "leaving",
+            Self::Silent => "silent",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+impl ShardState {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Reading,
+        Self::BlockedOnParent,
+        Self::HandingOver,
+        Self::Unowned,
+        Self::OwnerSilent,
+        Self::NoLease,
+        Self::BrokenRow,
+        Self::Finished,
+    ];
+
+    /// Of a shard whose lease can be read, by whether it waits for a parent and whether its reader shows signs of life.
+    pub fn of(row: &Lease, is_blocked: bool, lives: impl FnOnce(&WorkerId) -> bool) -> Self {
+        match row.holder() {
+            _ if row.is_finished() => Self::Finished,
+            _ if is_blocked => Self::BlockedOnParent,
+            None => Self::Unowned,
+            Some(holder) if !lives(holder) => Self::OwnerSilent,
+            Some(_) if row.is_handed_over() => Self::HandingOver,
+            Some(_) => Self::Reading,
+        }
+    }
+
+    /// The state as programs see it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Reading => "reading",
+            Self::BlockedOnParent => "blocked_on_parent",
+            Self::HandingOver => "handing_over",
+            Self::Unowned => "unowned",
+            Self::OwnerSilent => "owner_silent",
+            Self::NoLease => "no_lease",
+            Self::BrokenRow => "broken_row",
+            Self::Finished => "finished",
+        }
+    }
+
+    /// The state in a few words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Reading => "reading",
+            Self::BlockedOnParent => "blocked on parent",
+            Self::HandingOver => "handing over",
+            Self::Unowned => "unowned",
+            Self::OwnerSilent => "owner silent",
+            Self::NoLease => "no lease",
+            Self::BrokenRow => "broken row",
+            Self::Finished => "finished",
+        }
+    }
+}
+
+/// How long a heartbeat stands still before it is overdue.
+pub fn overdue_after(lease_duration: Duration) -> Duration {
+    heartbeat_interval(lease_duration).mul_f64(1.5)
+}
+
+impl FleetStatus {
+    /// Puts together what `sources` show.
+    pub fn new(sources: &Sources) -> Self {
+        let picture = StatusBuilder::new(sources);
+        let workers = picture.workers();
+        let (shards, waits) = picture.shards(&workers);
+        let mut totals = Totals::default();
+        workers.iter().for_each(|worker| *totals.workers.entry(worker.state).or_default() += 1);
+        shards.iter().for_each(|shard| *totals.shards.entry(shard.state).or_default() += 1);
+        let stream = picture.stream();
+        let leader = picture.leader();
+        let remarks = picture.remarks(&stream, leader.as_ref());
+        Self { app: sources.app.to_owned(), stream, leader, totals, workers, shards, waits, remarks }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aws::worker_table::{Hints, LeaderRecord, Member, WorkerRecord, digest};
+    use crate::model::checkpoint::Checkpoint;
+    use crate::model::lease::ShardId;
+    use crate::model::shard_graph::{Shard, ShardGraph};
+
+    const LEASE_DURATION: Duration = Duration::from_secs(5);
+
+    fn row(key: &str, owner: Option<&str>, checkpoint: &str, parents: &[&str]) -> Result<Lease, BadRow> {
+        let parents = parents.iter().map(|id| ShardId::from(*id)).collect();
+        let mut lease = Lease::new(key.into(), parents, Checkpoint::parse(checkpoint).unwrap());
+        lease.owner = owner.map(WorkerId::from);
+        Ok(lease)
+    }
+
+    fn worker(id: &str, still_ms: u64, owned: &[&str]) -> Seen {
+        let keys: Vec<ShardId> = owned.iter().map(|key| ShardId::from(*key)).collect();
+        let presence = WorkerRecord {
+            incarnation: "i".into(),
+            version: "0.1.0".into(),
+            caught_up_to_ms: Some(9_000),
+            leases: keys.len() as u64,
+            digest: digest(&keys),
+            ..WorkerRecord::default()
+        };
+        let still_for = Duration::from_millis(still_ms);
+        Seen {
+            member: Member { id: id.into(), presence, inbox: Hints::default(), challenger: None },
+            is_alive: still_for < LEASE_DURATION,
+            has_changed: still_ms < 1000,
+            still_for,
+        }
+    }
+
+    fn view(workers: Vec<Seen>, leader: &str) -> FleetView {
+        let leadership = LeaderRecord {
+            worker: Some(leader.into()),
+            incarnation: "i".into(),
+            term: 3,
+            stream_arn: Some("arn".into()),
+            started_at_ms: 0,
+            listed: true,
+        };
+        FleetView { workers, leadership: Some(leadership), reads: 2 }
+    }
+
+    fn status(rows: &[Result<Lease, BadRow>], view: &FleetView, listing: Option<&Listing>) -> FleetStatus {
+        FleetStatus::new(&Sources {
+            app: "audit",
+            rows,
+            view,
+            stream_arn: Some("arn"),
+            listing,
+            lease_duration: LEASE_DURATION,
+            now_ms: 10_000,
+        })
+    }
+
+    fn wait_of<'a>(status: &'a FleetStatus, shard: &str) -> &'a str {
+        &status.waits.iter().find(|wait| wait.shard == shard).expect("the shard waits").text
+    }
+
+    fn state_of(status: &FleetStatus, shard: &str) -> ShardState {
+        status.shards.iter().find(|status| status.id == shard).expect("a shard").state
+    }
+
+    #[test]
+    fn a_healthy_fleet_waits_for_nothing_and_its_lag_is_its_workers() {
+        let rows = [row("s1", Some("a"), "5", &["s0"]), row("s0", Some("b"), "SHARD_END", &[])];
+        let fleet = view(vec![worker("a", 0, &["s1"]), worker("b", 100, &[])], "a");
+        let status = status(&rows, &fleet, None);
+        assert_eq!(status.waits, []);
+        assert_eq!(status.remarks, [""; 0]);
+        assert_eq!(status.totals.shards, [(ShardState::Reading, 1), (ShardState::Finished, 1)].into());
+        let lags: Vec<_> = status.shards.iter().map(|shard| shard.lag_at_most_ms).collect();
+        assert_eq!(lags, [None, Some(1_000)], "a finished shard has no lag");
+        assert_eq!((status.workers[0].shards, status.workers[1].shards), (1, 0));
+    }
+
+    #[test]
+    fn each_shard_that_is_not_read_says_what_it_waits_for() {
+        let broken = BadRow { key: "bad".into(), reason: "attribute checkpoint is missing".into() };
+        let mut moving = row("moving", Some("b"), "1", &[]).unwrap();
+        moving.checkpoint_owner = Some("a".into());
+        let rows = [
+            row("parent", Some("a"), "1", &[]),
+            row("child", Some("b"), "TRIM_HORIZON", &["parent"]),
+            row("grandchild", None, "TRIM_HORIZON", &["child"]),
+            row("free", None, "1", &[]),
+            row("lost", Some("c"), "1", &[]),
+            row("foreign", Some("kcl"), "1", &[]),
+            row("below", Some("a"), "TRIM_HORIZON", &["bad"]),
+            Ok(moving),
+            Err(broken),
+        ];
+        let fleet = view(vec![worker("a", 0, &[]), worker("b", 0, &[]), worker("c", 1_500, &[])], "a");
+        let status = status(&rows, &fleet, None);
+        assert_eq!(wait_of(&status, "child"), "shard child waits for its parent parent, which worker a reads");
+        assert!(wait_of(&status, "grandchild").ends_with("parent child, which itself waits for its parent"));
+        assert!(wait_of(&status, "below").ends_with("whose lease cannot be read"));
+        assert!(wait_of(&status, "free").ends_with("the leader a is to assign it"));
+        assert!(wait_of(&status, "lost").contains("owner c shows no sign of life"));
+        assert!(wait_of(&status, "foreign").ends_with("owner kcl is not in the fleet table"));
+        assert!(wait_of(&status, "bad").starts_with("lease of bad cannot be read: attribute checkpoint is missing"));
+        assert!(wait_of(&status, "moving").contains("from worker a to b"));
+        assert_eq!(state_of(&status, "moving"), ShardState::HandingOver);
+        assert_eq!(status.totals.workers[&WorkerState::Silent], 1);
+    }
+
+    #[test]
+    fn a_shard_that_waits_for_a_record_says_which_and_why() {
+        let halt = BlockedRecord {
+            sequence_number: "77".into(),
+            event_id: Some("e-1".into()),
+            keys: r#"{"k":{"S":"x"}}"#.into(),
+            error: "the handler answered 500".into(),
+            attempts: 12,
+            since_ms: 4_000,
+        };
+        let mut owner = worker("a", 0, &["s"]);
+        owner.member.presence.halted.insert("s".into(), halt.clone());
+        let status = status(&[row("s", Some("a"), "1", &[])], &view(vec![owner], "a"), None);
+        assert_eq!(status.shards[0].halted, Some(halt));
+        assert_eq!(
+            wait_of(&status, "s"),
+            "shard s waits for record 77 (event e-1, key {\"k\":{\"S\":\"x\"}}), which worker a has tried 12 times in 6 s: \
+             the handler answered 500"
+        );
+        assert_eq!(state_of(&status, "s"), ShardState::Reading);
+    }
+
+    #[test]
+    fn a_stopped_fleet_is_remarked_upon() {
+        let rows = [row("s", Some("a"), "1", &[])];
+        let status = status(&rows, &FleetView::default(), None);
+        assert_eq!(status.remarks, ["no worker is alive: nothing is read"]);
+        assert_eq!(state_of(&status, "s"), ShardState::OwnerSilent);
+    }
+
+    #[test]
+    fn the_dead_are_told_from_the_silent_by_the_lease_duration() {
+        let fleet = view(vec![worker("a", 5_000, &[]), worker("b", 1_500, &[]), worker("c", 1_499, &[])], "a");
+        let status = status(&[], &fleet, None);
+        let states: Vec<_> = status.workers.iter().map(|worker| worker.state).collect();
+        assert_eq!(states, [WorkerState::Dead, WorkerState::Silent, WorkerState::Active]);
+        assert_eq!(status.leader.map(|leader| leader.is_alive), Some(false));
+        assert!(status.remarks[0].starts_with("no live worker leads"));
+    }
+
+    #[test]
+    fn listed_shards_without_a_lease_and_a_disabled_stream_show() {
+        let shard =
+            |id: &str, parent: Option<&str>| Shard { id: id.into(), parent: parent.map(Into::into), closed: false };
+        let graph = ShardGraph::new([shard("s0", None), shard("s1", Some("s0"))]);
+        let listing = Listing { graph, is_disabled: true, took: Duration::ZERO, takes: Duration::ZERO };
+        let fleet = view(vec![worker("a", 0, &["s0"])], "a");
+        let status = status(&[row("s0", Some("a"), "1", &[])], &fleet, Some(&listing));
+        assert_eq!(state_of(&status, "s1"), ShardState::NoLease);
+        assert_eq!((status.stream.is_disabled, status.stream.listed_shards), (Some(true), Some(2)));
+        assert!(status.remarks[0].starts_with("the stream is switched off"));
+    }
+
+    #[test]
+    fn the_json_form_keeps_its_names() {
+        let fleet = view(vec![worker("a", 0, &["s"])], "a");
+        let json = serde_json::to_value(status(&[row("s", Some("a"), "TRIM_HORIZON", &[])], &fleet, None)).unwrap();
+        assert_eq!(json["leader"], serde_json::json!({"worker": "a", "term": 3, "is_alive": true}));
+        assert_eq!(json["totals"], serde_json::json!({"workers": {"active": 1}, "shards": {"reading": 1}}));
+        assert_eq!(json["shards"][0]["checkpoint"], "TRIM_HORIZON");
+        assert_eq!(json["workers"][0]["lag_ms"], 1_000);
+    }
+}

@@ -1,0 +1,268 @@
+//! Putting a status together from the rows, the fleet as seen and the listing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{LeaderStatus, ShardState, ShardStatus, Sources, StreamStatus, Wait, WorkerState, WorkerStatus};
+use crate::aws::worker_table::digest;
+use crate::coordination::fleet_view::Seen;
+use crate::model::blocked_record::BlockedRecord;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::lease::{Lease, ShardId, WorkerId};
+use crate::model::shard_graph::unfinished_parents;
+
+/// The sources, sorted.
+pub(super) struct StatusBuilder<'a> {
+    sources: &'a Sources<'a>,
+    rows: BTreeMap<ShardId, Lease>,
+    bad: BTreeMap<ShardId, &'a str>,
+}
+
+impl<'a> StatusBuilder<'a> {
+    pub(super) fn new(sources: &'a Sources<'a>) -> Self {
+        let good = sources.rows.iter().flatten().map(|row| (row.key.clone(), row.clone()));
+        let bad = sources.rows.iter().filter_map(|row| row.as_ref().err());
+        Self { sources, rows: good.collect(), bad: bad.map(|bad| (bad.key.clone(), bad.reason.as_str())).collect() }
+    }
+
+    fn state_of(&self, worker: &WorkerId) -> Option<WorkerState> {
+        self.sources.view.worker(worker).map(|seen| WorkerState::of(seen, self.sources.lease_duration))
+    }
+
+    fn lives(&self, worker: &WorkerId) -> bool {
+        self.state_of(worker).is_some_and(WorkerState::is_alive)
+    }
+
+    pub(super) fn leader(&self) -> Option<LeaderStatus> {
+        let leadership = self.sources.view.leadership.as_ref()?;
+        let worker = leadership.worker.as_ref()?;
+        let seen = self.sources.view.worker(worker);
+        let is_same = seen.is_some_and(|seen| seen.member.presence.incarnation == leadership.incarnation);
+        let is_alive = is_same && self.lives(worker);
+        Some(LeaderStatus { worker: worker.to_string(), term: leadership.term, is_alive })
+    }
+
+    pub(super) fn stream(&self) -> StreamStatus {
+        let listing = self.sources.listing;
+        StreamStatus {
+            arn: self.sources.stream_arn.map(ToOwned::to_owned),
+            bound_arn: self.bound_arn().map(ToOwned::to_owned),
+            is_disabled: listing.map(|listing| listing.is_disabled),
+            listed_shards: listing.map(|listing| listing.graph.len()),
+            open_shards: listing.map(|listing| listing.graph.open_shards()),
+        }
+    }
+
+    fn bound_arn(&self) -> Option<&str> {
+        self.sources.view.leadership.as_ref()?.stream_arn.as_deref()
+    }
+
+    fn is_other_stream(&self) -> bool {
+        matches!((self.sources.stream_arn, self.bound_arn()), (Some(looked), Some(bound)) if looked != bound)
+    }
+
+    // Workers.
+
+    pub(super) fn workers(&self) -> Vec<WorkerStatus> {
+        self.sources.view.workers.iter().map(|seen| self.worker(seen)).collect()
+    }
+
+    fn worker(&self, seen: &Seen) -> WorkerStatus {
+        let id = &seen.member.id;
+        let presence = &seen.member.presence;
+        let owned: Vec<&Lease> = self.owned_by(id).collect();
+        let throughputs: Vec<f64> = owned.iter().filter_map(|row| row.throughput_kbps).collect();
+        // A worker that has nothing to read has caught up with the end of time.
+        let caught_up_to_ms = presence.caught_up_to_ms.filter(|moment| *moment != u64::MAX);
+        WorkerStatus {
+            id: id.to_string(),
+            state: WorkerState::of(seen, self.sources.lease_duration),
+            is_leader: self.sources.view.leadership.as_ref().is_some_and(|item| item.worker.as_ref() == Some(id)),
+            version: presence.version.clone(),
+            shards: owned.len(),
+            max_leases: presence.max_leases,
+            throughput_kbps: (!throughputs.is_empty()).then(|| throughputs.iter().sum()),
+            caught_up_to_ms,
+            lag_ms: caught_up_to_ms.map(|moment| self.sources.now_ms.saturating_sub(moment)),
+            heartbeat_still_ms: u64::try_from(seen.still_for.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn owned_by<'b>(&'b self, worker: &'b WorkerId) -> impl Iterator<Item = &'b Lease> {
+        self.rows.values().filter(move |row| row.owner.as_ref() == Some(worker) && !row.is_finished())
+    }
+
+    // Shards.
+
+    pub(super) fn shards(&self, workers: &[WorkerStatus]) -> (Vec<ShardStatus>, Vec<Wait>) {
+        let lags = self.lags(workers);
+        let mut shards: Vec<ShardStatus> = self.rows.values().map(|row| self.shard(row, &lags)).collect();
+        shards.extend(self.bad.keys().map(|key| without_row(key, ShardState::BrokenRow, &BTreeSet::new())));
+        shards.extend(
+            self.without_lease().iter().map(|lease| without_row(&lease.key, ShardState::NoLease, &lease.parents)),
+        );
+        shards.sort_by(|left, right| left.id.cmp(&right.id));
+        let waits = shards.iter().filter_map(|shard| self.wait(shard)).collect();
+        (shards, waits)
+    }
+
+    /// How far behind the shards of each worker are at most: of those whose idea of their leases is that of the rows.
+    fn lags(&self, workers: &[WorkerStatus]) -> BTreeMap<&'a str, u64> {
+        let seen = self.sources.view.workers.iter().zip(workers);
+        seen.filter(|(seen, worker)| {
+            let owned = digest(self.owned_by(&seen.member.id).map(|row| &row.key));
+            worker.state.is_alive() && owned == seen.member.presence.digest
+        })
+        .filter_map(|(seen, worker)| Some((seen.member.id.as_str(), worker.lag_ms?)))
+        .collect()
+    }
+
+    fn shard(&self, row: &Lease, lags: &BTreeMap<&str, u64>) -> ShardStatus {
+        let state = self.shard_state(row);
+        let lag = row.owner.as_ref().and_then(|owner| lags.get(owner.as_str()));
+        ShardStatus {
+            id: row.key.to_string(),
+            state,
+            owner: row.owner.as_ref().map(ToString::to_string),
+            handed_over_by: row.checkpoint_owner.as_ref().map(ToString::to_string),
+            checkpoint: Some(row.checkpoint.to_string()),
+            parents: row.parents.iter().map(ToString::to_string).collect(),
+            counter: Some(row.counter),
+            throughput_kbps: row.throughput_kbps,
+            lag_at_most_ms: lag.copied().filter(|_| state == ShardState::Reading),
+            halted: row
+                .holder()
+                .filter(|_| state == ShardState::Reading)
+                .and_then(|holder| self.sources.view.worker(holder)?.member.presence.halted.get(&row.key).cloned()),
+        }
+    }
+
+    fn shard_state(&self, row: &Lease) -> ShardState {
+        ShardState::of(row, self.parent_in_the_way(row).is_some(), |holder| self.lives(holder))
+    }
+
+    /// The first parent that is not yet read to its end, or whose row cannot be read.
+    fn parent_in_the_way(&self, row: &Lease) -> Option<ShardId> {
+        let unfinished = unfinished_parents(row, &self.rows).next();
+        unfinished.or_else(|| row.parents.iter().find(|parent| self.bad.contains_key(*parent))).cloned()
+    }
+
+    /// The leases that the leader will make for listed shards.
+    fn without_lease(&self) -> Vec<Lease> {
+        let Some(listing) = self.sources.listing.filter(|_| !self.is_other_stream()) else { return Vec::new() };
+        let has_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains_key(id);
+        listing.graph.missing_leases(has_lease, &Checkpoint::TrimHorizon)
+    }
+
+    fn wait(&self, shard: &ShardStatus) -> Option<Wait> {
+        let id = ShardId::from(shard.id.as_str());
+        let (mut for_shard, mut for_worker) = (None, None);
+        let text = match shard.state {
+            ShardState::Reading => {
+                let BlockedRecord { sequence_number, event_id, keys, error, attempts, since_ms } =
+                    shard.halted.as_ref()?;
+                for_worker = shard.owner.clone();
+                let (event, owner) = (event_id.as_deref().unwrap_or("unnamed"), or_nobody(&shard.owner));
+                let lasts_s = self.sources.now_ms.saturating_sub(*since_ms) / 1_000;
+                format!(
+                    "shard {id} waits for record {sequence_number} (event {event}, key {keys}), which worker {owner} has \
+                     tried {attempts} times in {lasts_s} s: {error}"
+                )
+            }
+            ShardState::Finished => return None,
+            ShardState::BlockedOnParent => {
+                let row = self.rows.get(&id)?;
+                let parent = self.parent_in_the_way(row)?;
+                let (text, worker) = self.why_unfinished(&parent);
+                (for_shard, for_worker) = (Some(parent.to_string()), worker);
+                format!("shard {id} waits for its parent {parent}, {text}")
+            }
+            ShardState::HandingOver => {
+                for_worker = shard.handed_over_by.clone();
+                let (from, to) = (or_nobody(&shard.handed_over_by), or_nobody(&shard.owner));
+                format!("shard {id} goes from worker {from} to {to}, once {from} has delivered what it holds")
+            }
+            ShardState::Unowned => format!("shard {id} has no owner: {}", self.who_assigns()),
+            ShardState::OwnerSilent => {
+                let holder = self.rows.get(&id)?.holder()?;
+                for_worker = Some(holder.to_string());
+                format!("shard {id} is not being read: owner {holder} {}", self.silence_of(holder))
+            }
+            ShardState::NoLease => {
+                format!("shard {id} has no lease yet: the leader makes it after its next listing of the shards")
+            }
+            ShardState::BrokenRow => {
+                let reason = self.bad.get(&id)?;
+                format!("lease of {id} cannot be read: {reason}; the shard and its children wait until it is mended")
+            }
+        };
+        Some(Wait { shard: shard.id.clone(), state: shard.state, for_shard, for_worker, text })
+    }
+
+    fn why_unfinished(&self, parent: &ShardId) -> (String, Option<String>) {
+        let Some(row) = self.rows.get(parent) else { return ("whose lease cannot be read".into(), None) };
+        let holder = row.holder().map(ToString::to_string);
+        let text = match (self.shard_state(row), row.holder()) {
+            (ShardState::BlockedOnParent, _) => "which itself waits for its parent".to_owned(),
+            (_, None) => "which nobody owns".to_owned(),
+            (ShardState::OwnerSilent, Some(holder)) => format!("whose owner {holder} {}", self.silence_of(holder)),
+            (_, Some(holder)) => format!("which worker {holder} reads"),
+        };
+        (text, holder)
+    }
+
+    fn silence_of(&self, worker: &WorkerId) -> String {
+        match self.sources.view.worker(worker) {
+            None => "is not in the fleet table".to_owned(),
+            Some(seen) => {
+                let still_s = seen.still_for.as_secs_f64();
+                format!("shows no sign of life (its heartbeat has stood still for {still_s:.1} s of looking)")
+            }
+        }
+    }
+
+    fn who_assigns(&self) -> String {
+        match self.leader() {
+            Some(leader) if leader.is_alive => format!("the leader {} is to assign it", leader.worker),
+            _ => "there is no live leader to assign it".to_owned(),
+        }
+    }
+
+    pub(super) fn remarks(&self, stream: &StreamStatus, leader: Option<&LeaderStatus>) -> Vec<String> {
+        let mut remarks = Vec::new();
+        let live = self.sources.view.workers.iter().filter(|seen| self.lives(&seen.member.id)).count();
+        if live == 0 {
+            remarks.push("no worker is alive: nothing is read".to_owned());
+        } else if leader.is_none_or(|leader| !leader.is_alive) {
+            remarks.push("no live worker leads: a deputy takes over within a lease duration".to_owned());
+        }
+        if stream.is_disabled == Some(true) {
+            remarks.push("the stream is switched off: nothing is added to it any more".to_owned());
+        }
+        if let (Some(bound), true) = (&stream.bound_arn, self.is_other_stream()) {
+            remarks.push(format!("the application is bound to another stream: {bound}"));
+        }
+        if self.sources.view.leadership.as_ref().is_some_and(|leadership| !leadership.listed) {
+            remarks.push("the stream's shards have not all been listed by a leader yet".to_owned());
+        }
+        remarks
+    }
+}
+
+fn or_nobody(worker: &Option<String>) -> &str {
+    worker.as_deref().unwrap_or("nobody")
+}
+
+fn without_row(key: &ShardId, state: ShardState, parents: &BTreeSet<ShardId>) -> ShardStatus {
+    ShardStatus {
+        id: key.to_string(),
+        state,
+        owner: None,
+        handed_over_by: None,
+        checkpoint: None,
+        parents: parents.iter().map(ToString::to_string).collect(),
+        counter: None,
+        throughput_kbps: None,
+        lag_at_most_ms: None,
+        halted: None,
+    }
+}

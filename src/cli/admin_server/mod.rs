@@ -1,0 +1,166 @@
+//! The admin server: metrics for Prometheus, whether the worker lives and gets on, and the state of its fleet.
+//! Read-only, and bounded in connections, in the time that a request may take, and in what it costs the tables.
+
+mod process;
+mod recorder;
+mod status;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub use self::recorder::Recorder;
+use self::status::StatusPage;
+use super::run_config::{RunConfig, Source};
+use crate::coordination::WorkerTelemetry;
+
+/// How long the head of a request may take to arrive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request may take altogether, its answer included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most connections at once; others wait to be accepted.
+const MOST_CONNECTIONS: usize = 32;
+/// How often the recorder's histograms are emptied into their buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// What requests are answered from.
+struct Admin {
+    recorder: Recorder,
+    board: WorkerTelemetry,
+    has_shards: bool,
+    status: StatusPage,
+}
+
+/// Starts to record metrics and to serve them, as `config` says.
+///
+/// # Errors
+/// When the address was asked for and cannot be listened on.
+pub async fn start(config: &RunConfig, board: WorkerTelemetry) -> Result<(), anyhow::Error> {
+    let Some(address) = config.metrics_addr else { return Ok(()) };
+    let listener = match TcpListener::bind(address).await {
+        Ok(listener) => listener,
+        Err(error) if !config.needs_metrics_addr => {
+            tracing::warn!(%address, %error, "no metrics: is another worker here? --metrics-addr chooses an address");
+            return Ok(());
+        }
+        Err(error) => {
+            return Err(error).with_context(|| {
+                format!("cannot serve metrics on {address}: is another worker there? port 0 is any free one")
+            });
+        }
+    };
+    let recorder = Recorder::install(&config.app, table_of(&config.source))?;
+    let address = listener.local_addr().context("cannot tell the address")?;
+    tracing::info!(%address, "serving /metrics, /live, /ready and /status");
+    let upkeep = recorder.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
+    let status = StatusPage::new(config);
+    let admin = Admin { recorder, board, has_shards: config.metrics_per_shard, status };
+    tokio::spawn(serve(listener, Arc::new(admin)));
+    Ok(())
+}
+
+/// The table's name, for the label.
+fn table_of(source: &Source) -> &str {
+    match source {
+        Source::Table(name) => name,
+        // arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL
+        Source::StreamArn(arn) => arn.split('/').nth(1).unwrap_or(arn),
+    }
+}
+
+async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+    let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let permit = Arc::clone(&connections).acquire_owned().await;
+        let permit = permit.unwrap_or_else(|_| unreachable!("the semaphore is never closed"));
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(converse(stream, Arc::clone(&admin), permit))),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// One request on a connection of its own, so that idle ones keep nobody out.
+async fn converse(stream: TcpStream, admin: Arc<Admin>, _permit: OwnedSemaphorePermit) {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let admin = Arc::clone(&admin);
+        async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+    });
+    let mut connection = hyper::server::conn::http1::Builder::new();
+    connection.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).keep_alive(false);
+    let _ = tokio::time::timeout(REQUEST_TIMEOUT, connection.serve_connection(TokioIo::new(stream), answer)).await;
+}
+
+impl Admin {
+    async fn answer<B>(self: &Arc<Self>, request: &Request<B>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n");
+        }
+        match request.uri().path() {
+            "/metrics" => self.metrics().await,
+            "/live" => {
+                let health = self.board.health();
+                verdict(health.is_live(), "alive", "not alive, and will not recover by itself", &health.hopeless)
+            }
+            "/ready" => {
+                let health = self.board.examine().await;
+                verdict(health.is_ready(), "ready", "not ready", &health.complaints)
+            }
+            "/status" => match self.status.page().await {
+                Ok(page) => response(StatusCode::OK, JSON, page),
+                Err(reason) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
+            },
+            _ => response(StatusCode::NOT_FOUND, TEXT, "here are /metrics, /live, /ready and /status\n"),
+        }
+    }
+
+    /// Thousands of series take some milliseconds, which the threads of the records are not to lose.
+    async fn metrics(self: &Arc<Self>) -> Response<Full<Bytes>> {
+        let admin = Arc::clone(self);
+        let text = tokio::task::spawn_blocking(move || {
+            process::draw();
+            admin.recorder.render(&admin.board, admin.has_shards)
+        });
+        match text.await {
+            Ok(text) => response(StatusCode::OK, EXPOSITION, text),
+            Err(_) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "the metrics could not be rendered\n"),
+        }
+    }
+}
+
+/// A yes, or a no with its reasons, a line each.
+fn verdict(is_good: bool, yes: &str, no: &str, reasons: &[String]) -> Response<Full<Bytes>> {
+    if is_good {
+        return response(StatusCode::OK, TEXT, format!("{yes}\n"));
+    }
+    let reasons: Vec<String> = reasons.iter().map(|reason| format!("- {reason}\n")).collect();
+    response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{no}:\n{}", reasons.concat()))
+}
+
+fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,91 @@
+//! The recorder behind `/metrics`, and the text that it becomes.
+
+use std::fmt::Write;
+
+use anyhow::Context;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::coordination::WorkerTelemetry;
+use crate::telemetry::catalogue::{self, Kind};
+
+/// The process's recorder of metrics.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    handle: PrometheusHandle,
+    /// The labels of all series, as they stand in the text.
+    labels: String,
+}
+
+impl Recorder {
+    /// Makes this the process's recorder; every series gets the labels `app` and `table`.
+    ///
+    /// # Errors
+    /// When the process has a recorder already.
+    pub fn install(app: &str, table: &str) -> Result<Self, anyhow::Error> {
+        let mut builder = PrometheusBuilder::new().add_global_label("app", app).add_global_label("table", table);
+        for metric in catalogue::ALL.iter().filter(|metric| metric.kind == Kind::Histogram) {
+            let matcher = Matcher::Full(metric.name.to_owned());
+            builder =
+                builder.set_buckets_for_metric(matcher, metric.buckets).context("the metrics' buckets are wrong")?;
+        }
+        let handle = builder.install_recorder().context("cannot record metrics")?;
+        catalogue::describe();
+        let labels = format!("app=\"{}\",table=\"{}\"", escaped(app), escaped(table));
+        Ok(Self { handle, labels })
+    }
+
+    /// All metrics as they are now, in Prometheus' text format; each shard's lag too if it is asked for.
+    pub fn render(&self, board: &WorkerTelemetry, has_shards: bool) -> String {
+        board.draw();
+        let mut text = without_unknown(self.handle.render());
+        if has_shards {
+            self.append_shards(board, &mut text);
+        }
+        text
+    }
+
+    /// Empties histograms into their buckets.
+    pub fn run_upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// The recorder forgets no series but by a time-out that goes for all gauges. So these are written from the board
+    /// itself: a shard that is finished or another worker's is gone at once.
+    fn append_shards(&self, board: &WorkerTelemetry, text: &mut String) {
+        let (name, help) = (catalogue::SHARD_LAG.name, catalogue::SHARD_LAG.help);
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
+        for (shard, lag) in board.shard_lags() {
+            let (labels, shard, lag) = (&self.labels, escaped(shard.as_str()), lag.as_secs_f64());
+            let _ = writeln!(text, "{name}{{{labels},shard=\"{shard}\"}} {lag}");
+        }
+    }
+}
+
+/// Leaves out gauges whose value isn't known any more.
+fn without_unknown(text: String) -> String {
+    if !text.contains(" NaN\n") {
+        return text;
+    }
+    text.split_inclusive('\n').filter(|line| !line.ends_with(" NaN\n")).collect()
+}
+
+/// A label's value as it stands in the text.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let text = "# TYPE a gauge\na{x=\"1\"} 2\nb{x=\"NaN\"} NaN\nc 3\n".to_owned();
+        assert_eq!(without_unknown(text), "# TYPE a gauge\na{x=\"1\"} 2\nc 3\n");
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(escaped("a\"b\\c"), "a\\\"b\\\\c");
+    }
+}

@@ -1,0 +1,112 @@
+//! What a handler's answer says of its batch.
+//!
+//! The rules are those by which AWS Lambda reads a function's answer (Lambda developer guide, "Configuring partial batch
+//! response with DynamoDB and Lambda"): done unless it names failed records; of several the first in the stream counts;
+//! what names none of the batch's records counts for all of them. A function that failed says so in its answer, behind
+//! a status of 200.
+
+use std::collections::BTreeSet;
+
+use hyper::StatusCode;
+use serde_json::Value;
+
+use super::exchange::{Answer, LARGEST_ANSWER};
+use crate::consumer::BatchError;
+use crate::model::record::RecordBatch;
+use crate::model::sequence_number::SequenceNumber;
+
+/// Lambda's mark of an answer that is a function's error (API reference, "Invoke").
+const FUNCTION_ERROR: &str = "x-amz-function-error";
+/// How much of an answer an error shows, in bytes.
+const EXCERPT: usize = 300;
+
+/// How a handler failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    #[error("the handler answered {status}{}: {excerpt}", place(location))]
+    Status { status: StatusCode, location: Option<String>, excerpt: String },
+    #[error("the handler answered {status}, but with a function's error: {excerpt}")]
+    Function { status: StatusCode, excerpt: String },
+    #[error("the handler answered {status}, but with nothing: a function's process that ends is answered for so")]
+    Nothing { status: StatusCode },
+    #[error("the handler answered {status}, but with something else than JSON or nothing: {excerpt}")]
+    NoJson { status: StatusCode, excerpt: String },
+    #[error("the handler answered {status}, but with more than {LARGEST_ANSWER} bytes")]
+    TooLong { status: StatusCode },
+    #[error("the handler answered {status}, but its batchItemFailures are not understood: {excerpt}")]
+    NotUnderstood { status: StatusCode, excerpt: String },
+    #[error("the handler answered that {failed} of {records} records failed, the first of them {first}")]
+    Records { failed: usize, records: usize, first: SequenceNumber },
+}
+
+fn place(location: &Option<String>) -> String {
+    location
+        .as_ref()
+        .map(|location| format!(" with another place, {location:?}, which is not gone to"))
+        .unwrap_or_default()
+}
+
+/// Whether the batch is done, or what failed. `is_invocation` is whether the answer is that of a Lambda function.
+pub(super) fn judge(answer: &Answer, is_invocation: bool, records: &RecordBatch) -> Result<(), BatchError> {
+    let status = answer.status;
+    let excerpt = || excerpt(&answer.body);
+    if !status.is_success() {
+        let location = answer.location().map(str::to_owned);
+        return Err(Failed::Status { status, location, excerpt: excerpt() }.into());
+    }
+    if answer.headers.contains_key(FUNCTION_ERROR) {
+        return Err(Failed::Function { status, excerpt: excerpt() }.into());
+    }
+    if answer.body.is_empty() {
+        return if is_invocation { Err(Failed::Nothing { status }.into()) } else { Ok(()) };
+    }
+    if answer.is_cut {
+        return Err(Failed::TooLong { status }.into());
+    }
+    let Ok(body) = serde_json::from_slice::<Value>(&answer.body) else {
+        return Err(Failed::NoJson { status, excerpt: excerpt() }.into());
+    };
+    if is_function_error(&body) {
+        return Err(Failed::Function { status, excerpt: excerpt() }.into());
+    }
+    let failures = match body.get("batchItemFailures") {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::Array(failures)) if failures.is_empty() => return Ok(()),
+        Some(Value::Array(failures)) => failures,
+        Some(_) => return Err(Failed::NotUnderstood { status, excerpt: excerpt() }.into()),
+    };
+    let Some(first) = first_failed(failures, records) else {
+        return Err(Failed::NotUnderstood { status, excerpt: excerpt() }.into());
+    };
+    let failed = Failed::Records { failed: failures.len(), records: records.len(), first: first.clone() };
+    Err(BatchError::from_record(first, failed))
+}
+
+/// Whether a function's answer is an error: an object with a message or a type of one (Lambda developer guide, on
+/// function errors in each language).
+fn is_function_error(body: &Value) -> bool {
+    ["errorMessage", "errorType"].iter().any(|name| body.get(name).is_some_and(|value| !value.is_null()))
+}
+
+/// The first of the records that `failures` name; none when one of them names no record of the batch.
+fn first_failed(failures: &[Value], records: &RecordBatch) -> Option<SequenceNumber> {
+    let positions: BTreeSet<SequenceNumber> =
+        records.iter().filter_map(|record| record.sequence_number().parse().ok()).collect();
+    let named = |failure: &Value| {
+        let position: SequenceNumber = failure.get("itemIdentifier")?.as_str()?.parse().ok()?;
+        positions.get(&position).cloned()
+    };
+    let failed: Option<BTreeSet<SequenceNumber>> = failures.iter().map(named).collect();
+    failed?.pop_first()
+}
+
+/// The beginning of a body, in one line.
+fn excerpt(body: &[u8]) -> String {
+    if body.is_empty() {
+        return "no body".to_owned();
+    }
+    let text = String::from_utf8_lossy(&body[..body.len().min(EXCERPT)]);
+    let text = text.trim_end_matches('\u{fffd}');
+    let rest = if body.len() > EXCERPT { " …" } else { "" };
+    format!("{text:?}{rest}")
+}

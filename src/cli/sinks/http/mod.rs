@@ -1,0 +1,215 @@
+//! Records to a handler over HTTP: a POST of the event that AWS Lambda would make of a batch, and an answer like a
+//! function's.
+//!
+//! - `exchange`: connections, and a request and its answer on one of them
+//! - `answer`: what an answer says of the batch
+
+mod answer;
+mod exchange;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Context;
+use bytes::Bytes;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Uri};
+use ring::hmac;
+
+use self::exchange::Connections;
+use crate::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext};
+use crate::model::record::{LambdaEvents, RecordBatch};
+
+/// The most records of a request when the user sets no other number: what a handler does in a moment, as Lambda has it.
+pub const BATCH_SIZE: usize = 100;
+/// The header with the signature of a request's body.
+pub const SIGNATURE: &str = "x-shardkeeper-signature";
+/// A shorter secret could be guessed.
+const SHORTEST_SECRET: usize = 16;
+
+/// Where a handler is, and what is sent with each request to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpTarget {
+    /// `http` or `https`, with a host and a path.
+    pub url: HttpUrl,
+    /// Further headers; their values are secrets.
+    pub headers: Headers,
+    /// What bodies are signed with; none: they are not.
+    pub secret: Option<Secret>,
+}
+
+/// The URL of a handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpUrl(Uri);
+
+/// Headers that a user has given. Their values are kept out of logs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers(HeaderMap);
+
+/// A secret, kept out of logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl HttpUrl {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to write.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a handler's URL; write one like http://localhost:8080/records");
+        let uri: Uri = text.parse().map_err(|_| wrong())?;
+        let authority = uri.authority().ok_or_else(wrong)?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || authority.host().is_empty() {
+            return Err(wrong());
+        }
+        if authority.as_str().contains('@') {
+            let advice = "a password in a URL ends in logs; send it as a header, with --http-header-file";
+            return Err(format!("a handler's URL has no user and password: {advice}"));
+        }
+        Ok(Self(uri))
+    }
+
+    /// Whether this is where a Lambda function is invoked: by Lambda's own API, or by the runtime interface emulator
+    /// in a function's container image, whose answers have some meanings of their own.
+    fn is_invocation(&self) -> bool {
+        let path = self.0.path();
+        path.starts_with("/2015-03-31/functions/") && path.ends_with("/invocations")
+    }
+}
+
+impl fmt::Display for HttpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Headers {
+    /// Reads headers, one `Name: value` a line; empty lines and those that begin with `#` count for nothing.
+    ///
+    /// # Errors
+    /// What is wrong, without the values.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut headers = HeaderMap::new();
+        for (index, line) in text.lines().enumerate() {
+            let (number, line) = (index + 1, line.trim());
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, value) =
+                line.split_once(':').ok_or_else(|| format!("line {number} is not a header such as \"Name: value\""))?;
+            let name: HeaderName =
+                name.trim().parse().map_err(|_| format!("line {number}: {:?} cannot name a header", name.trim()))?;
+            let own = ["connection", "content-length", "content-type", "host", "transfer-encoding", SIGNATURE];
+            if own.contains(&name.as_str()) {
+                return Err(format!("line {number}: {name} is set by the program itself"));
+            }
+            let mut value: HeaderValue =
+                value.trim().parse().map_err(|_| format!("line {number}: the value of {name} cannot be sent"))?;
+            value.set_sensitive(true);
+            headers.append(name, value);
+        }
+        Ok(Self(headers))
+    }
+}
+
+impl Secret {
+    /// Takes a secret; a line feed at its end is the editor's and not part of it.
+    ///
+    /// # Errors
+    /// When it is too short.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let secret = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
+        if secret.len() < SHORTEST_SECRET {
+            return Err(format!("the secret has {} bytes; it needs at least {SHORTEST_SECRET}", secret.len()));
+        }
+        Ok(Self(secret.as_bytes().to_vec()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// A handler over HTTP: makes the processors of all shards, which share its connections.
+#[derive(Clone)]
+pub struct Handler {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    target: HttpTarget,
+    connections: Connections,
+    key: Option<hmac::Key>,
+}
+
+impl Handler {
+    /// A handler; it is not called yet.
+    ///
+    /// # Errors
+    /// For `https`, when the system's certificates cannot be found.
+    pub fn new(target: HttpTarget) -> Result<Self, anyhow::Error> {
+        let connections =
+            Connections::new(target.url.0.clone()).with_context(|| format!("cannot call {}", target.url))?;
+        let key = target.secret.as_ref().map(|secret| hmac::Key::new(hmac::HMAC_SHA256, &secret.0));
+        Ok(Self { shared: Arc::new(Shared { target, connections, key }) })
+    }
+
+    /// The processor of a shard.
+    pub fn processor(&self, shard: &ShardContext) -> Processor {
+        Processor { handler: self.clone(), events: LambdaEvents::new(&shard.stream_arn) }
+    }
+
+    /// Hands a batch to the handler.
+    async fn handle(&self, events: &LambdaEvents, records: &RecordBatch) -> Result<(), BatchError> {
+        let body = Bytes::from(events.event(records));
+        let answer = self.shared.connections.exchange(|| self.shared.request(&body)).await?;
+        answer::judge(&answer, self.shared.target.url.is_invocation(), records)
+    }
+}
+
+impl Shared {
+    fn request(&self, body: &Bytes) -> Request<http_body_util::Full<Bytes>> {
+        let mut request = Request::new(http_body_util::Full::new(body.clone()));
+        *request.method_mut() = Method::POST;
+        let uri = &self.target.url.0;
+        // On a connection to the handler itself a request names the path alone (RFC 9112, section 3.2.1).
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        *request.uri_mut() = path.parse().unwrap_or_default();
+        let headers = request.headers_mut();
+        headers.extend(self.target.headers.0.clone());
+        let host = uri.authority().and_then(|authority| authority.as_str().parse().ok());
+        headers.insert(HOST, host.unwrap_or_else(|| HeaderValue::from_static("localhost")));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let agent = HeaderValue::from_static(concat!("shardkeeper/", env!("CARGO_PKG_VERSION")));
+        headers.entry(USER_AGENT).or_insert(agent);
+        if let Some(signature) = self.key.as_ref().and_then(|key| signature(key, body)) {
+            headers.insert(SIGNATURE, signature);
+        }
+        request
+    }
+}
+
+/// `sha256=` and the body's HMAC-SHA256 in hexadecimal.
+fn signature(key: &hmac::Key, body: &[u8]) -> Option<HeaderValue> {
+    let mut text = String::from("sha256=");
+    for byte in hmac::sign(key, body).as_ref() {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    HeaderValue::try_from(text).ok()
+}
+
+/// Hands the records of one shard to a [`Handler`].
+pub struct Processor {
+    handler: Handler,
+    events: LambdaEvents,
+}
+
+impl RecordProcessor for Processor {
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
+        self.handler.handle(&self.events, &input.records).await
+    }
+}

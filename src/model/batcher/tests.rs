@@ -1,0 +1,352 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::record::Page as RecordPage;
+
+/// Records are numbered 1, 2, …; each is given the item of its place in `keys`.
+fn page(first: u64, keys: &[u8]) -> RecordBatch {
+    let records: Vec<String> = (first..)
+        .zip(keys)
+        .map(|(number, key)| {
+            format!(r#"{{"dynamodb":{{"SequenceNumber":"{number}","Keys":{{"k":{{"S":"item-{key}"}}}}}}}}"#)
+        })
+        .collect();
+    let body = format!(r#"{{"Records":[{}]}}"#, records.join(","));
+    RecordPage::decode(Bytes::from(body)).expect("a page").records
+}
+
+fn number(n: u64) -> SequenceNumber {
+    n.to_string().parse().expect("digits")
+}
+
+fn numbers(batch: &RecordBatch) -> Vec<u64> {
+    batch.iter().map(|record| record.sequence_number().parse().expect("a number")).collect()
+}
+
+fn by_key() -> Rules {
+    Rules { by_key: true, ..Rules::default() }
+}
+
+fn of_size(records: usize) -> Rules {
+    Rules { batch_records: Some(records), ..Rules::default() }
+}
+
+fn add(schedule: &mut Batcher<&'static str>, now: u64, first: u64, keys: &[u8]) {
+    let through = number(first + keys.len() as u64 - 1);
+    schedule.add(Duration::from_secs(now), page(first, keys), through, Some(first), "kept");
+}
+
+/// Everything that is handed out at this time.
+fn handed_out<T>(schedule: &mut Batcher<T>, now: u64, hands: usize) -> Vec<Unit> {
+    let mut units = Vec::new();
+    while units.len() < hands
+        && let Next::Unit(unit) = schedule.next(Duration::from_secs(now), hands - units.len())
+    {
+        units.push(unit);
+    }
+    units
+}
+
+fn batches(units: &[Unit]) -> Vec<Vec<u64>> {
+    units.iter().map(|unit| numbers(&unit.records)).collect()
+}
+
+#[test]
+fn without_rules_a_unit_is_a_page_and_one_follows_the_other() {
+    let mut schedule = Batcher::new(Rules::default(), None);
+    assert!(schedule.has_room());
+    add(&mut schedule, 0, 1, &[1, 2, 3]);
+    assert!(!schedule.has_room());
+    let units = handed_out(&mut schedule, 0, 5);
+    assert_eq!(batches(&units), [[1, 2, 3]]);
+    schedule.acknowledge(units[0].id, 0..1);
+    assert_eq!(schedule.position(), Some(number(1)));
+    assert_eq!(schedule.take_passed(), []);
+    schedule.acknowledge(units[0].id, 1..3);
+    assert!(schedule.is_idle() && schedule.has_room());
+    assert_eq!((schedule.position(), schedule.take_passed()), (Some(number(3)), vec![Some(1)]));
+    add(&mut schedule, 0, 4, &[1]);
+    assert_eq!(batches(&handed_out(&mut schedule, 0, 5)), [[4]]);
+    assert_eq!(schedule.done_beyond(), None);
+}
+
+#[test]
+fn what_was_left_out_of_a_page_moves_the_position_with_it() {
+    let mut schedule = Batcher::new(by_key(), None);
+    let is_even = |record: &crate::model::record::Record<'_>| record.sequence_number().ends_with(['2', '4']);
+    schedule.add(Duration::ZERO, page(1, &[1, 1, 1, 1, 1]).retain(is_even), number(5), None, "first");
+    schedule.add(Duration::ZERO, page(6, &[1, 1]).retain(|_| false), number(7), None, "nothing left");
+    assert_eq!(schedule.position(), Some(number(1)));
+    let units = handed_out(&mut schedule, 0, 2);
+    assert_eq!(batches(&units), [[2, 4]]);
+    schedule.acknowledge(units[0].id, 0..1);
+    assert_eq!(schedule.position(), Some(number(3)));
+    schedule.acknowledge(units[0].id, 1..2);
+    assert_eq!(schedule.position(), Some(number(7)));
+    assert!(schedule.is_idle());
+}
+
+#[test]
+fn items_are_spread_over_all_hands_when_batches_have_no_size() {
+    let mut schedule = Batcher::new(by_key(), None);
+    add(&mut schedule, 0, 1, &[1, 2, 3, 4, 1, 2, 3, 4, 1]);
+    let units = handed_out(&mut schedule, 0, 2);
+    assert_eq!(batches(&units), [vec![1, 2, 5, 6, 9], vec![3, 4, 7, 8]]);
+    schedule.acknowledge(units[1].id, 0..4);
+    assert_eq!(schedule.position(), None);
+    schedule.acknowledge(units[0].id, 0..3);
+    assert_eq!(schedule.position(), Some(number(5)));
+    let beyond = schedule.done_beyond().expect("7 and 8");
+    assert_eq!((beyond.through, beyond.open), (number(8), vec![number(6)]));
+}
+
+#[test]
+fn a_batch_with_a_size_takes_ready_records_in_order_and_no_item_that_is_under_way() {
+    let mut schedule = Batcher::new(Rules { by_key: true, ..of_size(3) }, None);
+    add(&mut schedule, 0, 1, &[1, 2, 1, 3, 2, 4]);
+    add(&mut schedule, 0, 7, &[1, 5]);
+    let units = handed_out(&mut schedule, 0, 9);
+    assert_eq!(batches(&units), [vec![1, 2, 3], vec![4, 6, 8]], "5 and 7 wait for 2 and 3");
+    schedule.acknowledge(units[0].id, 0..2);
+    assert_eq!(batches(&handed_out(&mut schedule, 0, 9)), [[5]], "of item 1 there is still a record under way");
+    schedule.acknowledge(units[0].id, 2..3);
+    assert_eq!(batches(&handed_out(&mut schedule, 0, 9)), [[7]]);
+}
+
+#[test]
+fn what_is_given_back_goes_out_again_but_not_before_what_its_item_has_under_way() {
+    let mut schedule = Batcher::new(Rules { by_key: true, ..of_size(10) }, None);
+    add(&mut schedule, 0, 1, &[1, 2, 1, 3]);
+    let unit = &handed_out(&mut schedule, 0, 1)[0];
+    add(&mut schedule, 0, 5, &[1, 2]);
+    assert!(!schedule.has_next());
+    schedule.give_back(unit.id, 1..4);
+    let rest = &handed_out(&mut schedule, 0, 9)[0];
+    assert_eq!(numbers(&rest.records), [2, 4, 6]);
+    schedule.acknowledge(rest.id, 0..3);
+    assert!(!schedule.has_next(), "3 waits for 1");
+    schedule.acknowledge(unit.id, 0..1);
+    assert_eq!(batches(&handed_out(&mut schedule, 0, 9)), [[3, 5]]);
+}
+
+#[test]
+fn a_sized_batch_spans_pages_and_keeps_to_its_bytes() {
+    let size = page(1, &[1]).bytes_len();
+    let rules = Rules { batch_bytes: Some(size * 2), ..of_size(5) };
+    for (rules, wanted) in [(of_size(3), vec![1, 2, 3]), (rules, vec![1, 2])] {
+        let mut schedule = Batcher::new(rules, None);
+        add(&mut schedule, 0, 1, &[1, 1]);
+        add(&mut schedule, 0, 3, &[1, 1]);
+        let units = handed_out(&mut schedule, 0, 5);
+        assert_eq!(batches(&units), std::slice::from_ref(&wanted), "one after the other");
+        schedule.acknowledge(units[0].id, 0..wanted.len());
+        assert_eq!(schedule.position(), wanted.last().copied().map(number));
+    }
+    let mut tiny = Batcher::new(Rules { batch_bytes: Some(1), ..Rules::default() }, None);
+    add(&mut tiny, 0, 1, &[1, 1]);
+    assert_eq!(batches(&handed_out(&mut tiny, 0, 5)), [[1]], "a record that is larger goes alone");
+}
+
+#[test]
+fn a_batch_waits_for_its_window_to_fill_and_no_longer() {
+    for by_key in [false, true] {
+        let rules = Rules { by_key, window: Duration::from_secs(10), ..of_size(3) };
+        let mut schedule = Batcher::new(rules, None);
+        add(&mut schedule, 100, 1, &[1, 2]);
+        assert!(matches!(schedule.next(Duration::from_secs(105), 4), Next::At(at) if at == Duration::from_secs(110)));
+        assert_eq!(batches(&handed_out(&mut schedule, 110, 1)), [[1, 2]]);
+        schedule.acknowledge(0, 0..2);
+        add(&mut schedule, 120, 3, &[1, 2]);
+        add(&mut schedule, 121, 5, &[3, 4]);
+        assert_eq!(batches(&handed_out(&mut schedule, 121, 1)), [[3, 4, 5]], "full");
+        schedule.acknowledge(1, 0..3);
+        assert!(matches!(schedule.next(Duration::from_secs(122), 4), Next::At(at) if at == Duration::from_secs(131)));
+        schedule.flush();
+        assert_eq!(batches(&handed_out(&mut schedule, 122, 1)), [[6]]);
+    }
+}
+
+#[test]
+fn no_more_comes_in_when_the_oldest_holds_up_too_much() {
+    let mut schedule = Batcher::new(Rules { by_key: true, ..of_size(1) }, None);
+    let keys: Vec<u8> = (0..250).map(|place| (place % 250) as u8).collect();
+    let mut first = 1;
+    let mut stuck = None;
+    while schedule.has_room() {
+        add(&mut schedule, 0, first, &keys);
+        first += keys.len() as u64;
+        // All are done but the very first.
+        for unit in handed_out(&mut schedule, 0, usize::MAX) {
+            if numbers(&unit.records) == [1] {
+                stuck = Some(unit.id);
+            } else {
+                schedule.acknowledge(unit.id, 0..1);
+            }
+        }
+    }
+    assert_eq!(first - 1, MOST_RECORDS as u64);
+    let open = schedule.done_beyond().expect("nearly all").open;
+    assert_eq!(open[..2], [number(1), number(251)], "the records of one item");
+    schedule.acknowledge(stuck.expect("the first"), 0..1);
+    assert!(schedule.has_room(), "the pages behind are let go of");
+}
+
+/// What a fleet of workers, one after the other, makes of one shard, beside what is true.
+struct World {
+    keys: Vec<u8>,
+    rules: Rules,
+    schedule: Batcher<()>,
+    /// How many records have come in, by the present worker.
+    read: usize,
+    units: BTreeMap<u64, (Unit, usize)>,
+    done: BTreeSet<u64>,
+    given: BTreeMap<u64, u32>,
+}
+
+impl World {
+    fn new(keys: Vec<u8>, rules: Rules) -> Self {
+        let schedule = Batcher::new(rules, None);
+        let (read, units, done, given) = Default::default();
+        Self { keys, rules, schedule, read, units, done, given }
+    }
+
+    fn key(&self, number: u64) -> u8 {
+        self.keys[number as usize - 1]
+    }
+
+    fn step(&mut self, kind: u8, size: usize) -> Result<(), TestCaseError> {
+        match kind {
+            0 if self.schedule.has_room() && self.read < self.keys.len() => {
+                let to = (self.read + 1 + size % 7).min(self.keys.len());
+                let first = self.read as u64 + 1;
+                self.schedule.add(Duration::ZERO, page(first, &self.keys[self.read..to]), number(to as u64), None, ());
+                self.read = to;
+            }
+            1 | 2 => {
+                if let Next::Unit(unit) = self.schedule.next(Duration::ZERO, 1 + size % 3) {
+                    self.began(&unit)?;
+                    self.units.insert(unit.id, (unit, 0));
+                }
+            }
+            3..=5 => self.acknowledge(size),
+            6 if self.rules.by_key => self.give_back(size),
+            7 => self.take_over(),
+            _ => {}
+        }
+        self.check()
+    }
+
+    /// Of each item in order, one unit at a time, and nothing that is done.
+    fn began(&mut self, unit: &Unit) -> Result<(), TestCaseError> {
+        let records = numbers(&unit.records);
+        prop_assert!(records.is_sorted() && !records.is_empty());
+        for number in &records {
+            prop_assert!(!self.done.contains(number), "{number} goes out again");
+            let key = self.key(*number);
+            let earlier = (1..*number).filter(|earlier| self.key(*earlier) == key && !self.done.contains(earlier));
+            for earlier in earlier {
+                prop_assert!(records.contains(&earlier), "{number} goes out while {earlier} is not done");
+            }
+            *self.given.entry(*number).or_default() += 1;
+        }
+        let busy = self.units.values().flat_map(|(unit, from)| numbers(&unit.records)[*from..].to_vec());
+        let busy: BTreeSet<u8> = busy.map(|number| self.key(number)).collect();
+        prop_assert!(self.rules.by_key || busy.is_empty());
+        prop_assert!(records.iter().all(|number| !busy.contains(&self.key(*number))), "two at a time");
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, size: usize) {
+        let Some(id) = self.units.keys().nth(size % self.units.len().max(1)).copied() else { return };
+        let (unit, from) = self.units.get_mut(&id).expect("it is there");
+        let to = (*from + 1 + size % 4).min(unit.records.len());
+        self.done.extend(&numbers(&unit.records)[*from..to]);
+        self.schedule.acknowledge(id, *from..to);
+        *from = to;
+        if to == unit.records.len() {
+            self.units.remove(&id);
+        }
+    }
+
+    fn give_back(&mut self, size: usize) {
+        let Some(id) = self.units.keys().nth(size % self.units.len().max(1)).copied() else { return };
+        let (unit, from) = self.units.get_mut(&id).expect("it is there");
+        let keeps = *from + size % 3;
+        let total = unit.records.len();
+        if keeps < total {
+            self.schedule.give_back(id, keeps..total);
+            unit.records = unit.records.slice(..keeps);
+            if *from == keeps {
+                self.units.remove(&id);
+            }
+        }
+    }
+
+    /// Another worker goes on with what the lease says; what was under way is not acknowledged any more.
+    fn take_over(&mut self) {
+        let position = self.schedule.position();
+        let base = position.clone().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
+        let kept = self.schedule.done_beyond().map(|done| done.to_text(&base));
+        let inherited = kept.and_then(|kept| OutOfOrderAcks::parse(&kept, &base));
+        self.read = position.map_or(0, |position| position.as_str().parse().expect("a number"));
+        self.schedule = Batcher::new(self.rules, inherited);
+        // The pages before are gone, and with them the position.
+        self.units.clear();
+        self.keep_position();
+    }
+
+    fn keep_position(&mut self) {
+        if self.read > 0 {
+            self.schedule.position = Some(number(self.read as u64));
+        }
+    }
+
+    fn check(&self) -> Result<(), TestCaseError> {
+        let contiguous = (1..).take_while(|number| self.done.contains(number)).count() as u64;
+        let position = self.schedule.position().map_or(0, |at| at.as_str().parse::<u64>().expect("a number"));
+        prop_assert!(position <= contiguous, "{position} lies behind a hole at {}", contiguous + 1);
+        prop_assert!(position >= contiguous.min(self.read as u64), "{position} of {contiguous}");
+        if let Some(beyond) = self.schedule.done_beyond() {
+            for number in position + 1..=self.keys.len() as u64 {
+                let is_done = self.done.contains(&number);
+                prop_assert!(is_done || !beyond.has(&number.to_string()), "{number} is not done");
+            }
+        }
+        let known = self.schedule.done_beyond();
+        for number in self.done.range(position + 1..) {
+            let is_known = known.as_ref().is_some_and(|known| known.has(&number.to_string()));
+            prop_assert!(is_known, "a take-over would repeat {number}: {known:?}");
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_done_in_whatever_order_items_keep_theirs_and_no_hole_is_passed(
+        keys in prop::collection::vec(0_u8..6, 1..80),
+        by_key: bool,
+        size in prop::option::of(1_usize..6),
+        steps in prop::collection::vec((0_u8..8, 0_usize..30), 1..200),
+    ) {
+        let mut world = World::new(keys, Rules { by_key, batch_records: size, ..Rules::default() });
+        for (kind, size) in steps {
+            // Workers change less often than batches.
+            world.step(if kind == 7 && size % 5 > 0 { 1 } else { kind }, size)?;
+        }
+        // Left alone, all of it is done, and each record went out.
+        for round in 0..10_000 {
+            if world.done.len() == world.keys.len() {
+                break;
+            }
+            world.step([0, 1, 3][round % 3], 0)?;
+        }
+        prop_assert_eq!(world.done.len(), world.keys.len());
+        prop_assert!(world.schedule.is_idle());
+        prop_assert!((1..=world.keys.len() as u64).all(|number| world.given.contains_key(&number)));
+    }
+}

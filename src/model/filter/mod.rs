@@ -1,0 +1,122 @@
+//! Filters: which records of a stream are handed to the processor.
+//!
+//! A [`Pattern`] is a condition in the syntax of AWS Lambda's event filters for DynamoDB, which is EventBridge's
+//! (Lambda developer guide, "Filter rule syntax"; EventBridge user guide, "Comparison operators"). [`Filters`] are
+//! several of them, one of which has to match, and presets, each of which has to. They are put to the JSON of a record
+//! as it came, and read no more of it than they name.
+//!
+//! Beyond Lambda, `numeric` compares number attributes (`N` and `NS`), which records hold as strings, and by value
+//! with all their digits.
+//!
+//! - `pattern`, `scalar`, `decimal`: patterns and their tests on single values
+//! - `evaluate`: patterns put to records
+//! - `check`: patterns that cannot match
+//! - `presets`: conditions on the kind of change
+
+mod check;
+mod decimal;
+mod error;
+mod evaluate;
+mod pattern;
+mod presets;
+mod scalar;
+
+pub use error::Error;
+pub use pattern::{MAX_FIELDS, MAX_PATTERN_BYTES, Pattern};
+pub use presets::Events;
+
+use crate::model::record::{Record, ViewType};
+
+/// Which records pass. The default is all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filters {
+    patterns: Vec<Pattern>,
+    events: Option<Events>,
+    skip_ttl_deletes: bool,
+    skip_replicated: bool,
+}
+
+impl Filters {
+    /// All records pass.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a pattern. When there are any, one of them has to match.
+    #[must_use]
+    pub fn or(mut self, pattern: Pattern) -> Self {
+        self.patterns.push(pattern);
+        self
+    }
+
+    /// Lets only these kinds of changes pass.
+    #[must_use]
+    pub fn events(mut self, events: Events) -> Self {
+        self.events = Some(events);
+        self
+    }
+
+    /// Whether removals by time to live are left out ([`Record::is_ttl_delete`]).
+    #[must_use]
+    pub fn skip_ttl_deletes(mut self, skip: bool) -> Self {
+        self.skip_ttl_deletes = skip;
+        self
+    }
+
+    /// Whether writes are left out by which a global table of version 2017.11.29, or an application that keeps
+    /// `aws:rep:updateregion` itself, replicates what happened in another region. The current version of global
+    /// tables does not mark such writes.
+    #[must_use]
+    pub fn skip_replicated(mut self, skip: bool) -> Self {
+        self.skip_replicated = skip;
+        self
+    }
+
+    /// The filters for records of this stream: patterns may name its ARN as `eventSourceARN`.
+    #[must_use]
+    pub fn for_stream(mut self, arn: &str) -> Self {
+        for pattern in &mut self.patterns {
+            pattern.set_stream_arn(arn);
+        }
+        self
+    }
+
+    /// Whether all records pass, whatever they are.
+    pub fn pass_all(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Makes sure that each of the filters can have an effect on a stream with this view type; `None` stands for one
+    /// that is not known.
+    ///
+    /// # Errors
+    /// Names the first pattern that no record could match, with the place in it, or the preset that cannot work.
+    pub fn check(&self, view_type: Option<ViewType>) -> Result<(), Error> {
+        let lacks_new_image = view_type.filter(|view_type| !view_type.has_new_image());
+        if let (true, Some(view_type)) = (self.skip_replicated, lacks_new_image) {
+            return Err(Error::CannotWork {
+                filter: "skip-replicated".into(),
+                path: String::new(),
+                what: format!(
+                    "it looks at new images, and the stream's view type is {}; streams with NEW_IMAGE or \
+                     NEW_AND_OLD_IMAGES have them",
+                    view_type.as_str()
+                ),
+            });
+        }
+        self.patterns.iter().try_for_each(|pattern| pattern.check(view_type))
+    }
+
+    /// Whether the record passes.
+    pub fn matches(&self, record: &Record<'_>) -> bool {
+        self.events.is_none_or(|events| events.hold(record.event_name()))
+            && !(self.skip_ttl_deletes && record.is_ttl_delete())
+            && (self.patterns.is_empty() || self.patterns.iter().any(|pattern| pattern.matches(record)))
+            && !(self.skip_replicated && presets::is_replicated(record))
+    }
+}
+
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod tests;
