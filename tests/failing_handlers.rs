@@ -245,7 +245,7 @@ async fn records_before_the_one_that_failed_are_not_repeated_and_without_bisecti
             let position = failed.and_then(|place| input.records.get(place)?.sequence_number().parse().ok());
             async move {
                 match position {
-                    Some(position) => Err(BatchError::from_record(position, Error::from("poison"))),
+                    Some(position) => Err(BatchError::from_record(position, BoxError::from("poison"))),
                     None => Ok(()),
                 }
             }
