@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
 use serde_json::json;
 use shardkeeper::internals::aws::clients::SdkConfig;
-use shardkeeper::{Options, StreamSelector, Worker, for_each};
+use shardkeeper::{StreamSelector, Worker, WorkerOptions, for_each};
 use shardkeeper_local::connector::InMemoryClient;
 use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 
@@ -50,7 +50,7 @@ async fn work_through(concurrency: usize) -> Duration {
         let item = json!({"k": {"S": format!("key-{}", turn % KEYS)}, "n": {"N": turn.to_string()}});
         ask("PutItem", json!({"TableName": "Things", "Item": item}));
     }
-    let mut options = Options::new("bench", StreamSelector::Table("Things".into()), "worker");
+    let mut options = WorkerOptions::new("bench", StreamSelector::Table("Things".into()), "worker");
     options.own_thread = false; // the coordination shares the client in memory
     (options.concurrency, options.shard_concurrency) = (Some(concurrency), concurrency);
     let credentials = Credentials::new("bench", "bench", None, None, "bench");

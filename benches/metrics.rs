@@ -3,15 +3,14 @@
 use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use shardkeeper::internals::cli::admin_server::Recorder;
-use shardkeeper::internals::consumer::{Counters, LeaseDeadline, ShardStatus, WallClock};
+use shardkeeper::internals::consumer::{Counters, LeaseDeadline, ShardStatus};
 use shardkeeper::internals::model::checkpoint::Checkpoint;
 use shardkeeper::internals::model::lease::Lease;
-use shardkeeper::internals::model::scaling::ScalingOptions;
-use shardkeeper::internals::telemetry::{Settings, WorkerTelemetry};
+use shardkeeper::internals::telemetry::WorkerTelemetry;
+use shardkeeper::{StreamSelector, WorkerOptions};
 
 criterion_group!(benches, scrape);
 criterion_main!(benches);
@@ -31,16 +30,9 @@ fn scrape(criterion: &mut Criterion) {
 }
 
 fn board() -> WorkerTelemetry {
-    let clock = WallClock::System;
-    let desired = ScalingOptions { min: 1, max: None, capacity_kbps: 1_000.0, catch_up: Duration::from_secs(600) };
-    let settings = Settings {
-        lease_duration: Duration::from_secs(5),
-        idle_poll: Duration::from_secs(1),
-        unready_after: Duration::from_secs(60),
-        desired,
-        clock,
-    };
-    let board = WorkerTelemetry::new(settings, LeaseDeadline::new(), Counters::default());
+    let options = WorkerOptions::new("app", StreamSelector::Table("Things".into()), "worker");
+    let clock = options.clock;
+    let board = WorkerTelemetry::new(Arc::new(options), LeaseDeadline::new(), Counters::default());
     let now_ms = clock.now_ms();
     for number in 0..SHARDS {
         let key = format!("shardId-{:020}-{number:08x}", now_ms - number);

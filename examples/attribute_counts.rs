@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 
 use shardkeeper::{BatchError, BoxError};
 use shardkeeper::{
-    Checkpointer, Checkpoints, Options, ProcessRecordsInput, RecordProcessor, ShardContext, StreamSelector, Worker,
+    Checkpointer, Checkpoints, ProcessRecordsInput, RecordProcessor, ShardContext, StreamSelector, Worker,
+    WorkerOptions,
 };
 
 /// Checkpoints after this many records.
@@ -72,7 +73,7 @@ impl AttributeCounts {
 async fn main() -> Result<(), shardkeeper::Error> {
     let mut arguments = std::env::args().skip(1);
     let table = arguments.next().unwrap_or_else(|| "Phones".to_owned());
-    let mut options = Options::new("attribute-counts", StreamSelector::Table(table), "counter-1");
+    let mut options = WorkerOptions::new("attribute-counts", StreamSelector::Table(table), "counter-1");
     options.endpoints.url = arguments.next();
     options.checkpoints = Checkpoints::Manual;
     let worker = Worker::new(options, |_: &ShardContext| AttributeCounts::default());

@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, TransactWriteItem, Update};
 use shardkeeper::{
-    BatchError, Checkpoints, Options, ProcessRecordsInput, Record, RecordBatch, RecordProcessor, ShardContext,
-    StreamSelector, Worker,
+    BatchError, Checkpoints, ProcessRecordsInput, Record, RecordBatch, RecordProcessor, ShardContext, StreamSelector,
+    Worker, WorkerOptions,
 };
 use shardkeeper::{BoxError, MAX_WRITES};
 
@@ -81,13 +81,13 @@ async fn main() -> Result<(), shardkeeper::Error> {
     let mut arguments = std::env::args().skip(1);
     let mut argument = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
     let (table, copy, counts) = (argument("Phones"), argument("PhonesCopy"), argument("PhonesCounts"));
-    let mut options = Options::new("effectively-once", StreamSelector::Table(table), "copier-1");
+    let mut options = WorkerOptions::new("effectively-once", StreamSelector::Table(table), "copier-1");
     options.endpoints.url = arguments.next();
     run(options, copy, counts).await
 }
 
 /// Copies until Ctrl-C.
-pub async fn run(mut options: Options, copy: String, counts: String) -> Result<(), shardkeeper::Error> {
+pub async fn run(mut options: WorkerOptions, copy: String, counts: String) -> Result<(), shardkeeper::Error> {
     options.checkpoints = Checkpoints::Manual;
     let copier = Copier { copy, counts };
     let worker = Worker::new(options, move |_: &ShardContext| copier.clone());

@@ -4,10 +4,10 @@
 //! Kinesis Client Library does, checkpoint their progress, and take over from each other.
 //!
 //! ```no_run
-//! use shardkeeper::{Options, StreamSelector, Worker, for_each};
+//! use shardkeeper::{StreamSelector, Worker, WorkerOptions, for_each};
 //!
 //! # async fn example() -> Result<(), shardkeeper::Error> {
-//! let options = Options::new("phone-audit", StreamSelector::Table("Phones".into()), "worker-1");
+//! let options = WorkerOptions::new("phone-audit", StreamSelector::Table("Phones".into()), "worker-1");
 //! let worker = Worker::new(options, for_each(async |record| {
 //!     println!("{}", record.view().json());
 //!     Ok(())
@@ -42,6 +42,7 @@ mod consumer;
 mod coordination;
 mod dead_letters;
 mod model;
+mod options;
 mod telemetry;
 mod worker;
 
@@ -52,9 +53,9 @@ pub use aws::stream::FindError;
 #[doc(hidden)]
 pub use cli::{exit_code, layers::Environment, run_program};
 pub use consumer::{
-    BatchError, BoxError, CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, Counters,
-    DeadLetterQueue, FailurePolicy, ForEach, ForEachRecord, MAX_WRITES, OnFailure, OnGap, ProcessRecordsInput,
-    ProcessorFactory, RecordProcessor, RefusedWrite, ShardContext, Totals, TransactWriteItem, WallClock, for_each,
+    BatchError, BoxError, CheckpointError, Checkpointer, CommitError, Committed, Counters, DeadLetterQueue,
+    FailurePolicy, ForEach, ForEachRecord, MAX_WRITES, OnFailure, ProcessRecordsInput, ProcessorFactory,
+    RecordProcessor, RefusedWrite, ShardContext, Totals, TransactWriteItem, WallClock, for_each,
 };
 pub use coordination::{Error as CoordinationError, WorkerExit};
 pub use dead_letters::letter::{DeadLetter, GaveUp};
@@ -69,8 +70,9 @@ pub use model::record::{
 };
 pub use model::scaling::ScalingOptions;
 pub use model::sequence_number::SequenceNumber;
+pub use options::{Checkpoints, OnGap, StreamSelector, WorkerOptions};
 pub use telemetry::{Health, WorkerTelemetry};
-pub use worker::{Error, Options, Report, StreamSelector, Worker};
+pub use worker::{Error, Report, Worker};
 
 /// The private modules, for this package's own tests and benches. Not covered by semantic versioning.
 #[cfg(feature = "internals")]

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use shardkeeper::internals::aws::clients::SdkConfig;
 use shardkeeper::internals::consumer::WallClock;
 use shardkeeper::{
-    BatchError, CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, Options, ProcessRecordsInput,
-    RecordBatch, RecordProcessor, ShardContext, StreamSelector, Worker,
+    BatchError, CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, ProcessRecordsInput, RecordBatch,
+    RecordProcessor, ShardContext, StreamSelector, Worker, WorkerOptions,
 };
 use shardkeeper_local::connector::InMemoryClient;
 use shardkeeper_local::faults::{Effect, Fault};
@@ -89,7 +89,7 @@ impl Scene {
             let is_transaction = call.request.target.ends_with(".TransactWriteItems");
             is_transaction.then(|| faults.lock().expect("no panic").pop_front()).flatten()
         });
-        let mut options = Options::new("app", StreamSelector::Table("Things".into()), "w");
+        let mut options = WorkerOptions::new("app", StreamSelector::Table("Things".into()), "w");
         options.seed = Some(1);
         options.own_thread = false;
         options.checkpoints = Checkpoints::Manual;

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shardkeeper::internals::model::rng::Rng;
-use shardkeeper::{Options, StreamSelector};
+use shardkeeper::{StreamSelector, WorkerOptions};
 
 use crate::local_service::LocalService;
 use crate::patience::wait_for;
@@ -94,7 +94,7 @@ impl Drop for Copier {
 #[ignore = "the other test starts it as a process of its own, to kill it"]
 fn the_copier_that_the_other_test_starts() {
     let Ok(url) = std::env::var(BE_COPIER) else { return };
-    let mut options = Options::new("copiers", StreamSelector::Table(TABLE.into()), "copier-1");
+    let mut options = WorkerOptions::new("copiers", StreamSelector::Table(TABLE.into()), "copier-1");
     options.endpoints.url = Some(url);
     options.lease_duration = Duration::from_secs(2);
     options.idle_poll = Duration::from_millis(50);

@@ -266,8 +266,8 @@ async fn records_before_the_one_that_failed_are_not_repeated_and_without_bisecti
 
 #[tokio::test]
 async fn options_that_make_no_sense_are_refused_at_the_start() {
-    use shardkeeper::{Checkpoints, Options, StreamSelector, Worker, for_each};
-    let refusals: [fn(&mut Options); 5] = [
+    use shardkeeper::{Checkpoints, StreamSelector, Worker, WorkerOptions, for_each};
+    let refusals: [fn(&mut WorkerOptions); 5] = [
         |options| (options.shard_concurrency, options.checkpoints) = (2, Checkpoints::Manual),
         |options| (options.shard_concurrency, options.concurrency) = (3, Some(2)),
         |options| options.batch_window = Duration::from_secs(1),
@@ -275,7 +275,7 @@ async fn options_that_make_no_sense_are_refused_at_the_start() {
         |options| options.failure.attempts = Some(0),
     ];
     for refusal in refusals {
-        let mut options = Options::new("app", StreamSelector::Table("Things".into()), "w");
+        let mut options = WorkerOptions::new("app", StreamSelector::Table("Things".into()), "w");
         refusal(&mut options);
         let worker = Worker::new(options, for_each(async |_| Ok(())));
         assert!(matches!(worker.run(std::future::pending()).await, Err(shardkeeper::Error::Options(_))));

@@ -12,7 +12,7 @@ use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use serde_json::{Value, json};
 use shardkeeper::internals::aws::clients::SdkConfig;
 use shardkeeper::internals::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext, WallClock};
-use shardkeeper::{Options, Report, StreamSelector, Worker};
+use shardkeeper::{Report, StreamSelector, Worker, WorkerOptions};
 use shardkeeper_local::connector::InMemoryClient;
 use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 use tokio::sync::watch;
@@ -106,7 +106,7 @@ impl Scene {
     }
 
     fn start_worker(&self, worker: &'static str, seed: u64) -> JoinHandle<Result<Report, shardkeeper::Error>> {
-        let mut options = Options::new("app", StreamSelector::Table("Things".into()), worker);
+        let mut options = WorkerOptions::new("app", StreamSelector::Table("Things".into()), worker);
         options.stuck_after = Some(STUCK_AFTER);
         options.seed = Some(seed);
         options.own_thread = false;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use shardkeeper::internals::aws::clients::Endpoints;
 use shardkeeper::internals::consumer::BatchError;
-use shardkeeper::{Options, ProcessRecordsInput, RecordProcessor, ShardContext, StreamSelector, Worker};
+use shardkeeper::{ProcessRecordsInput, RecordProcessor, ShardContext, StreamSelector, Worker, WorkerOptions};
 
 use super::service::TABLE;
 
@@ -47,7 +47,7 @@ impl Behaviour {
 pub fn run(arguments: &[String]) -> Result<(), anyhow::Error> {
     let [url, app, rest @ ..] = arguments else { bail!("{ROLE} takes a URL, an application and a behaviour") };
     let behaviour = Behaviour::from_arguments(rest)?;
-    let mut options = Options::new(app.as_str(), StreamSelector::Table(TABLE.to_owned()), "worker-1");
+    let mut options = WorkerOptions::new(app.as_str(), StreamSelector::Table(TABLE.to_owned()), "worker-1");
     options.endpoints = Endpoints { url: Some(url.clone()), ..Endpoints::default() };
     let worker = Worker::new(options, move |shard: &ShardContext| Moody::new(&behaviour, shard));
     tokio::runtime::Runtime::new()?.block_on(worker.run(std::future::pending()))?;

@@ -9,7 +9,7 @@ use super::setting::{Default, Kind, Setting};
 use super::value;
 use crate::consumer::{self, FailurePolicy};
 use crate::model::batcher::{MOST_BYTES, MOST_RECORDS};
-use crate::worker::Options;
+use crate::options::WorkerOptions;
 
 /// See the file's head. Valid throughout: what makes no sense together was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,7 +188,7 @@ impl DeliveryConfig {
     }
 
     /// Tells a worker about batches and concurrency.
-    pub fn apply(&self, options: &mut Options) {
+    pub fn apply(&self, options: &mut WorkerOptions) {
         options.batch_size = self.batch_size;
         options.batch_bytes = self.batch_bytes;
         options.batch_window = self.batch_window.unwrap_or_default();

@@ -12,9 +12,10 @@ use super::run_config::{self, RunConfig, Sink, Source, StartAt};
 use super::sinks::http::{self, Handler, HttpTarget};
 use super::sinks::{Lines, Null};
 use super::{admin_server, output, signals};
-use crate::consumer::{self, Checkpoints, OnGap, ProcessorFactory};
+use crate::consumer::{self, ProcessorFactory};
 use crate::model::checkpoint::Checkpoint;
-use crate::worker::{self, Options, Report, StreamSelector, Worker};
+use crate::options::{Checkpoints, OnGap, StreamSelector, WorkerOptions};
+use crate::worker::{self, Report, Worker};
 
 /// Does what `shardkeeper run` is for, as `config` says.
 ///
@@ -117,12 +118,12 @@ impl WithProcessors for Work<'_> {
     }
 }
 
-fn options(config: &RunConfig) -> Options {
+fn options(config: &RunConfig) -> WorkerOptions {
     let stream = match &config.source {
         Source::Table(name) => StreamSelector::Table(name.clone()),
         Source::StreamArn(arn) => StreamSelector::Arn(arn.clone()),
     };
-    let mut options = Options::new(&config.app, stream, &config.worker_id);
+    let mut options = WorkerOptions::new(&config.app, stream, &config.worker_id);
     options.endpoints = config.aws.endpoints();
     options.start = match config.start {
         StartAt::TrimHorizon => Checkpoint::TrimHorizon,

@@ -47,57 +47,7 @@ use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::record::RecordBatch;
 use crate::model::rng::Rng;
 use crate::model::shard_graph::ShardGraph;
-
-/// When checkpoints are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Checkpoints {
-    /// What `process_records` returned `Ok` for is done; written each interval while there is something new.
-    Automatic {
-        /// The longest that something done stays unwritten.
-        interval: Duration,
-    },
-    /// The processor calls its [`Checkpointer`].
-    Manual,
-}
-
-/// What to do when records were trimmed before they were read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnGap {
-    /// Go on with the oldest record there is.
-    Continue,
-    /// Stop the worker.
-    Stop,
-}
-
-/// How shards are read.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// When checkpoints are written.
-    pub checkpoints: Checkpoints,
-    /// What follows when a batch fails.
-    pub failure: FailurePolicy,
-    /// The most batches of one shard that are worked on at once. Above one, records of one item stay in order, and those
-    /// of different items do not.
-    pub shard_concurrency: usize,
-    /// The most batches that are worked on at once, over all shards.
-    pub concurrency: Option<usize>,
-    /// The most records of a batch.
-    pub batch_size: Option<usize>,
-    /// The most bytes of a batch, as JSON.
-    pub batch_bytes: Option<usize>,
-    /// How long a batch waits to fill up to its size.
-    pub batch_window: Duration,
-    /// The longest gap between two calls on an empty shard.
-    pub idle_poll: Duration,
-    /// What to do when records were trimmed.
-    pub on_gap: OnGap,
-    /// Which records the processors get.
-    pub filters: Filters,
-    /// The moment that `LATEST` stands for (ms since the epoch).
-    pub started_at_ms: u64,
-    /// Whether a shard that is read to its tip is checkpointed at once.
-    pub checkpoint_at_tip: bool,
-}
+use crate::options::WorkerOptions;
 
 /// What all consumers of a worker share.
 pub struct ConsumerDeps<F> {
@@ -108,8 +58,11 @@ pub struct ConsumerDeps<F> {
     budget: Budget,
     factory: F,
     children: ChildFinder,
-    options: Options,
-    clock: WallClock,
+    options: Arc<WorkerOptions>,
+    /// The worker's filters, bound to this stream.
+    filters: Filters,
+    /// The moment that `LATEST` stands for (ms since the epoch).
+    started_at_ms: u64,
     counters: Counters,
     /// Permits for calls of processors, where their number is limited.
     calls: Option<Arc<Semaphore>>,
@@ -125,20 +78,34 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
         alive: LeaseDeadline,
         budget: Budget,
         factory: F,
-        options: Options,
-        clock: WallClock,
+        options: Arc<WorkerOptions>,
+        started_at_ms: u64,
         counters: Counters,
         rng: Rng,
     ) -> Arc<Self> {
         let children = ChildFinder::new(stream.clone(), rng);
         let calls = options.concurrency.map(|most| Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))));
-        Arc::new(Self { stream, table, worker, alive, budget, factory, children, options, clock, counters, calls })
+        let filters = options.filters.clone().for_stream(stream.arn());
+        Arc::new(Self {
+            stream,
+            table,
+            worker,
+            alive,
+            budget,
+            factory,
+            children,
+            options,
+            filters,
+            started_at_ms,
+            counters,
+            calls,
+        })
     }
 
     /// The batch with only those records that the filters let pass. The others are counted; the batch still stands for
     /// them ([`RecordBatch::through`]).
     fn filtered(&self, records: RecordBatch) -> RecordBatch {
-        let filters = &self.options.filters;
+        let filters = &self.filters;
         if filters.pass_all() {
             return records;
         }
@@ -209,8 +176,8 @@ impl<F: ProcessorFactory> ConsumerSpawner<F> {
 impl<F: ProcessorFactory> SpawnConsumer for ConsumerSpawner<F> {
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> ConsumerHandle {
         let (wishes, receiver) = watch::channel(ConsumerCommand::Run);
-        let started_at_ms = self.shared.options.started_at_ms;
-        let status = Arc::new(ShardStatus::of(&lease, started_at_ms, self.shared.clock.now_ms()));
+        let started_at_ms = self.shared.started_at_ms;
+        let status = Arc::new(ShardStatus::of(&lease, started_at_ms, self.shared.options.clock.now_ms()));
         let look = Arc::new(Notify::new());
         let key = lease.key.clone();
         let consumer = ShardConsumer {

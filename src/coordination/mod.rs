@@ -23,7 +23,6 @@ mod watchdog;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -41,40 +40,19 @@ use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::Stream;
 use crate::aws::worker_table::{Hints, LeaderRecord, WorkerRecord, WorkerTable};
 use crate::consumer::{Failure, LeaseDeadline, SpawnConsumer, WallClock};
-use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::rng::Rng;
+use crate::options::WorkerOptions;
 
-/// How a worker takes part in its fleet.
+/// The worker itself, among the others of its fleet.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// Who this is.
+pub struct Identity {
+    /// The worker's id.
     pub worker: WorkerId,
     /// Tells this process from others of the same worker id.
     pub incarnation: String,
-    /// For how long a worker that shows no sign of life keeps its leases.
-    pub lease_duration: Duration,
-    /// The most leases that this worker will hold.
-    pub max_leases: Option<usize>,
-    /// How long a processor's call may last before its shard goes to another worker; `None` for any time.
-    pub stuck_after: Option<Duration>,
-    /// How long a worker that is to stop waits for its leases to be handed over.
-    pub drain_timeout: Duration,
-    /// For how long the lease of an owner that isn't in the fleet table must stand still before the owner counts as
-    /// dead (KCL's `failoverTimeMillis`).
-    pub kcl_failover_time: Duration,
-    /// Where an application begins: [`Checkpoint::TrimHorizon`] or [`Checkpoint::Latest`].
-    pub start: Checkpoint,
-    /// Whether to end when everything that was in the stream at `started_ms` is delivered.
-    pub until_caught_up: bool,
-    /// The longest gap between two calls on an empty shard.
-    pub idle_poll: Duration,
-    /// The time of day, for what the worker shows.
-    pub clock: WallClock,
-    /// When this worker started (ms since the epoch).
+    /// Start of the worker (ms since the epoch).
     pub started_ms: u64,
-    /// The version that this worker shows to others.
-    pub version: String,
 }
 
 /// Why a worker's part in its fleet ended without having been asked to.
@@ -146,7 +124,8 @@ enum Notice {
 
 /// The part of one worker in its fleet.
 pub struct Coordinator {
-    options: Options,
+    me: Identity,
+    options: Arc<WorkerOptions>,
     stream: Stream,
     leases: LeaseTable,
     fleet: WorkerTable,
@@ -158,7 +137,8 @@ pub struct Coordinator {
 impl Coordinator {
     /// A worker's part in the fleet that the two tables hold.
     pub fn new(
-        options: Options,
+        me: Identity,
+        options: Arc<WorkerOptions>,
         stream: Stream,
         leases: LeaseTable,
         fleet: WorkerTable,
@@ -167,7 +147,7 @@ impl Coordinator {
         rng: Rng,
     ) -> Self {
         let (leases, fleet) = (leases.watched(board.lease_table()), fleet.watched(board.fleet_table()));
-        Self { options, stream, leases, fleet, alive, board, rng }
+        Self { me, options, stream, leases, fleet, alive, board, rng }
     }
 
     /// Takes part in the fleet until `stop` says otherwise or the work is done; then hands all leases over.
@@ -183,14 +163,14 @@ impl Coordinator {
         let (notices, notice_receiver) = mpsc::unbounded_channel();
         let (view_sender, view) = watch::channel(FleetView::default());
         let presence = SharedWorkerRecord::new(WorkerRecord {
-            incarnation: self.options.incarnation.clone(),
-            version: self.options.version.clone(),
+            incarnation: self.me.incarnation.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             max_leases: self.options.max_leases.map(|limit| limit as u64),
             ..WorkerRecord::default()
         });
         let membership = Membership {
             table: self.fleet.clone(),
-            worker: self.options.worker.clone(),
+            worker: self.me.worker.clone(),
             lease_duration: self.options.lease_duration,
             alive: self.alive.clone(),
             presence: presence.clone(),
@@ -200,7 +180,8 @@ impl Coordinator {
         membership.register().await?;
         self.board.set_working();
         let leader = Leader::new(
-            self.options.clone(),
+            self.me.clone(),
+            Arc::clone(&self.options),
             self.stream.clone(),
             self.leases.clone(),
             self.fleet.clone(),
@@ -212,7 +193,8 @@ impl Coordinator {
             self.rng.fork(),
         );
         let keeper = LeaseManager::new(
-            self.options.clone(),
+            self.me.clone(),
+            Arc::clone(&self.options),
             self.leases.clone(),
             self.fleet.clone(),
             presence.clone(),
@@ -241,14 +223,14 @@ impl Coordinator {
     async fn say_goodbye(&self, presence: &WorkerRecord) {
         let goodbye = async {
             if let Some(seen) = self.fleet.leadership().await?
-                && seen.worker.as_ref() == Some(&self.options.worker)
+                && seen.worker.as_ref() == Some(&self.me.worker)
                 && seen.incarnation == presence.incarnation
             {
                 let next =
                     LeaderRecord { worker: None, incarnation: String::new(), term: seen.term + 1, ..seen.clone() };
                 self.fleet.write_leadership(&next, Some(seen.term)).await?;
             }
-            if let Some(member) = self.fleet.look(&self.options.worker).await?
+            if let Some(member) = self.fleet.look(&self.me.worker).await?
                 && member.presence.incarnation == presence.incarnation
             {
                 self.fleet.remove(&member.id, &member.presence.incarnation, member.presence.heartbeat).await?;

@@ -22,7 +22,7 @@ impl WorkerTelemetry {
     pub(crate) fn log_changes(&self) {
         let mut wrong = lock(&self.0.wrong);
         self.log_tables(&mut wrong);
-        let limit = self.0.settings.unready_after;
+        let limit = self.0.options.unready_after;
         let shards = lock(&self.0.shards);
         for (shard, status) in shards.iter() {
             match (status.trouble(limit), wrong.shards.get(shard)) {

@@ -34,7 +34,7 @@ impl WorkerTelemetry {
     /// Sets all gauges to what they are now. The worker does so each second, for whatever recorder is installed; the
     /// program besides before each answer.
     pub fn draw(&self) {
-        let now_ms = self.0.settings.clock.now_ms();
+        let now_ms = self.0.options.clock.now_ms();
         let mut drawn = lock(&self.0.drawn);
         {
             let shards = lock(&self.0.shards);
@@ -52,10 +52,10 @@ impl WorkerTelemetry {
     /// These are no gauges: shards come and go every few hours, and a recorder would go on showing the last value of
     /// one that is finished or another worker's.
     pub fn shard_lags(&self) -> Vec<(ShardId, Duration)> {
-        let now_ms = self.0.settings.clock.now_ms();
+        let now_ms = self.0.options.clock.now_ms();
         let shards = lock(&self.0.shards);
         let lag = |status: &ShardStatus| {
-            let since = status.waiting_since_ms(Stage::Processed, self.0.settings.idle_poll)?;
+            let since = status.waiting_since_ms(Stage::Processed, self.0.options.idle_poll)?;
             Some(Duration::from_millis(now_ms.saturating_sub(since)))
         };
         shards.iter().filter_map(|(shard, status)| Some((shard.clone(), lag(status)?))).collect()
@@ -68,7 +68,7 @@ impl WorkerTelemetry {
             (catalogue::CHECKPOINT_LAG, Stage::Checkpointed),
         ];
         for (metric, stage) in stages {
-            let since = shards.values().filter_map(|status| status.waiting_since_ms(stage, self.0.settings.idle_poll));
+            let since = shards.values().filter_map(|status| status.waiting_since_ms(stage, self.0.options.idle_poll));
             let mut lags: Vec<u64> = since.map(|since| now_ms.saturating_sub(since)).collect();
             lags.sort_unstable();
             let at = |share: usize| lags.get(lags.len().saturating_sub(1) * share / 100).copied().unwrap_or_default();
@@ -82,7 +82,7 @@ impl WorkerTelemetry {
         let in_flight: u64 = shards.values().map(|status| status.lag(crate::model::lag::Lag::in_flight)).sum();
         metrics::gauge!(catalogue::IN_FLIGHT_RECORDS.name).set(count(in_flight));
         let mut stuck = [(StallCause::Processor, 0), (StallCause::Retrying, 0), (StallCause::Reading, 0)];
-        for (trouble, _) in shards.values().filter_map(|status| status.trouble(self.0.settings.unready_after)) {
+        for (trouble, _) in shards.values().filter_map(|status| status.trouble(self.0.options.unready_after)) {
             stuck.iter_mut().filter(|(cause, _)| *cause == trouble).for_each(|(_, count)| *count += 1);
         }
         for (cause, number) in stuck {
@@ -123,12 +123,12 @@ impl WorkerTelemetry {
     }
 
     fn draw_worker(&self) {
-        let settings = &self.0.settings;
+        let options = &self.0.options;
         if let Some(budget) = self.0.budget.get() {
             metrics::gauge!(catalogue::BUFFERED.name).set(count(budget.held_bytes()));
             metrics::gauge!(catalogue::BUFFER_LIMIT.name).set(count(budget.limit_bytes()));
         }
-        metrics::gauge!(catalogue::LEASE_DURATION.name).set(settings.lease_duration.as_secs_f64());
+        metrics::gauge!(catalogue::LEASE_DURATION.name).set(options.lease_duration.as_secs_f64());
         if let Some(age) = self.heartbeat_age() {
             metrics::gauge!(catalogue::HEARTBEAT_AGE.name).set(age.as_secs_f64());
         }

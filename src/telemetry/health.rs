@@ -77,7 +77,7 @@ impl WorkerTelemetry {
     }
 
     fn judge_heartbeat(&self, complaints: &mut Vec<String>) {
-        let lease_duration = self.0.settings.lease_duration;
+        let lease_duration = self.0.options.lease_duration;
         match self.heartbeat_age() {
             None => complaints.push("it has not proved itself alive in the fleet table yet".to_owned()),
             Some(age) if age >= lease_duration.mul_f64(0.6) => complaints.push(format!(
@@ -90,7 +90,7 @@ impl WorkerTelemetry {
     }
 
     fn judge_loops(&self, complaints: &mut Vec<String>) {
-        let limit = LOOP_LIMIT.max(self.0.settings.lease_duration.mul_f64(0.8));
+        let limit = LOOP_LIMIT.max(self.0.options.lease_duration.mul_f64(0.8));
         for which in Loop::ALL {
             if let Some((age, _)) = self.loop_age(which).filter(|(_, overdue)| *overdue >= limit) {
                 let (word, age) = (which.word(), age.as_secs_f64());
@@ -117,7 +117,7 @@ impl WorkerTelemetry {
     }
 
     fn stuck_shards(&self) -> Vec<String> {
-        let limit = self.0.settings.unready_after;
+        let limit = self.0.options.unready_after;
         let shards = lock(&self.0.shards);
         let stuck = shards.iter().filter_map(|(shard, status)| Some((shard, status.trouble(limit)?)));
         stuck
@@ -135,26 +135,19 @@ mod tests {
 
     use tokio::time::{Instant, advance};
 
-    use super::super::Settings;
     use super::*;
-    use crate::consumer::{Counters, LeaseDeadline, ShardStatus, WallClock};
+    use crate::consumer::{Counters, LeaseDeadline, ShardStatus};
     use crate::model::checkpoint::Checkpoint;
     use crate::model::lease::Lease;
-    use crate::model::scaling::ScalingOptions;
+    use crate::options::{StreamSelector, WorkerOptions};
 
     const LEASE_DURATION: Duration = Duration::from_secs(5);
 
     fn board() -> (WorkerTelemetry, LeaseDeadline) {
-        let desired = ScalingOptions { min: 1, max: None, capacity_kbps: 1_000.0, catch_up: LEASE_DURATION };
-        let settings = Settings {
-            lease_duration: LEASE_DURATION,
-            idle_poll: Duration::from_secs(1),
-            unready_after: Duration::from_secs(60),
-            desired,
-            clock: WallClock::System,
-        };
+        let mut options = WorkerOptions::new("app", StreamSelector::Table("Things".into()), "worker");
+        options.lease_duration = LEASE_DURATION;
         let alive = LeaseDeadline::new();
-        (WorkerTelemetry::new(settings, alive.clone(), Counters::default()), alive)
+        (WorkerTelemetry::new(Arc::new(options), alive.clone(), Counters::default()), alive)
     }
 
     fn beat_all(board: &WorkerTelemetry) {

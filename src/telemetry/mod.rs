@@ -26,30 +26,16 @@ use self::gauges::RecordedGauges;
 use self::rate::Rate;
 use crate::admin::status::ShardState;
 use crate::aws::table_health::TableHealth;
-use crate::consumer::{Budget, Counters, LeaseDeadline, ShardStatus, WallClock};
+use crate::consumer::{Budget, Counters, LeaseDeadline, ShardStatus};
 use crate::model::app_lag::LagSince;
 use crate::model::lag::Stage;
 use crate::model::lease::ShardId;
 use crate::model::scaling::ScalingOptions;
+use crate::options::WorkerOptions;
 
 /// What a running worker shows of itself. Clones are the same board.
 #[derive(Clone, Debug)]
 pub struct WorkerTelemetry(Arc<Inner>);
-
-/// What the board has to know of a worker's options.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// For how long a worker that shows no sign of life keeps its leases.
-    pub lease_duration: Duration,
-    /// The longest gap between two calls on an empty shard.
-    pub idle_poll: Duration,
-    /// How long a shard may stand still before the worker says that it is not ready.
-    pub unready_after: Duration,
-    /// By what the number of desired workers is judged.
-    pub desired: ScalingOptions,
-    /// The time of day.
-    pub clock: WallClock,
-}
 
 /// The loops of the coordination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +87,7 @@ pub(crate) struct FleetFigures {
 
 #[derive(Debug)]
 struct Inner {
-    settings: Settings,
+    options: Arc<WorkerOptions>,
     alive: LeaseDeadline,
     counters: Counters,
     origin: Instant,
@@ -125,10 +111,10 @@ struct Inner {
 
 impl WorkerTelemetry {
     /// The board of a worker that is about to start.
-    pub fn new(settings: Settings, alive: LeaseDeadline, counters: Counters) -> Self {
+    pub fn new(options: Arc<WorkerOptions>, alive: LeaseDeadline, counters: Counters) -> Self {
         Self(Arc::new(Inner {
-            started_ms: settings.clock.now_ms(),
-            settings,
+            started_ms: options.clock.now_ms(),
+            options,
             alive,
             counters,
             origin: Instant::now(),
@@ -164,7 +150,7 @@ impl WorkerTelemetry {
 
     /// By what the number of desired workers is judged.
     pub(crate) fn desired_limits(&self) -> ScalingOptions {
-        self.0.settings.desired
+        self.0.options.desired_workers
     }
 
     // What the tasks put here.
@@ -224,7 +210,7 @@ impl WorkerTelemetry {
         if shards.values().any(|status| status.lag(crate::model::lag::Lag::is_at_least)) {
             return None;
         }
-        let since = shards.values().map(|status| status.waiting_since_ms(stage, self.0.settings.idle_poll));
+        let since = shards.values().map(|status| status.waiting_since_ms(stage, self.0.options.idle_poll));
         since.min().unwrap_or(Some(u64::MAX))
     }
 
@@ -242,7 +228,7 @@ impl WorkerTelemetry {
 
     /// How long ago the last heartbeat was sent that arrived.
     fn heartbeat_age(&self) -> Option<Duration> {
-        let proved = crate::coordination::heartbeat::proved_for(self.0.settings.lease_duration);
+        let proved = crate::coordination::heartbeat::proved_for(self.0.options.lease_duration);
         Some((Instant::now() + proved).saturating_duration_since(self.0.alive.deadline()?))
     }
 }

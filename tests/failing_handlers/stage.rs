@@ -15,8 +15,8 @@ use shardkeeper::internals::aws::clients::SdkConfig;
 use shardkeeper::internals::consumer::{BoxError, WallClock};
 use shardkeeper::internals::dead_letters::letter::DeadLetter;
 use shardkeeper::{
-    BatchError, DeadLetterQueue, Options, ProcessRecordsInput, RecordProcessor, Report, ShardContext, StreamSelector,
-    Worker,
+    BatchError, DeadLetterQueue, ProcessRecordsInput, RecordProcessor, Report, ShardContext, StreamSelector, Worker,
+    WorkerOptions,
 };
 use shardkeeper_local::connector::InMemoryClient;
 use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
@@ -191,9 +191,9 @@ impl Stage {
     pub fn start(
         &self,
         worker: &str,
-        set: impl FnOnce(&mut Options),
+        set: impl FnOnce(&mut WorkerOptions),
     ) -> JoinHandle<Result<Report, shardkeeper::Error>> {
-        let mut options = Options::new("app", StreamSelector::Table("Things".into()), worker);
+        let mut options = WorkerOptions::new("app", StreamSelector::Table("Things".into()), worker);
         options.seed = Some(7);
         options.own_thread = false;
         options.clock = WallClock::Simulated { start_ms: EPOCH_MS, start: self.start };

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use shardkeeper::internals::aws::clients::SdkConfig;
 use shardkeeper::internals::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext, WallClock};
 use shardkeeper::internals::telemetry::WorkerTelemetry;
-use shardkeeper::{Error, Options, Report, StreamSelector, Worker};
+use shardkeeper::{Error, Report, StreamSelector, Worker, WorkerOptions};
 use shardkeeper_local::connector::InMemoryClient;
 use shardkeeper_local::faults::FaultPlan;
 use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, StreamAction, Timestamp};
@@ -239,7 +239,7 @@ impl Stage {
     }
 
     pub fn start_worker(&self, worker: &str, seed: u64) -> Running {
-        let mut options = Options::new("app", StreamSelector::Table(TABLE.into()), worker);
+        let mut options = WorkerOptions::new("app", StreamSelector::Table(TABLE.into()), worker);
         options.seed = Some(seed);
         options.own_thread = false;
         options.unready_after = Duration::from_secs(10);

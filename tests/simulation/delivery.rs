@@ -13,7 +13,7 @@ use shardkeeper::internals::consumer::BoxError;
 use shardkeeper::internals::dead_letters::letter::DeadLetter;
 use shardkeeper::internals::model::filter::{Filters, Pattern};
 use shardkeeper::internals::model::rng::Rng;
-use shardkeeper::{DeadLetterQueue, OnFailure, Options};
+use shardkeeper::{DeadLetterQueue, OnFailure, WorkerOptions};
 
 use super::history::{Event, History};
 use super::processor::Mood;
@@ -76,7 +76,7 @@ impl DeliveryScenario {
 
 impl Mood {
     /// Tells a worker how its records are to be delivered.
-    pub fn apply(&self, options: &mut Options, process: usize, history: &History, seed: u64) {
+    pub fn apply(&self, options: &mut WorkerOptions, process: usize, history: &History, seed: u64) {
         let delivery = &self.delivery;
         if delivery.concurrency == 0 {
             return;

@@ -14,7 +14,7 @@ use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use shardkeeper::internals::aws::clients::SdkConfig;
 use shardkeeper::internals::consumer::WallClock;
-use shardkeeper::{Options, Report, StreamSelector, Worker};
+use shardkeeper::{Report, StreamSelector, Worker, WorkerOptions};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -68,7 +68,7 @@ impl Process {
         let entered = runtime.enter();
         let base = Instant::now();
         let start_ms = (EPOCH_MS + now).saturating_add_signed(setup.wall_offset_ms);
-        let mut options = Options::new(app, StreamSelector::Table(table.into()), &setup.worker_id);
+        let mut options = WorkerOptions::new(app, StreamSelector::Table(table.into()), &setup.worker_id);
         options.lease_duration = setup.lease_duration;
         options.kcl_failover_time = setup.kcl_failover_time;
         options.drain_timeout = setup.drain_timeout;

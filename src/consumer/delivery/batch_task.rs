@@ -149,7 +149,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
             self.done(std::mem::replace(&mut part, rest).places, Outcome::Ok);
         }
         part.attempts = part.attempts.saturating_add(1);
-        part.first_failed_ms.get_or_insert_with(|| desk.shared.clock.now_ms());
+        part.first_failed_ms.get_or_insert_with(|| desk.shared.options.clock.now_ms());
         let is_at_limit = self.limit(&part).is_some();
         let cut = match culprit {
             _ if part.len() == 1 => None,
@@ -188,7 +188,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
         }
         let newest = self.unit.records.get(part.places.end - 1)?;
         let created_ms = newest.created_at().map(seconds_to_ms)?;
-        let age_ms = u128::from(self.desk.shared.clock.now_ms().saturating_sub(created_ms));
+        let age_ms = u128::from(self.desk.shared.options.clock.now_ms().saturating_sub(created_ms));
         policy.max_record_age.filter(|most| age_ms > most.as_millis()).map(|_| GaveUp::Age)
     }
 
@@ -260,7 +260,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
     fn letter(&self, part: &Part, record: &Record<'_>, reason: GaveUp, error: &BatchError) -> DeadLetter {
         let desk = &self.desk;
         let position = record.sequence_number().parse().expect("positions are checked when their page is decoded");
-        let (shard, now_ms) = (desk.context.shard_id.clone(), desk.shared.clock.now_ms());
+        let (shard, now_ms) = (desk.context.shard_id.clone(), desk.shared.options.clock.now_ms());
         let arn = desk.context.stream_arn.to_string();
         let mut letter = DeadLetter::new(arn, shard, position, record.json(), &error.to_string(), now_ms);
         letter.event_id = record.event_id().map(ToOwned::to_owned);

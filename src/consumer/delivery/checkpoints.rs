@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::Checkpoints;
+use crate::options::Checkpoints;
 
 /// A busy shard is checkpointed after this many records, however short the time.
 const CHECKPOINT_RECORDS: usize = 10_000;

@@ -115,7 +115,8 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         let input = ProcessRecordsInput {
             records: records.clone(),
             checkpointer: self.checkpointer.clone(),
-            age: created.map(|created| Duration::from_millis(self.shared.clock.now_ms().saturating_sub(created))),
+            age: created
+                .map(|created| Duration::from_millis(self.shared.options.clock.now_ms().saturating_sub(created))),
             attempt,
         };
         let started = Instant::now();
@@ -130,7 +131,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             }
         };
         self.status.retrying.note(outcome.is_err());
-        self.shared.counters.call(records, attempt, outcome.is_ok(), started.elapsed(), self.shared.clock);
+        self.shared.counters.call(records, attempt, outcome.is_ok(), started.elapsed(), self.shared.options.clock);
         outcome
     }
 

@@ -29,6 +29,7 @@ use self::checkpoints::CheckpointTimer;
 use self::context::{DeliveryContext, Report};
 pub(super) use self::processor_pool::catch_panic;
 use self::processor_pool::{PooledProcessor, ProcessorPool};
+use super::ConsumerDeps;
 use super::budget::Reservation;
 use super::checkpointer::Checkpointer;
 use super::lease_handle::{Done, LeaseHandle, WriteError};
@@ -36,7 +37,6 @@ use super::processor::{BoxError, ProcessorFactory, RecordProcessor, ShardContext
 use super::reader::{ReaderEvent, last_position, seconds_to_ms};
 use super::shard_consumer::{ConsumerCommand, Exit, Failure, give_up, wished};
 use super::status::ShardStatus;
-use super::{Checkpoints, ConsumerDeps, OnGap};
 use crate::model::batcher::{Batcher, Next, Rules};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId};
@@ -44,6 +44,7 @@ use crate::model::out_of_order_acks::OutOfOrderAcks;
 use crate::model::polling::Backoff;
 use crate::model::record::RecordBatch;
 use crate::model::rng::Rng;
+use crate::options::{Checkpoints, OnGap};
 
 /// The longest a failing processor is left in peace before it is called again, where no failure policy says.
 const LONGEST_RETRY_WAIT: Duration = Duration::from_secs(30);
@@ -278,7 +279,7 @@ impl<F: ProcessorFactory> Delivery<F> {
     /// Shows how far everything is done.
     fn show_progress(&mut self) {
         if let Some(position) = self.schedule.position() {
-            self.desk.status.processed(&position, self.desk.shared.clock);
+            self.desk.status.processed(&position, self.desk.shared.options.clock);
         }
         for created_ms in self.schedule.take_passed().into_iter().flatten() {
             self.caught_up_to_ms = self.caught_up_to_ms.max(created_ms);
@@ -290,7 +291,7 @@ impl<F: ProcessorFactory> Delivery<F> {
             return Ok(());
         }
         self.caught_up_to_ms = self.caught_up_to_ms.max(moment_ms);
-        if self.desk.shared.options.checkpoint_at_tip && self.checkpoints.due().is_some() {
+        if self.desk.shared.options.until_caught_up && self.checkpoints.due().is_some() {
             self.save().await?;
         } else if self.checkpoints.due().is_none() {
             self.publish();

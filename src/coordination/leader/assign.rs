@@ -312,7 +312,7 @@ impl Leader {
 
     /// Whether this is the leader itself, about to leave, before its item says so.
     fn is_leaving(&self, id: &WorkerId) -> bool {
-        *id == self.options.worker && self.presence.get().leaving
+        *id == self.me.worker && self.presence.get().leaving
     }
 
     /// ProcessorGuard-offs whose old owner lives but does not let go: the new owner gets the lease without waiting any longer.
@@ -330,7 +330,7 @@ impl Leader {
     }
 
     async fn send_hints(&self, mut hints: BTreeMap<WorkerId, Hints>) {
-        if let Some(mine) = hints.remove(&self.options.worker) {
+        if let Some(mine) = hints.remove(&self.me.worker) {
             let _ = self.notices.send(Notice::Look(mine));
         }
         let fleet = self.fleet.clone();

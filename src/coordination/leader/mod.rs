@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use self::state::LeaderState;
 use super::fleet_view::{FleetView, Heartbeats};
 use super::heartbeat::SharedWorkerRecord;
-use super::{Error, Notice, Options};
+use super::{Error, Identity, Notice};
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::{self, Stream};
 use crate::aws::worker_table::{LeaderRecord, WorkerTable};
@@ -27,6 +27,7 @@ use crate::consumer::{Failure, SpawnConsumer};
 use crate::model::lease::WorkerId;
 use crate::model::liveness::Observations;
 use crate::model::rng::Rng;
+use crate::options::WorkerOptions;
 use crate::telemetry::{Loop, WorkerTelemetry};
 
 /// A leader looks at leases that are being handed over this often.
@@ -38,7 +39,8 @@ const DEPARTED_LIMIT: usize = 1000;
 
 /// One worker's part in leading the fleet.
 pub(super) struct Leader {
-    options: Options,
+    me: Identity,
+    options: Arc<WorkerOptions>,
     stream: Stream,
     leases: LeaseTable,
     fleet: WorkerTable,
@@ -73,7 +75,8 @@ struct Departure {
 impl Leader {
     #[expect(clippy::too_many_arguments, reason = "one call, in the coordinator, which wires everything")]
     pub(super) fn new(
-        options: Options,
+        me: Identity,
+        options: Arc<WorkerOptions>,
         stream: Stream,
         leases: LeaseTable,
         fleet: WorkerTable,
@@ -85,6 +88,7 @@ impl Leader {
         rng: Rng,
     ) -> Self {
         Self {
+            me,
             options,
             stream,
             leases,
@@ -221,15 +225,15 @@ impl Leader {
     }
 
     fn is_mine(&self, leadership: &LeaderRecord) -> bool {
-        leadership.worker.as_ref() == Some(&self.options.worker) && leadership.incarnation == self.options.incarnation
+        leadership.worker.as_ref() == Some(&self.me.worker) && leadership.incarnation == self.me.incarnation
     }
 
     /// Whether nobody leads: no leader's item, a leader that left or died, or one that was this worker's last process.
     fn is_vacant(&self) -> bool {
         let Some(leadership) = &self.view.leadership else { return true };
         let Some(leader) = &leadership.worker else { return true };
-        if *leader == self.options.worker {
-            return leadership.incarnation != self.options.incarnation;
+        if *leader == self.me.worker {
+            return leadership.incarnation != self.me.incarnation;
         }
         match self.view.worker(leader) {
             Some(seen) => !seen.is_alive || seen.member.presence.incarnation != leadership.incarnation,
@@ -240,8 +244,8 @@ impl Leader {
     async fn try_acquire_leadership(&mut self) -> Result<(), Error> {
         let seen = self.view.leadership.clone();
         let wanted = LeaderRecord {
-            worker: Some(self.options.worker.clone()),
-            incarnation: self.options.incarnation.clone(),
+            worker: Some(self.me.worker.clone()),
+            incarnation: self.me.incarnation.clone(),
             term: seen.as_ref().map_or(0, |seen| seen.term + 1),
             stream_arn: Some(self.stream.arn().to_owned()),
             ..seen.clone().unwrap_or_default()
@@ -286,6 +290,6 @@ impl Leader {
     fn is_standby(&self) -> bool {
         let leader = self.view.leader();
         let followers = self.view.live().map(|seen| &seen.member.id).filter(|id| Some(*id) != leader);
-        self.view.reads < 3 || followers.take(STANDBYS).any(|id| *id == self.options.worker)
+        self.view.reads < 3 || followers.take(STANDBYS).any(|id| *id == self.me.worker)
     }
 }

@@ -16,7 +16,7 @@ use super::fleet_view::FleetView;
 use super::heartbeat::{SharedWorkerRecord, hint};
 use super::overload_monitor::Pressure;
 use super::watchdog::Watchdog;
-use super::{Error, Notice, Options, WorkerExit, other_children};
+use super::{Error, Identity, Notice, WorkerExit, other_children};
 use crate::aws::TableError;
 use crate::aws::lease_table::{BadRow, LeaseTable, Outcome};
 use crate::aws::worker_table::{Hints, WorkerTable, digest};
@@ -24,6 +24,7 @@ use crate::consumer::{ConsumerCommand, ConsumerHandle, Exit, SpawnConsumer};
 use crate::model::lag::Stage;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::rng::Rng;
+use crate::options::WorkerOptions;
 use crate::telemetry::{Loop, WorkerTelemetry};
 
 /// The most shards of which a heartbeat tells what record they wait for.
@@ -38,7 +39,8 @@ const RECHECK_WAIT: Duration = Duration::from_millis(500);
 
 /// Keeps the leases of one worker.
 pub(super) struct LeaseManager {
-    options: Options,
+    me: Identity,
+    options: Arc<WorkerOptions>,
     leases: LeaseTable,
     fleet: WorkerTable,
     presence: SharedWorkerRecord,
@@ -90,7 +92,8 @@ struct Leaving {
 impl LeaseManager {
     #[expect(clippy::too_many_arguments, reason = "one call, in the coordinator, which wires everything")]
     pub(super) fn new(
-        options: Options,
+        me: Identity,
+        options: Arc<WorkerOptions>,
         leases: LeaseTable,
         fleet: WorkerTable,
         presence: SharedWorkerRecord,
@@ -103,6 +106,7 @@ impl LeaseManager {
         let (exit_sender, exits) = mpsc::unbounded_channel();
         let watchdog = Watchdog::new(options.stuck_after);
         Self {
+            me,
             options,
             leases,
             fleet,
@@ -205,12 +209,12 @@ impl LeaseManager {
         for row in rows {
             let Some(row) = self.readable(row) else { continue };
             seen.insert(row.key.clone());
-            let is_mine = row.owner.as_ref() == Some(&self.options.worker);
-            let is_held = row.holder() == Some(&self.options.worker) && !row.is_finished();
+            let is_mine = row.owner.as_ref() == Some(&self.me.worker);
+            let is_held = row.holder() == Some(&self.me.worker) && !row.is_finished();
             if is_held && !self.running.contains_key(&row.key) {
                 // Ours by id, from before a restart or a pause: raising the counter shuts out whatever of that time
                 // may still write. A hand-off that was under way is over: nobody holds anything back.
-                let owner = row.owner.clone().unwrap_or_else(|| self.options.worker.clone());
+                let owner = row.owner.clone().unwrap_or_else(|| self.me.worker.clone());
                 match self.leases.apply(&row.assign(&owner)).await {
                     Ok(Outcome::Applied(row)) if is_mine => self.start(row, "returned"),
                     Ok(Outcome::Applied(row)) => self.hint(&owner, hint(&row.key)),
@@ -258,7 +262,7 @@ impl LeaseManager {
         if self.left.get(&row.key).is_some_and(|left| row.counter < *left) {
             return;
         }
-        let me = &self.options.worker;
+        let me = &self.me.worker;
         let (is_owner, is_holder) = (row.owner.as_ref() == Some(me), row.holder() == Some(me));
         let running = self.running.get_mut(&row.key);
         if row.is_finished() {
@@ -342,7 +346,7 @@ impl LeaseManager {
     /// The children of a finished shard start at once: here, or at their owner's.
     async fn on_ended(&mut self, row: Lease, children: Vec<Lease>) -> Result<(), Error> {
         tracing::info!(shard = %row.key, children = row.children.len(), "shard finished");
-        let owner = row.owner.clone().filter(|owner| *owner != self.options.worker);
+        let owner = row.owner.clone().filter(|owner| *owner != self.me.worker);
         let others = other_children(&row, &children);
         match owner {
             None => children.into_iter().for_each(|child| self.reconcile(child)),
@@ -359,7 +363,7 @@ impl LeaseManager {
             Ok(rows) => {
                 for child in rows.into_iter().flatten() {
                     match child.owner.clone() {
-                        Some(owner) if owner != self.options.worker => self.hint(&owner, hint(&child.key)),
+                        Some(owner) if owner != self.me.worker => self.hint(&owner, hint(&child.key)),
                         _ => self.reconcile(child),
                     }
                 }
@@ -449,7 +453,7 @@ impl LeaseManager {
 
     /// Whether everything that was in the stream when this worker started is delivered and checkpointed, by whomever.
     async fn is_caught_up(&mut self) -> Result<bool, Error> {
-        let started = self.options.started_ms.next_multiple_of(1000); // records' times are whole seconds
+        let started = self.me.started_ms.next_multiple_of(1000); // records' times are whole seconds
         let is_past = |moment: Option<u64>| moment.is_some_and(|moment| moment >= started);
         let view = self.view.borrow().clone();
         let is_listed = view.leadership.as_ref().is_some_and(|leadership| leadership.listed);
@@ -469,7 +473,7 @@ impl LeaseManager {
         });
         for row in reading {
             let is_done = match row.owner.as_ref() {
-                Some(owner) if *owner == self.options.worker => self.running.contains_key(&row.key),
+                Some(owner) if *owner == self.me.worker => self.running.contains_key(&row.key),
                 Some(owner) => {
                     let owned = rows.values().filter(|row| row.owner.as_ref() == Some(owner) && !row.is_finished());
                     let owned = digest(owned.map(|row| &row.key));
@@ -501,7 +505,7 @@ impl LeaseManager {
     fn go_on_leaving(&mut self) {
         let view = self.view.borrow().clone();
         let Some(leaving) = &mut self.leaving else { return };
-        let is_taker = |id: &WorkerId| *id != self.options.worker;
+        let is_taker = |id: &WorkerId| *id != self.me.worker;
         let takers = view.live().filter(|seen| !seen.member.presence.leaving && is_taker(&seen.member.id)).count();
         let is_led = view.leader().is_some();
         let waited = leaving.since.elapsed();

@@ -35,7 +35,7 @@ impl LeaseManager {
                 leases_held: owned,
                 fair_share,
                 workers_alive: view.live().count(),
-                is_leader: view.leader() == Some(&self.options.worker),
+                is_leader: view.leader() == Some(&self.me.worker),
                 is_overloaded,
             }
         };

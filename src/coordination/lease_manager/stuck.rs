@@ -17,7 +17,7 @@ impl LeaseManager {
     /// is released. So a processor never gets records that another worker may be reading.
     pub(super) async fn give_up_stuck(&mut self) -> Result<(), Error> {
         let view = self.view.borrow().clone();
-        let me = &self.options.worker;
+        let me = &self.me.worker;
         let could_take = |seen: &Seen, key: &ShardId| {
             let presence = &seen.member.presence;
             seen.member.id != *me && !presence.leaving && !presence.stuck.contains(key)
@@ -43,7 +43,7 @@ impl LeaseManager {
     }
 
     async fn release_stuck(&mut self, key: &ShardId) -> Result<(), TableError> {
-        let me = &self.options.worker;
+        let me = &self.me.worker;
         let row = self.leases.read(key).await?.and_then(Result::ok);
         if let Some(row) = row.filter(|row| row.holder() == Some(me) && !row.is_finished()) {
             let checkpoint = row.checkpoint.clone();
