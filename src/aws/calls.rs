@@ -80,11 +80,11 @@ impl Intercept for MetricsInterceptor {
         let took = config.load::<Began>().map_or(Duration::ZERO, |began| began.0.elapsed());
         let outcome = outcome(context);
         let word = outcome.word();
-        metrics::counter!(catalogue::API_CALLS.name, "operation" => operation, "outcome" => word).increment(1);
-        metrics::histogram!(catalogue::API_SECONDS.name, "operation" => operation).record(took.as_secs_f64());
+        catalogue::API_CALLS.inc([operation, word]);
+        catalogue::API_SECONDS.record([operation], took.as_secs_f64());
         if outcome.is_billed() {
             let (part, nanodollars) = cost(operation, context);
-            metrics::counter!(catalogue::ESTIMATED_COST.name, "part" => part).increment(nanodollars);
+            catalogue::ESTIMATED_COST.add([part], nanodollars);
         }
         Ok(())
     }
@@ -209,6 +209,6 @@ mod tests {
         ];
         let outcomes = faults.map(Outcome::ErrorKind).into_iter().chain([Outcome::Ok, Outcome::NoAnswer]);
         let words: std::collections::BTreeSet<&str> = outcomes.map(Outcome::word).collect();
-        assert_eq!(words, catalogue::API_CALLS.labels[1].values.iter().copied().collect());
+        assert_eq!(words, catalogue::API_CALLS.metric().labels[1].values.iter().copied().collect());
     }
 }

@@ -83,12 +83,12 @@ impl Counters {
             show_batch(records, clock);
         } else {
             inner.failures.fetch_add(1, Ordering::Relaxed);
-            metrics::counter!(catalogue::PROCESSOR_ERRORS.name).increment(1);
+            catalogue::PROCESSOR_ERRORS.inc([]);
         }
         if attempt > 0 {
-            metrics::counter!(catalogue::RECORD_RETRIES.name).increment(records.len() as u64);
+            catalogue::RECORD_RETRIES.add([], records.len() as u64);
         }
-        metrics::histogram!(catalogue::PROCESSOR_SECONDS.name).record(took.as_secs_f64());
+        catalogue::PROCESSOR_SECONDS.record([], took.as_secs_f64());
         inner.processing_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -100,7 +100,7 @@ impl Counters {
             Outcome::Ok => {
                 inner.records.fetch_add(count, Ordering::Relaxed);
                 inner.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-                metrics::counter!(catalogue::BYTES_PROCESSED.name).increment(bytes as u64);
+                catalogue::BYTES_PROCESSED.add([], bytes as u64);
             }
             Outcome::Skipped => {
                 inner.skipped.fetch_add(count, Ordering::Relaxed);
@@ -114,12 +114,12 @@ impl Counters {
 
     /// A failed batch was cut.
     pub(super) fn bisect(&self) {
-        metrics::counter!(catalogue::BATCH_BISECTS.name).increment(1);
+        catalogue::BATCH_BISECTS.inc([]);
     }
 
     /// A dead letter could not be kept.
     pub(super) fn dead_letter_failed(&self) {
-        metrics::counter!(catalogue::DEAD_LETTERS_FAILED.name).increment(1);
+        catalogue::DEAD_LETTERS_FAILED.inc([]);
     }
 
     pub(super) fn checkpoint(&self) {
@@ -129,7 +129,7 @@ impl Counters {
     /// Data is lost, for one of the reasons of [`catalogue::DATA_GAPS`].
     pub(super) fn gap(&self, reason: &'static str) {
         self.0.gaps.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!(catalogue::DATA_GAPS.name, "reason" => reason).increment(1);
+        catalogue::DATA_GAPS.inc([reason]);
     }
 
     /// Records were left out by the filters.
@@ -159,12 +159,12 @@ impl Counters {
 
 /// Shows a batch that a processor took.
 fn show_batch(records: &RecordBatch, clock: WallClock) {
-    metrics::counter!(catalogue::BATCHES.name).increment(1);
+    catalogue::BATCHES.inc([]);
     #[expect(clippy::cast_precision_loss, reason = "a page has no more than thousands of records")]
-    metrics::histogram!(catalogue::BATCH_RECORDS.name).record(records.len() as f64);
+    catalogue::BATCH_RECORDS.record([], records.len() as f64);
     if let Some(created) = records.first().and_then(|record| record.created_at()) {
         let age = Duration::from_millis(clock.now_ms().saturating_sub(seconds_to_ms(created)));
-        metrics::histogram!(catalogue::END_TO_END.name).record(age.as_secs_f64());
+        catalogue::END_TO_END.record([], age.as_secs_f64());
     }
 }
 
@@ -194,8 +194,7 @@ impl Outcomes {
     /// Shows them with `result`, one of the values of that label of [`catalogue::RECORDS_PROCESSED`].
     pub(super) fn show(&self, result: &'static str) {
         for (event, count) in EVENTS.iter().zip(self.0).filter(|(_, count)| *count > 0) {
-            metrics::counter!(catalogue::RECORDS_PROCESSED.name, "result" => result, "event" => *event)
-                .increment(count);
+            catalogue::RECORDS_PROCESSED.add([result, *event], count);
         }
     }
 }

@@ -372,8 +372,8 @@ fn count_checkpoint(outcome: &Result<(), WriteError>, took: Duration) {
         Err(WriteError::Lost) => "fenced",
         Err(WriteError::Table(_)) => "error",
     };
-    metrics::counter!(catalogue::CHECKPOINTS.name, "result" => result).increment(1);
-    metrics::histogram!(catalogue::CHECKPOINT_SECONDS.name).record(took.as_secs_f64());
+    catalogue::CHECKPOINTS.inc([result]);
+    catalogue::CHECKPOINT_SECONDS.record([], took.as_secs_f64());
 }
 
 fn at(row: &Lease, done: Option<&Done>) -> Checkpoint {

@@ -180,7 +180,7 @@ impl ShardStatus {
             self.progress_ms.store(clock.now_ms(), Ordering::Relaxed);
         }
         if matches!(outcome, Err(Error::ExpiredIterator)) {
-            metrics::counter!(catalogue::ITERATORS_EXPIRED.name).increment(1);
+            catalogue::ITERATORS_EXPIRED.inc([]);
         }
         self.failing.note(outcome.is_err());
     }
@@ -192,9 +192,9 @@ impl ShardStatus {
             _ if is_full => "full",
             _ => "partial",
         };
-        metrics::counter!(catalogue::PAGES.name, "kind" => kind).increment(1);
-        metrics::counter!(catalogue::RECORDS_FETCHED.name).increment(records.len() as u64);
-        metrics::counter!(catalogue::BYTES_FETCHED.name).increment(records.bytes_len() as u64);
+        catalogue::PAGES.inc([kind]);
+        catalogue::RECORDS_FETCHED.add([], records.len() as u64);
+        catalogue::BYTES_FETCHED.add([], records.bytes_len() as u64);
     }
 
     /// Records are on their way to the processor.

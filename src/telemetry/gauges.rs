@@ -63,9 +63,9 @@ impl WorkerTelemetry {
 
     fn draw_lags(&self, shards: &Shards, now_ms: u64) {
         let stages = [
-            (catalogue::FETCH_LAG, Stage::Fetched),
-            (catalogue::LAG, Stage::Processed),
-            (catalogue::CHECKPOINT_LAG, Stage::Checkpointed),
+            (&catalogue::FETCH_LAG, Stage::Fetched),
+            (&catalogue::LAG, Stage::Processed),
+            (&catalogue::CHECKPOINT_LAG, Stage::Checkpointed),
         ];
         for (metric, stage) in stages {
             let since = shards.values().filter_map(|status| status.waiting_since_ms(stage, self.0.options.idle_poll));
@@ -73,26 +73,26 @@ impl WorkerTelemetry {
             lags.sort_unstable();
             let at = |share: usize| lags.get(lags.len().saturating_sub(1) * share / 100).copied().unwrap_or_default();
             for (stat, share) in catalogue::STAT.values.iter().zip([100, 50, 99]) {
-                metrics::gauge!(metric.name, "stat" => *stat).set(seconds(at(share)));
+                metric.set([*stat], seconds(at(share)));
             }
         }
     }
 
     fn draw_shards(&self, shards: &Shards, drawn: &mut RecordedGauges) {
         let in_flight: u64 = shards.values().map(|status| status.lag(crate::model::lag::Lag::in_flight)).sum();
-        metrics::gauge!(catalogue::IN_FLIGHT_RECORDS.name).set(count(in_flight));
+        catalogue::IN_FLIGHT_RECORDS.set([], count(in_flight));
         let mut stuck = [(StallCause::Processor, 0), (StallCause::Retrying, 0), (StallCause::Reading, 0)];
         for (trouble, _) in shards.values().filter_map(|status| status.trouble(self.0.options.unready_after)) {
             stuck.iter_mut().filter(|(cause, _)| *cause == trouble).for_each(|(_, count)| *count += 1);
         }
         for (cause, number) in stuck {
-            metrics::gauge!(catalogue::SHARDS_STUCK.name, "cause" => cause.word()).set(count(number));
+            catalogue::SHARDS_STUCK.set([cause.word()], count(number));
         }
         let halted = shards.values().filter(|status| status.is_halted()).count();
-        metrics::gauge!(catalogue::SHARDS_HALTED.name).set(count(halted as u64));
+        catalogue::SHARDS_HALTED.set([], count(halted as u64));
         let progress = shards.values().map(|status| status.progress_ms()).max();
         if let Some(progress_ms) = progress.filter(|progress_ms| *progress_ms > 0) {
-            metrics::gauge!(catalogue::LAST_PROGRESS.name).set(seconds(progress_ms));
+            catalogue::LAST_PROGRESS.set([], seconds(progress_ms));
         }
         draw_waits(shards, drawn);
     }
@@ -109,37 +109,37 @@ impl WorkerTelemetry {
         let blind_ms = group.looked.elapsed().saturating_sub(LOOK_SLACK).as_millis();
         let blind_ms = u64::try_from(blind_ms).unwrap_or(u64::MAX);
         let lag_ms = |since: Option<u64>| since.map_or(0, |since| now_ms.saturating_sub(since)).max(blind_ms);
-        metrics::gauge!(catalogue::GROUP_LAG.name).set(seconds(lag_ms(group.since.unprocessed_ms)));
+        catalogue::GROUP_LAG.set([], seconds(lag_ms(group.since.unprocessed_ms)));
         let headroom_ms = RETENTION_MS.saturating_sub(lag_ms(group.since.unsaved_ms));
-        metrics::gauge!(catalogue::TRIM_HEADROOM.name).set(seconds(headroom_ms));
+        catalogue::TRIM_HEADROOM.set([], seconds(headroom_ms));
         for state in ShardState::ALL {
             let number = group.shards.get(&state).copied().unwrap_or_default();
-            metrics::gauge!(catalogue::GROUP_SHARDS.name, "state" => state.word()).set(count(number as u64));
+            catalogue::GROUP_SHARDS.set([state.word()], count(number as u64));
         }
-        metrics::gauge!(catalogue::DESIRED_WORKERS.name).set(count(group.desired_workers as u64));
+        catalogue::DESIRED_WORKERS.set([], count(group.desired_workers as u64));
         if let Some(listed) = group.listed {
-            metrics::gauge!(catalogue::DISCOVERY_AGE.name).set(listed.elapsed().as_secs_f64());
+            catalogue::DISCOVERY_AGE.set([], listed.elapsed().as_secs_f64());
         }
     }
 
     fn draw_worker(&self) {
         let options = &self.0.options;
         if let Some(budget) = self.0.budget.get() {
-            metrics::gauge!(catalogue::BUFFERED.name).set(count(budget.held_bytes()));
-            metrics::gauge!(catalogue::BUFFER_LIMIT.name).set(count(budget.limit_bytes()));
+            catalogue::BUFFERED.set([], count(budget.held_bytes()));
+            catalogue::BUFFER_LIMIT.set([], count(budget.limit_bytes()));
         }
-        metrics::gauge!(catalogue::LEASE_DURATION.name).set(options.lease_duration.as_secs_f64());
+        catalogue::LEASE_DURATION.set([], options.lease_duration.as_secs_f64());
         if let Some(age) = self.heartbeat_age() {
-            metrics::gauge!(catalogue::HEARTBEAT_AGE.name).set(age.as_secs_f64());
+            catalogue::HEARTBEAT_AGE.set([], age.as_secs_f64());
         }
         for which in Loop::ALL {
             if let Some((age, _)) = self.loop_age(which) {
-                metrics::gauge!(catalogue::LOOP_AGE.name, "loop" => which.word()).set(age.as_secs_f64());
+                catalogue::LOOP_AGE.set([which.word()], age.as_secs_f64());
             }
         }
-        metrics::gauge!(catalogue::READY.name).set(f64::from(u8::from(self.health().is_ready())));
-        metrics::gauge!(catalogue::START_TIME.name).set(seconds(self.0.started_ms));
-        metrics::gauge!(catalogue::BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        catalogue::READY.set([], f64::from(u8::from(self.health().is_ready())));
+        catalogue::START_TIME.set([], seconds(self.0.started_ms));
+        catalogue::BUILD_INFO.set([env!("CARGO_PKG_VERSION")], 1.0);
     }
 }
 
@@ -150,27 +150,28 @@ fn draw_waits(shards: &Shards, drawn: &mut RecordedGauges) {
         drawn.uncounted += waited.saturating_sub(before);
     }
     drawn.waited.retain(|key, _| shards.contains_key(key));
-    metrics::counter!(catalogue::BACKPRESSURE.name).increment(drawn.uncounted.as_secs());
+    catalogue::BACKPRESSURE.add([], drawn.uncounted.as_secs());
     drawn.uncounted = Duration::from_nanos(drawn.uncounted.subsec_nanos().into());
 }
 
 fn draw_fleet(figures: FleetFigures) {
     let flag = |is_so: bool| f64::from(u8::from(is_so));
-    metrics::gauge!(catalogue::LEASES_HELD.name).set(count(figures.leases_held as u64));
-    metrics::gauge!(catalogue::FAIR_SHARE.name).set(figures.fair_share);
-    metrics::gauge!(catalogue::WORKERS_ALIVE.name).set(count(figures.workers_alive as u64));
-    metrics::gauge!(catalogue::IS_LEADER.name).set(flag(figures.is_leader));
-    metrics::gauge!(catalogue::OVERLOADED.name).set(flag(figures.is_overloaded));
+    catalogue::LEASES_HELD.set([], count(figures.leases_held as u64));
+    catalogue::FAIR_SHARE.set([], figures.fair_share);
+    catalogue::WORKERS_ALIVE.set([], count(figures.workers_alive as u64));
+    catalogue::IS_LEADER.set([], flag(figures.is_leader));
+    catalogue::OVERLOADED.set([], flag(figures.is_overloaded));
 }
 
 /// What only a leader knows, and this worker is none any more.
 fn draw_no_group() {
-    for metric in [catalogue::GROUP_LAG, catalogue::TRIM_HEADROOM, catalogue::DESIRED_WORKERS, catalogue::DISCOVERY_AGE]
+    for metric in
+        [&catalogue::GROUP_LAG, &catalogue::TRIM_HEADROOM, &catalogue::DESIRED_WORKERS, &catalogue::DISCOVERY_AGE]
     {
-        metrics::gauge!(metric.name).set(f64::NAN);
+        metric.set([], f64::NAN);
     }
     for state in ShardState::ALL {
-        metrics::gauge!(catalogue::GROUP_SHARDS.name, "state" => state.word()).set(f64::NAN);
+        catalogue::GROUP_SHARDS.set([state.word()], f64::NAN);
     }
 }
 

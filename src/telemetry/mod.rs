@@ -9,6 +9,7 @@ mod changes;
 mod docs_page;
 mod gauges;
 mod health;
+mod metric;
 mod rate;
 
 use std::collections::BTreeMap;

@@ -5,11 +5,11 @@ use crate::telemetry::catalogue;
 /// Sets the process's metrics to what they are now.
 pub fn draw() {
     if let Some(seconds) = cpu_seconds() {
-        metrics::counter!(catalogue::PROCESS_CPU.name).absolute(seconds);
+        catalogue::PROCESS_CPU.raise_to([], seconds);
     }
     if let Some(bytes) = resident_bytes() {
         #[expect(clippy::cast_precision_loss, reason = "bytes of memory, far below 2^53")]
-        metrics::gauge!(catalogue::PROCESS_RESIDENT.name).set(bytes as f64);
+        catalogue::PROCESS_RESIDENT.set([], bytes as f64);
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::coordination::WorkerTelemetry;
-use crate::telemetry::catalogue::{self, Kind};
+use crate::telemetry::catalogue::{self, Kind, Metric};
 
 /// The process's recorder of metrics.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ impl Recorder {
     /// The recorder forgets no series but by a time-out that goes for all gauges. So these are written from the board
     /// itself: a shard that is finished or another worker's is gone at once.
     fn append_shards(&self, board: &WorkerTelemetry, text: &mut String) {
-        let (name, help) = (catalogue::SHARD_LAG.name, catalogue::SHARD_LAG.help);
+        let Metric { name, help, .. } = catalogue::SHARD_LAG.metric();
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
         for (shard, lag) in board.shard_lags() {
             let (labels, shard, lag) = (&self.labels, escaped(shard.as_str()), lag.as_secs_f64());

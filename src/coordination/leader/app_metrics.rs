@@ -48,7 +48,7 @@ impl Leader {
             (None, Some(departure)) => departure.last_seen.elapsed(),
             (None, None) => return, // never seen by this worker
         };
-        metrics::histogram!(catalogue::FAILOVER_SECONDS.name).record(silent.as_secs_f64());
+        catalogue::FAILOVER_SECONDS.record([], silent.as_secs_f64());
     }
 
     /// Shards that are listed and have no lease, while there is a listing that was not yet acted upon.

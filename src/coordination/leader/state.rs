@@ -143,7 +143,7 @@ impl LeaderState {
     }
 
     pub(super) fn note_listing(&mut self, listing: Listing) {
-        metrics::histogram!(catalogue::DISCOVERY_SECONDS.name).record(listing.took.as_secs_f64());
+        catalogue::DISCOVERY_SECONDS.record([], listing.took.as_secs_f64());
         self.listing_takes = listing.takes;
         self.is_disabled = listing.is_disabled;
         self.listed = Some(Instant::now());

@@ -59,14 +59,14 @@ impl LeaseManager {
     pub(super) fn note_children_begun(&self, parent: Option<Running>, children: &BTreeSet<ShardId>) {
         let Some(ended_for) = parent.and_then(|parent| parent.handle.status.ended_for()) else { return };
         for _ in children.iter().filter(|child| self.running.contains_key(*child)) {
-            metrics::histogram!(catalogue::CHILD_START_SECONDS.name).record(ended_for.as_secs_f64());
+            catalogue::CHILD_START_SECONDS.record([], ended_for.as_secs_f64());
         }
     }
 }
 
 /// Counts a lease that this worker begins to read.
 pub(super) fn note_acquired(reason: &'static str) {
-    metrics::counter!(catalogue::LEASES_ACQUIRED.name, "reason" => reason).increment(1);
+    catalogue::LEASES_ACQUIRED.inc([reason]);
 }
 
 /// Why a lease comes to this worker: a value of the label `reason`.
@@ -82,7 +82,7 @@ pub(super) fn begun_because(row: &Lease) -> &'static str {
 pub(super) fn note_left(exit: &Exit, was_stuck: bool, told: Option<Instant>) {
     let reason = match exit {
         Exit::Ended { .. } => {
-            metrics::counter!(catalogue::SHARDS_FINISHED.name).increment(1);
+            catalogue::SHARDS_FINISHED.inc([]);
             return;
         }
         Exit::Failed(_) => return,
@@ -91,8 +91,8 @@ pub(super) fn note_left(exit: &Exit, was_stuck: bool, told: Option<Instant>) {
         Exit::Released(_) => "released",
         Exit::Lost => "taken",
     };
-    metrics::counter!(catalogue::LEASES_LOST.name, "reason" => reason).increment(1);
+    catalogue::LEASES_LOST.inc([reason]);
     if let Some(told) = told.filter(|_| reason == "handed_over") {
-        metrics::histogram!(catalogue::HAND_OFF_SECONDS.name).record(told.elapsed().as_secs_f64());
+        catalogue::HAND_OFF_SECONDS.record([], told.elapsed().as_secs_f64());
     }
 }
