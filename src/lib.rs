@@ -23,7 +23,7 @@
 //! -> [`RecordProcessor`] -> acknowledged positions -> [`Checkpointer`] -> lease row.
 //!
 //! - `model`: the decisions of a correct worker, without clock, runtime or network.
-//! - `aws`: the calls: the stream, the lease table, the worker table.
+//! - `aws`: the calls: the stream, the lease table, the fleet table.
 //! - `consumer`: reads the shards whose leases this worker holds, and hands their records to processors.
 //! - `coordination`: who holds which lease: heartbeats, leader, assignment, hand-offs.
 //! - `telemetry`: metrics, gauges and health of a running worker.
@@ -34,6 +34,7 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "cli")]
 mod admin;
 mod aws;
 #[cfg(feature = "cli")]
@@ -78,6 +79,7 @@ pub use worker::{Error, Report, Worker};
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals {
+    #[cfg(feature = "cli")]
     pub mod admin {
         pub use crate::admin::*;
     }

@@ -15,9 +15,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::aws::clients::{self, Clients, ConfigError, SdkConfig};
+use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::{FindError, Stream, find_stream};
-use crate::aws::worker_table::{LeaderRecord, WorkerTable};
 use crate::aws::{self, TableError};
 use crate::consumer::{
     Budget, ConsumerDeps, ConsumerSpawner, Counters, LeaseDeadline, OnFailure, ProcessorFactory, Totals,
@@ -27,6 +27,7 @@ use crate::model::filter;
 use crate::model::lease::WorkerId;
 use crate::model::polling::Backoff;
 use crate::model::rng::Rng;
+use crate::model::worker_record::LeaderRecord;
 use crate::options::{StreamSelector, WorkerOptions};
 use crate::telemetry::WorkerTelemetry;
 
@@ -186,7 +187,7 @@ impl<F: ProcessorFactory> Worker<F> {
                 Arc::clone(&options),
                 Stream::new(clients.streams.clone(), stream.arn()),
                 LeaseTable::new(clients.tables.clone(), &options.app),
-                WorkerTable::new(clients.tables, &options.app),
+                FleetTable::new(clients.tables, &options.app),
                 alive,
                 board,
                 coordination_rng,
@@ -233,7 +234,7 @@ impl Startup<'_> {
 
     async fn prepare(&self) -> Result<(Stream, LeaderRecord), Error> {
         let leases = LeaseTable::new(self.clients.tables.clone(), &self.options.app);
-        let fleet = WorkerTable::new(self.clients.tables.clone(), &self.options.app);
+        let fleet = FleetTable::new(self.clients.tables.clone(), &self.options.app);
         let create = self.options.create_tables;
         let arn = async {
             match &self.options.stream {

@@ -13,11 +13,11 @@ use serde::Serialize;
 
 use self::builder::StatusBuilder;
 use crate::aws::lease_table::BadRow;
-use crate::aws::worker_table::heartbeat_interval;
+use crate::coordination::FleetView;
 use crate::coordination::Listing;
-use crate::coordination::{FleetView, Seen};
 use crate::model::blocked_record::BlockedRecord;
-use crate::model::lease::{Lease, WorkerId};
+use crate::model::fleet_state::{ShardState, WorkerState};
+use crate::model::lease::Lease;
 
 /// What is known of a fleet from outside.
 #[derive(Clone, Copy, Debug)]
@@ -94,44 +94,6 @@ pub struct Totals {
     pub shards: BTreeMap<ShardState, usize>,
 }
 
-/// How a worker is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum WorkerState {
-    /// At work.
-    Active,
-    /// Asked to stop, and giving its leases up.
-    Leaving,
-    /// A heartbeat is overdue: it may be slow, paused or dead.
-    Silent,
-    /// No heartbeat for a lease duration: its leases are others' to take.
-    Dead,
-}
-
-/// How a shard is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum ShardState {
-    /// Its owner reads it.
-    Reading,
-    /// It waits for the end of its parent.
-    BlockedOnParent,
-    /// It goes from one worker to another; the first reads on until it has delivered what it holds.
-    HandingOver,
-    /// Nobody owns its lease.
-    Unowned,
-    /// Its owner shows no sign of life.
-    OwnerSilent,
-    /// It is listed and has no lease yet.
-    NoLease,
-    /// Its lease cannot be read.
-    BrokenRow,
-    /// Everything in it is delivered.
-    Finished,
-}
-
 /// One worker.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WorkerStatus {
@@ -197,95 +159,6 @@ pub struct Wait {
     pub text: String,
 }
 
-impl WorkerState {
-    /// How it is, for a fleet with this lease duration: overdue is a heartbeat that is half an interval late.
-    pub fn of(seen: &Seen, lease_duration: Duration) -> Self {
-        if !seen.is_alive {
-            Self::Dead
-        } else if seen.still_for >= overdue_after(lease_duration) {
-            Self::Silent
-        } else if seen.member.presence.leaving {
-            Self::Leaving
-        } else {
-            Self::Active
-        }
-    }
-
-    /// Whether it shows signs of life.
-    pub fn is_alive(self) -> bool {
-        matches!(self, Self::Active | Self::Leaving)
-    }
-
-    /// The state in a word.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Leaving => "leaving",
-            Self::Silent => "silent",
-            Self::Dead => "dead",
-        }
-    }
-}
-
-impl ShardState {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Reading,
-        Self::BlockedOnParent,
-        Self::HandingOver,
-        Self::Unowned,
-        Self::OwnerSilent,
-        Self::NoLease,
-        Self::BrokenRow,
-        Self::Finished,
-    ];
-
-    /// Of a shard whose lease can be read, by whether it waits for a parent and whether its reader shows signs of life.
-    pub fn of(row: &Lease, is_blocked: bool, lives: impl FnOnce(&WorkerId) -> bool) -> Self {
-        match row.holder() {
-            _ if row.is_finished() => Self::Finished,
-            _ if is_blocked => Self::BlockedOnParent,
-            None => Self::Unowned,
-            Some(holder) if !lives(holder) => Self::OwnerSilent,
-            Some(_) if row.is_handed_over() => Self::HandingOver,
-            Some(_) => Self::Reading,
-        }
-    }
-
-    /// The state as programs see it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Reading => "reading",
-            Self::BlockedOnParent => "blocked_on_parent",
-            Self::HandingOver => "handing_over",
-            Self::Unowned => "unowned",
-            Self::OwnerSilent => "owner_silent",
-            Self::NoLease => "no_lease",
-            Self::BrokenRow => "broken_row",
-            Self::Finished => "finished",
-        }
-    }
-
-    /// The state in a few words.
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Reading => "reading",
-            Self::BlockedOnParent => "blocked on parent",
-            Self::HandingOver => "handing over",
-            Self::Unowned => "unowned",
-            Self::OwnerSilent => "owner silent",
-            Self::NoLease => "no lease",
-            Self::BrokenRow => "broken row",
-            Self::Finished => "finished",
-        }
-    }
-}
-
-/// How long a heartbeat stands still before it is overdue.
-pub fn overdue_after(lease_duration: Duration) -> Duration {
-    heartbeat_interval(lease_duration).mul_f64(1.5)
-}
-
 impl FleetStatus {
     /// Puts together what `sources` show.
     pub fn new(sources: &Sources) -> Self {
@@ -305,10 +178,10 @@ impl FleetStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aws::worker_table::{Hints, LeaderRecord, Member, WorkerRecord, digest};
     use crate::model::checkpoint::Checkpoint;
-    use crate::model::lease::ShardId;
+    use crate::model::lease::{ShardId, WorkerId};
     use crate::model::shard_graph::{Shard, ShardGraph};
+    use crate::model::worker_record::{Hints, LeaderRecord, Member, ObservedWorker, WorkerRecord, digest};
 
     const LEASE_DURATION: Duration = Duration::from_secs(5);
 
@@ -319,7 +192,7 @@ mod tests {
         Ok(lease)
     }
 
-    fn worker(id: &str, still_ms: u64, owned: &[&str]) -> Seen {
+    fn worker(id: &str, still_ms: u64, owned: &[&str]) -> ObservedWorker {
         let keys: Vec<ShardId> = owned.iter().map(|key| ShardId::from(*key)).collect();
         let presence = WorkerRecord {
             incarnation: "i".into(),
@@ -330,22 +203,22 @@ mod tests {
             ..WorkerRecord::default()
         };
         let still_for = Duration::from_millis(still_ms);
-        Seen {
-            member: Member { id: id.into(), presence, inbox: Hints::default(), challenger: None },
+        ObservedWorker {
+            member: Member { id: id.into(), record: presence, inbox: Hints::default(), challenger: None },
             is_alive: still_for < LEASE_DURATION,
             has_changed: still_ms < 1000,
             still_for,
         }
     }
 
-    fn view(workers: Vec<Seen>, leader: &str) -> FleetView {
+    fn view(workers: Vec<ObservedWorker>, leader: &str) -> FleetView {
         let leadership = LeaderRecord {
             worker: Some(leader.into()),
             incarnation: "i".into(),
             term: 3,
             stream_arn: Some("arn".into()),
             started_at_ms: 0,
-            listed: true,
+            initial_sync_done: true,
         };
         FleetView { workers, leadership: Some(leadership), reads: 2 }
     }
@@ -424,7 +297,7 @@ mod tests {
             since_ms: 4_000,
         };
         let mut owner = worker("a", 0, &["s"]);
-        owner.member.presence.halted.insert("s".into(), halt.clone());
+        owner.member.record.blocked.insert("s".into(), halt.clone());
         let status = status(&[row("s", Some("a"), "1", &[])], &view(vec![owner], "a"), None);
         assert_eq!(status.shards[0].halted, Some(halt));
         assert_eq!(

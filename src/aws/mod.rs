@@ -4,12 +4,12 @@
 
 pub mod calls;
 pub mod clients;
+pub mod fleet_table;
 pub mod lease_table;
 pub mod record;
 pub mod stream;
 pub mod table_health;
 pub(crate) mod tables;
-pub mod worker_table;
 
 use std::error::Error as StdError;
 
@@ -132,12 +132,6 @@ where
             other => DisplayErrorContext(other).to_string(),
         },
     }
-}
-
-/// FNV-1a, 64 bits: tells texts apart that nobody chose in order to deceive.
-pub(crate) fn fnv1a(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// The whole chain of causes, each once.

@@ -7,9 +7,9 @@ use anyhow::anyhow;
 use super::run_config::AwsOptions;
 use crate::aws::TableError;
 use crate::aws::clients::{self, Clients};
+use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::{BadRow, LeaseTable};
 use crate::aws::stream::Stream;
-use crate::aws::worker_table::WorkerTable;
 use crate::model::lease::Lease;
 
 /// The way to an application's tables.
@@ -19,7 +19,7 @@ pub struct Connection {
     /// The lease table.
     pub leases: LeaseTable,
     /// The fleet table.
-    pub fleet: WorkerTable,
+    pub fleet: FleetTable,
 }
 
 impl Connection {
@@ -32,7 +32,7 @@ impl Connection {
         let config = clients::load(&endpoints).await?;
         let clients = clients::clients(&config, &endpoints, lease_duration, "operator");
         let leases = LeaseTable::new(clients.tables.clone(), app);
-        let fleet = WorkerTable::new(clients.tables.clone(), app);
+        let fleet = FleetTable::new(clients.tables.clone(), app);
         Ok(Self { clients, leases, fleet })
     }
 

@@ -6,13 +6,14 @@ use tokio::time::Instant;
 
 use super::fleet_view::{FleetView, Heartbeats};
 use crate::aws::TableError;
-use crate::aws::worker_table::{Fleet, WorkerTable};
+use crate::aws::fleet_table::FleetTable;
+use crate::model::worker_record::Fleet;
 
 /// Looks at the fleet table again and again, and remembers whose heartbeat changed.
 #[derive(Debug)]
 pub struct FleetObserver {
     /// None: there is no fleet table, only leases of another program's workers.
-    table: Option<WorkerTable>,
+    table: Option<FleetTable>,
     lease_duration: Duration,
     origin: Instant,
     heartbeats: Heartbeats,
@@ -21,7 +22,7 @@ pub struct FleetObserver {
 
 impl FleetObserver {
     /// A watcher of this fleet table, whose workers have this lease duration.
-    pub fn new(table: WorkerTable, lease_duration: Duration) -> Self {
+    pub fn new(table: FleetTable, lease_duration: Duration) -> Self {
         let table = Some(table);
         Self { table, lease_duration, origin: Instant::now(), heartbeats: Heartbeats::default(), reads: 0 }
     }
@@ -44,7 +45,7 @@ impl FleetObserver {
         };
         let arrived = self.origin.elapsed();
         for member in &fleet.members {
-            let value = (member.presence.incarnation.clone(), member.presence.heartbeat);
+            let value = (member.record.incarnation.clone(), member.record.heartbeat);
             self.heartbeats.observe(&member.id, value, sent, arrived);
         }
         self.heartbeats.retain(|id| fleet.members.iter().any(|member| member.id == *id));

@@ -2,32 +2,19 @@
 
 use std::time::Duration;
 
-use crate::aws::worker_table::{Fleet, LeaderRecord, Member};
 use crate::model::lease::WorkerId;
 use crate::model::liveness::Observations;
+use crate::model::worker_record::{Fleet, LeaderRecord, ObservedWorker};
 
 /// The fleet as last seen.
 #[derive(Clone, Debug, Default)]
 pub struct FleetView {
     /// The workers, by id.
-    pub workers: Vec<Seen>,
+    pub workers: Vec<ObservedWorker>,
     /// The leader's item.
     pub leadership: Option<LeaderRecord>,
     /// How often the fleet table was read.
     pub reads: u64,
-}
-
-/// A worker as seen by another.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    /// Its item.
-    pub member: Member,
-    /// Whether its heartbeat has changed within the lease duration.
-    pub is_alive: bool,
-    /// Whether its heartbeat was seen to change: proof that it was alive since the looking began.
-    pub has_changed: bool,
-    /// For how long its heartbeat is known to have stood still.
-    pub still_for: Duration,
 }
 
 impl FleetView {
@@ -36,7 +23,7 @@ impl FleetView {
         let workers = fleet
             .members
             .into_iter()
-            .map(|member| Seen {
+            .map(|member| ObservedWorker {
                 is_alive: !seen.is_stale(&member.id, lease_duration),
                 has_changed: seen.has_changed(&member.id),
                 still_for: seen.still_for(&member.id).unwrap_or_default(),
@@ -47,7 +34,7 @@ impl FleetView {
     }
 
     /// A worker, if it is in the fleet table.
-    pub fn worker(&self, id: &WorkerId) -> Option<&Seen> {
+    pub fn worker(&self, id: &WorkerId) -> Option<&ObservedWorker> {
         self.workers.iter().find(|seen| seen.member.id == *id)
     }
 
@@ -57,7 +44,7 @@ impl FleetView {
     }
 
     /// The live workers.
-    pub fn live(&self) -> impl Iterator<Item = &Seen> {
+    pub fn live(&self) -> impl Iterator<Item = &ObservedWorker> {
         self.workers.iter().filter(|seen| seen.is_alive)
     }
 

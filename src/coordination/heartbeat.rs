@@ -8,9 +8,10 @@ use tokio::time::Instant;
 
 use super::{Error, Notice};
 use crate::aws::TableError;
-use crate::aws::worker_table::{Hints, WorkerRecord, WorkerTable, heartbeat_interval};
+use crate::aws::fleet_table::FleetTable;
 use crate::consumer::LeaseDeadline;
 use crate::model::lease::{ShardId, WorkerId};
+use crate::model::worker_record::{Hints, WorkerRecord, heartbeat_interval};
 use crate::telemetry::{Loop, WorkerTelemetry};
 
 /// How often a worker looks at its own item, at the most.
@@ -53,7 +54,7 @@ impl SharedWorkerRecord {
 
 /// Keeps this worker's item up to date.
 pub(super) struct Membership {
-    pub(super) table: WorkerTable,
+    pub(super) table: FleetTable,
     pub(super) worker: WorkerId,
     pub(super) lease_duration: Duration,
     pub(super) alive: LeaseDeadline,
@@ -106,7 +107,7 @@ impl Membership {
         loop {
             match self.table.look(&self.worker).await {
                 Err(error) if error.is_transient() => tokio::time::sleep(RETRY_WAIT).await,
-                outcome => return Ok(outcome?.map(|member| member.presence)),
+                outcome => return Ok(outcome?.map(|member| member.record)),
             }
         }
     }
@@ -155,7 +156,7 @@ impl Membership {
     async fn look(&self) -> Result<(), Error> {
         let incarnation = self.presence.get().incarnation;
         match self.table.look(&self.worker).await? {
-            Some(member) if member.presence.incarnation != incarnation => Err(Error::Replaced(self.worker.clone())),
+            Some(member) if member.record.incarnation != incarnation => Err(Error::Replaced(self.worker.clone())),
             Some(member) => {
                 if member.challenger.is_some() {
                     tracing::warn!("another process wants this worker's id, and is told that it is taken");
@@ -170,7 +171,7 @@ impl Membership {
     /// The item is gone, or another's; or the answer to the heartbeat could not be made sense of.
     async fn rejoin(&self, presence: &WorkerRecord) -> Result<(), Error> {
         match self.table.look(&self.worker).await? {
-            Some(member) if member.presence.incarnation == presence.incarnation => return Ok(()),
+            Some(member) if member.record.incarnation == presence.incarnation => return Ok(()),
             Some(_) => return Err(Error::Replaced(self.worker.clone())),
             None => {}
         }

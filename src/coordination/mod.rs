@@ -29,19 +29,20 @@ use tokio::task::JoinSet;
 
 pub use self::discovery::{Listing, list};
 pub use self::fleet_observer::FleetObserver;
-pub use self::fleet_view::{FleetView, Seen};
+pub use self::fleet_view::FleetView;
 pub use crate::telemetry::WorkerTelemetry;
 
 use self::heartbeat::{Membership, SharedWorkerRecord};
 use self::leader::Leader;
 use self::lease_manager::LeaseManager;
 use crate::aws::TableError;
+use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::Stream;
-use crate::aws::worker_table::{Hints, LeaderRecord, WorkerRecord, WorkerTable};
 use crate::consumer::{Failure, LeaseDeadline, SpawnConsumer, WallClock};
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::rng::Rng;
+use crate::model::worker_record::{Hints, LeaderRecord, WorkerRecord};
 use crate::options::WorkerOptions;
 
 /// The worker itself, among the others of its fleet.
@@ -128,7 +129,7 @@ pub struct Coordinator {
     options: Arc<WorkerOptions>,
     stream: Stream,
     leases: LeaseTable,
-    fleet: WorkerTable,
+    fleet: FleetTable,
     alive: LeaseDeadline,
     board: WorkerTelemetry,
     rng: Rng,
@@ -141,7 +142,7 @@ impl Coordinator {
         options: Arc<WorkerOptions>,
         stream: Stream,
         leases: LeaseTable,
-        fleet: WorkerTable,
+        fleet: FleetTable,
         alive: LeaseDeadline,
         board: WorkerTelemetry,
         rng: Rng,
@@ -231,9 +232,9 @@ impl Coordinator {
                 self.fleet.write_leadership(&next, Some(seen.term)).await?;
             }
             if let Some(member) = self.fleet.look(&self.me.worker).await?
-                && member.presence.incarnation == presence.incarnation
+                && member.record.incarnation == presence.incarnation
             {
-                self.fleet.remove(&member.id, &member.presence.incarnation, member.presence.heartbeat).await?;
+                self.fleet.remove(&member.id, &member.record.incarnation, member.record.heartbeat).await?;
             }
             Ok::<_, TableError>(())
         };
@@ -249,7 +250,7 @@ impl Coordinator {
 /// [`Error::OtherStream`] when the application has unfinished leases of another stream.
 pub async fn bind_stream(
     leases: &LeaseTable,
-    fleet: &WorkerTable,
+    fleet: &FleetTable,
     stream: &Stream,
     clock: WallClock,
 ) -> Result<LeaderRecord, Error> {
@@ -274,7 +275,7 @@ pub async fn bind_stream(
             term: seen.as_ref().map_or(0, |seen| seen.term + 1),
             stream_arn: Some(stream.arn().to_owned()),
             started_at_ms: clock.now_ms(),
-            listed: false,
+            initial_sync_done: false,
         };
         if fleet.write_leadership(&wanted, seen.map(|seen| seen.term)).await? {
             return Ok(wanted);

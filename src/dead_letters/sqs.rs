@@ -17,8 +17,9 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use serde_json::json;
 
 use super::table::{DeadLetterTable, Place};
-use crate::aws::{TableError, describe, fnv1a};
+use crate::aws::{TableError, describe};
 use crate::dead_letters::letter::DeadLetter;
+use crate::model::fnv1a;
 
 /// What a message may hold in any queue, in bytes, unless somebody has lowered it. A queue's own limit may be up to
 /// 1 MiB (API reference, SendMessage and the queue attribute `MaximumMessageSize`).

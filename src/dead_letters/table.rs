@@ -14,8 +14,9 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
-use crate::aws::{ErrorKind, TableError, fnv1a, tables};
+use crate::aws::{ErrorKind, TableError, tables};
 use crate::dead_letters::letter::{DeadLetter, GaveUp, LetterId};
+use crate::model::fnv1a;
 use crate::model::lease::ShardId;
 use crate::model::sequence_number::MAX_DIGITS;
 

@@ -9,6 +9,7 @@ pub mod batcher;
 pub mod blocked_record;
 pub mod checkpoint;
 pub mod filter;
+pub mod fleet_state;
 pub mod lag;
 pub mod lease;
 pub mod liveness;
@@ -21,3 +22,10 @@ pub mod scaling;
 pub mod sequence_number;
 pub mod shard_graph;
 pub mod throughput;
+pub mod worker_record;
+
+/// FNV-1a, 64 bits: tells texts apart that nobody chose in order to deceive.
+pub(crate) fn fnv1a(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{FleetFigures, Group, Loop, WorkerTelemetry, lock};
-use crate::admin::status::ShardState;
 use crate::consumer::{ShardStatus, StallCause};
 use crate::model::app_lag::RETENTION_MS;
+use crate::model::fleet_state::ShardState;
 use crate::model::lag::Stage;
 use crate::model::lease::ShardId;
 use crate::telemetry::catalogue;

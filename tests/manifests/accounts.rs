@@ -33,11 +33,8 @@ fn the_cloudformation_template_is_valid() {
 fn the_cloudformation_template_makes_the_programs_tables_and_the_policies_to_the_letter() {
     let Some(python) = required_in_ci(PYTHON) else { return };
     let resources = &template(&python)["Resources"];
-    let tables = [
-        ("LeaseTable", vec!["leaseKey"]),
-        ("WorkerTable", vec!["key"]),
-        ("DeadLetterTable", vec!["shard", "position"]),
-    ];
+    let tables =
+        [("LeaseTable", vec!["leaseKey"]), ("FleetTable", vec!["key"]), ("DeadLetterTable", vec!["shard", "position"])];
     for (name, keys) in tables {
         let table = &resources[name]["Properties"];
         let schema = keys.iter().zip(["HASH", "RANGE"]);
@@ -47,7 +44,7 @@ fn the_cloudformation_template_makes_the_programs_tables_and_the_policies_to_the
         assert_eq!((&table["KeySchema"], &table["AttributeDefinitions"]), (&json!(schema), &json!(attributes)));
         assert_eq!(resources[name]["DeletionPolicy"], "Retain");
     }
-    for (name, suffix) in [("WorkerTable", "-Fleet"), ("DeadLetterTable", "-DeadLetters")] {
+    for (name, suffix) in [("FleetTable", "-Fleet"), ("DeadLetterTable", "-DeadLetters")] {
         let table = json!({"Fn::Sub": format!("${{App}}{suffix}")});
         assert_eq!(resources[name]["Properties"]["TableName"], table);
     }

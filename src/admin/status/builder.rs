@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LeaderStatus, ShardState, ShardStatus, Sources, StreamStatus, Wait, WorkerState, WorkerStatus};
-use crate::aws::worker_table::digest;
-use crate::coordination::fleet_view::Seen;
 use crate::model::blocked_record::BlockedRecord;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::shard_graph::unfinished_parents;
+use crate::model::worker_record::ObservedWorker;
+use crate::model::worker_record::digest;
 
 /// The sources, sorted.
 pub(super) struct StatusBuilder<'a> {
@@ -36,7 +36,7 @@ impl<'a> StatusBuilder<'a> {
         let leadership = self.sources.view.leadership.as_ref()?;
         let worker = leadership.worker.as_ref()?;
         let seen = self.sources.view.worker(worker);
-        let is_same = seen.is_some_and(|seen| seen.member.presence.incarnation == leadership.incarnation);
+        let is_same = seen.is_some_and(|seen| seen.member.record.incarnation == leadership.incarnation);
         let is_alive = is_same && self.lives(worker);
         Some(LeaderStatus { worker: worker.to_string(), term: leadership.term, is_alive })
     }
@@ -66,9 +66,9 @@ impl<'a> StatusBuilder<'a> {
         self.sources.view.workers.iter().map(|seen| self.worker(seen)).collect()
     }
 
-    fn worker(&self, seen: &Seen) -> WorkerStatus {
+    fn worker(&self, seen: &ObservedWorker) -> WorkerStatus {
         let id = &seen.member.id;
-        let presence = &seen.member.presence;
+        let presence = &seen.member.record;
         let owned: Vec<&Lease> = self.owned_by(id).collect();
         let throughputs: Vec<f64> = owned.iter().filter_map(|row| row.throughput_kbps).collect();
         // A worker that has nothing to read has caught up with the end of time.
@@ -110,7 +110,7 @@ impl<'a> StatusBuilder<'a> {
         let seen = self.sources.view.workers.iter().zip(workers);
         seen.filter(|(seen, worker)| {
             let owned = digest(self.owned_by(&seen.member.id).map(|row| &row.key));
-            worker.state.is_alive() && owned == seen.member.presence.digest
+            worker.state.is_alive() && owned == seen.member.record.digest
         })
         .filter_map(|(seen, worker)| Some((seen.member.id.as_str(), worker.lag_ms?)))
         .collect()
@@ -132,7 +132,7 @@ impl<'a> StatusBuilder<'a> {
             halted: row
                 .holder()
                 .filter(|_| state == ShardState::Reading)
-                .and_then(|holder| self.sources.view.worker(holder)?.member.presence.halted.get(&row.key).cloned()),
+                .and_then(|holder| self.sources.view.worker(holder)?.member.record.blocked.get(&row.key).cloned()),
         }
     }
 
@@ -241,7 +241,7 @@ impl<'a> StatusBuilder<'a> {
         if let (Some(bound), true) = (&stream.bound_arn, self.is_other_stream()) {
             remarks.push(format!("the application is bound to another stream: {bound}"));
         }
-        if self.sources.view.leadership.as_ref().is_some_and(|leadership| !leadership.listed) {
+        if self.sources.view.leadership.as_ref().is_some_and(|leadership| !leadership.initial_sync_done) {
             remarks.push("the stream's shards have not all been listed by a leader yet".to_owned());
         }
         remarks

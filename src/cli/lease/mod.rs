@@ -17,8 +17,8 @@ use super::connection::Connection;
 use super::output;
 use crate::admin::lease_ops::{self, FleetSnapshot, PlannedWrite};
 use crate::aws::lease_table::Outcome;
-use crate::aws::worker_table::Hints;
 use crate::model::lease::{Lease, ShardId, Transition};
+use crate::model::worker_record::Hints;
 
 /// Does what `shardkeeper lease` is for, as `config` says.
 ///

@@ -26,7 +26,7 @@ pub async fn look(connection: &Connection, config: &LeaseConfig) -> Result<Fleet
     let mut scene = FleetSnapshot::default();
     sort_rows(connection, &mut scene).await?;
     let view = watch(connection, config, &mut scene).await?;
-    scene.members = view.workers.iter().map(|seen| (seen.member.id.clone(), seen.member.presence.max_leases)).collect();
+    scene.members = view.workers.iter().map(|seen| (seen.member.id.clone(), seen.member.record.max_leases)).collect();
     sort_rows(connection, &mut scene).await?;
     if let Request::Reset { at } = &config.request {
         let arn = view.leadership.and_then(|leadership| leadership.stream_arn);
@@ -100,7 +100,7 @@ fn lives(
         let seen = view.worker(worker)?;
         match (seen.is_alive, seen.has_changed) {
             (false, _) => Some(Liveness::Dead),
-            (true, true) if seen.member.presence.leaving => Some(Liveness::Leaving),
+            (true, true) if seen.member.record.leaving => Some(Liveness::Leaving),
             (true, true) => Some(Liveness::LeaseDeadline),
             (true, false) => None,
         }

@@ -12,11 +12,12 @@ use self::config::StatusConfig;
 use super::connection::Connection;
 use super::output;
 use super::run_config::{AwsOptions, Source};
-use crate::admin::status::{FleetStatus, Sources, overdue_after};
+use crate::admin::status::{FleetStatus, Sources};
 use crate::aws::stream::{self, find_stream};
 use crate::consumer::WallClock;
 use crate::coordination::{self, FleetObserver, FleetView, Listing};
 use crate::model::rng::Rng;
+use crate::model::worker_record::overdue_after;
 
 /// How often the fleet table is looked at while heartbeats are waited for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);

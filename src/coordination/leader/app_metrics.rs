@@ -7,14 +7,15 @@ use tokio::time::Instant;
 
 use super::Leader;
 use super::state::LeaderState;
-use crate::admin::status::{ShardState, WorkerState, overdue_after};
-use crate::aws::worker_table::digest;
-use crate::coordination::Seen;
 use crate::model::app_lag::{LagInputs, LagSince, WorkerReport};
 use crate::model::checkpoint::Checkpoint;
+use crate::model::fleet_state::{ShardState, WorkerState};
 use crate::model::lease::{ShardId, Transition, WorkerId};
 use crate::model::scaling::{self, DesiredWorkers, Load};
 use crate::model::shard_graph::unfinished_parents;
+use crate::model::worker_record::ObservedWorker;
+use crate::model::worker_record::digest;
+use crate::model::worker_record::overdue_after;
 use crate::telemetry::Group;
 use crate::telemetry::catalogue;
 
@@ -90,12 +91,12 @@ impl Leader {
         // A worker without lag says so with each heartbeat, and not in between.
         let slack = overdue_after(self.options.lease_duration);
         let slack_ms = u64::try_from(slack.as_millis()).unwrap_or(u64::MAX);
-        let unprocessed = |seen: &Seen, since_ms: u64| match now_ms.saturating_sub(since_ms) <= slack_ms {
+        let unprocessed = |seen: &ObservedWorker, since_ms: u64| match now_ms.saturating_sub(since_ms) <= slack_ms {
             true if seen.still_for < slack => u64::MAX, // none
             _ => since_ms,
         };
-        let report = |seen: &Seen| {
-            let presence = &seen.member.presence;
+        let report = |seen: &ObservedWorker| {
+            let presence = &seen.member.record;
             let keys = owned.get(&seen.member.id).map(Vec::as_slice).unwrap_or_default();
             WorkerReport {
                 is_alive: seen.is_alive,
@@ -120,8 +121,8 @@ impl Leader {
             return;
         }
         let lag_ms = since.unprocessed_ms.map_or(0, |since| self.options.clock.now_ms().saturating_sub(since));
-        let staying = self.view.live().filter(|seen| !seen.member.presence.leaving);
-        let kbps: u64 = self.view.live().map(|seen| seen.member.presence.kbps).sum();
+        let staying = self.view.live().filter(|seen| !seen.member.record.leaving);
+        let kbps: u64 = self.view.live().map(|seen| seen.member.record.kbps).sum();
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let kbps = kbps as f64;
         let load = Load { kbps, lag: Duration::from_millis(lag_ms), open_shards, workers: staying.count() };

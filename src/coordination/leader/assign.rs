@@ -9,13 +9,13 @@ use super::Leader;
 use super::state::LeaderState;
 use crate::aws::TableError;
 use crate::aws::lease_table::Outcome;
-use crate::aws::worker_table::{Hints, LeaderRecord, digest};
 use crate::coordination::discovery::{self, Listing};
 use crate::coordination::{Error, Notice};
 use crate::model::assignment::{self, LeaseToPlace, Member, Move};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
 use crate::model::shard_graph::unfinished_parents;
+use crate::model::worker_record::{Hints, LeaderRecord, digest};
 
 /// How many leases may be handed over at once.
 const HAND_OFFS_AT_ONCE: usize = 64;
@@ -138,12 +138,12 @@ impl Leader {
         hints: &mut BTreeMap<WorkerId, Hints>,
     ) -> Result<(), Error> {
         let Some(leadership) = self.view.leadership.clone() else { return Ok(()) };
-        let start = if leadership.listed { Checkpoint::TrimHorizon } else { self.options.start.clone() };
+        let start = if leadership.initial_sync_done { Checkpoint::TrimHorizon } else { self.options.start.clone() };
         // A stale listing may hide a shard's child; the child's lease still says that the shard was read.
         let parents: BTreeSet<&ShardId> = state.rows.values().flat_map(|row| &row.parents).collect();
         let had_lease = |id: &ShardId| state.rows.contains_key(id) || state.bad.contains(id) || parents.contains(id);
         let mut missing = listing.graph.missing_leases(had_lease, &start);
-        state.newcomers = if leadership.listed {
+        state.newcomers = if leadership.initial_sync_done {
             hold_back(&mut missing, &listing.graph.newcomers(had_lease), &state.newcomers)
         } else {
             BTreeSet::new() // all are new
@@ -187,8 +187,8 @@ impl Leader {
                 }
             }
         }
-        if !leadership.listed {
-            let wanted = LeaderRecord { listed: true, term: leadership.term + 1, ..leadership.clone() };
+        if !leadership.initial_sync_done {
+            let wanted = LeaderRecord { initial_sync_done: true, term: leadership.term + 1, ..leadership.clone() };
             if self.fleet.write_leadership(&wanted, Some(leadership.term)).await? {
                 self.view.leadership = Some(wanted);
                 self.view_sender.send_replace(self.view.clone());
@@ -269,7 +269,7 @@ impl Leader {
         };
         let mut stuck: BTreeMap<&ShardId, Vec<WorkerId>> = BTreeMap::new();
         for seen in self.view.live() {
-            for key in &seen.member.presence.stuck {
+            for key in &seen.member.record.stuck {
                 stuck.entry(key).or_default().push(seen.member.id.clone());
             }
         }
@@ -292,9 +292,9 @@ impl Leader {
             .live()
             .map(|seen| Member {
                 id: seen.member.id.clone(),
-                leaving: seen.member.presence.leaving || self.is_leaving(&seen.member.id),
-                overloaded: seen.member.presence.overloaded,
-                max_leases: seen.member.presence.max_leases.and_then(|limit| usize::try_from(limit).ok()),
+                leaving: seen.member.record.leaving || self.is_leaving(&seen.member.id),
+                overloaded: seen.member.record.overloaded,
+                max_leases: seen.member.record.max_leases.and_then(|limit| usize::try_from(limit).ok()),
             })
             .collect();
         debug_assert!(state.is_clear, "nothing is placed while a KCL worker may be alive");
@@ -354,7 +354,7 @@ impl Leader {
             let keys: BTreeSet<&ShardId> = owned.map(|row| &row.key).collect();
             let owned = digest(keys.iter().copied());
             let entry = state.wrong.entry(id.clone()).or_default();
-            if owned == seen.member.presence.digest {
+            if owned == seen.member.record.digest {
                 *entry = (owned, 0);
                 continue;
             }
@@ -406,7 +406,7 @@ impl Leader {
             if state.rows.values().any(|row| !row.is_finished() && is_named(row)) {
                 continue;
             }
-            let presence = &seen.member.presence;
+            let presence = &seen.member.record;
             if self.fleet.remove(id, &presence.incarnation, presence.heartbeat).await? {
                 tracing::info!(worker = %id, "dead worker removed from the fleet");
             }
@@ -416,7 +416,7 @@ impl Leader {
 
     /// Nothing comes any more from a stream that is switched off and read to its end.
     fn end_of_stream(&self, state: &LeaderState) -> Result<(), Error> {
-        let is_listed = self.view.leadership.as_ref().is_some_and(|leadership| leadership.listed);
+        let is_listed = self.view.leadership.as_ref().is_some_and(|leadership| leadership.initial_sync_done);
         if state.is_disabled && is_listed && !state.rows.is_empty() && state.rows.values().all(Lease::is_finished) {
             tracing::warn!("the stream is switched off and everything in it is delivered");
             let _ = self.notices.send(Notice::StreamEnded);

@@ -20,13 +20,14 @@ use self::state::LeaderState;
 use super::fleet_view::{FleetView, Heartbeats};
 use super::heartbeat::SharedWorkerRecord;
 use super::{Error, Identity, Notice};
+use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::{self, Stream};
-use crate::aws::worker_table::{LeaderRecord, WorkerTable};
 use crate::consumer::{Failure, SpawnConsumer};
 use crate::model::lease::WorkerId;
 use crate::model::liveness::Observations;
 use crate::model::rng::Rng;
+use crate::model::worker_record::LeaderRecord;
 use crate::options::WorkerOptions;
 use crate::telemetry::{Loop, WorkerTelemetry};
 
@@ -43,7 +44,7 @@ pub(super) struct Leader {
     options: Arc<WorkerOptions>,
     stream: Stream,
     leases: LeaseTable,
-    fleet: WorkerTable,
+    fleet: FleetTable,
     presence: SharedWorkerRecord,
     view_sender: watch::Sender<FleetView>,
     notices: mpsc::UnboundedSender<Notice>,
@@ -79,7 +80,7 @@ impl Leader {
         options: Arc<WorkerOptions>,
         stream: Stream,
         leases: LeaseTable,
-        fleet: WorkerTable,
+        fleet: FleetTable,
         presence: SharedWorkerRecord,
         view_sender: watch::Sender<FleetView>,
         notices: mpsc::UnboundedSender<Notice>,
@@ -160,7 +161,7 @@ impl Leader {
         let fleet = self.fleet.scan().await?;
         let arrived = self.origin.elapsed();
         for member in &fleet.members {
-            let value = (member.presence.incarnation.clone(), member.presence.heartbeat);
+            let value = (member.record.incarnation.clone(), member.record.heartbeat);
             self.heartbeats.observe(&member.id, value, sent, arrived);
         }
         self.note_departures(&fleet.members);
@@ -188,11 +189,11 @@ impl Leader {
         self.check_stream()
     }
 
-    fn note_departures(&mut self, members: &[crate::aws::worker_table::Member]) {
+    fn note_departures(&mut self, members: &[crate::model::worker_record::Member]) {
         let is_there = |id: &WorkerId| members.iter().any(|member| member.id == *id);
         for seen in &self.view.workers {
             if !is_there(&seen.member.id) {
-                let was_leaving = seen.member.presence.leaving;
+                let was_leaving = seen.member.record.leaving;
                 let departure = Departure { last_seen: Instant::now(), was_leaving };
                 self.departed.insert(seen.member.id.clone(), departure);
             }
@@ -236,7 +237,7 @@ impl Leader {
             return leadership.incarnation != self.me.incarnation;
         }
         match self.view.worker(leader) {
-            Some(seen) => !seen.is_alive || seen.member.presence.incarnation != leadership.incarnation,
+            Some(seen) => !seen.is_alive || seen.member.record.incarnation != leadership.incarnation,
             None => self.missing_leaders.is_stale(&leadership.term, self.options.lease_duration),
         }
     }

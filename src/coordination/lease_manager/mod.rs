@@ -18,12 +18,13 @@ use super::overload_monitor::Pressure;
 use super::watchdog::Watchdog;
 use super::{Error, Identity, Notice, WorkerExit, other_children};
 use crate::aws::TableError;
+use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::{BadRow, LeaseTable, Outcome};
-use crate::aws::worker_table::{Hints, WorkerTable, digest};
 use crate::consumer::{ConsumerCommand, ConsumerHandle, Exit, SpawnConsumer};
 use crate::model::lag::Stage;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::rng::Rng;
+use crate::model::worker_record::{Hints, digest};
 use crate::options::WorkerOptions;
 use crate::telemetry::{Loop, WorkerTelemetry};
 
@@ -42,7 +43,7 @@ pub(super) struct LeaseManager {
     me: Identity,
     options: Arc<WorkerOptions>,
     leases: LeaseTable,
-    fleet: WorkerTable,
+    fleet: FleetTable,
     presence: SharedWorkerRecord,
     view: watch::Receiver<FleetView>,
     starter: Arc<dyn SpawnConsumer>,
@@ -95,7 +96,7 @@ impl LeaseManager {
         me: Identity,
         options: Arc<WorkerOptions>,
         leases: LeaseTable,
-        fleet: WorkerTable,
+        fleet: FleetTable,
         presence: SharedWorkerRecord,
         view: watch::Receiver<FleetView>,
         starter: Arc<dyn SpawnConsumer>,
@@ -432,7 +433,7 @@ impl LeaseManager {
             presence.kbps = kbps;
             presence.overloaded = overloaded;
             presence.stuck = stuck;
-            presence.halted = halted;
+            presence.blocked = halted;
         });
     }
 
@@ -456,7 +457,7 @@ impl LeaseManager {
         let started = self.me.started_ms.next_multiple_of(1000); // records' times are whole seconds
         let is_past = |moment: Option<u64>| moment.is_some_and(|moment| moment >= started);
         let view = self.view.borrow().clone();
-        let is_listed = view.leadership.as_ref().is_some_and(|leadership| leadership.listed);
+        let is_listed = view.leadership.as_ref().is_some_and(|leadership| leadership.initial_sync_done);
         if !is_listed || self.wants_scan || !is_past(self.caught_up_to_ms()) {
             return Ok(false);
         }
@@ -477,7 +478,7 @@ impl LeaseManager {
                 Some(owner) => {
                     let owned = rows.values().filter(|row| row.owner.as_ref() == Some(owner) && !row.is_finished());
                     let owned = digest(owned.map(|row| &row.key));
-                    let seen = view.worker(owner).filter(|seen| seen.is_alive).map(|seen| &seen.member.presence);
+                    let seen = view.worker(owner).filter(|seen| seen.is_alive).map(|seen| &seen.member.record);
                     seen.is_some_and(|presence| presence.digest == owned && is_past(presence.caught_up_to_ms))
                 }
                 None => false,
@@ -506,7 +507,7 @@ impl LeaseManager {
         let view = self.view.borrow().clone();
         let Some(leaving) = &mut self.leaving else { return };
         let is_taker = |id: &WorkerId| *id != self.me.worker;
-        let takers = view.live().filter(|seen| !seen.member.presence.leaving && is_taker(&seen.member.id)).count();
+        let takers = view.live().filter(|seen| !seen.member.record.leaving && is_taker(&seen.member.id)).count();
         let is_led = view.leader().is_some();
         let waited = leaving.since.elapsed();
         let patience = self.options.drain_timeout.min(self.options.lease_duration * 2);

@@ -27,8 +27,8 @@ impl LeaseManager {
         self.posts += 1;
         let figures = {
             let view = self.view.borrow();
-            let staying = view.live().filter(|seen| !seen.member.presence.leaving).count();
-            let leases: u64 = view.live().map(|seen| seen.member.presence.leases).sum();
+            let staying = view.live().filter(|seen| !seen.member.record.leaving).count();
+            let leases: u64 = view.live().map(|seen| seen.member.record.leases).sum();
             #[expect(clippy::cast_precision_loss, reason = "counts of leases and workers")]
             let fair_share = leases as f64 / staying.max(1) as f64;
             FleetFigures {

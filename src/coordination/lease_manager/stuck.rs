@@ -1,6 +1,5 @@
 //! Giving up leases whose processor hangs.
 
-use super::super::fleet_view::Seen;
 use super::super::heartbeat::hint;
 use super::super::watchdog::Verdict;
 use super::{LeaseManager, pass};
@@ -9,6 +8,7 @@ use crate::aws::lease_table::Outcome;
 use crate::consumer::ConsumerCommand;
 use crate::coordination::Error;
 use crate::model::lease::ShardId;
+use crate::model::worker_record::ObservedWorker;
 
 impl LeaseManager {
     /// Gives up the leases whose processor hangs, as long as there is somebody else to read their shards.
@@ -18,8 +18,8 @@ impl LeaseManager {
     pub(super) async fn give_up_stuck(&mut self) -> Result<(), Error> {
         let view = self.view.borrow().clone();
         let me = &self.me.worker;
-        let could_take = |seen: &Seen, key: &ShardId| {
-            let presence = &seen.member.presence;
+        let could_take = |seen: &ObservedWorker, key: &ShardId| {
+            let presence = &seen.member.record;
             seen.member.id != *me && !presence.leaving && !presence.stuck.contains(key)
         };
         let mut has_news = false;

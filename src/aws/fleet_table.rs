@@ -3,8 +3,7 @@
 //! One item a worker, rewritten each heartbeat, and one for the leader, which also binds the application to its
 //! stream. It saves the lease table a write for each lease and interval; losing it loses nothing but time.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
@@ -12,9 +11,10 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
 use super::calls::HealthInterceptor;
 use super::table_health::TableHealth;
-use super::{ErrorKind, TableError, fnv1a, tables};
+use super::{ErrorKind, TableError, tables};
 use crate::model::blocked_record::BlockedRecord;
 use crate::model::lease::{ShardId, WorkerId};
+use crate::model::worker_record::{Fleet, Hints, LeaderRecord, Member, WorkerRecord};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -29,107 +29,12 @@ const EVERYTHING: &str = "*";
 
 /// The fleet table of an application.
 #[derive(Clone, Debug)]
-pub struct WorkerTable {
+pub struct FleetTable {
     client: Client,
     name: String,
 }
 
-/// What a worker says about itself with each heartbeat.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WorkerRecord {
-    /// Raised by each heartbeat.
-    pub heartbeat: u64,
-    /// Tells one process of a worker id from the next.
-    pub incarnation: String,
-    /// Whether the worker wants to give up its leases.
-    pub leaving: bool,
-    /// The program's version.
-    pub version: String,
-    /// How many leases the worker knows itself to own, and a digest of their keys ([`digest`]).
-    pub leases: u64,
-    /// See `leases`.
-    pub digest: u64,
-    /// Everything created before this moment (ms since the epoch) in the worker's shards is delivered and
-    /// checkpointed; absent while that isn't known.
-    pub caught_up_to_ms: Option<u64>,
-    /// From when what the worker has not processed counts, over all its shards (ms since the epoch; see
-    /// [`Lag`](crate::model::lag::Lag)); absent while that isn't known.
-    pub unprocessed_since_ms: Option<u64>,
-    /// From when what the worker has not checkpointed counts.
-    pub unsaved_since_ms: Option<u64>,
-    /// What the worker processes, in KiB a second.
-    pub kbps: u64,
-    /// The most leases that the worker will hold.
-    pub max_leases: Option<u64>,
-    /// Whether the worker's processors cannot keep up, so that it should get nothing new.
-    pub overloaded: bool,
-    /// Leases that the worker gave up because its processor hangs on their shards, and that it must not get back yet.
-    pub stuck: BTreeSet<ShardId>,
-    /// Shards that wait for a record that keeps failing: some of them, if there are many.
-    pub halted: BTreeMap<ShardId, BlockedRecord>,
-}
-
-/// One worker's item.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The worker.
-    pub id: WorkerId,
-    /// What it says of itself.
-    pub presence: WorkerRecord,
-    /// Lease rows that it should look at.
-    pub inbox: Hints,
-    /// Another process that wants this worker's id, and waits to be told that it is taken.
-    pub challenger: Option<String>,
-}
-
-/// Which lease rows somebody should look at.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Hints {
-    /// These.
-    pub keys: BTreeSet<ShardId>,
-    /// All of them.
-    pub everything: bool,
-}
-
-impl Hints {
-    /// Whether there is nothing to look at.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && !self.everything
-    }
-}
-
-/// The leader's item.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LeaderRecord {
-    /// Who leads; nobody after a leader has left.
-    pub worker: Option<WorkerId>,
-    /// Which process of that worker.
-    pub incarnation: String,
-    /// Raised by each change of leader.
-    pub term: u64,
-    /// The stream that the application reads.
-    pub stream_arn: Option<String>,
-    /// When the application began to read that stream (ms since the epoch, by the clock of its first worker).
-    pub started_at_ms: u64,
-    /// Whether the stream's shards were all listed and given leases once.
-    pub listed: bool,
-}
-
-/// The whole table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fleet {
-    /// The workers, by id.
-    pub members: Vec<Member>,
-    /// The leader's item; absent before the first leader.
-    pub leadership: Option<LeaderRecord>,
-}
-
-/// A digest of a set of lease keys that does not depend on their order: their FNV-1a hashes, combined by exclusive or.
-pub fn digest<'a>(keys: impl IntoIterator<Item = &'a ShardId>) -> u64 {
-    keys.into_iter().fold(0, |digest, key| digest ^ fnv1a(key.as_str()))
-}
-
-impl WorkerTable {
+impl FleetTable {
     /// The fleet table of an application.
     pub fn new(client: Client, app: &str) -> Self {
         Self { client, name: format!("{app}-Fleet") }
@@ -249,7 +154,7 @@ impl WorkerTable {
         let mut remove = vec!["challenger"];
         let unknown = [
             ("caughtUpTo", presence.caught_up_to_ms.is_none()),
-            ("halted", presence.halted.is_empty()),
+            ("halted", presence.blocked.is_empty()),
             ("stuck", presence.stuck.is_empty()),
             ("unprocessedSince", presence.unprocessed_since_ms.is_none()),
             ("unsavedSince", presence.unsaved_since_ms.is_none()),
@@ -367,7 +272,7 @@ impl WorkerTable {
             ("incarnation".into(), string_or_none(&wanted.incarnation)),
             ("term".into(), number(wanted.term)),
             ("startedAt".into(), number(wanted.started_at_ms)),
-            ("listed".into(), AttributeValue::Bool(wanted.listed)),
+            ("listed".into(), AttributeValue::Bool(wanted.initial_sync_done)),
         ]);
         if let Some(worker) = &wanted.worker {
             item.insert("worker".into(), string(worker.as_str()));
@@ -411,11 +316,6 @@ impl WorkerTable {
     }
 }
 
-/// How often a worker with this lease duration proves itself alive.
-pub fn heartbeat_interval(lease_duration: Duration) -> Duration {
-    lease_duration / 5
-}
-
 fn worker_key(worker: &WorkerId) -> String {
     format!("{WORKER_PREFIX}{worker}")
 }
@@ -441,9 +341,9 @@ fn presence_attributes(presence: &WorkerRecord) -> Vec<(&'static str, AttributeV
     if !presence.stuck.is_empty() {
         attributes.push(("stuck", AttributeValue::Ss(presence.stuck.iter().map(ToString::to_string).collect())));
     }
-    if !presence.halted.is_empty() {
+    if !presence.blocked.is_empty() {
         let text = |halt: &BlockedRecord| serde_json::to_string(halt).unwrap_or_default();
-        let halted = presence.halted.iter().map(|(shard, halt)| (shard.to_string(), string(text(halt))));
+        let halted = presence.blocked.iter().map(|(shard, halt)| (shard.to_string(), string(text(halt))));
         attributes.push(("halted", AttributeValue::M(halted.collect())));
     }
     if let Some(limit) = presence.max_leases {
@@ -454,7 +354,7 @@ fn presence_attributes(presence: &WorkerRecord) -> Vec<(&'static str, AttributeV
 
 fn read_member(item: &Item) -> Option<Member> {
     let id = text(item, KEY)?.strip_prefix(WORKER_PREFIX)?;
-    let presence = WorkerRecord {
+    let record = WorkerRecord {
         heartbeat: count(item, "heartbeat")?,
         incarnation: text(item, "incarnation")?.to_owned(),
         leaving: text(item, "state") == Some("leaving"),
@@ -468,7 +368,7 @@ fn read_member(item: &Item) -> Option<Member> {
         max_leases: count(item, "maxLeases"),
         overloaded: item.get("overloaded").and_then(|value| value.as_bool().ok()).copied().unwrap_or_default(),
         stuck: texts(item, "stuck").map(ShardId::from).collect(),
-        halted: halted(item),
+        blocked: halted(item),
     };
     let mut inbox = Hints::default();
     for key in texts(item, "inbox") {
@@ -478,7 +378,7 @@ fn read_member(item: &Item) -> Option<Member> {
         }
     }
     let challenger = text(item, "challenger").map(ToOwned::to_owned);
-    Some(Member { id: id.into(), presence, inbox, challenger })
+    Some(Member { id: id.into(), record, inbox, challenger })
 }
 
 fn halted(item: &Item) -> BTreeMap<ShardId, BlockedRecord> {
@@ -496,7 +396,7 @@ fn read_leadership(item: &Item) -> LeaderRecord {
         term: count(item, "term").unwrap_or_default(),
         stream_arn: text(item, "streamArn").map(ToOwned::to_owned),
         started_at_ms: count(item, "startedAt").unwrap_or_default(),
-        listed: item.get("listed").and_then(|listed| listed.as_bool().ok()).copied().unwrap_or_default(),
+        initial_sync_done: item.get("listed").and_then(|listed| listed.as_bool().ok()).copied().unwrap_or_default(),
     }
 }
 
@@ -529,6 +429,8 @@ fn number(value: u64) -> AttributeValue {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -555,21 +457,13 @@ mod tests {
             max_leases: Some(9),
             overloaded: true,
             stuck: BTreeSet::from(["shardId-9".into()]),
-            halted: BTreeMap::from([("shardId-8".into(), halt)]),
+            blocked: BTreeMap::from([("shardId-8".into(), halt)]),
         };
         let mut item = Item::from([(KEY.into(), string(worker_key(&"w/1".into())))]);
         item.extend(presence_attributes(&presence).into_iter().map(|(name, value)| (name.to_owned(), value)));
         item.insert("inbox".into(), AttributeValue::Ss(vec!["shardId-1".into(), "*".into()]));
         let member = read_member(&item).expect("a worker");
-        assert_eq!((member.id, member.presence), ("w/1".into(), presence));
+        assert_eq!((member.id, member.record), ("w/1".into(), presence));
         assert!(member.inbox.everything && member.inbox.keys.contains(&ShardId::from("shardId-1")));
-    }
-
-    #[test]
-    fn digests_tell_sets_apart_and_ignore_order() {
-        let ids: Vec<ShardId> = (0..50).map(|number| format!("shardId-{number}").into()).collect();
-        assert_eq!(digest(&ids), digest(ids.iter().rev()));
-        assert_ne!(digest(&ids), digest(&ids[1..]));
-        assert_ne!(digest(&ids[..1]), digest(&ids[1..2]));
     }
 }

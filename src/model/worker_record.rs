@@ -1,0 +1,139 @@
+//! A worker's heartbeat record, the leader's record, and the fleet that they make up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::blocked_record::BlockedRecord;
+use super::fnv1a;
+use super::lease::{ShardId, WorkerId};
+
+/// What a worker says about itself with each heartbeat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerRecord {
+    /// Raised by each heartbeat.
+    pub heartbeat: u64,
+    /// Tells one process of a worker id from the next.
+    pub incarnation: String,
+    /// Whether the worker wants to give up its leases.
+    pub leaving: bool,
+    /// The program's version.
+    pub version: String,
+    /// How many leases the worker knows itself to own, and a digest of their keys ([`digest`]).
+    pub leases: u64,
+    /// See `leases`.
+    pub digest: u64,
+    /// Everything created before this moment (ms since the epoch) in the worker's shards is delivered and
+    /// checkpointed; absent while that isn't known.
+    pub caught_up_to_ms: Option<u64>,
+    /// From when what the worker has not processed counts, over all its shards (ms since the epoch; see
+    /// [`Lag`](crate::model::lag::Lag)); absent while that isn't known.
+    pub unprocessed_since_ms: Option<u64>,
+    /// From when what the worker has not checkpointed counts.
+    pub unsaved_since_ms: Option<u64>,
+    /// What the worker processes, in KiB a second.
+    pub kbps: u64,
+    /// The most leases that the worker will hold.
+    pub max_leases: Option<u64>,
+    /// Whether the worker's processors cannot keep up, so that it should get nothing new.
+    pub overloaded: bool,
+    /// Leases that the worker gave up because its processor hangs on their shards, and that it must not get back yet.
+    pub stuck: BTreeSet<ShardId>,
+    /// Shards that wait for a record that keeps failing: some of them, if there are many.
+    pub blocked: BTreeMap<ShardId, BlockedRecord>,
+}
+
+/// One worker's item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The worker.
+    pub id: WorkerId,
+    /// What it says of itself.
+    pub record: WorkerRecord,
+    /// Lease rows that it should look at.
+    pub inbox: Hints,
+    /// Another process that wants this worker's id, and waits to be told that it is taken.
+    pub challenger: Option<String>,
+}
+
+/// Which lease rows somebody should look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// These.
+    pub keys: BTreeSet<ShardId>,
+    /// All of them.
+    pub everything: bool,
+}
+
+impl Hints {
+    /// Whether there is nothing to look at.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && !self.everything
+    }
+}
+
+/// The leader's item.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaderRecord {
+    /// Who leads; nobody after a leader has left.
+    pub worker: Option<WorkerId>,
+    /// Which process of that worker.
+    pub incarnation: String,
+    /// Raised by each change of leader.
+    pub term: u64,
+    /// The stream that the application reads.
+    pub stream_arn: Option<String>,
+    /// When the application began to read that stream (ms since the epoch, by the clock of its first worker).
+    pub started_at_ms: u64,
+    /// Whether the stream's shards were all listed and given leases once.
+    pub initial_sync_done: bool,
+}
+
+/// The whole table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fleet {
+    /// The workers, by id.
+    pub members: Vec<Member>,
+    /// The leader's item; absent before the first leader.
+    pub leadership: Option<LeaderRecord>,
+}
+
+/// A worker as seen by another.
+#[derive(Clone, Debug)]
+pub struct ObservedWorker {
+    /// Its item.
+    pub member: Member,
+    /// Whether its heartbeat has changed within the lease duration.
+    pub is_alive: bool,
+    /// Whether its heartbeat was seen to change: proof that it was alive since the looking began.
+    pub has_changed: bool,
+    /// For how long its heartbeat is known to have stood still.
+    pub still_for: Duration,
+}
+
+/// A digest of a set of lease keys that does not depend on their order: their FNV-1a hashes, combined by exclusive or.
+pub fn digest<'a>(keys: impl IntoIterator<Item = &'a ShardId>) -> u64 {
+    keys.into_iter().fold(0, |digest, key| digest ^ fnv1a(key.as_str()))
+}
+
+/// How often a worker with this lease duration proves itself alive.
+pub fn heartbeat_interval(lease_duration: Duration) -> Duration {
+    lease_duration / 5
+}
+
+/// How long a heartbeat stands still before it is overdue.
+pub fn overdue_after(lease_duration: Duration) -> Duration {
+    heartbeat_interval(lease_duration).mul_f64(1.5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_tell_sets_apart_and_ignore_order() {
+        let ids: Vec<ShardId> = (0..50).map(|number| format!("shardId-{number}").into()).collect();
+        assert_eq!(digest(&ids), digest(ids.iter().rev()));
+        assert_ne!(digest(&ids), digest(&ids[1..]));
+        assert_ne!(digest(&ids[..1]), digest(&ids[1..2]));
+    }
+}
