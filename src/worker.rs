@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -26,7 +27,6 @@ use crate::coordination::{self, Coordinator, Identity, WorkerExit};
 use crate::model::filter;
 use crate::model::lease::WorkerId;
 use crate::model::polling::Backoff;
-use crate::model::rng::Rng;
 use crate::model::worker_record::LeaderRecord;
 use crate::options::{StreamSelector, WorkerOptions};
 use crate::telemetry::WorkerTelemetry;
@@ -141,8 +141,8 @@ impl<F: ProcessorFactory> Worker<F> {
         let Self { options, factory, config, counters, alive, board } = self;
         options.validate().map_err(Error::Options)?;
         let started_ms = options.clock.now_ms();
-        let mut rng = Rng::new(options.seed.unwrap_or_else(random_seed));
-        let incarnation = format!("{:016x}", rng.next_u64());
+        let mut rng = Rng::with_seed(options.seed.unwrap_or_else(random_seed));
+        let incarnation = format!("{:016x}", rng.u64(..));
         let partition = retry_partition(&options.worker_id);
         let prepare = async {
             let config = match config {

@@ -19,8 +19,8 @@ use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use fastrand::Rng;
 use serde_json::{Value, json};
-use shardkeeper::internals::model::rng::Rng;
 use shardkeeper::{StreamSelector, WorkerOptions};
 
 use crate::local_service::LocalService;
@@ -45,9 +45,9 @@ struct Source {
 impl Source {
     /// Puts an item that differs from all before, or deletes one.
     fn change(&mut self, service: &LocalService, rng: &mut Rng) {
-        let key = format!("key-{:02}", rng.next_u64() % KEYS);
+        let key = format!("key-{:02}", rng.u64(..) % KEYS);
         self.written += 1;
-        if self.items.contains_key(&key) && rng.unit() < 0.2 {
+        if self.items.contains_key(&key) && rng.f64() < 0.2 {
             service.call("DeleteItem", &json!({"TableName": TABLE, "Key": {"key": {"S": key}}}));
             self.items.remove(&key);
         } else {
@@ -113,11 +113,11 @@ fn a_copier_that_is_killed_at_random_applies_each_change_once() {
     let lost = json!({"share": 0.3, "effect": "drop_after", "operations": ["TransactWriteItems"]});
     service.faults(&json!({"rules": [lost], "latency_ms": {"TransactWriteItems": 10}}));
 
-    let mut rng = Rng::new(7);
+    let mut rng = Rng::with_seed(7);
     let mut source = Source::default();
     let copied = || counts(&service).values().sum::<u64>();
     for kill in 0..kills {
-        let target = copied() + 1 + rng.next_u64() % 40;
+        let target = copied() + 1 + rng.u64(..) % 40;
         while source.written < target + 40 {
             source.change(&service, &mut rng);
         }

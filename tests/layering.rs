@@ -24,7 +24,7 @@ const PARTS: &[(&str, &[&str])] = &[
 const ROOTS: &[&str] = &["lib.rs", "main.rs"];
 
 /// Crates that the core must not name: it has no runtime, no service and no chance of its own.
-const FOREIGN_TO_CORE: &[&str] = &["tokio", "tokio_util", "rand", "fastrand"];
+const FOREIGN_TO_CORE: &[&str] = &["tokio", "tokio_util", "rand"];
 
 /// Where crates of the AWS SDK may be named, besides the part `aws`.
 const AWS_OUTSIDE: &[&str] = &["local/connector.rs", "local/tests/shells.rs"];
@@ -349,7 +349,7 @@ fn an_outward_path_is_found_however_it_is_written() {
         "use std::{fmt, time::{Duration, SystemTime}};",
         "use std::time;",
         "use std::time::*;",
-        "extern crate fastrand;",
+        "extern crate rand;",
         "use crate::Reexported;",
         "/* a /* nested */ comment */ use crate::cli;",
         "const C: char = '\"'; use crate::cli; const D: char = '\"';",

@@ -9,6 +9,7 @@ use std::sync::Mutex as StdMutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -16,7 +17,6 @@ use super::known_shards::KnownShards;
 use crate::aws::stream::{Error, Stream};
 use crate::model::lease::ShardId;
 use crate::model::polling::Backoff;
-use crate::model::rng::Rng;
 use crate::model::shard_graph::{Shard, ShardGraph};
 
 /// How long a closed shard may show no child before it is finished without one. Its children are then found by the
@@ -183,7 +183,7 @@ impl ChildFinder {
         call: impl FnOnce() -> C,
     ) -> Result<T, Error> {
         if let Some(last) = pace.last_call {
-            let jitter = self.rng.lock().unwrap_or_else(PoisonError::into_inner).unit();
+            let jitter = self.rng.lock().unwrap_or_else(PoisonError::into_inner).f64();
             tokio::time::sleep_until(last + pace.gap.mul_f64(1.0 + 0.2 * jitter)).await;
         }
         pace.last_call = Some(Instant::now());

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -15,7 +16,6 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, Transition, TransitionError, WorkerId};
 use crate::model::out_of_order_acks::OutOfOrderAcks;
 use crate::model::polling::Backoff;
-use crate::model::rng::Rng;
 use crate::model::sequence_number::SequenceNumber;
 use crate::model::throughput::Throughput;
 use crate::telemetry::catalogue;

@@ -23,6 +23,7 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 pub use self::budget::Budget;
@@ -45,7 +46,6 @@ use crate::aws::stream::Stream;
 use crate::model::filter::Filters;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::record::RecordBatch;
-use crate::model::rng::Rng;
 use crate::model::shard_graph::ShardGraph;
 use crate::options::WorkerOptions;
 

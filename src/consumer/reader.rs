@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -15,7 +16,6 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
 use crate::model::polling::{PollPacer, PollResult};
 use crate::model::record::{Page, RecordBatch};
-use crate::model::rng::Rng;
 use crate::model::sequence_number::SequenceNumber;
 use crate::model::shard_graph::Shard;
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fastrand::Rng;
+
 use super::checkpointer::Checkpointer;
 use super::clock::WallClock;
 use super::delivery::catch_panic;
@@ -12,7 +14,6 @@ use crate::dead_letters::letter::DeadLetter;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
 use crate::model::polling::Backoff;
-use crate::model::rng::Rng;
 
 /// Hands the records of dead letters to the processors of a worker, outside of any worker: one record at a time, under
 /// a failure policy, each shard's by a processor of its own.
@@ -41,7 +42,7 @@ impl<F: ProcessorFactory> Replayer<F> {
     /// Processors of `factory`, under `policy`: its attempts (one, if it names no limit), its waits and the time that a
     /// call may take. The records' age counts for nothing: it is why they are here.
     pub fn new(factory: F, policy: FailurePolicy, clock: WallClock, seed: u64) -> Self {
-        Self { factory, policy, clock, rng: Rng::new(seed), processors: BTreeMap::new() }
+        Self { factory, policy, clock, rng: Rng::with_seed(seed), processors: BTreeMap::new() }
     }
 
     /// Hands a letter's record over until that goes well.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -17,7 +18,6 @@ use super::status::ShardStatus;
 use crate::aws::TableError;
 use crate::model::lease::{Lease, ShardId};
 use crate::model::polling::PollPacer;
-use crate::model::rng::Rng;
 
 /// How often a consumer looks whether its shard's parents are finished, when nobody tells it.
 const PARENT_LOOK: Duration = Duration::from_secs(1);
@@ -118,7 +118,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             if !blocked {
                 return Ok(());
             }
-            let wait = PARENT_LOOK.mul_f64(1.0 - 0.2 * self.rng.unit());
+            let wait = PARENT_LOOK.mul_f64(1.0 - 0.2 * self.rng.f64());
             tokio::select! {
                 biased;
                 wish = wished(&mut self.wishes) => return Err(self.leave_unread(wish).await),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -10,7 +11,6 @@ use crate::aws::stream::{Error, Stream};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
 use crate::model::polling::Backoff;
-use crate::model::rng::Rng;
 use crate::model::shard_graph::{Shard, ShardGraph};
 
 /// Pages that are read without a pause; most streams have no more.
@@ -60,7 +60,7 @@ pub async fn list(stream: &Stream, rng: &mut Rng) -> Result<Listing, Error> {
                 };
                 after = Some(next);
                 if pages >= QUICK_PAGES {
-                    tokio::time::sleep(PAGE_PAUSE.mul_f64(1.0 + 0.2 * rng.unit())).await;
+                    tokio::time::sleep(PAGE_PAUSE.mul_f64(1.0 + 0.2 * rng.f64())).await;
                 }
             }
             Err(error @ (Error::NotFound(_) | Error::Refused(_))) => return Err(error),

@@ -24,6 +24,7 @@ mod watchdog;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use fastrand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -41,7 +42,6 @@ use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::Stream;
 use crate::consumer::{Failure, LeaseDeadline, SpawnConsumer, WallClock};
 use crate::model::lease::{Lease, ShardId, WorkerId};
-use crate::model::rng::Rng;
 use crate::model::worker_record::{Hints, LeaderRecord, WorkerRecord};
 use crate::options::WorkerOptions;
 

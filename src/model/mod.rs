@@ -1,6 +1,6 @@
 //! The pure core: what a correct worker decides, without a clock, randomness of its own, a runtime or a network.
 //!
-//! Times are durations since any fixed moment, randomness is a seeded [`rng::Rng`] passed in. The shells around it
+//! Times are durations since any fixed moment, randomness is a seeded [`fastrand::Rng`] passed in. The shells around it
 //! (`aws`, `consumer`, `fleet`, `worker`) do as it says.
 
 pub mod app_lag;
@@ -17,7 +17,6 @@ pub mod out_of_order_acks;
 pub mod overload;
 pub mod polling;
 pub mod record;
-pub mod rng;
 pub mod scaling;
 pub mod sequence_number;
 pub mod shard_graph;

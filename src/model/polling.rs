@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::rng::Rng;
+use fastrand::Rng;
 
 /// The gap between calls on a shard that flows: what the service is known to stand.
 pub const ACTIVE_INTERVAL: Duration = Duration::from_millis(200);
@@ -81,7 +81,7 @@ impl PollPacer {
     fn idle_gap(&self, rng: &mut Rng) -> Duration {
         let doublings = self.empty_pages.saturating_sub(EMPTY_PAGES_AT_FLOWING_PACE).min(MOST_DOUBLINGS);
         let gap = (ACTIVE_INTERVAL * 2_u32.pow(doublings)).min(self.idle_poll);
-        gap.mul_f64(1.0 - 0.1 * rng.unit())
+        gap.mul_f64(1.0 - 0.1 * rng.f64())
     }
 }
 
@@ -111,7 +111,7 @@ impl Backoff {
 
     /// The next wait.
     pub fn next(&mut self, rng: &mut Rng) -> Duration {
-        let wait = self.limit.mul_f64(rng.unit());
+        let wait = self.limit.mul_f64(rng.f64());
         self.limit = (self.limit * 2).min(self.last);
         wait
     }
@@ -125,14 +125,14 @@ mod tests {
 
     #[test]
     fn a_backlog_is_read_without_a_pause_and_a_flow_at_its_pace() {
-        let (mut pacer, mut rng) = (PollPacer::new(IDLE), Rng::new(1));
+        let (mut pacer, mut rng) = (PollPacer::new(IDLE), Rng::with_seed(1));
         assert_eq!(pacer.next(PollResult::Backlog, &mut rng), Duration::ZERO);
         assert_eq!(pacer.next(PollResult::Some, &mut rng), ACTIVE_INTERVAL);
     }
 
     #[test]
     fn empty_pages_slow_down_to_the_idle_pace_and_a_record_brings_it_back() {
-        let (mut pacer, mut rng) = (PollPacer::new(IDLE), Rng::new(1));
+        let (mut pacer, mut rng) = (PollPacer::new(IDLE), Rng::with_seed(1));
         let gaps: Vec<_> = (0..16).map(|_| pacer.next(PollResult::Empty, &mut rng)).collect();
         assert!(gaps[..10].iter().all(|gap| *gap <= ACTIVE_INTERVAL && *gap >= ACTIVE_INTERVAL * 9 / 10));
         assert!(gaps[15] <= IDLE && gaps[15] >= IDLE * 9 / 10, "{gaps:?}");
@@ -142,14 +142,14 @@ mod tests {
 
     #[test]
     fn the_longest_idle_pace_is_reached_too() {
-        let (mut pacer, mut rng) = (PollPacer::new(Duration::from_secs(300)), Rng::new(1));
+        let (mut pacer, mut rng) = (PollPacer::new(Duration::from_secs(300)), Rng::with_seed(1));
         let longest = (0..100).map(|_| pacer.next(PollResult::Empty, &mut rng)).max();
         assert!(longest > Some(Duration::from_secs(270)), "{longest:?}");
     }
 
     #[test]
     fn throttling_is_learnt_and_slowly_forgotten() {
-        let (mut pacer, mut rng) = (PollPacer::new(IDLE), Rng::new(1));
+        let (mut pacer, mut rng) = (PollPacer::new(IDLE), Rng::with_seed(1));
         assert!(pacer.next(PollResult::Throttled, &mut rng) >= ACTIVE_INTERVAL);
         let after = pacer.next(PollResult::Backlog, &mut rng);
         assert!(after > ACTIVE_INTERVAL * 9 / 10, "{after:?}");
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn learnt_gaps_settle_near_what_the_service_allows() {
         // A service that allows one call each 250 ms: the share of throttled calls must stay small.
-        let (mut pacer, mut rng) = (PollPacer::new(IDLE), Rng::new(1));
+        let (mut pacer, mut rng) = (PollPacer::new(IDLE), Rng::with_seed(1));
         let (mut now, mut allowed_at, mut throttled) = (Duration::ZERO, Duration::ZERO, 0);
         for _ in 0..1000 {
             let polled = if now >= allowed_at { PollResult::Backlog } else { PollResult::Throttled };
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn backoff_doubles_its_limit_and_draws_below_it() {
-        let (mut backoff, mut rng) = (Backoff::new(Duration::from_millis(100), IDLE), Rng::new(3));
+        let (mut backoff, mut rng) = (Backoff::new(Duration::from_millis(100), IDLE), Rng::with_seed(3));
         for limit_ms in [100, 200, 400, 800, 1000, 1000] {
             assert!(backoff.next(&mut rng) <= Duration::from_millis(limit_ms));
         }

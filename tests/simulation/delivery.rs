@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fastrand::Rng;
 use shardkeeper::internals::consumer::BoxError;
 use shardkeeper::internals::dead_letters::letter::DeadLetter;
 use shardkeeper::internals::model::filter::{Filters, Pattern};
-use shardkeeper::internals::model::rng::Rng;
 use shardkeeper::{DeadLetterQueue, OnFailure, WorkerOptions};
 
 use super::history::{Event, History};
@@ -45,7 +45,7 @@ pub struct DeliveryScenario {
 impl DeliveryScenario {
     /// What a seed stands for.
     pub fn new(seed: u64) -> Self {
-        let mut rng = Rng::new(seed ^ 0xDE11);
+        let mut rng = Rng::with_seed(seed ^ 0xDE11);
         let batch_size = [None, Some(1), Some(5), Some(50)][below(&mut rng, 4)];
         let window_ms = if batch_size.is_some() && chance(&mut rng, 0.3) { 300 } else { 0 };
         Self {
@@ -53,7 +53,7 @@ impl DeliveryScenario {
             in_all: chance(&mut rng, 0.3).then_some(16),
             batch_size,
             batch_window: Duration::from_millis(window_ms),
-            poison_one_in: Some(20 + rng.next_u64() % 60),
+            poison_one_in: Some(20 + rng.u64(..) % 60),
             attempts: 1 + u32::try_from(below(&mut rng, 4)).unwrap_or_default(),
             bisects: chance(&mut rng, 0.8),
             handler_timeout: chance(&mut rng, 0.3).then_some(Duration::from_secs(2)),
@@ -65,7 +65,7 @@ impl DeliveryScenario {
     /// Whether processors always fail on this record.
     pub fn is_poison(&self, key: &str, number: u64) -> bool {
         let salt = key.bytes().fold(number, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        self.poison_one_in.is_some_and(|one_in| Rng::new(salt).next_u64().is_multiple_of(one_in))
+        self.poison_one_in.is_some_and(|one_in| Rng::with_seed(salt).u64(..).is_multiple_of(one_in))
     }
 
     /// Whether the filters leave this record out.
@@ -93,7 +93,7 @@ impl Mood {
             process,
             history: history.clone(),
             mood: self.clone(),
-            rng: Mutex::new(Rng::new(seed ^ 0x1E77E5)),
+            rng: Mutex::new(Rng::with_seed(seed ^ 0x1E77E5)),
         }));
         if delivery.filters {
             let suffixes: Vec<String> = "012345689".chars().map(|digit| format!(r#"{{"suffix":"{digit}"}}"#)).collect();
@@ -116,7 +116,7 @@ impl DeadLetterQueue for Letters {
         Box::pin(async move {
             let (there, back, fails) = {
                 let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-                (rng.unit(), rng.unit(), chance(&mut rng, self.mood.delivery.queue_fails))
+                (rng.f64(), rng.f64(), chance(&mut rng, self.mood.delivery.queue_fails))
             };
             let is_calm = self.mood.calm.load(Ordering::Relaxed);
             let longest = Duration::from_millis(if is_calm { 10 } else { 400 });

@@ -1,8 +1,8 @@
 //! What goes wrong between the processes and the service: windows of time in which a share of calls meets a fault.
 
 use bytes::Bytes;
+use fastrand::Rng;
 use serde_json::{Value, json};
-use shardkeeper::internals::model::rng::Rng;
 use shardkeeper_local::{Answer, Request, ServiceError};
 
 use super::history::Ms;
@@ -109,10 +109,10 @@ impl Fate {
 
 /// Draws what becomes of a call that is made at `now`.
 pub fn draw(windows: &[Window], now: Ms, process: usize, request: &Request, rng: &mut Rng) -> Fate {
-    let mut fate = Fate { there: 1 + rng.next_u64() % 6, back: 1 + rng.next_u64() % 6, kind: None, refusal: None };
+    let mut fate = Fate { there: 1 + rng.u64(..) % 6, back: 1 + rng.u64(..) % 6, kind: None, refusal: None };
     let mine = |window: &&Window| window.until > now && window.process.is_none_or(|only| only == process);
     for window in windows.iter().filter(mine) {
-        if !touches(window.kind, request) || rng.unit() >= window.share {
+        if !touches(window.kind, request) || rng.f64() >= window.share {
             continue;
         }
         fate.kind = Some(window.kind);
@@ -120,10 +120,10 @@ pub fn draw(windows: &[Window], now: Ms, process: usize, request: &Request, rng:
             Kind::Throttled => fate.refusal = Some(throttle(request)),
             Kind::ServerError => fate.refusal = Some(ServiceError::new("InternalServerError", "simulated")),
             Kind::Slow | Kind::SlowTakeOver => {
-                fate.there += rng.next_u64() % 2500;
-                fate.back += rng.next_u64() % 2500;
+                fate.there += rng.u64(..) % 2500;
+                fate.back += rng.u64(..) % 2500;
             }
-            Kind::Late => fate.there += rng.next_u64() % 12_000,
+            Kind::Late => fate.there += rng.u64(..) % 12_000,
             _ => {}
         }
         break;
@@ -168,7 +168,7 @@ pub fn distort(kind: Kind, now: Ms, request: &Request, answer: &mut Answer, rng:
         Kind::Truncated => answer.body.truncate(answer.body.len() / 2),
         Kind::Malformed => {
             let bodies = ["", "{", "null", "[]", "<html>", r#"{"Records":[{"dynamodb":7}],"Item":"x","Items":3}"#];
-            let pick = usize::try_from(rng.next_u64()).unwrap_or_default() % bodies.len();
+            let pick = usize::try_from(rng.u64(..)).unwrap_or_default() % bodies.len();
             answer.body = Bytes::from_static(bodies[pick].as_bytes());
         }
         Kind::EmptyPage => {
@@ -192,7 +192,7 @@ pub fn distort(kind: Kind, now: Ms, request: &Request, answer: &mut Answer, rng:
 /// Hides the newest shards of a page, never an old one or one whose child is shown, and the ends of some closed ones.
 fn hide_news(page: &mut Value, now: Ms, rng: &mut Rng) {
     let Some(shards) = page["StreamDescription"]["Shards"].as_array_mut() else { return };
-    let hidden = usize::try_from(rng.next_u64()).unwrap_or_default() % (shards.len() + 1);
+    let hidden = usize::try_from(rng.u64(..)).unwrap_or_default() % (shards.len() + 1);
     for _ in 0..hidden {
         let is_parent = |id: &Value| shards.iter().any(|shard| shard["ParentShardId"] == *id);
         let Some(last) = shards.last() else { break };
@@ -203,7 +203,7 @@ fn hide_news(page: &mut Value, now: Ms, rng: &mut Rng) {
         shards.pop();
     }
     for shard in shards {
-        if rng.unit() < 0.5
+        if rng.f64() < 0.5
             && let Some(range) = shard["SequenceNumberRange"].as_object_mut()
         {
             range.remove("EndingSequenceNumber");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use shardkeeper::internals::model::rng::Rng;
+use fastrand::Rng;
 use shardkeeper::{BatchError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 
 use super::delivery::DeliveryScenario;
@@ -58,7 +58,7 @@ impl ProcessorFactory for Recorders {
             shard: shard.shard_id.to_string(),
             history: self.history.clone(),
             mood: self.mood.clone(),
-            rng: Rng::new(self.seed ^ made.wrapping_mul(0x9E37_79B9)),
+            rng: Rng::with_seed(self.seed ^ made.wrapping_mul(0x9E37_79B9)),
             number: made,
             calls: 0,
         }
@@ -96,7 +96,7 @@ impl RecordProcessor for Recorder {
         let trouble = self.draw_trouble(records.len());
         for (index, Seen { position, key, number }) in records.into_iter().enumerate() {
             if !self.mood.slowest_record.is_zero() && !self.is_calm() {
-                tokio::time::sleep(self.mood.slowest_record.mul_f64(self.rng.unit())).await;
+                tokio::time::sleep(self.mood.slowest_record.mul_f64(self.rng.f64())).await;
             }
             match trouble {
                 Some((at, StallCause::Error)) if at == index => return Err("a simulated failure".into()),
@@ -107,7 +107,7 @@ impl RecordProcessor for Recorder {
             if self.mood.delivery.is_poison(&key, number) {
                 return Err(self.fail_from(&positions, index));
             }
-            let is_passed_over = self.mood.passes_over.is_some_and(|one_in| self.rng.next_u64().is_multiple_of(one_in));
+            let is_passed_over = self.mood.passes_over.is_some_and(|one_in| self.rng.u64(..).is_multiple_of(one_in));
             if !is_passed_over {
                 self.history.note(Event::Delivered { process, shard: shard.clone(), position, key, number });
             }
@@ -140,7 +140,7 @@ enum StallCause {
 impl Recorder {
     /// A poison record's failure: at times of the whole batch, at times with the word that what came before is done.
     fn fail_from(&mut self, positions: &[u128], index: usize) -> BatchError {
-        if self.rng.unit() < 0.5 {
+        if self.rng.f64() < 0.5 {
             return "poison in this batch".into();
         }
         let (process, shard) = (self.process, self.shard.clone());
@@ -154,7 +154,7 @@ impl Recorder {
     }
 
     fn draw_trouble(&mut self, records: usize) -> Option<(usize, StallCause)> {
-        let (draw, place) = (self.rng.unit(), self.rng.next_u64());
+        let (draw, place) = (self.rng.f64(), self.rng.u64(..));
         if self.is_calm() {
             return None;
         }
@@ -170,7 +170,7 @@ impl Recorder {
     }
 
     async fn hang(&mut self) {
-        let mut left = self.mood.longest_hang.mul_f64(self.rng.unit());
+        let mut left = self.mood.longest_hang.mul_f64(self.rng.f64());
         while !left.is_zero() && !self.is_calm() {
             let step = left.min(Duration::from_millis(500));
             tokio::time::sleep(step).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shardkeeper::internals::model::rng::Rng;
+use fastrand::Rng;
 use shardkeeper_local::LocalOptions;
 
 use super::delivery::DeliveryScenario;
@@ -100,17 +100,17 @@ pub struct Scenario {
 impl Scenario {
     /// The scenario of a seed, `chaos_ms` long before the quiet at its end.
     pub fn new(seed: u64, chaos_ms: Ms) -> Self {
-        let mut rng = Rng::new(seed);
+        let mut rng = Rng::with_seed(seed);
         let lease_duration = Duration::from_secs([2, 3, 5][below(&mut rng, 3)]);
         let mut service = LocalOptions {
-            seed: rng.next_u64(),
+            seed: rng.u64(..),
             initial_shards: 1 + u32::try_from(below(&mut rng, 6)).unwrap_or_default(),
             rollover: None,
             page_records: [20, 200, 1000][below(&mut rng, 3)],
             page_shards: [2, 5, 100][below(&mut rng, 3)],
             iterator_ttl: Duration::from_millis([400, 3_000, 900_000][below(&mut rng, 3)]),
             // Close below a power of ten, so that positions of unequal length meet.
-            first_sequence_number: 1_000_000_000_000_000_000_000 - 1 - rng.next_u64() as u128 % 300,
+            first_sequence_number: 1_000_000_000_000_000_000_000 - 1 - rng.u64(..) as u128 % 300,
             ..LocalOptions::default()
         };
         if chance(&mut rng, 0.15) {
@@ -122,7 +122,7 @@ impl Scenario {
         Self {
             seed,
             workers: 1 + below(&mut rng, 4),
-            keys: 6 + rng.next_u64() % 30,
+            keys: 6 + rng.u64(..) % 30,
             generations_before: below(&mut rng, 4),
             lease_duration,
             drain_timeout: Duration::from_secs(6),
@@ -187,11 +187,11 @@ fn acts(rng: &mut Rng, chaos_ms: Ms) -> Vec<(Ms, Act)> {
     let mut acts = Vec::new();
     let count = if chosen.is_empty() { 0 } else { chosen.len().max(6) };
     for index in 0..count {
-        acts.push((1_000 + rng.next_u64() % (chaos_ms - 3_000), chosen[index % chosen.len()]));
+        acts.push((1_000 + rng.u64(..) % (chaos_ms - 3_000), chosen[index % chosen.len()]));
     }
     for _ in 0..below(rng, 7) {
         let act = [Act::Split, Act::Rollover, Act::Rollover, Act::RolloverAll, Act::SplitAll][below(rng, 5)];
-        acts.push((rng.next_u64() % chaos_ms, act));
+        acts.push((rng.u64(..) % chaos_ms, act));
     }
     acts.sort();
     acts
@@ -199,12 +199,12 @@ fn acts(rng: &mut Rng, chaos_ms: Ms) -> Vec<(Ms, Act)> {
 
 /// A number below `limit`.
 pub fn below(rng: &mut Rng, limit: usize) -> usize {
-    usize::try_from(rng.next_u64() % limit.max(1) as u64).unwrap_or_default()
+    usize::try_from(rng.u64(..) % limit.max(1) as u64).unwrap_or_default()
 }
 
 /// True in a share of cases.
 pub fn chance(rng: &mut Rng, share: f64) -> bool {
-    rng.unit() < share
+    rng.f64() < share
 }
 
 /// Whole milliseconds.

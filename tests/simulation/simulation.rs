@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fastrand::Rng;
 use serde_json::json;
 use shardkeeper::internals::coordination::WorkerExit;
-use shardkeeper::internals::model::rng::Rng;
 use shardkeeper_local::{LostCall, Request, StreamAction};
 use tokio::sync::oneshot;
 
@@ -94,7 +94,7 @@ struct Simulation {
 
 impl Simulation {
     fn new(scenario: Scenario, bug: Option<Bug>) -> Self {
-        let mut rng = Rng::new(scenario.seed ^ 0x5EED);
+        let mut rng = Rng::with_seed(scenario.seed ^ 0x5EED);
         let echo = std::env::var_os("SHARDKEEPER_SIM_TRACE").is_some();
         let history = History::new(Checker::new(ms(scenario.service.retention), scenario.delivery.clone()), echo);
         let service = Service::new(scenario.service.clone(), history.clone());
@@ -239,12 +239,11 @@ impl Simulation {
 
     fn write(&mut self) {
         let count = if chance(&mut self.rng, 0.05) { 60 } else { 1 + below(&mut self.rng, 8) };
-        let keys: Vec<String> =
-            (0..count).map(|_| format!("key-{}", self.rng.next_u64() % self.scenario.keys)).collect();
+        let keys: Vec<String> = (0..count).map(|_| format!("key-{}", self.rng.u64(..) % self.scenario.keys)).collect();
         self.service.write(&keys);
         // Mostly a steady flow, with idle times in between.
         let pause = if chance(&mut self.rng, 0.04) { 6_000 } else { 400 };
-        self.next_write = self.now + self.rng.next_u64() % pause;
+        self.next_write = self.now + self.rng.u64(..) % pause;
     }
 
     // What happens to the fleet.
@@ -287,7 +286,7 @@ impl Simulation {
                 if let Some(index) = self.leader() {
                     self.crash(index, false);
                     let worker = self.new_worker();
-                    self.later.push((self.now + 1_000 + self.rng.next_u64() % 4_000, Later::Start(worker)));
+                    self.later.push((self.now + 1_000 + self.rng.u64(..) % 4_000, Later::Start(worker)));
                 }
             }
             Act::CrashAll => {
@@ -351,7 +350,7 @@ impl Simulation {
             .then(|| self.any_process())
             .flatten()
             .map(|index| self.processes[index].number);
-        let until = self.now + 500 + self.rng.next_u64() % 12_000;
+        let until = self.now + 500 + self.rng.u64(..) % 12_000;
         let window = Window { kind, share, process, until: until.min(self.scenario.chaos_ends) };
         self.history.act(format!("{window:?}"));
         self.windows.push(window);
@@ -397,7 +396,7 @@ impl Simulation {
         let rows: Vec<String> =
             self.service.rows().iter().filter(|(_, row)| !row.is_finished()).map(|(key, _)| key.clone()).collect();
         let Some(key) = rows.get(below(&mut self.rng, rows.len())).cloned() else { return };
-        let way = self.rng.next_u64() % 4;
+        let way = self.rng.u64(..) % 4;
         let before = self.service.edit_row(&key, |row| match (act, way) {
             (Act::GiveAway, _) => row["leaseOwner"] = json!({"S": "nobody"}),
             (_, 0) => row["checkpoint"] = json!({"S": "somewhere"}),
@@ -407,7 +406,7 @@ impl Simulation {
         });
         self.history.act(format!("{act:?} on {key}"));
         if let (Act::BreakRow, Some(row)) = (act, before) {
-            let at = (self.now + 500 + self.rng.next_u64() % 8_000).min(self.scenario.chaos_ends);
+            let at = (self.now + 500 + self.rng.u64(..) % 8_000).min(self.scenario.chaos_ends);
             self.later.push((at, Later::MendRow { key, row }));
         }
     }
@@ -473,11 +472,11 @@ impl Simulation {
         let setup = Setup {
             number,
             worker_id: worker,
-            seed: self.rng.next_u64(),
+            seed: self.rng.u64(..),
             lease_duration: scenario.lease_duration,
             kcl_failover_time: scenario.kcl_failover_time(),
             drain_timeout: scenario.drain_timeout,
-            clock_ppm: slow_clock.unwrap_or(1_000_000 + self.rng.next_u64() % 8_000 - 4_000),
+            clock_ppm: slow_clock.unwrap_or(1_000_000 + self.rng.u64(..) % 8_000 - 4_000),
             wall_offset_ms: [0, 0, 3_600_000, -3_600_000][below(&mut self.rng, 4)],
             mood,
         };

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
 use super::phone::{Event, PhoneKey};
 use super::table::{self, Phone};
-use crate::model::rng::Rng;
 use shardkeeper_local::LocalService;
 
 const COMPANIES: [&str; 32] = [
@@ -93,14 +93,14 @@ struct Shop {
 impl Shop {
     fn new() -> Self {
         // The same phones each time.
-        Self { phones: BTreeMap::new(), rng: Rng::new(1973) }
+        Self { phones: BTreeMap::new(), rng: Rng::with_seed(1973) }
     }
 
     fn change_something(&mut self, service: &LocalService, ledger: &Ledger) -> Result<(), anyhow::Error> {
         let key = PhoneKey::new(self.one_of(&COMPANIES), self.one_of(&MODELS));
         let event = match self.phones.get(&key) {
             None => Event::Insert,
-            Some(_) if self.rng.unit() < REMOVALS => Event::Remove,
+            Some(_) if self.rng.f64() < REMOVALS => Event::Remove,
             Some(_) => Event::Modify,
         };
         let phone = match self.phones.get(&key) {
@@ -118,7 +118,7 @@ impl Shop {
 
     /// The phone after a sale, a delivery or a new price.
     fn changed(&mut self, mut phone: Phone, event: Event) -> Phone {
-        match self.rng.unit() {
+        match self.rng.f64() {
             _ if event == Event::Remove => {}
             chance if chance < 0.6 && phone.stock > 0 => phone.stock -= 1,
             chance if chance < 0.8 => phone.stock += self.number(5, 50),
@@ -128,11 +128,11 @@ impl Shop {
     }
 
     fn one_of(&mut self, choices: &[&'static str]) -> &'static str {
-        let index = usize::try_from(self.rng.next_u64() % choices.len() as u64);
+        let index = usize::try_from(self.rng.u64(..) % choices.len() as u64);
         choices[index.expect("below the length")]
     }
 
     fn number(&mut self, least: u64, most: u64) -> u64 {
-        least + self.rng.next_u64() % (most - least + 1)
+        least + self.rng.u64(..) % (most - least + 1)
     }
 }

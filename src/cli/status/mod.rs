@@ -6,6 +6,7 @@ pub(super) mod table;
 use std::time::Duration;
 
 use anyhow::Context;
+use fastrand::Rng;
 use tokio::time::Instant;
 
 use self::config::StatusConfig;
@@ -16,7 +17,6 @@ use crate::admin::status::{FleetStatus, Sources};
 use crate::aws::stream::{self, find_stream};
 use crate::consumer::WallClock;
 use crate::coordination::{self, FleetObserver, FleetView, Listing};
-use crate::model::rng::Rng;
 use crate::model::worker_record::overdue_after;
 
 /// How often the fleet table is looked at while heartbeats are waited for.
@@ -127,7 +127,7 @@ async fn watch(
 async fn list(connection: &Connection, arn: Option<&str>) -> Result<Option<Listing>, String> {
     let Some(arn) = arn else { return Ok(None) };
     let stream = connection.stream(arn);
-    let mut rng = Rng::new(u64::from(std::process::id()));
+    let mut rng = Rng::with_seed(u64::from(std::process::id()));
     match tokio::time::timeout(LISTING_LIMIT, coordination::list(&stream, &mut rng)).await {
         Ok(Ok(listing)) => Ok(Some(listing)),
         Ok(Err(stream::Error::NotFound(_))) => Err(format!("there is no stream {arn}")),

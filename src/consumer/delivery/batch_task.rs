@@ -4,6 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use fastrand::Rng;
+
 use super::super::counters::Outcome;
 use super::super::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
 use super::super::processor::{ProcessorFactory, RecordProcessor};
@@ -16,7 +18,6 @@ use crate::model::batcher::Unit;
 use crate::model::blocked_record::BlockedRecord;
 use crate::model::polling::Backoff;
 use crate::model::record::{Record, RecordBatch};
-use crate::model::rng::Rng;
 use crate::model::sequence_number::compare_digits;
 
 /// Without a limit on attempts, a record that has failed this often is shown as what its shard waits for.

@@ -18,6 +18,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -43,7 +44,6 @@ use crate::model::lease::{Lease, ShardId};
 use crate::model::out_of_order_acks::OutOfOrderAcks;
 use crate::model::polling::Backoff;
 use crate::model::record::RecordBatch;
-use crate::model::rng::Rng;
 use crate::options::{Checkpoints, OnGap};
 
 /// The longest a failing processor is left in peace before it is called again, where no failure policy says.

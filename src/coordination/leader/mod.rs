@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -26,7 +27,6 @@ use crate::aws::stream::{self, Stream};
 use crate::consumer::{Failure, SpawnConsumer};
 use crate::model::lease::WorkerId;
 use crate::model::liveness::Observations;
-use crate::model::rng::Rng;
 use crate::model::worker_record::LeaderRecord;
 use crate::options::WorkerOptions;
 use crate::telemetry::{Loop, WorkerTelemetry};

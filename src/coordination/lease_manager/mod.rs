@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -23,7 +24,6 @@ use crate::aws::lease_table::{BadRow, LeaseTable, Outcome};
 use crate::consumer::{ConsumerCommand, ConsumerHandle, Exit, SpawnConsumer};
 use crate::model::lag::Stage;
 use crate::model::lease::{Lease, ShardId, WorkerId};
-use crate::model::rng::Rng;
 use crate::model::worker_record::{Hints, digest};
 use crate::options::WorkerOptions;
 use crate::telemetry::{Loop, WorkerTelemetry};

@@ -9,9 +9,8 @@
 //! - `page`: the pass over a body and the index that it leaves
 //! - `batch`, `view`: what is handed out
 //! - `lambda_event`: the event that AWS Lambda makes of records
-//! - `value`, `base64`: attribute values; `key`: a number for a primary key
+//! - `value`: attribute values; `key`: a number for a primary key
 
-mod base64;
 mod batch;
 mod error;
 mod key;

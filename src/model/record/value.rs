@@ -2,8 +2,11 @@
 
 use std::borrow::Cow;
 
+use super::DecodeError;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use super::scan::{Scanner, Text};
-use super::{DecodeError, base64};
 
 /// An attribute value, borrowed from its page wherever its text holds no escape.
 ///
@@ -199,7 +202,7 @@ fn decode_text<'a>(scanner: &mut Scanner<'a>) -> Result<Cow<'a, str>, DecodeErro
 fn decode_bytes(scanner: &mut Scanner<'_>) -> Result<Vec<u8>, DecodeError> {
     let text = scanner.string("expected a string")?;
     let encoded = scanner.value_of(text)?;
-    base64::decode(&encoded).ok_or_else(|| DecodeError::new("malformed base64", text.start))
+    BASE64.decode(&*encoded).map_err(|_| DecodeError::new("malformed base64", text.start))
 }
 
 #[cfg(test)]
@@ -244,6 +247,8 @@ mod tests {
             r#"{"a":{"S":"x","N":"1"}}"#,
             r#"{"a":{"X":"x"}}"#,
             r#"{"a":{"B":"*"}}"#,
+            r#"{"a":{"B":"Zg="}}"#,
+            r#"{"a":{"B":"Zh=="}}"#,
             r#"{"a":{"L":[null]}}"#,
             r#"{"a":{"SS":"x"}}"#,
             r#"{"a":{"BOOL":"true"}}"#,
