@@ -3,7 +3,7 @@
 //! Each body is a full page of its kind. Times include dropping what was decoded. The SDK's decoding can be had only
 //! through its client, whose fixed cost a call (`empty/sdk`) is a small part of a full page's.
 
-#[path = "../tests/support/sdk_decoding.rs"]
+#[path = "../tests/worker/sdk_decoding.rs"]
 mod sdk_decoding;
 
 use std::hint::black_box;

@@ -4,7 +4,7 @@
 //! Records of 1 KB with both images; one pattern on an attribute of the new image, which one record in a hundred
 //! matches. Each time includes decoding the page and dropping what was decoded.
 
-#[path = "../tests/support/sdk_decoding.rs"]
+#[path = "../tests/worker/sdk_decoding.rs"]
 mod sdk_decoding;
 
 use std::hint::black_box;

@@ -5,24 +5,26 @@
 //! AWS documents; where DynamoDB Local differs, the transcript has its answer too, with the difference in words. What
 //! differs in every answer is in [`as_documented`]. Requests and answers are compared as they are on the wire.
 
+#[path = "support/http.rs"]
+#[allow(dead_code)]
+mod http;
 #[path = "support/services.rs"]
+#[allow(dead_code)]
 mod services;
 #[path = "support/transcript.rs"]
 mod transcript;
-#[path = "support/wire.rs"]
-mod wire;
+#[path = "support/wait.rs"]
+#[allow(dead_code)]
+mod wait;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
+use http::{Answer, call, good};
 use serde_json::{Value, json};
-use services::{Service, eventually};
+use services::Service;
 use transcript::{Names, Step};
-use wire::{Answer, call, good};
-
-/// How long the records of a write may take into their stream.
-const ARRIVAL: Duration = Duration::from_secs(20);
+use wait::eventually;
 
 #[test]
 fn the_local_service_answers_as_documented() {
@@ -135,7 +137,7 @@ fn whole_scan(address: SocketAddr, body: &Value) -> Value {
 
 /// The one shard of a stream that has records.
 fn shard_with_records(address: SocketAddr, body: &Value) -> Value {
-    eventually("a record arrives in the stream", ARRIVAL, || {
+    eventually("a record arrives in the stream", || {
         let shards = shards(address, &body["StreamArn"]);
         let mut written = shards.iter().filter(|shard| !records(address, &body["StreamArn"], shard).is_empty());
         let shard = written.next()?;
@@ -147,7 +149,7 @@ fn shard_with_records(address: SocketAddr, body: &Value) -> Value {
 /// All records of a stream in the order of their sequence numbers, as soon as there are as many as are wanted.
 fn all_records(address: SocketAddr, body: &Value, wanted: usize) -> Value {
     let stream = &body["StreamArn"];
-    let found = eventually("the records arrive in the stream", ARRIVAL, || {
+    let found = eventually("the records arrive in the stream", || {
         let mut found: Vec<Value> =
             shards(address, stream).iter().flat_map(|shard| records(address, stream, shard)).collect();
         found.sort_by_key(|record| {

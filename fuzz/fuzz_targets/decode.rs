@@ -9,9 +9,9 @@
 
 #![no_main]
 
-#[path = "../../tests/support/agreement.rs"]
-mod agreement;
-#[path = "../../tests/support/sdk_decoding.rs"]
+#[path = "../../tests/worker/differential.rs"]
+mod differential;
+#[path = "../../tests/worker/sdk_decoding.rs"]
 mod sdk_decoding;
 
 use libfuzzer_sys::fuzz_target;
@@ -21,4 +21,4 @@ thread_local! {
     static DECODER: SdkDecoder = SdkDecoder::new();
 }
 
-fuzz_target!(|body: &[u8]| DECODER.with(|decoder| agreement::assert_nothing_out_of_broken_json(decoder, body)));
+fuzz_target!(|body: &[u8]| DECODER.with(|decoder| differential::assert_nothing_out_of_broken_json(decoder, body)));

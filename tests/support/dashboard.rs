@@ -1,7 +1,5 @@
 //! The Grafana dashboard, as tests read it.
 
-#![allow(dead_code)] // each test binary uses a part of it
-
 use std::path::Path;
 
 use serde_json::Value;

@@ -3,8 +3,6 @@
 //! All workers of an application append to one file, so that the order of arrival is the operating system's, exact
 //! also between processes, and owes nothing to the pace of the test.
 
-#![allow(dead_code)] // each test binary uses a part of it
-
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -13,8 +11,8 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::local_service::{ShardContent, Written, sequence_number};
-use crate::patience::wait_for;
+use crate::support::local_service::{ShardContent, Written, sequence_number};
+use crate::support::wait::wait_for;
 
 /// The lines that the workers of one application wrote.
 pub struct Deliveries {

@@ -1,8 +1,6 @@
 //! `shardkeeper local` as a process of its own, and what tests do with it: call its API, write counted records, break
 //! it, and look behind the workers' backs.
 
-#![allow(dead_code)] // each test binary uses a part of it
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -11,8 +9,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::patience::{pause, wait_for};
 use crate::support::shardkeeper;
+use crate::support::wait::{pause, wait_for};
 
 /// Keys of the items that [`LocalService::write`] writes; no fewer than a batch has items.
 const KEYS: u64 = 40;

@@ -1,4 +1,16 @@
-//! What the tests of the program share: running it as a shell session would.
+//! Helpers of the tests that run the program: services, workers and operators' commands as processes.
+
+pub mod dashboard;
+pub mod deliveries;
+pub mod fixture;
+pub mod http;
+pub mod local_service;
+pub mod program;
+pub mod proxy;
+pub mod sdk;
+pub mod services;
+pub mod tools;
+pub mod wait;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,19 +1,13 @@
 //! A worker process: its records line by line, its log, and its end.
 
-#![allow(dead_code)] // each test binary uses a part of it
-
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use crate::services::eventually;
-
-/// How long a worker may take for what it was told, on a machine with much else to do.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::wait::eventually;
 
 /// A running `shardkeeper run`, which ends with its value.
 pub struct Program {
@@ -98,7 +92,7 @@ impl Program {
 
     /// Waits for its end.
     pub fn end(mut self) -> Ended {
-        let status = eventually("the worker ends", PATIENCE, || self.process.try_wait().expect("its state is known"));
+        let status = eventually("the worker ends", || self.process.try_wait().expect("its state is known"));
         self.out.finish();
         self.log.finish();
         Ended { code: status.code(), out: self.lines(), log: self.log() }

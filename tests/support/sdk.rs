@@ -1,7 +1,5 @@
 //! The AWS SDK's clients for a service on this machine.
 
-#![allow(dead_code)] // each test binary uses a part of it
-
 use shardkeeper::internals::aws::clients::{SdkConfig, TableClient};
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};

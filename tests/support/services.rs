@@ -1,18 +1,14 @@
 //! The services that the tests run against, each a process of its own that ends with its value.
-#![allow(dead_code)] // each test binary uses a part of it
-
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+
+use super::wait::eventually;
 
 /// Where .ci/run put the official DynamoDB Local.
 const DYNAMODB_LOCAL: &str = "SHARDKEEPER_TEST_DYNAMODB_LOCAL";
-/// How long a service may take to start, on a machine with much else to do.
-const START: Duration = Duration::from_secs(60);
-
 /// A running service.
 pub struct Service {
     process: Child,
@@ -57,7 +53,7 @@ impl Service {
             .expect("java starts");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut service = Self { process, name: "dynamodb-local", address, region: "ddblocal" };
-        eventually("DynamoDB Local listens", START, || {
+        eventually("DynamoDB Local listens", || {
             let ended = service.process.try_wait().expect("its state is known");
             assert_eq!(ended, None, "DynamoDB Local ended early");
             TcpStream::connect(address).ok()
@@ -88,19 +84,6 @@ pub fn required_in_ci(variable: &str) -> Option<OsString> {
         eprintln!("SKIPPED: {variable} is not set (.ci/run installs what it names and sets it)");
     }
     value
-}
-
-/// What `look` finds, as soon as it finds something; fails the test when it has found nothing within `limit`.
-#[expect(clippy::disallowed_methods, reason = "it waits for other processes, which only the real clock does")]
-pub fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// A port that was free a moment ago.

@@ -1,0 +1,325 @@
+//! A lease table that a fleet of the Kinesis Client Library left behind: the worker goes on from each checkpoint and
+//! leaves alone what is not its own. While a KCL worker is alive on the table, it says which, and stops.
+//!
+//! The rows are as KCL 3.5 writes them (`DynamoDBLeaseSerializer`), with all that it may leave: owners that no longer
+//! live, a hand-off that never ended, prepared checkpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::http::{call, good};
+use crate::support::program::{Ended, Program, environment};
+use crate::support::services::Service;
+use crate::support::wait::eventually;
+
+const TABLE: &str = "Phones";
+const APP: &str = "kcl-application";
+
+/// A record as the tests need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Written {
+    key: String,
+    sequence: String,
+}
+
+/// A shard and its records, in their order.
+type Shards = BTreeMap<String, Vec<Written>>;
+
+#[test]
+fn the_worker_goes_on_from_each_checkpoint_that_kcl_left() {
+    let service = Service::shardkeeper_local("--shards 3");
+    let at = service.address;
+    let stream = create_table(at);
+    let keys: Vec<String> = (0..40).map(|index| format!("key-{index}")).collect();
+    put(at, &keys, 1);
+    let parents = read_shards(at, &stream);
+    assert_eq!(parents.len(), 3);
+    assert!(parents.values().all(|records| records.len() >= 4), "40 keys leave no shard bare: {parents:?}");
+    roll_over(at);
+    let [finished, half_read, quiet] = [0, 1, 2].map(|index| parents.keys().nth(index).unwrap().clone());
+    // Of the third lineage nothing is written after the roll-over: its child stays at TRIM_HORIZON.
+    let busy: Vec<String> = [&finished, &half_read]
+        .into_iter()
+        .flat_map(|shard| &parents[shard])
+        .map(|record| record.key.clone())
+        .collect();
+    put(at, &busy, 2);
+    let all = read_shards(at, &stream);
+    let children = children(at, &stream);
+    let [finished_child, half_read_child, quiet_child] =
+        [&finished, &half_read, &quiet].map(|parent| children[parent].clone());
+
+    create_lease_table(at);
+    let shard_end = |key: &str, child: &str| {
+        let mut row = lease(key, "SHARD_END", Some("kcl-gone-1"));
+        row["childShardIds"] = json!({"SS": [child]});
+        row["throughputKBps"] = json!({"N": "1.2E-4"});
+        row
+    };
+    let mut moved = lease(&finished_child, &all[&finished_child][2].sequence, Some("kcl-gone-2"));
+    moved["parentShardId"] = json!({"SS": [finished]});
+    moved["checkpointOwner"] = json!({"S": "kcl-gone-1"});
+    let mut prepared = lease(&half_read, &all[&half_read][1].sequence, Some("kcl-gone-1"));
+    prepared["pendingCheckpoint"] = json!({"S": all[&half_read][2].sequence});
+    prepared["pendingCheckpointSubSequenceNumber"] = json!({"N": "0"});
+    prepared["pendingCheckpointState"] = json!({"B": "c3RhdGU="});
+    let mut waiting = lease(&half_read_child, "TRIM_HORIZON", None);
+    waiting["parentShardId"] = json!({"SS": [half_read]});
+    let mut untouched = lease(&quiet_child, "TRIM_HORIZON", None);
+    untouched["parentShardId"] = json!({"SS": [quiet]});
+    let rows =
+        [shard_end(&finished, &finished_child), shard_end(&quiet, &quiet_child), moved, prepared, waiting, untouched];
+    rows.iter().for_each(|row| put_row(at, row));
+    let before = lease_rows(at);
+
+    let ended = run(&service);
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let delivered: Vec<String> = ended.out.iter().map(|line| sequence(&serde_json::from_str(line).unwrap())).collect();
+    let rest = |shard: &str, skip: usize| all[shard][skip..].iter().map(|record| record.sequence.clone());
+    let wanted: BTreeSet<String> =
+        rest(&half_read, 2).chain(rest(&half_read_child, 0)).chain(rest(&finished_child, 3)).collect();
+    assert_eq!(delivered.iter().cloned().collect::<BTreeSet<_>>(), wanted, "{}", ended.log);
+    assert_eq!(delivered.len(), wanted.len(), "nothing twice: {delivered:?}");
+    let place = |sequence: &String| delivered.iter().position(|found| found == sequence).unwrap();
+    let last_of_parent = rest(&half_read, 2).map(|sequence| place(&sequence)).max().unwrap();
+    assert!(rest(&half_read_child, 0).all(|sequence| place(&sequence) > last_of_parent), "no child before its parent");
+
+    let after = lease_rows(at);
+    // KCL keeps a finished lease while a child of it stands at TRIM_HORIZON, and never deletes unfinished ones.
+    for key in [&quiet, &finished_child, &half_read_child, &quiet_child] {
+        assert!(after.contains_key(key), "the lease of {key} is gone: {after:#?}");
+    }
+    assert_eq!(after[&quiet], before[&quiet], "a finished lease needs no write");
+    check_foreign_attributes(&before, &after);
+    let last = |shard: &str| json!({"S": all[shard].last().unwrap().sequence});
+    assert_eq!(after[&finished_child]["checkpoint"], last(&finished_child));
+    assert_eq!(after[&half_read_child]["checkpoint"], last(&half_read_child));
+    assert_eq!(after[&quiet_child]["checkpoint"], json!({"S": "TRIM_HORIZON"}));
+    assert_eq!(after[&finished_child].get("checkpointOwner"), None, "the hand-off is over");
+    if let Some(row) = after.get(&half_read) {
+        assert_eq!(row["checkpoint"], json!({"S": "SHARD_END"}));
+        assert_eq!(row["childShardIds"], json!({"SS": [half_read_child]}));
+    }
+}
+
+#[test]
+fn on_dynamodb_local_the_worker_goes_on_from_the_checkpoint_that_kcl_left() {
+    let Some(service) = Service::dynamodb_local() else { return };
+    let (before, shard, records) = one_lease(&service, "kcl-gone-1");
+    let ended = run(&service);
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let delivered: Vec<String> = ended.out.iter().map(|line| sequence(&serde_json::from_str(line).unwrap())).collect();
+    assert_eq!(delivered, [&records[2].sequence, &records[3].sequence, &records[4].sequence].map(String::clone));
+    let after = lease_rows(service.address);
+    check_foreign_attributes(&before, &after);
+    assert_eq!(after[&shard]["checkpoint"], json!({"S": records[4].sequence}));
+}
+
+#[test]
+fn a_living_kcl_worker_is_named_and_left_alone() {
+    check_living_kcl_worker(&Service::shardkeeper_local("--shards 1"));
+}
+
+#[test]
+fn a_living_kcl_worker_on_dynamodb_local_is_named_and_left_alone() {
+    if let Some(service) = Service::dynamodb_local() {
+        check_living_kcl_worker(&service);
+    }
+}
+
+fn check_living_kcl_worker(service: &Service) {
+    let at = service.address;
+    let (before, shard, _) = one_lease(service, "kcl-alive-7");
+    let ended = std::thread::scope(|scope| {
+        // KCL renews a lease every 3.3 s; here it is every tenth of a second.
+        let (stop, stopped) = mpsc::channel::<()>();
+        scope.spawn({
+            let shard = shard.as_str();
+            move || {
+                while stopped.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
+                    renew(at, shard);
+                }
+            }
+        });
+        let worker = Program::start(&environment(&service.url()), &format!("run --table {TABLE} --app {APP}"));
+        let ended = worker.end();
+        // Its end, also by a panic, ends the renewals.
+        drop(stop);
+        ended
+    });
+    assert_eq!(ended.code, Some(1), "{}", ended.log);
+    assert!(ended.log.contains("kcl-alive-7"), "{}", ended.log);
+    assert_eq!(ended.out, Vec::<String>::new());
+    let without_counter = |mut rows: BTreeMap<String, Value>| {
+        rows.values_mut().for_each(|row| row["leaseCounter"] = Value::Null);
+        rows
+    };
+    assert_eq!(without_counter(lease_rows(at)), without_counter(before), "the worker changed the lease table");
+}
+
+/// Five records in a shard and its lease, two records on, held by `owner`.
+fn one_lease(service: &Service, owner: &str) -> (BTreeMap<String, Value>, String, Vec<Written>) {
+    let at = service.address;
+    let stream = create_table(at);
+    put(at, &["a", "b", "c", "d", "e"].map(str::to_owned), 1);
+    let (shard, records) = read_shards(at, &stream).pop_first().expect("a shard");
+    create_lease_table(at);
+    let mut row = lease(&shard, &records[1].sequence, Some(owner));
+    row["throughputKBps"] = json!({"N": "0.25"});
+    row["pendingCheckpoint"] = json!({"S": records[2].sequence});
+    row["pendingCheckpointSubSequenceNumber"] = json!({"N": "0"});
+    row["pendingCheckpointState"] = json!({"B": "c3RhdGU="});
+    put_row(at, &row);
+    (lease_rows(at), shard, records)
+}
+
+/// Reads all that is in the stream and ends.
+fn run(service: &Service) -> Ended {
+    let line = format!("run --table {TABLE} --app {APP} --kcl-failover-time 2s --until-caught-up");
+    Program::start(&environment(&service.url()), &line).end()
+}
+
+/// What shardkeeper has no use for stays as it was, in each row that is still there.
+fn check_foreign_attributes(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) {
+    const FOREIGN: [&str; 9] = [
+        "leaseKey",
+        "entityType",
+        "startingHashKey",
+        "endingHashKey",
+        "parentShardId",
+        "checkpointSubSequenceNumber",
+        "pendingCheckpoint",
+        "pendingCheckpointSubSequenceNumber",
+        "pendingCheckpointState",
+    ];
+    for (key, row) in after {
+        for name in FOREIGN {
+            assert_eq!(row.get(name), before[key].get(name), "{name} of {key}");
+        }
+    }
+}
+
+// The lease table, as KCL writes it.
+
+fn create_lease_table(at: SocketAddr) {
+    let request = json!({
+        "TableName": APP,
+        "AttributeDefinitions": [{"AttributeName": "leaseKey", "AttributeType": "S"}],
+        "KeySchema": [{"AttributeName": "leaseKey", "KeyType": "HASH"}],
+        "BillingMode": "PAY_PER_REQUEST",
+    });
+    good(at, "CreateTable", &request);
+}
+
+/// The attributes that every lease of KCL 3.5 has.
+fn lease(key: &str, checkpoint: &str, owner: Option<&str>) -> Value {
+    let mut row = json!({
+        "leaseKey": {"S": key},
+        "leaseCounter": {"N": "17"},
+        "ownerSwitchesSinceCheckpoint": {"N": "0"},
+        "checkpoint": {"S": checkpoint},
+        "checkpointSubSequenceNumber": {"N": "0"},
+        "startingHashKey": {"S": "0"},
+        "endingHashKey": {"S": "1"},
+        "entityType": {"S": "LEASE"},
+    });
+    if let Some(owner) = owner {
+        row["leaseOwner"] = json!({"S": owner});
+    }
+    row
+}
+
+fn put_row(at: SocketAddr, row: &Value) {
+    good(at, "PutItem", &json!({"TableName": APP, "Item": row}));
+}
+
+/// What a KCL worker does to prove its lease alive.
+fn renew(at: SocketAddr, key: &str) {
+    let request = json!({
+        "TableName": APP,
+        "Key": {"leaseKey": {"S": key}},
+        "UpdateExpression": "ADD leaseCounter :one",
+        "ExpressionAttributeValues": {":one": {"N": "1"}},
+    });
+    good(at, "UpdateItem", &request);
+}
+
+fn lease_rows(at: SocketAddr) -> BTreeMap<String, Value> {
+    let page = good(at, "Scan", &json!({"TableName": APP, "ConsistentRead": true}));
+    let rows = page["Items"].as_array().expect("rows");
+    rows.iter().map(|row| (row["leaseKey"]["S"].as_str().expect("a key").to_owned(), row.clone())).collect()
+}
+
+// The table and its stream.
+
+/// Makes the table; answers its stream's ARN.
+fn create_table(at: SocketAddr) -> String {
+    let request = json!({
+        "TableName": TABLE,
+        "AttributeDefinitions": [{"AttributeName": "k", "AttributeType": "S"}],
+        "KeySchema": [{"AttributeName": "k", "KeyType": "HASH"}],
+        "BillingMode": "PAY_PER_REQUEST",
+        "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"},
+    });
+    let answer = good(at, "CreateTable", &request);
+    answer["TableDescription"]["LatestStreamArn"].as_str().expect("a stream").to_owned()
+}
+
+fn put(at: SocketAddr, keys: &[String], version: u32) {
+    for key in keys {
+        let item = json!({"k": {"S": key}, "version": {"N": version.to_string()}});
+        good(at, "PutItem", &json!({"TableName": TABLE, "Item": item}));
+    }
+}
+
+/// Closes every open shard, each followed by one child.
+fn roll_over(at: SocketAddr) {
+    let body = json!({"table": TABLE, "action": "rollover"}).to_string();
+    let mut connection = TcpStream::connect(at).expect("the service takes connections");
+    let head = format!("POST /_local/streams HTTP/1.1\r\nHost: {at}\r\nContent-Length: {}\r\n", body.len());
+    write!(connection, "{head}Connection: close\r\n\r\n{body}").expect("the service takes a request");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+fn describe(at: SocketAddr, stream: &str) -> Vec<Value> {
+    let answer = good(at, "DescribeStream", &json!({"StreamArn": stream}));
+    answer["StreamDescription"]["Shards"].as_array().expect("shards").clone()
+}
+
+fn shard_id(shard: &Value) -> String {
+    shard["ShardId"].as_str().expect("an id").to_owned()
+}
+
+fn children(at: SocketAddr, stream: &str) -> BTreeMap<String, String> {
+    let shards = describe(at, stream);
+    let with_parent = shards.iter().filter_map(|shard| Some((shard["ParentShardId"].as_str()?, shard)));
+    with_parent.map(|(parent, shard)| (parent.to_owned(), shard_id(shard))).collect()
+}
+
+fn read_shards(at: SocketAddr, stream: &str) -> Shards {
+    describe(at, stream).iter().map(|shard| (shard_id(shard), read_shard(at, stream, &shard_id(shard)))).collect()
+}
+
+/// The first page of a shard, which holds all that a test writes; DynamoDB Local may need a moment to have it there.
+fn read_shard(at: SocketAddr, stream: &str, shard: &str) -> Vec<Written> {
+    let request = json!({"StreamArn": stream, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"});
+    let iterator = good(at, "GetShardIterator", &request);
+    let answer = eventually("a page is read", || {
+        let answer = call(at, "GetRecords", &json!({"ShardIterator": iterator["ShardIterator"]}));
+        (answer.status == 200).then_some(answer.body)
+    });
+    let records = answer["Records"].as_array().expect("records");
+    let key = |record: &Value| record["dynamodb"]["Keys"]["k"]["S"].as_str().expect("a key").to_owned();
+    records.iter().map(|record| Written { key: key(record), sequence: sequence(record) }).collect()
+}
+
+fn sequence(record: &Value) -> String {
+    record["dynamodb"]["SequenceNumber"].as_str().expect("a sequence number").to_owned()
+}

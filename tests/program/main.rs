@@ -1,0 +1,22 @@
+//! The program in processes of its own, on the local service and on the official DynamoDB Local: flags and files,
+//! workers that fail, stop and share a stream, an operator's commands, and the tables that it keeps.
+
+#![cfg(all(unix, feature = "cli", feature = "local"))]
+
+mod admin;
+mod configuration;
+#[cfg(feature = "sqs")]
+mod dead_letter_queue;
+mod dead_letter_table;
+mod dead_letters;
+#[cfg(target_os = "linux")]
+mod demo;
+mod effectively_once;
+mod kcl_table;
+mod operator;
+mod permissions;
+mod processes;
+mod walkthrough;
+
+#[path = "../support/mod.rs"]
+mod support;

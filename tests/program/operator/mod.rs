@@ -1,0 +1,177 @@
+//! An operator's commands on real fleets: `shardkeeper status` and `shardkeeper lease`.
+
+mod harness;
+
+use harness::Harness;
+use serde_json::{Value, json};
+
+fn all_read(status: &Value, shards: u64) -> bool {
+    status["totals"]["shards"] == json!({"reading": shards}) && status["waits"] == json!([])
+}
+
+/// The shards of a worker, by the status.
+fn shards_of(status: &Value, worker: &str) -> Vec<String> {
+    let shards = status["shards"].as_array().unwrap().iter().filter(|shard| shard["owner"] == worker);
+    shards.map(|shard| shard["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_running_fleet_shows_its_workers_shards_and_leader_and_a_dead_one_says_so() {
+    let harness = Harness::new("status", 4);
+    let workers = [harness.worker("w-1"), harness.worker("w-2")];
+    let is_balanced = |status: &Value| {
+        let is_even = ["w-1", "w-2"].iter().all(|worker| shards_of(status, worker).len() == 2);
+        is_even && all_read(status, 4) && status["totals"]["workers"] == json!({"active": 2})
+    };
+    let status = harness.wait_for_status("two workers with two shards each", is_balanced);
+    assert_eq!(status["app"], harness::APP);
+    assert_eq!(status["stream"]["is_disabled"], false);
+    assert_eq!((&status["stream"]["listed_shards"], &status["stream"]["open_shards"]), (&json!(4), &json!(4)));
+    let leader = status["leader"]["worker"].as_str().unwrap();
+    assert!(["w-1", "w-2"].contains(&leader) && status["leader"]["is_alive"] == true, "{status}");
+    assert_eq!(status["workers"][0]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["shards"][0]["checkpoint"], "TRIM_HORIZON");
+
+    let table = harness.operator("status");
+    assert_eq!(table.code, 0, "{}", table.stderr);
+    let lines: Vec<&str> = table.stdout.lines().collect();
+    let header = lines.iter().position(|line| line.starts_with("SHARD ")).expect("a table of shards");
+    let column = lines[header].find("WORKER").unwrap();
+    for line in &lines[header + 1..header + 5] {
+        assert!(line[column..].starts_with("w-"), "not aligned:\n{}", table.stdout);
+    }
+    assert!(table.stdout.contains(&format!("{leader} (leader)")), "{}", table.stdout);
+
+    drop(workers); // killed
+    let status =
+        harness.wait_for_status("two dead workers", |status| status["totals"]["workers"].get("active").is_none());
+    assert_eq!(status["totals"]["shards"], json!({"owner_silent": 4}));
+    assert_eq!(status["waits"].as_array().unwrap().len(), 4);
+    assert_eq!(status["remarks"][0], "no worker is alive: nothing is read");
+    let table = harness.operator("status --table Phones").stdout;
+    assert!(table.contains("shows no sign of life"), "{table}");
+}
+
+#[test]
+fn a_fleet_that_was_stopped_has_no_worker_and_unowned_shards() {
+    let harness = Harness::new("stopped", 2);
+    let worker = harness.worker("w-1");
+    harness.wait_for_status("a worker with two shards", |status| status["app"] == harness::APP && all_read(status, 2));
+    worker.stop();
+    let status = harness.status();
+    assert_eq!((&status["workers"], &status["leader"]), (&json!([]), &Value::Null));
+    assert_eq!(status["totals"]["shards"], json!({"unowned": 2}));
+}
+
+#[test]
+fn an_application_that_does_not_exist_is_told_in_a_sentence() {
+    let harness = Harness::new("nothing", 1);
+    for line in ["status --app nobody", "lease release shardId-1 --app nobody"] {
+        let finished = harness.operator(line);
+        assert_eq!((finished.code, finished.stdout.as_str()), (1, ""));
+        assert!(finished.stderr.contains("there is no application \"nobody\" here"), "{}", finished.stderr);
+    }
+    let finished = harness.operator("lease assign --to w-1");
+    assert_eq!(finished.code, 64);
+    assert!(finished.stderr.contains("SHARD_ID is missing"), "{}", finished.stderr);
+}
+
+#[test]
+fn leases_of_the_living_are_handed_over_and_taken_only_by_force() {
+    let harness = Harness::new("living", 3);
+    let _workers = [harness.worker("w-1"), harness.worker("w-2")];
+    let is_balanced = |status: &Value| {
+        let counts = ["w-1", "w-2"].map(|worker| shards_of(status, worker).len());
+        all_read(status, 3) && counts.contains(&1) && counts.contains(&2)
+    };
+    let status = harness.wait_for_status("two workers with two shards and one", is_balanced);
+    let (rich, poor) = if shards_of(&status, "w-1").len() == 2 { ("w-1", "w-2") } else { ("w-2", "w-1") };
+    let shard = &shards_of(&status, rich)[0];
+    let row = harness.row(shard);
+
+    let refused = harness.operator(&format!("lease release {shard} --yes"));
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("it would break: a shard has one reader"), "{}", refused.stderr);
+    let refused = harness.operator(&format!("lease reset {shard} --at trim-horizon --yes --force"));
+    assert_eq!(refused.code, 1);
+    let refused = harness.operator(&format!("lease assign {shard} --to w-3 --yes"));
+    assert!(refused.stderr.contains("there is no worker w-3 in the fleet"), "{}", refused.stderr);
+    let dry = harness.operator(&format!("lease assign {shard} --to {poor} --dry-run"));
+    assert_eq!(dry.code, 0, "{}", dry.stderr);
+    assert!(dry.stdout.contains("dry run: nothing is written"), "{}", dry.stdout);
+    let unasked = harness.operator(&format!("lease assign {shard} --to {poor}"));
+    assert_eq!(unasked.code, 1);
+    assert!(unasked.stderr.contains("there is no terminal to ask on"), "{}", unasked.stderr);
+    assert_eq!(harness.row(shard), row, "nothing was written so far");
+
+    let done = harness.operator(&format!("lease assign {shard} --to {poor} --yes"));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(done.stdout.contains(&format!("after   owner {poor}, handed over by {rich}")), "{}", done.stdout);
+    harness.wait_for_status("the hand-over", |status| {
+        all_read(status, 3) && shards_of(status, poor).contains(shard) && shards_of(status, rich).len() == 1
+    });
+
+    let forced = harness.operator(&format!("lease release {shard} --yes --force"));
+    assert_eq!(forced.code, 0, "{}", forced.stderr);
+    assert!(forced.stdout.contains("no owner"), "{}", forced.stdout);
+    harness.wait_for_status("the lease to be assigned again", is_balanced);
+}
+
+#[test]
+fn a_reset_shard_is_delivered_again_from_there() {
+    let mut harness = Harness::new("reset", 1);
+    harness.write(10);
+    let worker = harness.worker("w-1");
+    let records = worker.wait_for_records(10);
+    let number = |record: &Value| record["dynamodb"]["SequenceNumber"].as_str().unwrap().to_owned();
+    let last = number(&records[9]);
+    let status = harness.wait_for_status("the last checkpoint", |status| status["shards"][0]["checkpoint"] == last);
+    let shard = status["shards"][0]["id"].as_str().unwrap().to_owned();
+    drop(worker); // killed: its lease stays its own
+
+    let released = harness.operator(&format!("lease release {shard} --yes"));
+    assert_eq!(released.code, 0, "{}", released.stderr);
+    assert_eq!(harness.row(&shard).get("leaseOwner"), None, "a dead worker's lease is given up without force");
+    let row = harness.row(&shard);
+
+    let skip = harness.operator(&format!("lease reset {shard} --at latest --yes"));
+    assert_eq!(skip.code, 1);
+    assert!(skip.stderr.contains("it would break: no record is passed over"), "{}", skip.stderr);
+    let gone = harness.operator(&format!("lease reset {shard} --at 1 --yes --force"));
+    assert!(gone.stderr.contains("the stream has no such place"), "{}", gone.stderr);
+    let fourth = number(&records[3]);
+    let dry = harness.operator(&format!("lease reset {shard} --at {fourth} --dry-run"));
+    assert!(dry.code == 0 && dry.stdout.contains("is delivered again"), "{}", dry.stderr);
+    assert_eq!(harness.row(&shard), row, "nothing was written so far");
+
+    let done = harness.operator(&format!("lease reset {shard} --at {fourth} --yes"));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(done.stdout.contains(&format!("now     no owner, checkpoint {fourth}")), "{}", done.stdout);
+    let worker = harness.worker("w-1");
+    assert_eq!(worker.wait_for_records(6), records[4..]);
+    worker.stop();
+
+    let done = harness.operator(&format!("lease reset {shard} --at shard-end --yes --force"));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let status = harness.status();
+    assert_eq!(status["shards"][0]["state"], "finished");
+}
+
+#[test]
+fn a_finished_shard_is_reset_under_a_running_fleet_and_read_again_to_its_end() {
+    let mut harness = Harness::new("finished", 1);
+    harness.write(5);
+    let worker = harness.worker("w-1");
+    let records = worker.wait_for_records(5);
+    harness.roll_over();
+    let is_rolled_over = |status: &Value| status["totals"]["shards"] == json!({"finished": 1, "reading": 1});
+    let status = harness.wait_for_status("the child to be read", is_rolled_over);
+    let shards = status["shards"].as_array().unwrap();
+    let finished = shards.iter().find(|shard| shard["state"] == "finished").unwrap();
+    let parent = finished["id"].as_str().unwrap();
+
+    let done = harness.operator(&format!("lease reset {parent} --at trim-horizon --yes"));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert_eq!(worker.wait_for_records(10)[5..], records);
+    harness.wait_for_status("the parent to be finished again", is_rolled_over);
+}

@@ -1,0 +1,88 @@
+//! The network between one process and a service, as something that can be cut: then nothing comes through, and nobody
+//! is told.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::support::wait::pause;
+
+/// A port that passes connections on to another.
+pub struct Proxy {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    is_cut: AtomicBool,
+    is_over: AtomicBool,
+}
+
+impl Proxy {
+    /// A proxy to the service at `target`, a host and port.
+    pub fn to(target: &str) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it has an address");
+        let (state, target) = (Arc::<State>::default(), target.to_owned());
+        let accepting = Arc::clone(&state);
+        thread::spawn(move || {
+            for connection in listener.incoming().map_while(Result::ok) {
+                if accepting.is_over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(service) = TcpStream::connect(&target) else { continue };
+                connect(&connection, &service, &accepting);
+                connect(&service, &connection, &accepting);
+            }
+        });
+        Proxy { address, state }
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// From now on nothing comes through, in either direction.
+    pub fn cut(&self) {
+        self.state.is_cut.store(true, Ordering::SeqCst);
+    }
+
+    /// Connections work again: new ones; those that were used meanwhile are broken.
+    pub fn mend(&self) {
+        self.state.is_cut.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.state.is_over.store(true, Ordering::SeqCst);
+        self.mend();
+        let _ = TcpStream::connect(self.address); // so that the listener looks
+    }
+}
+
+/// Passes on what comes from one side to the other, until either ends.
+fn connect(from: &TcpStream, to: &TcpStream, state: &Arc<State>) {
+    let clones = (from.try_clone(), to.try_clone());
+    let (Ok(mut from), Ok(mut to)) = clones else { return };
+    let state = Arc::clone(state);
+    thread::spawn(move || {
+        let mut bytes = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            if state.is_cut.load(Ordering::SeqCst) {
+                while state.is_cut.load(Ordering::SeqCst) {
+                    pause();
+                }
+                break; // what is missing is missed
+            }
+            if to.write_all(&bytes[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    });
+}

@@ -1,0 +1,12 @@
+//! The library in this process: workers with the real SDK on the in-memory service on a paused clock, and the decoding
+//! of pages against the SDK's.
+
+mod commit;
+mod decode_differential;
+mod differential;
+mod failing_handlers;
+mod fleet;
+mod json_text;
+mod metrics;
+mod sdk_decoding;
+mod slow_processors;

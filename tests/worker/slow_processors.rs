@@ -1,0 +1,174 @@
+//! Processors that hang or cannot keep up: a shard on which a call hangs goes to the other worker, and what the call
+//! returns in the end counts for nothing; a worker that is too slow says so. Workers with the real SDK on the local
+//! service, in this process, on a paused clock.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shardkeeper::{BatchError, ProcessRecordsInput, RecordProcessor, Report, ShardContext, WorkerOptions};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::fleet::Fleet;
+
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// What the processors saw, and the switch that lets those of the worker `hangs` return.
+#[derive(Clone)]
+struct Harness {
+    fleet: Fleet,
+    /// Worker and shard of each batch that was handed over.
+    deliveries: Arc<Mutex<Vec<(&'static str, String)>>>,
+    lost: Arc<Mutex<BTreeSet<String>>>,
+    release: watch::Sender<bool>,
+}
+
+/// On the worker `hangs` its first batch hangs until it is let go, on `slow` each takes a second; elsewhere none takes
+/// any time.
+struct Processor {
+    harness: Harness,
+    worker: &'static str,
+    shard: String,
+}
+
+impl RecordProcessor for Processor {
+    async fn process_records(&mut self, _: ProcessRecordsInput) -> Result<(), BatchError> {
+        self.harness.deliveries.lock().expect("no panic").push((self.worker, self.shard.clone()));
+        if self.worker == "hangs" {
+            let _ = self.harness.release.subscribe().wait_for(|release| *release).await;
+        }
+        if self.worker == "slow" {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
+    }
+
+    async fn lease_lost(&mut self) {
+        self.harness.lost.lock().expect("no panic").insert(self.shard.clone());
+    }
+}
+
+impl Harness {
+    fn new() -> Self {
+        Self {
+            fleet: Fleet::new(2),
+            deliveries: Arc::default(),
+            lost: Arc::default(),
+            release: watch::Sender::new(false),
+        }
+    }
+
+    fn write(&self, first: u32) {
+        for key in first..first + 40 {
+            self.fleet.put(&json!({"k": {"S": format!("k{key}")}}));
+        }
+    }
+
+    fn start_worker(&self, worker: &'static str, seed: u64) -> JoinHandle<Result<Report, shardkeeper::Error>> {
+        let harness = self.clone();
+        let factory = move |shard: &ShardContext| Processor {
+            harness: harness.clone(),
+            worker,
+            shard: shard.shard_id.to_string(),
+        };
+        let set = |options: &mut WorkerOptions| options.stuck_after = Some(STUCK_AFTER);
+        let worker = self.fleet.worker(worker, seed, self.fleet.client(), set, factory);
+        tokio::task::spawn_local(worker.run(std::future::pending()))
+    }
+
+    /// The owners and checkpoints of the leases, by shard.
+    fn leases(&self) -> Vec<(String, String, String)> {
+        let text = |row: &Value, name: &str| row[name]["S"].as_str().unwrap_or_default().to_owned();
+        let rows = self.fleet.leases().into_iter();
+        rows.map(|row| (text(&row, "leaseKey"), text(&row, "leaseOwner"), text(&row, "checkpoint"))).collect()
+    }
+
+    fn delivered_to(&self, worker: &str) -> BTreeSet<String> {
+        let deliveries = self.deliveries.lock().expect("no panic");
+        deliveries.iter().filter(|(to, _)| *to == worker).map(|(_, shard)| shard.clone()).collect()
+    }
+
+    fn is_overloaded(&self, worker: &str) -> bool {
+        self.fleet.worker_item(worker)["overloaded"]["BOOL"].as_bool().unwrap_or_default()
+    }
+
+    async fn until(&self, what: &str, limit: Duration, is_so: impl FnMut() -> bool) {
+        self.fleet.until(what, limit, is_so).await;
+    }
+
+    fn owned_by(&self, worker: &str) -> usize {
+        self.fleet.owned_by(worker)
+    }
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_shard_whose_processor_hangs_goes_to_the_other_worker_and_late_results_count_for_nothing() {
+    let harness = Harness::new();
+    let hangs = harness.start_worker("hangs", 1);
+    let works = harness.start_worker("works", 2);
+    harness
+        .until("an even share", Duration::from_secs(30), || {
+            harness.owned_by("hangs") == 1 && harness.owned_by("works") == 1
+        })
+        .await;
+    harness.write(0);
+    harness.until("a batch that hangs", Duration::from_secs(5), || harness.delivered_to("hangs").len() == 1).await;
+    let stuck = harness.delivered_to("hangs").pop_first().expect("one");
+    let handed = harness.deliveries.lock().expect("no panic").iter().filter(|(to, _)| *to == "hangs").count();
+
+    tokio::time::sleep(STUCK_AFTER - Duration::from_secs(1)).await;
+    assert_eq!(harness.owned_by("works"), 1, "not before its time");
+    let taken = || harness.delivered_to("works").contains(&stuck);
+    harness.until("the shard read by the other", Duration::from_secs(4), taken).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(harness.owned_by("works"), 2, "it is not given back while the call lasts");
+    let before = harness.leases();
+
+    harness.release.send_replace(true);
+    harness
+        .until("the loss noticed", Duration::from_secs(5), || harness.lost.lock().expect("no panic").contains(&stuck))
+        .await;
+    assert_eq!(harness.leases(), before, "the late call writes nothing");
+    let now = harness.deliveries.lock().expect("no panic").iter().filter(|(to, _)| *to == "hangs").count();
+    assert_eq!(now, handed, "and nothing more is handed to it");
+    // A worker that works again is a worker like any other.
+    harness.until("an even share again", Duration::from_secs(30), || harness.owned_by("hangs") == 1).await;
+    assert!(!hangs.is_finished() && !works.is_finished());
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_shard_that_nobody_else_could_read_is_kept() {
+    let harness = Harness::new();
+    let hangs = harness.start_worker("hangs", 3);
+    harness.until("all leases", Duration::from_secs(30), || harness.owned_by("hangs") == 2).await;
+    harness.write(0);
+    tokio::time::sleep(STUCK_AFTER * 6).await;
+    assert_eq!(harness.owned_by("hangs"), 2);
+    let is_at_the_start = |(_, _, checkpoint): &(String, String, String)| checkpoint == "TRIM_HORIZON";
+    assert!(harness.leases().iter().all(is_at_the_start));
+    harness.release.send_replace(true);
+    let is_done = || harness.leases().iter().all(|lease| !is_at_the_start(lease));
+    harness.until("the late results written", Duration::from_secs(20), is_done).await;
+    assert!(!hangs.is_finished());
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_worker_that_cannot_keep_up_says_so_until_it_can_again_and_its_leases_show_their_rate() {
+    let harness = Harness::new();
+    let slow = harness.start_worker("slow", 4);
+    harness.until("all leases", Duration::from_secs(30), || harness.owned_by("slow") == 2).await;
+    for round in 0..250 {
+        assert!(round > 120 || !harness.is_overloaded("slow"), "not after {round} tenths of a second");
+        harness.write(round * 40);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(harness.is_overloaded("slow"));
+    harness.until("relief", Duration::from_secs(40), || !harness.is_overloaded("slow")).await;
+    for row in harness.fleet.leases() {
+        let rate: f64 = row["throughputKBps"]["N"].as_str().expect("a rate").parse().expect("a number");
+        assert!((1.0..10_000.0).contains(&rate), "{row}");
+    }
+    assert!(!slow.is_finished());
+}
