@@ -9,3 +9,10 @@ mod observability;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "the program's tests use the rest")]
 mod support;
+
+use std::path::{Path, PathBuf};
+
+/// A file or folder of this package.
+fn in_package(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}

@@ -1,22 +1,18 @@
 //! The dashboard, the rules, the runbooks and the compose file hold together, and with the program's metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 use shardkeeper::internals::telemetry::catalogue::{ALL, Audience, Kind};
 
+use crate::in_package;
 use crate::support::dashboard::{dashboard, panels, queries};
 
 const RULES: &str = "observability/prometheus/rules.yml";
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(path: impl AsRef<Path>) -> String {
-    let path = root().join(path);
+fn read(path: &str) -> String {
+    let path = in_package(path);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -142,9 +138,9 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
         for part in ["## What it means", "## What to look at", "## What to do"] {
             assert!(page.contains(part), "{runbook} has no {part:?}");
         }
-        pages.insert(root().join(runbook));
+        pages.insert(in_package(runbook));
     }
-    for page in std::fs::read_dir(root().join("docs/runbooks")).expect("the folder is there") {
+    for page in std::fs::read_dir(in_package("docs/runbooks")).expect("the folder is there") {
         let page = page.expect("an entry").path();
         assert!(pages.contains(&page), "{} belongs to no alert", page.display());
     }
@@ -152,7 +148,7 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
 
 #[test]
 fn links_of_runbooks_lead_somewhere() {
-    for page in std::fs::read_dir(root().join("docs/runbooks")).expect("the folder is there") {
+    for page in std::fs::read_dir(in_package("docs/runbooks")).expect("the folder is there") {
         let page = page.expect("an entry").path();
         let text = std::fs::read_to_string(&page).expect("it can be read");
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -169,7 +165,7 @@ fn what_the_compose_file_mounts_is_there_and_its_versions_are_pinned() {
     assert!(mounts.len() >= 4, "{mounts:?}");
     for mount in mounts {
         let source = mount.split(':').next().unwrap_or(mount);
-        assert!(root().join(source).exists(), "{source} is missing");
+        assert!(in_package(source).exists(), "{source} is missing");
     }
     let images = values(&compose, "image");
     assert!(images.len() >= 5);
@@ -182,7 +178,7 @@ fn what_the_compose_file_mounts_is_there_and_its_versions_are_pinned() {
 #[test]
 fn the_rules_and_their_unit_tests_pass_promtool() {
     let Some(promtool) = crate::support::tools::find("promtool") else { return };
-    let folder = root().join("observability/prometheus");
+    let folder = in_package("observability/prometheus");
     for arguments in
         [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"], ["check", "config", "prometheus.yml"]]
     {

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::in_package;
 use super::overlay::{PYTHON, read};
+use crate::in_package;
 use crate::support::services::required_in_ci;
 
 const TEMPLATE: &str = "deploy/cloudformation/shardkeeper.yaml";

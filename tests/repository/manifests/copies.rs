@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use super::in_package;
 use super::overlay::overlays;
+use crate::in_package;
 
 #[test]
 fn alerts_and_dashboards_are_the_ones_of_the_observability_folder() {

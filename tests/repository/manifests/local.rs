@@ -6,9 +6,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::in_package;
 use super::overlay::{Overlay, PYTHON, overlays};
 use super::workload::variables;
+use crate::in_package;
 use crate::support::services::{Service, required_in_ci};
 use crate::support::{finish, shardkeeper};
 

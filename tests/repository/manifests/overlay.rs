@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use super::in_package;
+use crate::in_package;
 use crate::support::services::required_in_ci;
 use crate::support::tools;
 
