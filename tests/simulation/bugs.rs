@@ -12,7 +12,7 @@ use shardkeeper_local::{Answer, Request};
 use super::delivery::DeliveryScenario;
 use super::faults::Kind;
 use super::history::Ms;
-use super::scenario::{Act, Scenario};
+use super::scenario::{Action, Scenario};
 use super::service::{APP, Service};
 
 /// How old what leaders see of the fleet is, where that is the bug.
@@ -55,7 +55,7 @@ impl Bug {
             scenario.workers = 4;
             scenario.lease_duration = Duration::from_secs(2);
             scenario.pauses = [2_500; 5];
-            scenario.acts = (0..30).map(|time| (1_500 + time * 500, Act::Pause)).collect();
+            scenario.actions = (0..30).map(|time| (1_500 + time * 500, Action::Pause)).collect();
         }
         if matches!(self, Self::EarlyDeadLetters | Self::SplitItems | Self::PassedHoles) {
             scenario.delivery = DeliveryScenario::new(scenario.seed);
@@ -63,8 +63,8 @@ impl Bug {
             scenario.slowest_record = Duration::from_millis(20);
         }
         if self == Self::UnclaimedStarts {
-            scenario.acts.extend((0..8).map(|time| (1_600 + time * 2_000, Act::Fault(Kind::SlowTakeOver))));
-            scenario.acts.sort();
+            scenario.actions.extend((0..8).map(|time| (1_600 + time * 2_000, Action::Fault(Kind::SlowTakeOver))));
+            scenario.actions.sort();
         }
     }
 

@@ -172,7 +172,7 @@ impl Checker {
                     self.break_rule(Rule::WorkerFailed, now, format!("process {process} ended: {outcome}"));
                 }
             }
-            Event::Call { .. } | Event::Act(_) => {}
+            Event::Call { .. } | Event::Action(_) => {}
         }
     }
 

@@ -16,7 +16,7 @@ use shardkeeper::internals::model::filter::{Filters, Pattern};
 use shardkeeper::{DeadLetterQueue, OnFailure, WorkerOptions};
 
 use super::history::{Event, History};
-use super::processor::Mood;
+use super::processor::Behavior;
 use super::scenario::{Scenario, below, chance};
 
 /// How many seeds every test run simulates.
@@ -74,7 +74,7 @@ impl DeliveryScenario {
     }
 }
 
-impl Mood {
+impl Behavior {
     /// Tells a worker how its records are to be delivered.
     pub fn apply(&self, options: &mut WorkerOptions, process: usize, history: &History, seed: u64) {
         let delivery = &self.delivery;
@@ -92,7 +92,7 @@ impl Mood {
         options.failure.on_failure = OnFailure::DeadLetter(Arc::new(Letters {
             process,
             history: history.clone(),
-            mood: self.clone(),
+            behavior: self.clone(),
             rng: Mutex::new(Rng::with_seed(seed ^ 0x1E77E5)),
         }));
         if delivery.filters {
@@ -107,7 +107,7 @@ impl Mood {
 struct Letters {
     process: usize,
     history: History,
-    mood: Mood,
+    behavior: Behavior,
     rng: Mutex<Rng>,
 }
 
@@ -116,9 +116,9 @@ impl DeadLetterQueue for Letters {
         Box::pin(async move {
             let (there, back, fails) = {
                 let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-                (rng.f64(), rng.f64(), chance(&mut rng, self.mood.delivery.queue_fails))
+                (rng.f64(), rng.f64(), chance(&mut rng, self.behavior.delivery.queue_fails))
             };
-            let is_calm = self.mood.calm.load(Ordering::Relaxed);
+            let is_calm = self.behavior.calm.load(Ordering::Relaxed);
             let longest = Duration::from_millis(if is_calm { 10 } else { 400 });
             let wait = |share: f64| tokio::time::sleep(longest.mul_f64(share));
             let note = Event::DeadLetter {
@@ -127,7 +127,7 @@ impl DeadLetterQueue for Letters {
                 position: letter.sequence_number.as_str().parse().expect("digits"),
                 record: letter.record.clone(),
             };
-            if self.mood.forgets_letters {
+            if self.behavior.forgets_letters {
                 let history = self.history.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_secs(3)).await;

@@ -86,7 +86,7 @@ pub enum Event {
     /// A call reached the end of its way, or its fault.
     Call { process: usize, operation: String, fate: &'static str },
     /// The simulation did something.
-    Act(String),
+    Action(String),
 }
 
 /// The shared record of one simulation.
@@ -129,8 +129,8 @@ impl History {
     }
 
     /// Notes what the simulation does.
-    pub fn act(&self, what: impl Into<String>) {
-        self.note(Event::Act(what.into()));
+    pub fn note_action(&self, what: impl Into<String>) {
+        self.note(Event::Action(what.into()));
     }
 
     /// Looks at the checker, or tells it something.

@@ -9,8 +9,6 @@
 //!
 //! A seed that fails prints its replay command. Seeds that once failed are kept in `seeds.txt` and run first.
 
-#![cfg(feature = "local")]
-
 mod bugs;
 mod checker;
 mod delivery;

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::history::{History, Ms};
 use super::network::{Outbox, Wire};
-use super::processor::{Mood, Recorders};
+use super::processor::{Behavior, Recorders};
 
 /// The time of day at the simulation's start: ms since the epoch.
 pub const EPOCH_MS: u64 = 1_700_000_000_000;
@@ -41,7 +41,7 @@ pub struct Setup {
     pub clock_ppm: u64,
     /// How far its time of day is off, in ms.
     pub wall_offset_ms: i64,
-    pub mood: Mood,
+    pub behavior: Behavior,
 }
 
 /// A running process.
@@ -77,8 +77,8 @@ impl Process {
         options.own_thread = false;
         let wire = Wire { process: setup.number, outbox: outbox.clone() };
         let config = sdk_config(wire, SimulatedTime { start_ms, start: base });
-        setup.mood.apply(&mut options, setup.number, history, setup.seed);
-        let recorders = Recorders::new(setup.number, history.clone(), setup.mood, setup.seed);
+        setup.behavior.apply(&mut options, setup.number, history, setup.seed);
+        let recorders = Recorders::new(setup.number, history.clone(), setup.behavior, setup.seed);
         let (stop, stopped) = oneshot::channel::<()>();
         let worker = Worker::new(options, recorders).sdk_config(config);
         let task = runtime.spawn(worker.run(async {

@@ -1,5 +1,5 @@
 //! The processors of the simulated workers: they write down what they are given, and are slow, fail, panic or hang as
-//! their mood has it.
+//! their behavior has it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,14 +16,14 @@ pub const MEANT_PANIC: &str = "a simulated panic";
 
 /// How processors behave. The shares are of calls.
 #[derive(Clone, Debug)]
-pub struct Mood {
+pub struct Behavior {
     /// The most that a record takes.
     pub slowest_record: Duration,
     pub fails: f64,
     pub panics: f64,
     pub hangs: f64,
     pub longest_hang: Duration,
-    /// Set when all moods end.
+    /// Set when all behaviors end.
     pub calm: Arc<AtomicBool>,
     /// Records that a faulty processor passes over, one in so many; for a planted bug.
     pub passes_over: Option<u64>,
@@ -37,14 +37,14 @@ pub struct Mood {
 pub struct Recorders {
     process: usize,
     history: History,
-    mood: Mood,
+    behavior: Behavior,
     seed: u64,
     made: AtomicU64,
 }
 
 impl Recorders {
-    pub fn new(process: usize, history: History, mood: Mood, seed: u64) -> Self {
-        Self { process, history, mood, seed, made: AtomicU64::new(0) }
+    pub fn new(process: usize, history: History, behavior: Behavior, seed: u64) -> Self {
+        Self { process, history, behavior, seed, made: AtomicU64::new(0) }
     }
 }
 
@@ -57,7 +57,7 @@ impl ProcessorFactory for Recorders {
             process: self.process,
             shard: shard.shard_id.to_string(),
             history: self.history.clone(),
-            mood: self.mood.clone(),
+            behavior: self.behavior.clone(),
             rng: Rng::with_seed(self.seed ^ made.wrapping_mul(0x9E37_79B9)),
             number: made,
             calls: 0,
@@ -70,7 +70,7 @@ pub struct Recorder {
     process: usize,
     shard: String,
     history: History,
-    mood: Mood,
+    behavior: Behavior,
     rng: Rng,
     /// Names it in its process.
     number: u64,
@@ -95,8 +95,8 @@ impl RecordProcessor for Recorder {
         self.history.note(Event::Began { process, shard: shard.clone(), call, positions: positions.clone() });
         let trouble = self.draw_trouble(records.len());
         for (index, Seen { position, key, number }) in records.into_iter().enumerate() {
-            if !self.mood.slowest_record.is_zero() && !self.is_calm() {
-                tokio::time::sleep(self.mood.slowest_record.mul_f64(self.rng.f64())).await;
+            if !self.behavior.slowest_record.is_zero() && !self.is_calm() {
+                tokio::time::sleep(self.behavior.slowest_record.mul_f64(self.rng.f64())).await;
             }
             match trouble {
                 Some((at, StallCause::Error)) if at == index => return Err("a simulated failure".into()),
@@ -104,10 +104,11 @@ impl RecordProcessor for Recorder {
                 Some((at, StallCause::Hang)) if at == index => self.hang().await,
                 _ => {}
             }
-            if self.mood.delivery.is_poison(&key, number) {
+            if self.behavior.delivery.is_poison(&key, number) {
                 return Err(self.fail_from(&positions, index));
             }
-            let is_passed_over = self.mood.passes_over.is_some_and(|one_in| self.rng.u64(..).is_multiple_of(one_in));
+            let is_passed_over =
+                self.behavior.passes_over.is_some_and(|one_in| self.rng.u64(..).is_multiple_of(one_in));
             if !is_passed_over {
                 self.history.note(Event::Delivered { process, shard: shard.clone(), position, key, number });
             }
@@ -150,7 +151,7 @@ impl Recorder {
     }
 
     fn is_calm(&self) -> bool {
-        self.mood.calm.load(Ordering::Relaxed)
+        self.behavior.calm.load(Ordering::Relaxed)
     }
 
     fn draw_trouble(&mut self, records: usize) -> Option<(usize, StallCause)> {
@@ -158,7 +159,7 @@ impl Recorder {
         if self.is_calm() {
             return None;
         }
-        let Mood { fails, panics, hangs, .. } = self.mood;
+        let Behavior { fails, panics, hangs, .. } = self.behavior;
         let trouble = match draw {
             draw if draw < fails => StallCause::Error,
             draw if draw < fails + panics => StallCause::Panic,
@@ -170,7 +171,7 @@ impl Recorder {
     }
 
     async fn hang(&mut self) {
-        let mut left = self.mood.longest_hang.mul_f64(self.rng.f64());
+        let mut left = self.behavior.longest_hang.mul_f64(self.rng.f64());
         while !left.is_zero() && !self.is_calm() {
             let step = left.min(Duration::from_millis(500));
             tokio::time::sleep(step).await;

@@ -15,7 +15,7 @@ const LISTED_PAGE_MS: Ms = 240;
 
 /// Something the simulation does at its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Act {
+pub enum Action {
     /// Calls begin to fail, for some time.
     Fault(Kind),
     /// A process dies and comes back under its id.
@@ -56,19 +56,19 @@ pub enum Act {
     SplitAll,
 }
 
-const PROCESS_ACTS: [Act; 10] = [
-    Act::CrashAndReturn,
-    Act::Crash,
-    Act::CrashLeader,
-    Act::CrashAll,
-    Act::Pause,
-    Act::PauseLeader,
-    Act::Join,
-    Act::Leave,
-    Act::RollingRestart,
-    Act::Twin,
+const PROCESS_ACTIONS: [Action; 10] = [
+    Action::CrashAndReturn,
+    Action::Crash,
+    Action::CrashLeader,
+    Action::CrashAll,
+    Action::Pause,
+    Action::PauseLeader,
+    Action::Join,
+    Action::Leave,
+    Action::RollingRestart,
+    Action::Twin,
 ];
-const OPERATOR_ACTS: [Act; 4] = [Act::BreakRow, Act::GiveAway, Act::EmptyFleetTable, Act::Trim];
+const OPERATOR_ACTIONS: [Action; 4] = [Action::BreakRow, Action::GiveAway, Action::EmptyFleetTable, Action::Trim];
 
 /// See the file's head.
 #[derive(Clone, Debug)]
@@ -88,7 +88,7 @@ pub struct Scenario {
     pub fails: f64,
     pub panics: f64,
     pub hangs: f64,
-    pub acts: Vec<(Ms, Act)>,
+    pub actions: Vec<(Ms, Action)>,
     /// When the last fault ends.
     pub chaos_ends: Ms,
     /// Whether the stream is switched off at the end.
@@ -132,7 +132,7 @@ impl Scenario {
             fails: trouble(0.08),
             panics: trouble(0.03),
             hangs: trouble(0.01),
-            acts: acts(&mut rng, chaos_ms),
+            actions: actions(&mut rng, chaos_ms),
             chaos_ends: chaos_ms,
             disables_stream: chance(&mut rng, 0.08),
             delivery: DeliveryScenario::default(),
@@ -167,34 +167,35 @@ impl Scenario {
 }
 
 /// Each seed has some kinds of trouble, and of those a lot.
-fn acts(rng: &mut Rng, chaos_ms: Ms) -> Vec<(Ms, Act)> {
+fn actions(rng: &mut Rng, chaos_ms: Ms) -> Vec<(Ms, Action)> {
     let mut chosen = Vec::new();
     for kind in KINDS {
         if chance(rng, 0.3) {
-            chosen.push(Act::Fault(kind));
+            chosen.push(Action::Fault(kind));
         }
     }
-    for act in PROCESS_ACTS {
+    for action in PROCESS_ACTIONS {
         if chance(rng, 0.35) {
-            chosen.push(act);
+            chosen.push(action);
         }
     }
-    for act in OPERATOR_ACTS {
+    for action in OPERATOR_ACTIONS {
         if chance(rng, 0.15) {
-            chosen.push(act);
+            chosen.push(action);
         }
     }
-    let mut acts = Vec::new();
+    let mut actions = Vec::new();
     let count = if chosen.is_empty() { 0 } else { chosen.len().max(6) };
     for index in 0..count {
-        acts.push((1_000 + rng.u64(..) % (chaos_ms - 3_000), chosen[index % chosen.len()]));
+        actions.push((1_000 + rng.u64(..) % (chaos_ms - 3_000), chosen[index % chosen.len()]));
     }
     for _ in 0..below(rng, 7) {
-        let act = [Act::Split, Act::Rollover, Act::Rollover, Act::RolloverAll, Act::SplitAll][below(rng, 5)];
-        acts.push((rng.u64(..) % chaos_ms, act));
+        let action =
+            [Action::Split, Action::Rollover, Action::Rollover, Action::RolloverAll, Action::SplitAll][below(rng, 5)];
+        actions.push((rng.u64(..) % chaos_ms, action));
     }
-    acts.sort();
-    acts
+    actions.sort();
+    actions
 }
 
 /// A number below `limit`.

@@ -262,7 +262,7 @@ impl Harness {
     }
 
     fn row(&self) -> Value {
-        self.fleet.leases()[0].clone()
+        self.fleet.leases().into_iter().next().unwrap_or_default()
     }
 
     /// The records of each shard, as the service sends them.
