@@ -17,13 +17,15 @@ WORKDIR /src
 COPY docker/build docker/build
 RUN docker/build setup "$TARGETARCH"
 
-# The dependencies, which change seldom: this layer is made anew only when Cargo.toml or Cargo.lock has changed.
+# The dependencies, which change seldom: this layer is made anew only when a manifest or Cargo.lock has changed.
 FROM toolchain AS dependencies
 COPY Cargo.toml Cargo.lock ./
+COPY local/Cargo.toml local/
 RUN docker/build dependencies "$TARGETARCH" cli
 
 FROM dependencies AS build
 COPY README.md ./
+COPY local/src local/src
 COPY src src
 RUN docker/build program "$TARGETARCH" cli /out/shardkeeper
 
