@@ -1,13 +1,13 @@
 //! An explicit-state model checker: breadth first, so that a fault comes with a shortest trace.
 //!
 //! Beside what must hold in each state and step it checks what must stay possible (from each state, without further
-//! faults, a goal can be reached) and what must come about (no fair run without faults avoids a goal for ever).
+//! faults, a goal can be reached) and what must come about (no fair run without faults avoids a goal forever).
 
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-/// What is checked.
+/// The properties to check.
 pub trait Model {
     type State: Clone + Eq + Hash + Debug;
     type Action: Copy + Debug;
@@ -23,10 +23,10 @@ pub trait Model {
     /// Whether the action is a fault or a whim, which no progress may depend on.
     fn is_whim(&self, action: Self::Action) -> bool;
 
-    /// Who acts how: a class that stays enabled is taken in the end by a fair scheduler.
+    /// The class of an action: a fair scheduler takes a class that stays enabled in the end.
     fn class(&self, action: Self::Action) -> u16;
 
-    /// What must be reachable without whims from each state.
+    /// The states that must be reachable without whims from each state.
     fn goals(&self) -> Vec<Goal<Self::State>>;
 }
 
@@ -34,14 +34,14 @@ pub type Step<M> = (<M as Model>::Action, Result<<M as Model>::State, &'static s
 
 /// States that must be reachable.
 pub struct Goal<S> {
-    /// What is wrong when they are not.
+    /// The fault when they are not.
     pub rule: &'static str,
     pub is_reached: fn(&S) -> bool,
     /// Whether each fair run must come there.
     pub under_fairness: bool,
 }
 
-/// What became of a check.
+/// The result of a check.
 pub struct Report {
     pub states: usize,
     pub steps: usize,
@@ -182,7 +182,7 @@ impl<M: Model> Explored<M> {
         reaches.iter().position(|reaches| !reaches)
     }
 
-    /// A state of a set of states outside of the goal that a weakly fair run may go round in for ever: no class of
+    /// A state of a set of states outside of the goal that a weakly fair run may go round in forever: no class of
     /// actions is enabled in all of them that always leads out of the set.
     fn fair_cycle_outside(&self, is_goal: &[bool]) -> Option<usize> {
         let component = self.components(is_goal);

@@ -14,18 +14,18 @@ mod writes;
 use crate::checker::{Goal, Model, Step};
 use crate::row::{Id, Row};
 
-/// How much of everything there is.
+/// The size of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     /// Records in each shard.
     pub records: u8,
     pub crashes: u8,
-    /// How often a process that runs misses its deadline: a pause, or a partition from the fleet table.
+    /// The number of deadlines that running processes miss: a pause, or a partition from the fleet table.
     pub lapses: u8,
-    /// Writes that get lost, whose answer gets lost, which arrive twice, or which their sender gives up while they
+    /// Writes that get lost, whose answer gets lost, which arrive twice, or which their sender abandons while they
     /// are on their way.
     pub losses: u8,
-    /// Hand-offs started, hand-offs forced, and leases given up, all without need.
+    /// Hand-offs started, hand-offs forced, and leases released, all without need.
     pub moves: u8,
     /// Writes on their way at once.
     pub in_flight: usize,
@@ -53,7 +53,7 @@ pub struct Rules {
     pub force_needs_stop: bool,
     /// Checkpoints follow what is acknowledged, not what is handed out.
     pub checkpoints_acknowledged: bool,
-    /// A worker whose consumer is no more passes a lease that it was to hand over on to its owner.
+    /// A worker whose consumer has ended passes a lease that it was to hand over on to its owner.
     pub passes_on: bool,
     /// Leaders give unowned leases, and those of the dead, away.
     pub leader_assigns: bool,
@@ -115,7 +115,7 @@ struct Process<const S: usize> {
     slots: [PooledProcessor; S],
 }
 
-/// What a process has to do with a shard.
+/// A process's relation to a shard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct PooledProcessor {
     /// The write whose answer is awaited; writes to a row go one after the other.
@@ -132,7 +132,7 @@ struct Consumer {
     delivered: u8,
     acknowledged: u8,
     wish: ConsumerCommand,
-    /// Whether the term in which the lease was taken goes on.
+    /// Whether the term in which the lease was taken still lasts.
     in_term: bool,
     /// Whether the lease has not been another's since: known to the model alone.
     is_valid: bool,
@@ -161,7 +161,7 @@ enum Kind {
     HandOff,
 }
 
-/// What a shard's end does to its child's row.
+/// The effect of a shard's end on its child's row.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum Child {
     Unknown,
@@ -185,7 +185,7 @@ struct Write {
 
 const LEADER: u8 = u8::MAX;
 
-/// What can happen. Processes and shards by index.
+/// An action. Processes and shards by index.
 #[derive(Clone, Copy, Debug)]
 #[expect(dead_code, reason = "some fields are there to be read in a trace")]
 pub enum Action {
@@ -210,14 +210,14 @@ pub enum Action {
     Acknowledge(usize, usize),
     Checkpoint(usize, usize),
     AskToRelease(usize, usize),
-    /// The consumer's last write, after it was asked to hand over or give up.
+    /// The consumer's last write, after it was asked to hand over or release.
     Leave(usize, usize),
     End(usize, usize),
     /// The same, but no child shows up in the listing.
     EndWithoutChild(usize, usize),
     /// The sender of a write that got lost looks at the row, and sends it again if it was not done.
     Settle(usize, usize),
-    /// The sender of a claim gives up while it is on its way.
+    /// The sender of a claim abandons it while it is on its way.
     GiveUp(usize, usize),
     /// A leader reads the fleet table, for those that read the rows after it.
     SeeDead,

@@ -94,7 +94,7 @@ impl Row {
     }
 }
 
-/// How the lease table takes the row that a write has met: as the writer's own work, or as a conflict.
+/// The lease table's view of the row that a write has met: the writer's own work, or a conflict.
 pub fn is_own_work(before: Row, after: Row, found: Row) -> bool {
     thread_local!(static KNOWN: RefCell<HashMap<(Row, Row, Row), bool>> = RefCell::default());
     KNOWN.with_borrow_mut(|known| {
@@ -106,7 +106,7 @@ pub fn is_own_work(before: Row, after: Row, found: Row) -> bool {
     })
 }
 
-/// Whether the holder of a lease goes on from a row that another has written.
+/// Whether the holder of a lease continues from a row that another has written.
 pub fn is_adopted(worker: Id, known_row: Row, found: Row) -> bool {
     thread_local!(static KNOWN: RefCell<HashMap<(Row, Row), bool>> = RefCell::default());
     found.holder() == worker

@@ -1,4 +1,4 @@
-//! The admin server of real workers on the local service: metrics, whether they live and get on, and the fleet's state.
+//! The admin server of real workers on the local service: metrics, liveness, readiness, and the fleet's state.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -29,7 +29,7 @@ fn ask(address: &str, request: &str) -> (u16, String) {
     (head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status"), body.to_owned())
 }
 
-/// Where a worker that was told to take any port serves.
+/// The address of a worker that was told to take any port.
 fn address_of(worker: &Worker) -> String {
     worker.wait_for_log("serving /metrics");
     let log = worker.log();
@@ -80,7 +80,7 @@ fn a_lease_table_alone_that_is_lost_is_found_out_by_asking() {
     let worker = fixture.worker("app", "b", &deliveries, &format!("{ANY_PORT} --lease-duration 5s --max-leases 1"));
     let address = address_of(&worker);
     wait_for("it to be ready", || get(&address, "/ready").0 == 200);
-    // Reading single items, which looking at its own item in the fleet table does too, but heartbeats go on.
+    // Reading single items, which looking at its own item in the fleet table does too, but heartbeats continue.
     let plan = json!({"rules": [
         {"share": 1.0, "effect": "error", "code": "InternalServerError", "operations": ["GetItem"]}
     ]});

@@ -26,7 +26,7 @@ const KEYS: u64 = 12;
 const BE_COPIER: &str = "COPIER_ENDPOINT";
 const KILLS: usize = 20;
 
-/// What was written to the table: for each key the item as it is, and how often it was changed.
+/// Writes to the table: for each key the item as it is, and its number of changes.
 #[derive(Default)]
 struct Source {
     items: BTreeMap<String, Value>,

@@ -1,4 +1,4 @@
-//! A lease table that a fleet of the Kinesis Client Library left behind: the worker goes on from each checkpoint and
+//! A lease table that a fleet of the Kinesis Client Library left behind: the worker resumes at each checkpoint and
 //! leaves alone what is not its own. While a KCL worker is alive on the table, it says which, and stops.
 //!
 //! The rows are as KCL 3.5 writes them (`DynamoDBLeaseSerializer`), with all that it may leave: owners that no longer
@@ -184,7 +184,7 @@ fn run(service: &Service) -> Ended {
     Program::start(&environment(&service.url()), &line).end()
 }
 
-/// What shardkeeper has no use for stays as it was, in each row that is still there.
+/// Checks that attributes foreign to shardkeeper are unchanged in each row that is still there.
 fn check_foreign_attributes(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) {
     const FOREIGN: [&str; 9] = [
         "leaseKey",
@@ -238,7 +238,7 @@ fn put_row(at: SocketAddr, row: &Value) {
     good(at, "PutItem", &json!({"TableName": APP, "Item": row}));
 }
 
-/// What a KCL worker does to prove its lease alive.
+/// Renews a lease as a KCL worker does.
 fn renew(at: SocketAddr, key: &str) {
     let request = json!({
         "TableName": APP,

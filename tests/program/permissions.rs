@@ -107,7 +107,7 @@ fn policy(name: &str, app: &str) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
-/// What the policy allows and the caller never needed.
+/// Actions that the policy allows and the caller never needed.
 fn unused(stats: &Value, caller: &str, policy: &Value) -> BTreeSet<String> {
     let strings = |value: &Value| -> Vec<String> {
         let list = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
@@ -132,7 +132,7 @@ fn unused(stats: &Value, caller: &str, policy: &Value) -> BTreeSet<String> {
     unused
 }
 
-/// What docs/kubernetes.md has the table creator do: make the tables, and wait until they can be used.
+/// The table creator's steps in docs/kubernetes.md: make the tables, and wait until they can be used.
 fn make_tables(service: &LocalService) {
     for (suffix, keys) in [("", vec!["leaseKey"]), ("-Fleet", vec!["key"]), ("-DeadLetters", vec!["shard", "position"])]
     {

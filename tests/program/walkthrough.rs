@@ -1,4 +1,4 @@
-//! What a beginner does first, on DynamoDB Local and on `shardkeeper local`: docs/getting-started.md, command by
+//! A beginner's first steps on DynamoDB Local and on `shardkeeper local`: docs/getting-started.md, command by
 //! command as it stands there, and the same with boto3.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::support::wait::eventually;
 
 /// A Python with boto3; .ci/run has the AWS CLI beside it.
 const PYTHON: &str = "SHARDKEEPER_TEST_PYTHON";
-/// Where the commands of the page say that the service is.
+/// The service's URL in the commands of the page.
 const URL_OF_PAGE: &str = "http://localhost:8000";
 
 const BOTO3: &str = r#"
@@ -188,7 +188,7 @@ fn exports(commands: &str, url: &str) -> Vec<(String, String)> {
     pairs.map(|(name, value)| (name.to_owned(), value.replace(URL_OF_PAGE, url))).collect()
 }
 
-/// What follows the program's name.
+/// The arguments after the program's name.
 fn arguments(commands: &str) -> &str {
     commands.trim().strip_prefix("shardkeeper ").unwrap_or_else(|| panic!("not one command: {commands}"))
 }

@@ -15,7 +15,7 @@ use super::history::Ms;
 use super::scenario::{Action, Scenario};
 use super::service::{APP, Service};
 
-/// How old what leaders see of the fleet is, where that is the bug.
+/// The age of the leaders' view of the fleet, where that is the bug.
 const STALE_BY: Ms = 1_200;
 
 /// A planted bug.
@@ -27,7 +27,7 @@ pub enum Bug {
     HastyCheckpoints,
     /// Children's leases don't name their parents.
     OrphanedChildren,
-    /// Every second process's clock runs so slowly that it goes on when others have long taken it for dead.
+    /// Every second process's clock runs so slowly that it still reads when others have long taken it for dead.
     SlowClocks,
     /// Processors pass over some records and call them done.
     SkippedRecords,
@@ -126,7 +126,7 @@ impl Bug {
         answer.body = page.to_string().into();
     }
 
-    /// How fast a process's clock runs, in millionths of the true time, where that is the bug.
+    /// The rate of a process's clock, in millionths of the true time, where that is the bug.
     pub fn clock_ppm(self) -> Option<u64> {
         (self == Self::SlowClocks).then_some(100_000)
     }
@@ -137,7 +137,7 @@ impl Bug {
     }
 }
 
-/// What bugs remember that change what a process hears, and when.
+/// The memory of bugs that change a process's answers or their time.
 #[derive(Debug, Default)]
 pub struct Interference {
     /// The fleet table as it was.

@@ -35,7 +35,7 @@ pub enum Rule {
     Uneven,
     /// Leases moved although nothing happened.
     Restless,
-    /// A worker gave up without a cause.
+    /// A worker ended without a cause.
     WorkerFailed,
     /// Two calls with records of one key were under way at once, in one process.
     TwoOfAKey,
@@ -61,7 +61,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What the checker counted.
+/// The checker's counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub events: u64,
@@ -119,7 +119,7 @@ pub struct Checker {
     newest: BTreeMap<String, usize>,
     /// The age at which records may be trimmed.
     retention: Ms,
-    /// What is done with records besides delivering them.
+    /// Filters, dead letters and poison records of the scenario.
     delivery: DeliveryScenario,
     /// The keys of calls under way, by process and call.
     calls: BTreeMap<(usize, u64), Vec<String>>,
@@ -188,7 +188,7 @@ impl Checker {
         self.violation.as_ref()
     }
 
-    /// What was counted.
+    /// The counts.
     pub fn counts(&self) -> Counts {
         self.counts
     }
@@ -198,7 +198,7 @@ impl Checker {
         self.leases.values().map(|lease| lease.last_move).max().unwrap_or_default()
     }
 
-    /// What keeps the fleet from being settled, in words: a shard without a live owner, loads that are not even.
+    /// The reason why the fleet is unsettled: a shard without a live owner, or uneven loads.
     /// `live` are the workers that run.
     pub fn unsettled(&self, live: &BTreeSet<String>) -> Option<(Rule, String)> {
         let mut loads: BTreeMap<&String, usize> = live.iter().map(|worker| (worker, 0)).collect();
@@ -339,7 +339,7 @@ impl Checker {
         shard.settled_to = end.min(shard.records.keys().next_back().map_or(0, |last| last + 1));
     }
 
-    /// What a row says is done beyond its checkpoint was acknowledged.
+    /// Checks that everything beyond a row's checkpoint that it has as done was acknowledged.
     fn check_done_beyond(&mut self, now: Ms, key: &str, row: &Row) {
         let (Some(done), Some(shard)) = (row.done_beyond(), self.shards.get(key)) else { return };
         let from = row.position().map_or(0, |position| position + 1);

@@ -1,4 +1,4 @@
-//! How records come to their processors in a simulation: several items at once, in batches of a size, filtered, and some
+//! The delivery of records in a simulation: several items at once, in batches of a size, filtered, and some
 //! records that always fail and become dead letters.
 //!
 //!     SHARDKEEPER_SIM_SEEDS=17..18 SHARDKEEPER_SIM_TRACE=1 cargo test --test simulation delivery -- --nocapture
@@ -19,13 +19,13 @@ use super::history::{Event, History};
 use super::processor::Behavior;
 use super::scenario::{Scenario, below, chance};
 
-/// How many seeds every test run simulates.
+/// The number of seeds that every test run simulates.
 const SEEDS: std::ops::Range<u64> = 0..24;
 
 /// See the file's head. The default is what a worker does by default.
 #[derive(Clone, Debug, Default)]
 pub struct DeliveryScenario {
-    /// How many batches of a shard are worked on at once; 0 stands for the worker's default.
+    /// The number of batches of a shard in flight at once; 0 stands for the worker's default.
     pub concurrency: usize,
     /// All calls of a worker at once.
     pub in_all: Option<usize>,
@@ -43,7 +43,7 @@ pub struct DeliveryScenario {
 }
 
 impl DeliveryScenario {
-    /// What a seed stands for.
+    /// The scenario of a seed.
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed ^ 0xDE11);
         let batch_size = [None, Some(1), Some(5), Some(50)][below(&mut rng, 4)];
@@ -103,7 +103,7 @@ impl Behavior {
     }
 }
 
-/// Where a process keeps its dead letters: what is there is durable for all processes.
+/// A process's store of dead letters, durable for all processes.
 struct Letters {
     process: usize,
     history: History,

@@ -1,4 +1,4 @@
-//! What goes wrong between the processes and the service: windows of time in which a share of calls meets a fault.
+//! Faults between the processes and the service: windows of time in which a share of calls meets a fault.
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -22,7 +22,7 @@ pub enum Kind {
     LostCall,
     /// The connection breaks on the way back: carried out.
     LostAnswer,
-    /// Carried out long after its caller has given up.
+    /// Carried out long after its caller has timed out.
     Late,
     /// Silence; not carried out.
     Silent,
@@ -75,10 +75,10 @@ pub struct Window {
     pub until: Ms,
 }
 
-/// What becomes of one call.
+/// The fate of one call.
 #[derive(Clone, Debug)]
 pub struct Fate {
-    /// How long it takes there, and back.
+    /// The delays of the request and of the answer.
     pub there: Ms,
     pub back: Ms,
     pub kind: Option<Kind>,

@@ -1,5 +1,5 @@
-//! What happened in a simulation, in one total order: hashed into a trace, kept for whoever has to find a fault, and
-//! handed to the checker as it happens.
+//! Events of a simulation in one total order: hashed into a trace, kept for the search of faults, and
+//! handed to the checker as they happen.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,7 +13,7 @@ use super::checker::{Checker, Violation};
 /// Milliseconds since the simulation began.
 pub type Ms = u64;
 
-/// How many events are kept to be shown beside a violation.
+/// The number of events kept to be shown beside a violation.
 const RECENT: usize = 400;
 
 /// One row of the lease table.
@@ -23,12 +23,12 @@ pub struct Row {
     pub checkpoint_owner: Option<String>,
     pub counter: Option<u64>,
     pub checkpoint: String,
-    /// What is done beyond the checkpoint, as the row has it.
+    /// Acknowledgements beyond the checkpoint, as the row has them.
     pub done: Option<String>,
 }
 
 impl Row {
-    /// Who may read the shard.
+    /// The worker that may read the shard.
     pub fn holder(&self) -> Option<&String> {
         self.checkpoint_owner.as_ref().or(self.owner.as_ref())
     }
@@ -37,7 +37,7 @@ impl Row {
         self.checkpoint == "SHARD_END"
     }
 
-    /// What is done beyond the checkpoint, as far as the row says it of this one.
+    /// Acknowledgements beyond the checkpoint, as far as the row ties them to this one.
     pub fn done_beyond(&self) -> Option<OutOfOrderAcks> {
         OutOfOrderAcks::parse(self.done.as_ref()?, &Checkpoint::parse(&self.checkpoint).ok()?)
     }
@@ -48,7 +48,7 @@ impl Row {
     }
 }
 
-/// Who changed the lease table.
+/// The author of a change to the lease table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Author {
     /// The process of this number.

@@ -33,11 +33,11 @@ use report::Report;
 use scenario::Scenario;
 use simulation::{Outcome, run};
 
-/// How many seeds every test run simulates, besides the kept ones.
+/// The seeds of every test run, besides the kept ones.
 const SEEDS: Range<u64> = 0..64;
 /// In how many seeds a planted bug is looked for: some show only when several things come together.
 const BUG_SEEDS: Range<u64> = 0..200;
-/// How long things go wrong in each.
+/// The length of the chaos in each.
 const CHAOS_MS: u64 = 18_000;
 /// Seeds are shared by this many threads.
 const THREADS: usize = 2;
@@ -106,7 +106,7 @@ fn children_that_start_before_their_parents_end_are_found() {
 
 #[test]
 fn deliveries_after_the_deadline_are_found() {
-    // Whoever is so slow also settles late, and is told that its id is taken.
+    // A worker that slow also settles late, and is told that its id is taken.
     assert_found(Bug::SlowClocks, Rule::TwoOwners, &[Rule::NotLive, Rule::WorkerFailed, Rule::Uneven, Rule::Lost]);
 }
 

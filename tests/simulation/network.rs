@@ -14,7 +14,7 @@ use bytes::Bytes;
 use shardkeeper_local::{Answer, LostCall, Request};
 use tokio::sync::oneshot;
 
-/// What comes back to a caller: an answer, or word that the connection broke.
+/// An answer to a caller, or the error that the connection broke.
 pub type Reply = Result<Answer, LostCall>;
 
 /// A call on its way.
@@ -23,7 +23,7 @@ pub struct Outgoing {
     /// The process that makes it.
     pub process: usize,
     pub request: Request,
-    /// Where the answer goes. Dropped without one, the connection stays silent.
+    /// The receiver of the answer. Dropped without one, the connection stays silent.
     pub caller: oneshot::Sender<Reply>,
 }
 

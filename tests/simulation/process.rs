@@ -27,7 +27,7 @@ use super::processor::{Behavior, Recorders};
 /// The time of day at the simulation's start: ms since the epoch.
 pub const EPOCH_MS: u64 = 1_700_000_000_000;
 
-/// How a process is set up.
+/// The setup of a process.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Its number, by which the history names it.
@@ -37,9 +37,9 @@ pub struct Setup {
     pub lease_duration: Duration,
     pub kcl_failover_time: Duration,
     pub drain_timeout: Duration,
-    /// How fast its clock runs, in millionths of the true time.
+    /// The rate of its clock, in millionths of the true time.
     pub clock_ppm: u64,
-    /// How far its time of day is off, in ms.
+    /// The error of its time of day, in ms.
     pub wall_offset_ms: i64,
     pub behavior: Behavior,
 }
@@ -132,7 +132,7 @@ impl Process {
         }
     }
 
-    /// How the worker ended, once it has.
+    /// The worker's result, once it has ended.
     pub fn outcome(&mut self) -> Option<Result<Report, String>> {
         if !self.task.is_finished() {
             return None;

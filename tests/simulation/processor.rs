@@ -14,7 +14,7 @@ use super::history::{Event, History};
 /// The words of panics that are meant.
 pub const MEANT_PANIC: &str = "a simulated panic";
 
-/// How processors behave. The shares are of calls.
+/// Faults and delays of processors. The shares are of calls.
 #[derive(Clone, Debug)]
 pub struct Behavior {
     /// The most that a record takes.
@@ -27,7 +27,7 @@ pub struct Behavior {
     pub calm: Arc<AtomicBool>,
     /// Records that a faulty processor passes over, one in so many; for a planted bug.
     pub passes_over: Option<u64>,
-    /// What else is done with records.
+    /// Filters, dead letters and poison records.
     pub delivery: DeliveryScenario,
     /// Whether dead letters are said to be kept before they are; for a planted bug.
     pub forgets_letters: bool,
@@ -77,7 +77,7 @@ pub struct Recorder {
     calls: u64,
 }
 
-/// What the simulation knows a record by.
+/// The identity of a record.
 struct Seen {
     position: u128,
     key: String,

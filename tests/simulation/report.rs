@@ -1,4 +1,4 @@
-//! What was simulated, in numbers.
+//! Counts of the simulations.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What a seed stands for: the fleet, the stream, the workload and everything that goes wrong, and when.
+//! The scenario of a seed: the fleet, the stream, the workload and everything that goes wrong, and when.
 
 use std::time::Duration;
 
@@ -80,10 +80,10 @@ pub struct Scenario {
     pub generations_before: usize,
     pub lease_duration: Duration,
     pub drain_timeout: Duration,
-    /// How long processes stand still.
+    /// The lengths of pauses.
     pub pauses: [Ms; 5],
     pub service: LocalOptions,
-    /// How processors behave at their worst.
+    /// The slowest time for one record.
     pub slowest_record: Duration,
     pub fails: f64,
     pub panics: f64,
@@ -93,7 +93,7 @@ pub struct Scenario {
     pub chaos_ends: Ms,
     /// Whether the stream is switched off at the end.
     pub disables_stream: bool,
-    /// How records come to their processors, and what follows when they fail.
+    /// The delivery of records to processors, and the policy for failures.
     pub delivery: DeliveryScenario,
 }
 

@@ -28,7 +28,7 @@ pub struct Service {
     arn: String,
     /// The last number written for each key.
     numbers: BTreeMap<String, u64>,
-    /// What the tap has seen of each shard: whether it is open, and the last position.
+    /// The tap's view of each shard: whether it is open, and the last position.
     shards: BTreeMap<String, Tapped>,
     rows: BTreeMap<String, Row>,
 }

@@ -16,7 +16,7 @@ pub fn panels(dashboard: &Value) -> Vec<&Value> {
     panels.iter().filter(|panel| panel["type"] != "row").collect()
 }
 
-/// What its panels and annotations ask Prometheus for.
+/// The queries of its panels and annotations.
 pub fn queries(dashboard: &Value) -> Vec<String> {
     let targets = panels(dashboard).into_iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
     let annotations = dashboard["annotations"]["list"].as_array().into_iter().flatten();

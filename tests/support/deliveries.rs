@@ -1,4 +1,4 @@
-//! What workers delivered, in the order in which it arrived, and whether that is what was to be delivered.
+//! Records that workers delivered, in the order of their arrival, compared with those that were written.
 //!
 //! All workers of an application append to one file, so that the order of arrival is the operating system's, exact
 //! also between processes, and owes nothing to the pace of the test.
@@ -79,7 +79,7 @@ impl Deliveries {
         &self.all
     }
 
-    /// How many different records were delivered.
+    /// The number of different records delivered.
     pub fn firsts(&mut self) -> usize {
         self.refresh().iter().filter(|delivery| !delivery.is_repeat).count()
     }

@@ -1,4 +1,4 @@
-//! What a process test plays in: a local service, a folder, and workers.
+//! The surroundings of a process test: a local service, a folder, and workers.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::support::wait::wait_for;
 /// The table that tests write to.
 pub const TABLE: &str = "Things";
 
-/// What makes workers quick enough for tests.
+/// Flags that make workers quick enough for tests.
 const QUICK: [(&str, &str); 3] =
     [("--lease-duration", "2s"), ("--idle-poll", "100ms"), ("--checkpoint-interval", "500ms")];
 
@@ -113,7 +113,7 @@ impl Worker {
         Worker { child, id: id.to_owned(), log }
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).expect("the log can be read")
     }

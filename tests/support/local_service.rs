@@ -25,7 +25,7 @@ pub struct LocalService {
     address: String,
 }
 
-/// How many records were written for each key: its items hold `n` = 1, 2, … in that order.
+/// The number of records written for each key: its items hold `n` = 1, 2, … in that order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written(pub BTreeMap<String, u64>);
 
@@ -123,12 +123,12 @@ impl LocalService {
         self.exchange("GET", "/_local/stats", "", "").expect("the service counts")
     }
 
-    /// How often an operation was called.
+    /// The number of calls of an operation.
     pub fn calls(&self, operation: &str) -> u64 {
         self.stats()["calls"][operation].as_u64().unwrap_or(0)
     }
 
-    /// How often an operation was answered with this error.
+    /// The number of calls of an operation that ended with this error.
     pub fn errors(&self, operation: &str, code: &str) -> u64 {
         self.stats()["errors"][operation][code].as_u64().unwrap_or(0)
     }
@@ -182,7 +182,7 @@ impl LocalService {
             .collect()
     }
 
-    /// How many unfinished leases each owner has.
+    /// The number of unfinished leases of each owner.
     pub fn shares(&self, app: &str) -> BTreeMap<String, usize> {
         let mut shares = BTreeMap::new();
         for row in self.leases(app).into_values().filter(|row| row.checkpoint != "SHARD_END") {

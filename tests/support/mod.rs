@@ -27,7 +27,7 @@ pub fn shardkeeper() -> Command {
     command
 }
 
-/// How a finished program ended.
+/// The end of a program.
 pub struct Finished {
     /// The exit code; a signal's end has none and fails the test.
     pub code: i32,

@@ -22,7 +22,7 @@ struct Lines {
     reader: Option<JoinHandle<()>>,
 }
 
-/// What a worker left when it ended.
+/// The output and exit code of a worker that has ended.
 #[derive(Debug)]
 pub struct Ended {
     /// Its exit code.

@@ -1,5 +1,4 @@
-//! The network between one process and a service, as something that can be cut: then nothing comes through, and nobody
-//! is told.
+//! A proxy between one process and a service that can be cut: then packets vanish without an error on either side.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -21,7 +21,7 @@ pub fn config_of(caller: &str, url: &str) -> SdkConfig {
         .build()
 }
 
-/// What calls the tables of the service at `url`.
+/// A client for the tables of the service at `url`.
 pub fn tables(url: &str) -> TableClient {
     TableClient::new(&config(url))
 }

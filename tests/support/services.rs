@@ -7,14 +7,14 @@ use std::process::{Child, Command, Stdio};
 
 use super::wait::eventually;
 
-/// Where .ci/run put the official DynamoDB Local.
+/// The variable that names the folder of the official DynamoDB Local; .ci/run sets it.
 const DYNAMODB_LOCAL: &str = "SHARDKEEPER_TEST_DYNAMODB_LOCAL";
 /// A running service.
 pub struct Service {
     process: Child,
-    /// What it is called in transcripts and messages.
+    /// The name in transcripts and messages.
     pub name: &'static str,
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
     /// The region that its ARNs and records name.
     pub region: &'static str,
@@ -61,7 +61,7 @@ impl Service {
         Some(service)
     }
 
-    /// Where it is, for `--endpoint-url`.
+    /// The value for `--endpoint-url`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }

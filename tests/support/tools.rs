@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Where on the PATH a program is. Without it the caller skips its test, which is said; in CI that is a failure.
+/// Finds a program on the PATH. Without it the caller skips its test, with a message; in CI that is a failure.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());

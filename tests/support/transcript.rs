@@ -7,7 +7,7 @@
 //! # DynamoDB Local: how it differs, in words.
 //! <dynamodb-local 200 {…}
 //! ```
-//! Indented lines go on with the one above. An answer that a named service alone gives must have its reason above it.
+//! Indented lines continue the one above. An answer that a named service alone gives must have its reason above it.
 //!
 //! In an expected answer
 //! - `"$text"`, `"$number"` and `"$any"` stand for any such value, `"$absent"` for a member that is not there;
@@ -31,9 +31,9 @@ pub struct Step {
     pub operation: String,
     /// The request's body, names in it not yet replaced.
     pub body: Value,
-    /// What every service answers that has no answer of its own.
+    /// The answer of every service that has none of its own.
     pub expected: Expected,
-    /// What single services answer instead.
+    /// The answers of single services that differ.
     pub by_service: BTreeMap<String, Expected>,
 }
 
@@ -46,11 +46,11 @@ pub struct Expected {
     pub body: Value,
 }
 
-/// What the names of a transcript stand for so far.
+/// The values of a transcript's names so far.
 pub type Names = BTreeMap<String, Value>;
 
 impl Step {
-    /// What this service shall answer.
+    /// The answer expected of this service.
     pub fn expected_of(&self, service: &str) -> &Expected {
         self.by_service.get(service).unwrap_or(&self.expected)
     }
@@ -121,7 +121,7 @@ pub fn fill(body: &Value, names: &Names) -> Value {
 /// Compares an answer's value with what is expected, learning names from it.
 ///
 /// # Errors
-/// Where they differ and how.
+/// The place and kind of the difference.
 pub fn compare(expected: &Value, found: &Value, names: &mut Names) -> Result<(), String> {
     compare_at("", expected, found, names)
 }
@@ -187,7 +187,7 @@ fn compare_members(
     Ok(())
 }
 
-/// ReaderEvents each wanted value a partner of its own.
+/// Finds each wanted value a partner of its own.
 fn compare_unordered(place: &str, wanted: &[Value], found: &[Value], names: &mut Names) -> Result<(), String> {
     let mut left: Vec<&Value> = found.iter().collect();
     for wanted in wanted {

@@ -45,7 +45,7 @@ struct Harness {
     fleet: Fleet,
     faults: Arc<Mutex<VecDeque<Fault>>>,
     batches: mpsc::UnboundedReceiver<HandedOver>,
-    /// How many batches were written: no two hold the same item, which would be no change.
+    /// The number of batches written: no two hold the same item, which would be no change.
     written: usize,
 }
 
@@ -79,7 +79,7 @@ impl Harness {
         handed
     }
 
-    /// What goes wrong with the next attempts of a transaction.
+    /// Makes the next attempts of a transaction go wrong.
     fn next_faults(&self, count: usize, effect: &Effect) {
         let fault = Fault { effect: effect.clone(), ..Fault::default() };
         self.faults.lock().expect("no panic").extend(std::iter::repeat_n(fault, count));

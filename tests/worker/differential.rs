@@ -1,4 +1,4 @@
-//! What must hold between our decoding and others', whatever the bytes.
+//! Properties of our decoding and the SDK's that hold whatever the bytes.
 
 use aws_sdk_dynamodbstreams::types::{self, AttributeValue};
 use bytes::Bytes;
@@ -6,17 +6,17 @@ use shardkeeper::internals::model::record::{Item, Page};
 
 use super::sdk_decoding::SdkDecoder;
 
-/// The records in the SDK's type, and where the shard goes on.
+/// The records in the SDK's type, and the iterator for the rest of the shard.
 pub type Decoded = (Vec<types::Record>, Option<String>);
 
-/// What we make of an answer; `None` when we refuse it or one of its images.
+/// Decodes an answer with our decoder; `None` when it refuses the answer or one of its images.
 pub fn ours(body: &[u8]) -> Option<Decoded> {
     let page = Page::decode(Bytes::copy_from_slice(body)).ok()?;
     let records: Result<Vec<_>, _> = page.records.iter().map(|record| record.to_sdk()).collect();
     Some((records.ok()?, page.next_shard_iterator))
 }
 
-/// What the SDK makes of an answer; `None` when it refuses it.
+/// Decodes an answer with the SDK; `None` when it refuses the answer.
 pub fn the_sdks(decoder: &SdkDecoder, body: &[u8]) -> Option<Decoded> {
     let output = decoder.decode(Bytes::copy_from_slice(body))?;
     Some((output.records.unwrap_or_default(), output.next_shard_iterator))

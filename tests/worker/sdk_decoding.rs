@@ -36,7 +36,7 @@ impl SdkDecoder {
         Self { client: Client::from_conf(config), body, runtime: runtime.expect("a runtime") }
     }
 
-    /// What the SDK makes of `body`; `None` when it refuses it.
+    /// Decodes `body`; `None` when the SDK refuses it.
     pub fn decode(&self, body: Bytes) -> Option<GetRecordsOutput> {
         *self.body.lock().expect("a whole lock") = body;
         let call = self.client.get_records().shard_iterator("iterator").send();
@@ -44,7 +44,7 @@ impl SdkDecoder {
     }
 }
 
-/// TableHealth each request with the body at hand.
+/// Answers each request with the body at hand.
 #[derive(Debug)]
 struct StaticConnector(Arc<Mutex<Bytes>>);
 

@@ -15,7 +15,7 @@ use crate::fleet::Fleet;
 
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// What the processors saw, and the switch that lets those of the worker `hangs` return.
+/// Batches that the processors saw, and the switch that lets those of the worker `hangs` return.
 #[derive(Clone)]
 struct Harness {
     fleet: Fleet,

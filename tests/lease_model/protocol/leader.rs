@@ -1,4 +1,4 @@
-//! What leaders do.
+//! The steps of leaders.
 
 use super::{Action, Kind, LEADER, Steps, Write};
 use crate::row::{Change, Id, Row};

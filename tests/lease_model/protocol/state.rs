@@ -1,4 +1,4 @@
-//! What a state says, and which states are the same.
+//! Statements about a state, and equality of states.
 
 use super::{Child, Consumer, ConsumerCommand, PooledProcessor, Process, State, Write};
 use crate::row::Row;
@@ -33,7 +33,7 @@ impl<const W: usize, const S: usize> State<W, S> {
         *place = Some(write);
     }
 
-    /// The lease has come to somebody: whoever had it before has no more say.
+    /// The lease has a new holder: its former holder has no say any longer.
     pub(super) fn end_tenancy(&mut self, shard: usize) {
         for process in &mut self.processes {
             let slot = &mut process.slots[shard];

@@ -1,4 +1,4 @@
-//! What processes do: they live and die, look after their leases, and read shards.
+//! The steps of processes: they live and die, look after their leases, and read shards.
 
 use super::{Action, Child, Consumer, ConsumerCommand, EARLY_CHILD, Kind, SKIPPED, Steps, Write};
 use crate::row::{Change, Row};
@@ -151,7 +151,7 @@ impl<const W: usize, const S: usize> Steps<'_, W, S> {
                 self.send_change(Action::Checkpoint(worker, shard), worker, shard, Kind::Checkpoint, row, change);
             }
             ConsumerCommand::HandOver if is_done && row.from == 0 => {
-                // The leader has written the row since: read it, and go on from a hand-off alone.
+                // The leader has written the row since: read it, and resume from a hand-off alone.
                 let found = self.state.rows[shard].filter(|found| self.adopts(me, row, *found));
                 let transfer = |row: Row| row.after(Change::Transfer(me, position));
                 match found.and_then(transfer) {

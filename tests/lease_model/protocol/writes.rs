@@ -43,7 +43,7 @@ impl<const W: usize, const S: usize> Steps<'_, W, S> {
         });
     }
 
-    /// Whoever awaits an answer in vain looks at the row, and sends the write again if it is neither done nor on its way.
+    /// A sender that awaits an answer in vain reads the row, and sends the write again if it is neither done nor on its way.
     pub(super) fn settle(&mut self, worker: usize, shard: usize) {
         let process = self.state.processes[worker];
         let slot = process.slots[shard];
@@ -75,7 +75,7 @@ impl<const W: usize, const S: usize> Steps<'_, W, S> {
         is_adopted(me, known, found) || (!self.model.rules.adopts_hand_offs_only && found.holder() == me)
     }
 
-    /// What the sender makes of the row that its write has left behind or met.
+    /// The sender's conclusion from the row that its write left behind or met.
     fn answer(&self, next: &mut State<W, S>, write: Write, found: Row) {
         let (worker, shard) = (usize::from(write.process), usize::from(write.shard));
         let (me, rules) = (self.id(worker), self.model.rules);

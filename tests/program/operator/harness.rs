@@ -78,7 +78,7 @@ impl Harness {
         finish(self.command().args(line.split(' ')))
     }
 
-    /// What `status --json` shows.
+    /// The output of `status --json`.
     pub fn status(&self) -> Value {
         let finished = self.operator("status --json");
         assert_eq!(finished.code, 0, "{}", finished.stderr);

@@ -14,7 +14,7 @@ use crate::support::wait::{let_last, wait_for};
 
 const RECORDS: u64 = 10_000;
 const KEYS: u64 = 100;
-/// How long the handler takes for a record.
+/// The time that the handler takes for a record.
 const WORK: Duration = Duration::from_millis(5);
 
 /// A handler over HTTP in this process. Its threads end with the test's.
@@ -53,7 +53,7 @@ impl Handler {
     }
 }
 
-/// TableHealth the requests of one connection, until the worker that made it is gone.
+/// Answers the requests of one connection, until the worker that made it is gone.
 fn serve(connection: TcpStream, taken: &Mutex<Taken>, fails_one_in: u64, poison: Option<u64>) -> Option<()> {
     let mut answers = connection.try_clone().ok()?;
     let mut requests = BufReader::new(connection);

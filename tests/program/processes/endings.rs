@@ -1,4 +1,4 @@
-//! Where workers begin, and the ends that they find by themselves.
+//! Start positions of workers, and the ends that they find by themselves.
 
 use std::time::Duration;
 

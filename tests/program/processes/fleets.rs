@@ -8,10 +8,10 @@ use crate::support::fixture::{Fixture, TABLE, Worker};
 use crate::support::local_service::Written;
 use crate::support::wait::wait_for;
 
-/// Where nobody dies, a lease may be long: then none is lost on a busy machine.
+/// A lease so long that none is lost on a busy machine, for fleets in which nobody dies.
 const CALM: &str = "--lease-duration 15s";
 
-/// How many shards each worker shall have.
+/// The number of shards that each worker is due.
 fn shares<const N: usize>(counts: [(&str, usize); N]) -> BTreeMap<String, usize> {
     counts.map(|(id, count)| (id.to_owned(), count)).into()
 }

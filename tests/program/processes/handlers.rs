@@ -20,7 +20,7 @@ struct PythonHandler {
     process: Child,
     url: String,
     lines: std::sync::mpsc::Receiver<String>,
-    /// What was printed so far, by key: each `n` in the order of its first arrival.
+    /// The lines printed so far, by key: each `n` in the order of its first arrival.
     arrived: BTreeMap<String, Vec<u64>>,
 }
 
@@ -53,7 +53,7 @@ impl PythonHandler {
         PythonHandler { process, url: format!("http://127.0.0.1:{port}/"), lines, arrived: BTreeMap::new() }
     }
 
-    /// What has arrived by now: lines such as `INSERT {"key": {"S": "key-00"}, "n": {"N": "1"}}`.
+    /// Reads the lines that have arrived, such as `INSERT {"key": {"S": "key-00"}, "n": {"N": "1"}}`.
     fn arrived(&mut self) -> &BTreeMap<String, Vec<u64>> {
         for line in self.lines.try_iter() {
             let (event, image) = line.split_once(' ').expect("an event and an image");

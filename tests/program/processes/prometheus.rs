@@ -15,7 +15,7 @@ use crate::support::local_service::Written;
 use crate::support::wait::wait_for;
 use crate::support::{dashboard, tools};
 
-/// What it takes to fill the pipe of a worker that nobody reads.
+/// Records enough to fill the pipe of a worker that nobody reads.
 const PIPE_FILLING_RECORDS: usize = 2_000;
 
 #[test]

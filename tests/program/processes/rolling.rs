@@ -1,4 +1,4 @@
-//! What Kubernetes does to a fleet: a new version rolled out under load, and nodes lost.
+//! A fleet under Kubernetes: a new version rolled out under load, and nodes lost.
 //!
 //! Lag is measured from outside: from when a write was answered to when its record stands in the workers' output.
 
@@ -19,18 +19,18 @@ use crate::support::wait::{let_last, pause, wait_for};
 const APP: &str = "audit";
 /// The lease duration of the fixture's workers.
 const LEASE_DURATION: Duration = Duration::from_secs(2);
-/// What a rolling update may cost at the most.
+/// The most lag that a rolling update may cost.
 const ROLLING_LAG: Duration = Duration::from_secs(3);
-/// What lost workers may cost beyond the lease duration.
+/// The most lag that lost workers may cost beyond the lease duration.
 const FAILOVER_LAG: Duration = Duration::from_secs(2);
 /// The Deployment's minReadySeconds, made short.
 const MIN_READY: Duration = Duration::from_secs(1);
 /// Records a turn; some 25 turns a second.
 const RECORDS: usize = 20;
-/// How long shards live here.
+/// The lifetime of shards here.
 const ROLLOVER: Duration = Duration::from_secs(3);
 
-/// What was seen of the load.
+/// Measurements of the load.
 #[derive(Debug, Default)]
 struct Seen {
     records: usize,
@@ -42,7 +42,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// How much of the lag may be the machine's. From a lost worker to the next one's line some eight processes' turns
+    /// The part of the lag that may be the machine's. From a lost worker to the next one's line some eight processes' turns
     /// follow each other, and on a machine with nothing else to do a turn takes some hundredths of a second.
     fn of_machine(&self) -> Duration {
         8 * self.stall
@@ -134,7 +134,7 @@ fn under_load(service: &LocalService, deliveries: &mut Deliveries, act: impl FnO
     std::thread::scope(|scope| {
         let load = scope.spawn(|| Load::new(service, deliveries).run(&is_over));
         {
-            // Also when it panics: the load would go on for ever.
+            // Also when it panics: the load would never end.
             let _end = OnDrop(|| is_over.store(true, Ordering::Relaxed));
             act();
         }
@@ -149,7 +149,7 @@ struct Load<'a> {
     written: Written,
     /// When each record was written that has not arrived.
     waiting: HashMap<(String, u64), Instant>,
-    /// How many deliveries were looked at.
+    /// The number of deliveries measured.
     looked: usize,
     seen: Seen,
 }
@@ -232,14 +232,14 @@ fn probe(address: &str) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// Who leads, as the fleet table says.
+/// The leader by the fleet table.
 fn leader(service: &LocalService) -> String {
     let request = json!({"TableName": format!("{APP}-Fleet"), "Key": {"key": {"S": "leader"}}, "ConsistentRead": true});
     let item = &service.call("GetItem", &request)["Item"];
     item["worker"]["S"].as_str().expect("somebody leads").to_owned()
 }
 
-/// How many leases each worker says that it holds.
+/// The number of leases that each worker reports.
 fn known_shares(service: &LocalService) -> Vec<u64> {
     let items = service.call("Scan", &json!({"TableName": format!("{APP}-Fleet"), "ConsistentRead": true}));
     let items = items["Items"].as_array().expect("a list of items");

@@ -1,4 +1,4 @@
-//! Who may read what beside whom.
+//! Applications beside each other on one stream.
 
 use std::process::Stdio;
 

@@ -1,4 +1,4 @@
-//! What a worker says, and how soon, when it cannot start.
+//! Errors of a worker that cannot start, and how soon they come.
 
 use std::net::TcpListener;
 use std::process::Stdio;

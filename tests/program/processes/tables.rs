@@ -32,7 +32,7 @@ fn a_lease_row_of_nonsense_stops_its_shard_alone_until_it_is_mended() {
     let named = worker.log().lines().any(|line| line.contains("cannot be read") && line.contains(&shard));
     assert!(named, "the shard is named");
 
-    // The others go on with what comes now.
+    // The others continue with new records.
     fixture.service.write(TABLE, &mut written, 400);
     let shards = fixture.service.shards(TABLE);
     let of_others = || shards.iter().filter(|other| other.id != shard).flat_map(|other| &other.records);

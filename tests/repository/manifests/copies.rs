@@ -1,4 +1,4 @@
-//! What kustomize cannot read where it is, and so has copies of.
+//! Copies of the files that kustomize cannot read in their place.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -15,7 +15,7 @@ use crate::support::tools;
 /// A Python with what tests/repository/manifests/read.py imports.
 pub const PYTHON: &str = "SHARDKEEPER_TEST_PYTHON";
 
-/// What an overlay, or the base, applies.
+/// The resources that an overlay, or the base, applies.
 #[derive(Clone, Debug)]
 pub struct Overlay {
     /// The folder's name.

@@ -8,7 +8,7 @@ use shardkeeper::internals::telemetry::catalogue;
 use super::overlay::{Overlay, overlays};
 use crate::support::{finish, shardkeeper};
 
-/// What a worker needs beside its buffer, with much to spare.
+/// Memory that a worker needs beside its buffer, with much to spare.
 const PROGRAM_BYTES: u64 = 64 << 20;
 
 #[test]

@@ -38,7 +38,7 @@ struct Inner {
     /// The numbers that the handler fails on.
     poison: Mutex<BTreeSet<u32>>,
     handler: Mutex<Option<Arc<Handler>>>,
-    /// How long a record takes.
+    /// The time that a record takes.
     takes: Mutex<Duration>,
     seen: Mutex<Vec<Seen>>,
     batches: Mutex<Vec<usize>>,
@@ -142,7 +142,7 @@ impl Harness {
         *self.inner.poison.lock().expect("no panic") = numbers.into();
     }
 
-    /// What each call answers, before anything else is looked at.
+    /// Sets each call's answer, which comes before anything else.
     pub fn handle<H, A>(&self, handler: H)
     where
         H: Fn(&ProcessRecordsInput, &[u32]) -> A + Send + Sync + 'static,
@@ -152,7 +152,7 @@ impl Harness {
         *self.inner.handler.lock().expect("no panic") = Some(Arc::new(boxed));
     }
 
-    /// How long each record takes.
+    /// Sets the time that each record takes.
     pub fn take(&self, length: Duration) {
         *self.inner.takes.lock().expect("no panic") = length;
     }
@@ -189,7 +189,7 @@ impl Harness {
         self.inner.batches.lock().expect("no panic").clone()
     }
 
-    /// How many calls had this number in their batch first, or alone.
+    /// The number of calls that had this number in their batch.
     pub fn calls_with(&self, number: u32) -> usize {
         let calls = self.inner.calls.lock().expect("no panic");
         calls.iter().filter(|call| call.contains(&number)).count()
@@ -245,7 +245,7 @@ impl Harness {
         (text("checkpoint").unwrap_or_default(), text("shardkeeperDone"))
     }
 
-    /// What a worker's heartbeat says that its shards wait for.
+    /// The causes for which a worker's shards wait, by its heartbeat.
     pub fn halted(&self, worker: &str) -> Vec<Value> {
         let item = self.fleet.worker_item(worker);
         let halted = item["halted"]["M"].as_object().into_iter().flatten();

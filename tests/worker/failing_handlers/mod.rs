@@ -1,4 +1,4 @@
-//! What becomes of records whose handler fails, and of the order of items when several are worked on at once: workers
+//! The fate of records whose handler fails, and the order of items when several are worked on at once: workers
 //! with the real SDK on the local service, in this process, on a paused clock.
 
 mod harness;

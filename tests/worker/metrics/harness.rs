@@ -169,7 +169,7 @@ impl Harness {
         }
     }
 
-    /// How long the oldest record that no processor is done with has been waiting, by the service's own clock.
+    /// The age of the oldest record that no processor has finished, by the service's own clock.
     pub fn true_lag(&self) -> Duration {
         let processed = self.processed.lock().expect("no panic");
         let written = self.written.lock().expect("no panic");
@@ -177,7 +177,7 @@ impl Harness {
         oldest.map_or(Duration::ZERO, |(_, at)| Duration::from_millis(self.fleet.now_ms() - at))
     }
 
-    /// From now on the processors hang, or no more.
+    /// Makes the processors hang, or lets them return.
     pub fn hang(&self, hangs: bool) {
         self.hangs.store(hangs, Ordering::Relaxed);
         self.goes_on.notify_waiters();

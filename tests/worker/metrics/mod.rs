@@ -1,4 +1,4 @@
-//! What workers show of themselves is so: every metric of the list is shown, lags are right by the service's own clock,
+//! Metrics, lags and readiness of workers: every metric of the list is shown, lags are right by the service's own clock,
 //! and readiness follows what the worker does.
 
 mod harness;
@@ -13,10 +13,10 @@ use shardkeeper_local::StreamAction;
 use harness::{Harness, Notes, Running};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How far a lag that is shown may be from the true one.
+/// The tolerance of a lag that is shown.
 const CLOSE: Duration = Duration::from_millis(1_500);
 
-/// What only workers with a policy for failures have to show.
+/// Metrics that only workers with a failure policy show.
 const OF_FAILURE_POLICIES: [&str; 3] =
     ["shardkeeper_record_retries_total", "shardkeeper_batch_bisects_total", "shardkeeper_dead_letters_failed_total"];
 
