@@ -20,8 +20,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("cli", &["model", "aws", "consumer", "coordination", "telemetry", "dead_letters", "admin", "options", "worker"]),
 ];
 
-/// Runtimes, clocks and randomness, none of which the model has.
-const FOREIGN_TO_MODEL: &[&str] = &["tokio", "tokio_util", "fastrand", "Instant", "SystemTime"];
+/// Runtimes and clocks, neither of which the model has.
+const FOREIGN_TO_MODEL: &[&str] = &["tokio", "tokio_util", "Instant", "SystemTime"];
 
 /// The files that may name crates of the AWS SDK.
 const AWS: &[&str] =
@@ -43,9 +43,13 @@ fn folders_name_each_other_only_as_the_table_says() {
 
 #[test]
 fn the_model_has_no_runtime_clock_or_randomness_and_only_adapters_name_the_sdk() {
-    refuse("src/model", |_, words| match words.iter().find(|word| FOREIGN_TO_MODEL.contains(word)) {
-        Some(word) => Err(format!("must not name {word}")),
-        None => Ok(()),
+    refuse("src/model", |_, words| {
+        let is_unseeded = |pair: &[&str]| pair[0] == "fastrand" && pair[1] != "Rng";
+        match words.iter().find(|word| FOREIGN_TO_MODEL.contains(word)) {
+            Some(word) => Err(format!("must not name {word}")),
+            None if words.windows(2).any(is_unseeded) => Err("must not name fastrand's own generator".into()),
+            None => Ok(()),
+        }
     });
     let is_sdk =
         |word: &&&str| ["aws_sdk_", "aws_smithy_", "aws_config", "aws_types"].iter().any(|s| word.starts_with(s));

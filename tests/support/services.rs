@@ -10,6 +10,7 @@ use super::wait::eventually;
 /// The variable that names the folder of the official DynamoDB Local; .ci/run sets it.
 const DYNAMODB_LOCAL: &str = "SHARDKEEPER_TEST_DYNAMODB_LOCAL";
 /// A running service.
+#[allow(dead_code, reason = "the conformance suite reads name and region")]
 pub struct Service {
     process: Child,
     /// The name in transcripts and messages.
