@@ -5,26 +5,20 @@
 //! AWS documents; where DynamoDB Local differs, the transcript has its answer too, with the difference in words. What
 //! differs in every answer is in [`as_documented`]. Requests and answers are compared as they are on the wire.
 
-#[path = "support/http.rs"]
+#[path = "support/mod.rs"]
 #[allow(dead_code)]
-mod http;
-#[path = "support/services.rs"]
-#[allow(dead_code)]
-mod services;
+mod support;
 #[path = "support/transcript.rs"]
 mod transcript;
-#[path = "support/wait.rs"]
-#[allow(dead_code)]
-mod wait;
 
 use std::net::SocketAddr;
 use std::path::Path;
 
-use http::{Answer, call, good};
 use serde_json::{Value, json};
-use services::Service;
+use support::http::{Answer, call, good};
+use support::services::Service;
+use support::wait::eventually;
 use transcript::{Names, Step};
-use wait::eventually;
 
 #[test]
 fn the_local_service_answers_as_documented() {

@@ -5,14 +5,13 @@
 //! live, a hand-off that never ended, prepared checkpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::http::{call, good};
+use crate::support::http::{call, good, send};
 use crate::support::program::{Ended, Program, environment};
 use crate::support::services::Service;
 use crate::support::wait::eventually;
@@ -280,12 +279,8 @@ fn put(at: SocketAddr, keys: &[String], version: u32) {
 /// Closes every open shard, each followed by one child.
 fn roll_over(at: SocketAddr) {
     let body = json!({"table": TABLE, "action": "rollover"}).to_string();
-    let mut connection = TcpStream::connect(at).expect("the service takes connections");
-    let head = format!("POST /_local/streams HTTP/1.1\r\nHost: {at}\r\nContent-Length: {}\r\n", body.len());
-    write!(connection, "{head}Connection: close\r\n\r\n{body}").expect("the service takes a request");
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer = send(at, "POST", "/_local/streams", "", &body).expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.body);
 }
 
 fn describe(at: SocketAddr, stream: &str) -> Vec<Value> {

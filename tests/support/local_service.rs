@@ -2,28 +2,22 @@
 //! it, and look behind the workers' backs.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::io;
+use std::net::SocketAddr;
+use std::process::{Child, Command};
 
 use serde_json::{Value, json};
 
-use crate::support::shardkeeper;
+use crate::support::http::{self, Answer};
+use crate::support::services::Service;
 use crate::support::wait::{pause, wait_for};
 
 /// Keys of the items that [`LocalService::write`] writes; no fewer than a batch has items.
 const KEYS: u64 = 40;
 /// BatchWriteItem takes no more.
 const BATCH: usize = 25;
-/// No call takes this long, but one that a fault keeps silent.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A running local service. It ends with this value.
-pub struct LocalService {
-    child: Child,
-    address: String,
-}
+/// A running local service.
+pub struct LocalService(Service);
 
 /// The number of records written for each key: its items hold `n` = 1, 2, … in that order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,28 +43,15 @@ pub struct ShardContent {
 impl LocalService {
     /// Starts the service with these further flags on any free port.
     pub fn start(flags: &str) -> LocalService {
-        let mut child = shardkeeper()
-            .args("local --port 0 --log-level warn".split(' '))
-            .args(flags.split_whitespace())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the service starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("a pipe was asked for");
-        BufReader::new(stdout).read_line(&mut line).expect("the service says where it is");
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split_whitespace().next());
-        let address = address.unwrap_or_else(|| panic!("no address in {line:?}")).to_owned();
-        LocalService { child, address }
+        LocalService(Service::shardkeeper_local(flags))
     }
 
-    /// Its host and port.
-    pub fn address(&self) -> &str {
-        &self.address
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
     }
 
-    /// Its URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.0.url()
     }
 
     /// Makes a table with the string hash key `key` and, if asked for, a stream.
@@ -97,30 +78,28 @@ impl LocalService {
 
     /// Calls an operation; the error is in the service's words, or says how the connection ended.
     pub fn try_call(&self, operation: &str, request: &Value) -> Result<Value, String> {
-        self.exchange("POST", "/", &target(operation), &request.to_string())
+        self.call_as("local", operation, request)
     }
 
     /// Calls an operation as somebody with this access key id.
     pub fn call_as(&self, caller: &str, operation: &str, request: &Value) -> Result<Value, String> {
-        let credential = format!("{caller}/20260101/us-east-1/dynamodb/aws4_request");
-        let headers = format!("{}authorization: AWS4-HMAC-SHA256 Credential={credential}\r\n", target(operation));
-        self.exchange("POST", "/", &headers, &request.to_string())
+        body(http::try_call(self.address(), caller, operation, request))
     }
 
     /// Replaces the plan of faults; `{}` ends them.
     pub fn faults(&self, plan: &Value) {
-        self.exchange("POST", "/_local/faults", "", &plan.to_string()).expect("a good plan");
+        self.send("POST", "/_local/faults", plan).expect("a good plan");
     }
 
     /// Splits, rolls over or trims the open shards of a table's stream.
     pub fn change_shards(&self, table: &str, action: &str) {
         let request = json!({"table": table, "action": action});
-        self.exchange("POST", "/_local/streams", "", &request.to_string()).expect("a table with a stream");
+        self.send("POST", "/_local/streams", &request).expect("a table with a stream");
     }
 
     /// All that the service has counted so far.
     pub fn stats(&self) -> Value {
-        self.exchange("GET", "/_local/stats", "", "").expect("the service counts")
+        self.send("GET", "/_local/stats", &json!({})).expect("the service counts")
     }
 
     /// The number of calls of an operation.
@@ -135,7 +114,7 @@ impl LocalService {
 
     /// Sends the service's process a signal.
     pub fn signal(&self, name: &str) {
-        signal(&self.child, name);
+        signal(&self.0.process, name);
     }
 
     /// Writes `count` records more, over all keys in turn. Each is tried until it is written: a second write of the
@@ -238,41 +217,15 @@ impl LocalService {
         }
     }
 
-    fn exchange(&self, method: &str, path: &str, headers: &str, body: &str) -> Result<Value, String> {
-        let answer = self.send(method, path, headers, body).map_err(|error| error.to_string())?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no HTTP answer: {answer:?}"))?;
-        if !head.starts_with("HTTP/1.1 200") {
-            return Err(body.to_owned());
-        }
-        serde_json::from_str(body).map_err(|error| format!("{error} in {body:?}"))
-    }
-
-    fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> std::io::Result<String> {
-        let mut connection = TcpStream::connect(&self.address)?;
-        connection.set_read_timeout(Some(CALL_TIMEOUT))?;
-        let (host, length) = (&self.address, body.len());
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{headers}connection: close\r\ncontent-length: {length}\r\n\r\n"
-        );
-        connection.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer)?;
-        Ok(answer)
+    fn send(&self, method: &str, path: &str, request: &Value) -> Result<Value, String> {
+        body(http::send(self.address(), method, path, "", &request.to_string()))
     }
 }
 
-impl Drop for LocalService {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The header that names an operation.
-fn target(operation: &str) -> String {
-    let streams = ["ListStreams", "DescribeStream", "GetShardIterator", "GetRecords"];
-    let api = if streams.contains(&operation) { "DynamoDBStreams_20120810" } else { "DynamoDB_20120810" };
-    format!("x-amz-target: {api}.{operation}\r\n")
+/// The body of a good answer; else the service's words, or the end of the connection.
+fn body(answer: io::Result<Answer>) -> Result<Value, String> {
+    let answer = answer.map_err(|error| error.to_string())?;
+    if answer.status == 200 { Ok(answer.body) } else { Err(answer.body.to_string()) }
 }
 
 /// The sequence number of a record as the service sends it.

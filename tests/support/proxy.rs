@@ -21,18 +21,18 @@ struct State {
 }
 
 impl Proxy {
-    /// A proxy to the service at `target`, a host and port.
-    pub fn to(target: &str) -> Proxy {
+    /// A proxy to the service at `target`.
+    pub fn to(target: SocketAddr) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it has an address");
-        let (state, target) = (Arc::<State>::default(), target.to_owned());
+        let state = Arc::<State>::default();
         let accepting = Arc::clone(&state);
         thread::spawn(move || {
             for connection in listener.incoming().map_while(Result::ok) {
                 if accepting.is_over.load(Ordering::SeqCst) {
                     return;
                 }
-                let Ok(service) = TcpStream::connect(&target) else { continue };
+                let Ok(service) = TcpStream::connect(target) else { continue };
                 connect(&connection, &service, &accepting);
                 connect(&service, &connection, &accepting);
             }

@@ -5,14 +5,15 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::wait::eventually;
+use crate::support::shardkeeper;
+use crate::support::wait::eventually;
 
 /// The variable that names the folder of the official DynamoDB Local; .ci/run sets it.
 const DYNAMODB_LOCAL: &str = "SHARDKEEPER_TEST_DYNAMODB_LOCAL";
 /// A running service.
 #[allow(dead_code, reason = "the conformance suite reads name and region")]
 pub struct Service {
-    process: Child,
+    pub process: Child,
     /// The name in transcripts and messages.
     pub name: &'static str,
     /// The address on which it listens.
@@ -24,11 +25,10 @@ pub struct Service {
 impl Service {
     /// `shardkeeper local` with further options, split at spaces.
     pub fn shardkeeper_local(options: &str) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_shardkeeper"))
-            .args(["local", "--port", "0"])
+        let mut process = shardkeeper()
+            .args(["local", "--port", "0", "--log-level", "warn"])
             .args(options.split_whitespace())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()
             .expect("the program starts");
         let mut lines = BufReader::new(process.stdout.take().expect("its output is piped")).lines();

@@ -151,7 +151,7 @@ async fn the_groups_lag_covers_the_shards_of_a_dead_worker_and_of_one_that_hangs
     };
     watch(10 * SECOND, || assert_eq!(group(), Duration::ZERO, "caught up and idle")).await;
     let headroom = notes.value("shardkeeper_group_trim_headroom_seconds");
-    assert_eq!(headroom, Some(86_400.0));
+    assert!(headroom.is_some_and(|seconds| (86_399.0..=86_400.0).contains(&seconds)), "{headroom:?}");
     assert_eq!(notes.value("shardkeeper_group_shards{state=reading}"), Some(4.0));
 
     harness.hang(true);
