@@ -1,4 +1,5 @@
 //! The services that the tests run against, each a process of its own that ends with its value.
+
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,6 +11,7 @@ use crate::support::wait::eventually;
 
 /// The variable that names the folder of the official DynamoDB Local; .ci/run sets it.
 const DYNAMODB_LOCAL: &str = "SHARDKEEPER_TEST_DYNAMODB_LOCAL";
+
 /// A running service.
 #[allow(dead_code, reason = "the conformance suite reads name and region")]
 pub struct Service {
