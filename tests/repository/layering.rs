@@ -1,6 +1,6 @@
 //! Directions in which the folders of `src` may name each other, as far as privacy doesn't enforce them.
 //!
-//! A search for words, with `//` comments left out: it finds slips, not tricks.
+//! A search for paths outside of `//` comments: it finds slips, not tricks.
 
 use std::path::{Path, PathBuf};
 
@@ -24,59 +24,50 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const FOREIGN_TO_MODEL: &[&str] = &["tokio", "tokio_util", "Instant", "SystemTime"];
 
 /// The files that may name crates of the AWS SDK.
-const AWS: &[&str] =
-    &["src/aws/", "src/dead_letters/table.rs", "src/dead_letters/sqs.rs", "local/src/connector.rs", "local/src/tests/"];
+const ADAPTERS: &[&str] = &["src/aws/", "src/dead_letters/table.rs", "src/dead_letters/sqs.rs"];
 
 #[test]
 fn folders_name_each_other_only_as_the_table_says() {
-    refuse("src", |file, words| {
+    refuse("src", |file, path| {
         let part = file.split(['/', '.']).nth(1).expect("a file below src");
-        if matches!(part, "lib" | "main") {
-            return Ok(());
-        }
-        let (_, may_name) = MAY_NAME.iter().find(|(name, _)| *name == part).ok_or("no row in the table")?;
-        let named = words.windows(2).filter(|pair| pair[0] == "crate").map(|pair| pair[1]);
-        let mut parts = named.filter(|name| *name != part && MAY_NAME.iter().any(|(other, _)| other == name));
-        parts.find(|name| !may_name.contains(name)).map_or(Ok(()), |name| Err(format!("must not name {name}")))
+        let ["crate", named, ..] = path else { return false };
+        let may_name = MAY_NAME.iter().find(|(name, _)| *name == part).map_or(&[][..], |(_, may_name)| may_name);
+        let is_part = MAY_NAME.iter().any(|(name, _)| name == named);
+        is_part && *named != part && !matches!(part, "lib" | "main") && !may_name.contains(named)
     });
 }
 
 #[test]
-fn the_model_has_no_runtime_clock_or_randomness_and_only_adapters_name_the_sdk() {
-    refuse("src/model", |_, words| {
-        let is_unseeded = |pair: &[&str]| pair[0] == "fastrand" && pair[1] != "Rng";
-        match words.iter().find(|word| FOREIGN_TO_MODEL.contains(word)) {
-            Some(word) => Err(format!("must not name {word}")),
-            None if words.windows(2).any(is_unseeded) => Err("must not name fastrand's own generator".into()),
-            None => Ok(()),
-        }
+fn the_model_has_no_runtime_clock_or_unseeded_randomness() {
+    refuse("src/model", |_, path| {
+        let is_unseeded = matches!(path, ["fastrand", item, ..] if *item != "Rng");
+        is_unseeded || path.iter().any(|segment| FOREIGN_TO_MODEL.contains(segment))
     });
-    let is_sdk =
-        |word: &&&str| ["aws_sdk_", "aws_smithy_", "aws_config", "aws_types"].iter().any(|s| word.starts_with(s));
-    for folder in ["src", "local/src"] {
-        refuse(folder, |file, words| match words.iter().find(is_sdk) {
-            Some(word) if !AWS.iter().any(|allowed| file.starts_with(allowed)) => Err(format!("must not name {word}")),
-            _ => Ok(()),
-        });
-    }
 }
 
-/// Fails with every line in the Rust files of `folder` that `check` refuses by its words.
-fn refuse(folder: &str, check: impl Fn(&str, &[&str]) -> Result<(), String>) {
+#[test]
+fn only_adapters_name_the_sdk() {
+    refuse("src", |file, path| {
+        path.len() > 1 && path[0].starts_with("aws_") && !ADAPTERS.iter().any(|allowed| file.starts_with(allowed))
+    });
+}
+
+/// Fails with every path in the Rust files of `folder` that `is_wrong` for its file.
+fn refuse(folder: &str, is_wrong: impl Fn(&str, &[&str]) -> bool) {
     let files = rust_files(&in_package(folder));
     assert!(files.len() > 5, "hardly any source in {folder}");
-    let mut refused = Vec::new();
+    let mut wrong = Vec::new();
     for file in files {
         let source = std::fs::read_to_string(&file).expect("a file of source");
         let name = file.strip_prefix(in_package("")).expect("a file of this package").to_str().expect("UTF-8");
         for (index, line) in source.lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
-            let words: Vec<&str> = code.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
-            let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
-            refused.extend(check(name, &words).err().map(|reason| format!("{name}:{}: {reason}", index + 1)));
+            let paths = code.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+            let wrong_here = paths.filter(|path| is_wrong(name, &path.split("::").collect::<Vec<_>>()));
+            wrong.extend(wrong_here.map(|path| format!("{name}:{}: {path}", index + 1)));
         }
     }
-    assert!(refused.is_empty(), "\n{}", refused.join("\n"));
+    assert!(wrong.is_empty(), "named against the rules:\n{}", wrong.join("\n"));
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
