@@ -1,20 +1,19 @@
-//! A processor with KCL's whole life cycle and checkpoints by hand: it counts how often each attribute name changes,
-//! shard by shard, and prints the counts before each checkpoint.
+//! A processor with KCL's whole life cycle and checkpoints by hand. It counts the attribute names in new images, shard by
+//! shard, and prints the counts before each checkpoint.
 //!
 //!     shardkeeper local &
 //!     cargo run --example attribute_counts -- Phones http://127.0.0.1:8000
 //!
-//! The first argument is the table, the second the endpoint, which may be left out for AWS.
+//! The first argument is the table, the second the endpoint. Without an endpoint it reads from AWS.
 
 use std::collections::BTreeMap;
 
-use shardkeeper::{BatchError, BoxError};
 use shardkeeper::{
-    Checkpointer, Checkpoints, ProcessRecordsInput, RecordProcessor, ShardContext, StreamSelector, Worker,
-    WorkerOptions,
+    BatchError, BoxError, Checkpointer, Checkpoints, ProcessRecordsInput, RecordProcessor, ShardContext,
+    StreamSelector, Worker, WorkerOptions,
 };
 
-/// Checkpoints after this many records.
+/// The number of records after which a shard is checkpointed.
 const RECORDS_A_CHECKPOINT: usize = 100;
 
 #[derive(Default)]
@@ -45,7 +44,7 @@ impl RecordProcessor for AttributeCounts {
     }
 
     async fn lease_lost(&mut self) {
-        eprintln!("{}: another worker goes on; what wasn't flushed will be counted there", self.shard);
+        eprintln!("{}: another worker continues, and counts what was not flushed here", self.shard);
     }
 
     async fn shard_ended(&mut self, checkpointer: &Checkpointer) -> Result<(), BoxError> {
@@ -60,7 +59,7 @@ impl RecordProcessor for AttributeCounts {
 }
 
 impl AttributeCounts {
-    /// Makes the counts durable (here: prints them), and only then checkpoints.
+    /// Makes the counts durable, and only then checkpoints. Here printing stands for durable storage.
     async fn flush(&mut self, checkpointer: &Checkpointer) -> Result<(), BoxError> {
         println!("{}: {:?}", self.shard, self.counts);
         checkpointer.checkpoint().await?;

@@ -1,25 +1,24 @@
-//! Copies a table into another one, change by change, and counts the changes of each item in a third: every change
-//! counts once, however often workers are killed and records are delivered again.
+//! Copies a table into another one, change by change, and counts the changes of each item in a third. Every change counts
+//! once, however often workers are killed and records are delivered again.
 //!
-//! Counting is what an ordinary handler gets wrong: a change that is delivered again counts again. Here the writes that
-//! records call for and the position behind those records are one transaction: all of it happens, or nothing.
+//! An ordinary handler counts a change again when it is delivered again. Here one transaction holds the writes for some
+//! records and the position after them: all of it happens, or nothing.
 //!
 //!     shardkeeper local &
 //!     cargo run --example effectively_once -- Phones PhonesCopy PhonesCounts http://127.0.0.1:8000
 //!
-//! The arguments are the table, whose stream must have new images; the copy and the counts, which must be there and have
-//! the table's key; and the endpoint, which may be left out for AWS.
+//! The arguments are the table, whose stream must have new images; the copy and the counts, which must exist and have the
+//! table's key; and the endpoint. Without an endpoint it uses AWS.
 
 use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, TransactWriteItem, Update};
 use shardkeeper::{
-    BatchError, Checkpoints, ProcessRecordsInput, Record, RecordBatch, RecordProcessor, ShardContext, StreamSelector,
-    Worker, WorkerOptions,
+    BatchError, BoxError, Checkpoints, MAX_WRITES, ProcessRecordsInput, Record, RecordBatch, RecordProcessor,
+    ShardContext, StreamSelector, Worker, WorkerOptions,
 };
-use shardkeeper::{BoxError, MAX_WRITES};
 
-/// A change makes one write to the copy and one to the counts.
+/// One write to the copy and one to the counts.
 const WRITES_A_RECORD: usize = 2;
 
 #[derive(Clone)]
@@ -30,7 +29,7 @@ struct Copier {
 
 impl RecordProcessor for Copier {
     async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
-        // A batch that failed halfway comes again as a whole.
+        // A batch that failed halfway comes again as a whole, so some of it may be committed already.
         let mut rest = input.checkpointer.undone(&input.records).await;
         while !rest.is_empty() {
             let (records, behind) = rest.split_at(records_of_one_transaction(&rest));
@@ -46,7 +45,7 @@ impl RecordProcessor for Copier {
 }
 
 impl Copier {
-    /// What a change does to the copy and to the counts.
+    /// Returns the writes of one change: to the copy and to the counts.
     fn writes(&self, record: &Record<'_>) -> Result<[TransactWriteItem; WRITES_A_RECORD], BoxError> {
         let write = TransactWriteItem::builder();
         let copied = match record.new_image()? {
@@ -69,7 +68,7 @@ impl Copier {
     }
 }
 
-/// How many of the records, from the first, go into one transaction: it takes no two writes of the same item.
+/// Returns the number of records, from the first, that fit into one transaction, which allows one write to an item.
 fn records_of_one_transaction(records: &RecordBatch) -> usize {
     let mut keys = BTreeSet::new();
     let most = MAX_WRITES / WRITES_A_RECORD;

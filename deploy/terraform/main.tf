@@ -7,7 +7,7 @@
 #     cluster = "production"
 #   }
 #
-# The policies are the files of ../iam, which a test of the project holds to what workers really do.
+# The policies are the files of ../iam. A test of the project compares them with the calls that workers make.
 
 terraform {
   required_version = ">= 1.3"
@@ -23,7 +23,7 @@ data "aws_caller_identity" "current" {}
 data "aws_region" "current" {}
 
 locals {
-  # In another partition than aws, the policies' ARNs need another one too.
+  # Outside the partition aws, the policies' ARNs need the other partition's name.
   names = {
     AWS_REGION     = data.aws_region.current.name
     AWS_ACCOUNT_ID = data.aws_caller_identity.current.account_id
@@ -32,7 +32,7 @@ locals {
   }
 }
 
-# Where the application stands in each shard. To lose it is to read the stream again from its beginning.
+# The application's position in each shard. Without it, the stream is read again from its beginning.
 resource "aws_dynamodb_table" "leases" {
   name                        = var.app
   billing_mode                = "PAY_PER_REQUEST"
@@ -53,7 +53,7 @@ resource "aws_dynamodb_table" "leases" {
   }
 }
 
-# Who is there. To lose it loses nothing but some seconds.
+# The workers of the fleet. Losing it costs a few seconds.
 resource "aws_dynamodb_table" "fleet" {
   name         = "${var.app}-Fleet"
   billing_mode = "PAY_PER_REQUEST"
@@ -69,7 +69,7 @@ resource "aws_dynamodb_table" "fleet" {
   }
 }
 
-# Records that were given up, with --on-failure dead-letter. To lose it is to lose them.
+# Dead letters, with --on-failure dead-letter: the only copy of these records.
 resource "aws_dynamodb_table" "dead_letters" {
   name                        = "${var.app}-DeadLetters"
   billing_mode                = "PAY_PER_REQUEST"
@@ -98,31 +98,31 @@ resource "aws_dynamodb_table" "dead_letters" {
 
 resource "aws_iam_policy" "worker" {
   name        = "${var.app}-worker"
-  description = "What a worker of ${var.app} does."
+  description = "The calls of a worker of ${var.app}."
   policy      = templatefile("${path.module}/../iam/worker.json", local.names)
 }
 
 resource "aws_iam_policy" "operator" {
   name        = "${var.app}-operator"
-  description = "What shardkeeper status and shardkeeper lease do to ${var.app}."
+  description = "The calls of shardkeeper status and shardkeeper lease on ${var.app}."
   policy      = templatefile("${path.module}/../iam/operator.json", local.names)
 }
 
-# For workers with --on-failure dead-letter, and those who look at dead letters, replay and purge them.
+# For workers with --on-failure dead-letter, and for people who list, replay and purge dead letters.
 resource "aws_iam_policy" "dead_letters" {
   name        = "${var.app}-dead-letters"
   description = "Keeps, reads and deletes dead letters of ${var.app}."
   policy      = templatefile("${path.module}/../iam/dead-letters.json", local.names)
 }
 
-# For those who make the tables without this module.
+# For people who create the tables without this module.
 resource "aws_iam_policy" "table_creator" {
   name        = "${var.app}-table-creator"
-  description = "Makes the tables of ${var.app}."
+  description = "Creates the tables of ${var.app}."
   policy      = templatefile("${path.module}/../iam/table-creator.json", local.names)
 }
 
-# By IRSA where an OIDC provider is given, else by EKS Pod Identity.
+# By IRSA if an OIDC provider is given, else by EKS Pod Identity.
 data "aws_iam_policy_document" "trust" {
   dynamic "statement" {
     for_each = var.oidc_provider == "" ? [1] : []

@@ -4,11 +4,11 @@ output "worker_role_arn" {
 }
 
 output "operator_policy_arn" {
-  description = "For the people who look at the fleet and intervene."
+  description = "For people who read the fleet's status and change leases."
   value       = aws_iam_policy.operator.arn
 }
 
 output "table_creator_policy_arn" {
-  description = "For whoever makes such tables elsewhere."
+  description = "For people who create such tables elsewhere."
   value       = aws_iam_policy.table_creator.arn
 }

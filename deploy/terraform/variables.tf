@@ -4,7 +4,7 @@ variable "app" {
 }
 
 variable "table" {
-  description = "The table whose stream the workers read. It must be there, with its stream switched on."
+  description = "The table whose stream the workers read. It must exist, with its stream switched on."
   type        = string
 }
 
@@ -15,7 +15,7 @@ variable "oidc_provider" {
 }
 
 variable "cluster" {
-  description = "For EKS Pod Identity, the cluster's name. Empty to make the association by hand, or for IRSA."
+  description = "For EKS Pod Identity, the cluster's name. Empty to create the association by hand, or for IRSA."
   type        = string
   default     = ""
 }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Makes the table Phones with its stream, once DynamoDB answers, and writes to it for as long as it runs.
+# Creates the table Phones with its stream when DynamoDB answers, and writes to it while it runs.
 set -u
 
 until aws dynamodb list-tables >/dev/null 2>&1; do sleep 1; done

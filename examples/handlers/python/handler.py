@@ -3,9 +3,9 @@
     python3 handler.py --port 8080
     shardkeeper run --table Phones --app phone-printer --to http://127.0.0.1:8080/
 
-shardkeeper posts batches of records in the shape that AWS Lambda gives them to a function, and takes the same answers:
-nothing or {} when all is done, or {"batchItemFailures": [...]} with the records that are not. With a secret in
-SHARDKEEPER_HTTP_SECRET, set for both programs, requests from anybody else are refused.
+shardkeeper posts batches of records in the shape of AWS Lambda's event, and accepts the same answers: an empty body or {}
+when all is done, or {"batchItemFailures": [...]} with the records that are not. Set SHARDKEEPER_HTTP_SECRET for both
+programs to refuse requests without its signature.
 """
 
 import argparse
@@ -28,11 +28,11 @@ def handle(record):
 
 
 def handle_batch(records):
-    """Handles a shard's records in their order, and says which is the first that is not done."""
+    """Handles a shard's records in their order. Returns the first that is not done."""
     for record in records:
         try:
             handle(record)
-        except Exception as error:  # whatever it is, the others before it are done
+        except Exception as error:  # the records before it are done
             print(f"{record.get('eventID')}: {error!r}", file=sys.stderr)
             return {"batchItemFailures": [{"itemIdentifier": record["dynamodb"]["SequenceNumber"]}]}
     return {"batchItemFailures": []}

@@ -1,4 +1,4 @@
-# Makes the table named by SHARDKEEPER_TABLE with a stream, and waits until it can be used.
+# Creates the table named by SHARDKEEPER_TABLE with a stream, and waits until it can be used.
 set -eu
 if ! aws dynamodb describe-table --table-name "$SHARDKEEPER_TABLE" >/dev/null 2>&1; then
   aws dynamodb create-table --table-name "$SHARDKEEPER_TABLE" \

@@ -1,5 +1,5 @@
-# Writes twenty phones of five companies to SHARDKEEPER_TABLE, again and again, each time in another version; or as
-# often as the first argument says.
+# Keeps writing twenty phones of five companies to SHARDKEEPER_TABLE, each time in another version. The first argument
+# limits the number of rounds.
 set -eu
 version=0
 while [ "$version" -lt "${1:-1000000000}" ]; do
@@ -12,7 +12,7 @@ while [ "$version" -lt "${1:-1000000000}" ]; do
     done
   done
   if ! aws dynamodb batch-write-item --request-items "{\"$SHARDKEEPER_TABLE\":[$puts]}" >/dev/null; then
-    # The table, or DynamoDB Local, isn't there yet.
+    # The table doesn't exist yet, or DynamoDB Local doesn't answer.
     version=$((version - 1))
     sleep 2
   fi
