@@ -7,13 +7,14 @@ use std::sync::Arc;
 use fastrand::Rng;
 
 use super::super::counters::Outcome;
-use super::super::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
+use super::super::failure::{BatchError, FailurePolicy, OnFailure};
 use super::super::processor::{ProcessorFactory, RecordProcessor};
 use super::super::reader::seconds_to_ms;
 use super::Retry;
 use super::context::{DeliveryContext, Left, Report};
 use super::processor_pool::{ProcessorGuard, catch_panic};
 use crate::dead_letters::letter::{DeadLetter, GaveUp};
+use crate::dead_letters::queue::DeadLetterQueue;
 use crate::model::batcher::Unit;
 use crate::model::blocked_record::BlockedRecord;
 use crate::model::polling::Backoff;
@@ -260,17 +261,24 @@ impl<F: ProcessorFactory> BatchTask<F> {
 
     fn letter(&self, part: &Part, record: &Record<'_>, reason: GaveUp, error: &BatchError) -> DeadLetter {
         let desk = &self.desk;
-        let position = record.sequence_number().parse().expect("positions are checked when their page is decoded");
-        let (shard, now_ms) = (desk.context.shard_id.clone(), desk.shared.options.clock.now_ms());
-        let arn = desk.context.stream_arn.to_string();
-        let mut letter = DeadLetter::new(arn, shard, position, record.json(), &error.to_string(), now_ms);
-        letter.event_id = record.event_id().map(ToOwned::to_owned);
-        letter.reason = reason;
-        letter.attempts = part.calls;
-        letter.created_ms = record.created_at().map(seconds_to_ms);
-        letter.first_failed_ms = part.first_failed_ms.unwrap_or(now_ms);
-        letter.worker = desk.shared.worker.to_string();
-        letter
+        let now_ms = desk.shared.options.clock.now_ms();
+        DeadLetter {
+            stream_arn: desk.context.stream_arn.to_string(),
+            shard_id: desk.context.shard_id.clone(),
+            sequence_number: record
+                .sequence_number()
+                .parse()
+                .expect("positions are checked when their page is decoded"),
+            event_id: record.event_id().map(ToOwned::to_owned),
+            record: record.json().to_owned(),
+            error: DeadLetter::cut_error(&error.to_string()),
+            reason,
+            attempts: part.calls,
+            created_ms: record.created_at().map(seconds_to_ms),
+            first_failed_ms: part.first_failed_ms.unwrap_or(now_ms),
+            last_failed_ms: now_ms,
+            worker: desk.shared.worker.to_string(),
+        }
     }
 
     /// Puts a record's letter until it is durable.
