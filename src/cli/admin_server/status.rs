@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::cli::run_config::{AwsOptions, RunConfig, Source};
-use crate::cli::status::Looker;
+use crate::cli::status::StatusReader;
 
 /// How long a page is good, at the least and at the most.
 const SHORTEST: Duration = Duration::from_secs(2);
@@ -31,7 +31,7 @@ pub struct StatusPage {
 
 #[derive(Default)]
 struct State {
-    looker: Option<Looker>,
+    looker: Option<StatusReader>,
     page: Option<(Instant, Result<Bytes, String>)>,
 }
 
@@ -64,16 +64,16 @@ impl StatusPage {
         page
     }
 
-    async fn look(&self, looker: &mut Option<Looker>) -> Result<(Duration, Bytes), anyhow::Error> {
+    async fn look(&self, looker: &mut Option<StatusReader>) -> Result<(Duration, Bytes), anyhow::Error> {
         // One that fails is not used again, and neither is one that takes the fleet table for missing.
         let mut used = match looker.take() {
             Some(used) => used,
             None => {
                 let source = Some(self.source.clone());
-                Looker::new(&self.app, source, &self.aws, self.lease_duration).await?
+                StatusReader::new(&self.app, source, &self.aws, self.lease_duration).await?
             }
         };
-        let status = used.look(LISTING_AGE).await?;
+        let status = used.read(LISTING_AGE).await?;
         if !status.workers.is_empty() {
             *looker = Some(used);
         }

@@ -141,7 +141,7 @@ fn a_reset_shard_is_delivered_again_from_there() {
     assert!(gone.stderr.contains("the stream has no such place"), "{}", gone.stderr);
     let fourth = number(&records[3]);
     let dry = harness.operator(&format!("lease reset {shard} --at {fourth} --dry-run"));
-    assert!(dry.code == 0 && dry.stdout.contains("is delivered again"), "{}", dry.stderr);
+    assert!(dry.code == 0 && dry.stdout.contains("are delivered again"), "{}", dry.stderr);
     assert_eq!(harness.row(&shard), row, "nothing was written so far");
 
     let done = harness.operator(&format!("lease reset {shard} --at {fourth} --yes"));
