@@ -59,7 +59,7 @@ pub use consumer::{
     ShardContext, Totals, TransactWriteItem, WallClock, for_each,
 };
 pub use coordination::{Error as CoordinationError, WorkerExit};
-pub use dead_letters::letter::{DeadLetter, GaveUp};
+pub use dead_letters::letter::{DeadLetter, FailureLimit};
 pub use dead_letters::queue::{DeadLetterQueue, PrepareError, QueueFuture};
 #[cfg(feature = "sqs")]
 pub use dead_letters::sqs::SqsQueue;

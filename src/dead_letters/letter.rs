@@ -33,7 +33,7 @@ pub struct DeadLetter {
     /// The last error, cut to [`DeadLetter::MAX_ERROR_BYTES`].
     pub error: String,
     /// The limit that ended the attempts.
-    pub reason: GaveUp,
+    pub reason: FailureLimit,
     /// Calls of the processor with the record.
     pub attempts: u32,
     /// The time of its change (ms since the epoch; the service gives whole seconds), if the record has one.
@@ -49,7 +49,7 @@ pub struct DeadLetter {
 /// The limit that ended the attempts with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum GaveUp {
+pub enum FailureLimit {
     /// The most attempts.
     Attempts,
     /// The record's greatest age.
@@ -77,7 +77,7 @@ impl DeadLetter {
             event_id: None,
             record: record.into(),
             error: Self::cut_error(error),
-            reason: GaveUp::Attempts,
+            reason: FailureLimit::Attempts,
             attempts: 1,
             created_ms: None,
             first_failed_ms: failed_ms,
@@ -177,7 +177,7 @@ impl fmt::Display for LetterId {
     }
 }
 
-impl GaveUp {
+impl FailureLimit {
     /// One word: `attempts` or `age`.
     pub fn as_str(self) -> &'static str {
         match self {

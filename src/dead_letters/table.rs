@@ -19,7 +19,7 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use aws_smithy_runtime::client::retries::RetryPartition;
 
-use super::letter::{DeadLetter, GaveUp, LetterId};
+use super::letter::{DeadLetter, FailureLimit, LetterId};
 use super::queue::{DeadLetterQueue, PrepareError, QueueFuture};
 use crate::aws::calls::MetricsInterceptor;
 use crate::aws::{ErrorKind, TableError, tables};
@@ -456,7 +456,8 @@ fn read_letter(item: &Item, record: String) -> Result<DeadLetter, String> {
     let lacks = |name: &str| format!("it has no {name}");
     let needed = |name: &str| text(item, name).ok_or_else(|| lacks(name));
     let sequence_number = needed(SEQUENCE_NUMBER)?.parse().map_err(|error| format!("{error}"))?;
-    let known = |reason: &str| GaveUp::from_word(reason).ok_or_else(|| format!("its reason {reason:?} is unknown"));
+    let known =
+        |reason: &str| FailureLimit::from_word(reason).ok_or_else(|| format!("its reason {reason:?} is unknown"));
     let last_failed_ms = count(item, LAST_FAILED_AT).ok_or_else(|| lacks(LAST_FAILED_AT))?;
     Ok(DeadLetter {
         stream_arn: needed(STREAM_ARN)?.to_owned(),

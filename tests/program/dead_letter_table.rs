@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use shardkeeper::internals::dead_letters::letter::{DeadLetter, GaveUp};
+use shardkeeper::internals::dead_letters::letter::{DeadLetter, FailureLimit};
 use shardkeeper::internals::dead_letters::table::{DeadLetterTable, Entry, LetterKey};
 
 use crate::support::http::good;
@@ -51,7 +51,7 @@ async fn a_letter_put_again_is_the_same_one(service: &Service, table: &DeadLette
     let mut again = letter.clone();
     again.record = r#"{"a":1e3,"b":"Aé\n"}"#.into();
     (again.first_failed_ms, again.last_failed_ms, again.attempts) = (8_000, 9_000, 12);
-    (again.error, again.worker, again.reason) = ("worse".into(), "w-2".into(), GaveUp::Age);
+    (again.error, again.worker, again.reason) = ("worse".into(), "w-2".into(), FailureLimit::Age);
     table.put(&again).await.expect("it is kept");
     let kept = all(table).await;
     assert_eq!(kept.len(), 1, "{kept:?}");

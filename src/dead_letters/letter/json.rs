@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{DeadLetter, GaveUp};
+use super::{DeadLetter, FailureLimit};
 
 /// A text that is no dead letter.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +76,7 @@ impl DeadLetter {
         let head: Head<'_> = serde_json::from_str(text)?;
         let RecordOnly { record } = serde_json::from_str(text)?;
         let sequence_number = head.sequence_number.parse().map_err(|error| JsonError::Unknown(format!("{error}")))?;
-        let reason = GaveUp::from_word(&head.reason)
+        let reason = FailureLimit::from_word(&head.reason)
             .ok_or_else(|| JsonError::Unknown(format!("the reason {:?} is unknown", head.reason)))?;
         Ok(Self {
             stream_arn: head.stream_arn.into_owned(),
@@ -130,7 +130,7 @@ mod tests {
             7_000,
         );
         letter.event_id = Some("e-1".into());
-        letter.reason = GaveUp::Age;
+        letter.reason = FailureLimit::Age;
         letter.attempts = 9;
         letter.created_ms = Some(5_000);
         letter.first_failed_ms = 6_000;
