@@ -70,7 +70,7 @@ pub enum Invariant {
 impl fmt::Display for Invariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoLoss => "no record is passed over",
+            Self::NoLoss => "no record is skipped",
             Self::Order => "no record of a child before its parent's end",
             Self::OneOwner => "a shard has one reader",
             Self::LiveOwner => "every open shard has a live owner",
@@ -337,7 +337,7 @@ impl LeaseOp<'_> {
             return Ok(());
         }
         self.require_or_force(Refusal {
-            reason: format!("worker {to} has {owned} leases and takes no more than {limit}"),
+            reason: format!("worker {to} has {owned} leases and takes at most {limit}"),
             invariant: None,
             can_force: true,
         })
@@ -442,7 +442,7 @@ mod tests {
         assert!(refusal.to_string().contains("it would break: a shard has one reader"), "{refusal}");
         let forced = plan(&Request::Release, "live", &snapshot, true).unwrap();
         assert_eq!(after(&forced).holder(), None);
-        assert_eq!(forced.hints, ["a".into()].into(), "its holder is told");
+        assert_eq!(forced.hints, ["a".into()].into(), "its holder gets a hint");
         assert!(forced.warnings[0].starts_with("forced: "), "{:?}", forced.warnings);
     }
 
@@ -473,7 +473,7 @@ mod tests {
             (after(&planned).owner.as_deref_id(), after(&planned).checkpoint_owner.as_deref_id()),
             (Some("b"), Some("a"))
         );
-        assert_eq!(planned.hints, ["a".into(), "b".into()].into(), "both are told");
+        assert_eq!(planned.hints, ["a".into(), "b".into()].into(), "both get a hint");
         for key in ["dead", "free"] {
             let planned = plan(&to("b"), key, &snapshot, false).unwrap();
             assert_eq!(
@@ -526,7 +526,7 @@ mod tests {
     fn a_worker_at_its_limit_gets_more_only_by_force() {
         let mut snapshot = fleet([lease("one", Some("b"), "5", &[]), lease("two", None, "5", &[])]);
         snapshot.members.insert("b".into(), Some(1));
-        assert!(plan(&to("b"), "two", &snapshot, false).unwrap_err().reason.contains("takes no more than 1"));
+        assert!(plan(&to("b"), "two", &snapshot, false).unwrap_err().reason.contains("takes at most 1"));
         assert!(plan(&to("b"), "two", &snapshot, true).is_ok());
     }
 

@@ -11,14 +11,14 @@ use super::value;
 
 const GROUP: &str = "Logs";
 
-/// How much is logged.
+/// The most detailed level that is logged, or a filter.
 pub const LEVEL: Setting<Filter> =
     Setting::new("log-level", "LEVEL", parse_filter).group(GROUP).default(Default::Value("info")).help(
         "How much is logged to standard error: off, error, warn, info, debug or trace of shardkeeper's own doings \
          (libraries speak from warn on), or a filter such as info,aws_sdk_dynamodb=debug.",
     );
 
-/// In which form it is logged.
+/// The form of log lines.
 pub const FORMAT: Setting<Format> = Setting::new("log-format", "human|json", |text| {
     value::one_of(text, &[("human", Format::Human), ("json", Format::Json)])
 })
@@ -26,17 +26,17 @@ pub const FORMAT: Setting<Format> = Setting::new("log-format", "human|json", |te
 .default(Default::Described("human on a terminal, json elsewhere"))
 .help("In which form logs are written.");
 
-/// What the options say about logs.
+/// The options of logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// What is let through.
+    /// The lines that are logged.
     pub filter: Filter,
-    /// In which form.
+    /// Their form.
     pub format: Format,
 }
 
 impl LogConfig {
-    /// What `layers` say about logs; the form follows from whether standard error is a terminal unless it was given.
+    /// Reads the options of logs. Without a given format, it is `human` on a terminal and `json` elsewhere.
     pub fn from_layers(layers: &mut Layers) -> LogConfig {
         let for_stderr = match std::io::stderr().is_terminal() {
             true => Format::Human,

@@ -1,4 +1,4 @@
-//! A dead letter: a whole record that the failure policy stopped retrying, with the story of its failure.
+//! A dead letter: a whole record that the failure policy stopped retrying, with a description of its failure.
 
 mod json;
 

@@ -41,7 +41,7 @@ pub struct StoredLetter {
 }
 
 impl StoredLetter {
-    /// The letter's id. An unreadable item of a table has its keys instead, unless they still tell the id.
+    /// The letter's id, or the key of an item in a table that has none.
     pub fn name(&self) -> String {
         match (&self.letter, &self.at) {
             (Ok(letter), _) => letter.id().to_string(),

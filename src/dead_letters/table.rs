@@ -495,7 +495,7 @@ fn split(record: &str) -> Vec<&str> {
     parts
 }
 
-/// Tells two ways of writing a record apart.
+/// A digest that differs between two texts of the same record.
 fn digest(record: &str) -> String {
     format!("{:016x}", fnv1a(record))
 }

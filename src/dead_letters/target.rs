@@ -27,7 +27,7 @@ impl DeadLetterTarget {
     /// Reads `table`, `file:PATH` or `sqs:URL`.
     ///
     /// # Errors
-    /// What is wrong with the text, and what to write.
+    /// A sentence that says what is wrong with the text, and what to write.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "table" => Ok(Self::Table),

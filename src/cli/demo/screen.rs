@@ -33,7 +33,7 @@ pub struct Screen {
     lines: String,
     /// The table at the bottom, if any.
     table: String,
-    /// How many lines of the table are on the screen.
+    /// The number of lines of the table on the screen.
     table_height: usize,
     table_changed: bool,
 }

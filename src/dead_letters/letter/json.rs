@@ -19,7 +19,7 @@ pub enum JsonError {
     Unknown(String),
 }
 
-/// All members but the record, which comes last, so that the start of a line tells the story.
+/// All members but the record, which comes last, so that the start of a line says what happened.
 #[derive(Serialize, Deserialize)]
 struct Head<'a> {
     #[serde(borrow)]
