@@ -19,9 +19,9 @@ use shardkeeper::{
     BatchError, CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, ProcessRecordsInput, RecordBatch,
     RecordProcessor, ShardContext, StreamSelector, Worker, WorkerOptions,
 };
-use shardkeeper_local::connector::InMemoryClient;
-use shardkeeper_local::faults::{Effect, Fault};
+use shardkeeper_local::InMemoryClient;
 use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
+use shardkeeper_local::{Effect, InjectedFault};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -59,7 +59,7 @@ impl RecordProcessor for Processor {
 /// A worker with its service, and what goes wrong with the next transactions.
 struct Scene {
     service: LocalService,
-    faults: Arc<Mutex<VecDeque<Fault>>>,
+    faults: Arc<Mutex<VecDeque<InjectedFault>>>,
     batches: mpsc::UnboundedReceiver<HandedOver>,
     /// How many batches were written: no two hold the same item, which would be no change.
     written: usize,
@@ -130,7 +130,7 @@ impl Scene {
 
     /// What goes wrong with the next attempts of a transaction.
     fn next_faults(&self, count: usize, effect: &Effect) {
-        let fault = Fault { effect: effect.clone(), ..Fault::default() };
+        let fault = InjectedFault { effect: effect.clone(), ..InjectedFault::default() };
         self.faults.lock().expect("no panic").extend(std::iter::repeat_n(fault, count));
     }
 
@@ -300,7 +300,7 @@ async fn what_was_told_to_be_refused_does_not_happen_later() {
 async fn a_commit_that_its_caller_gives_up_is_seen_through() {
     let mut scene = Scene::new();
     let batch = scene.batch().await;
-    let slow = Fault { delay_before: Duration::from_millis(500), ..Fault::default() };
+    let slow = InjectedFault { delay_before: Duration::from_millis(500), ..InjectedFault::default() };
     scene.faults.lock().expect("no panic").push_back(slow);
     let commit = batch.checkpointer.commit(&batch.records, counting(&batch.records));
     tokio::time::timeout(Duration::from_millis(100), commit).await.expect_err("it takes longer");

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use shardkeeper::internals::aws::clients::SdkConfig;
 use shardkeeper::internals::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext, WallClock};
 use shardkeeper::{Report, StreamSelector, Worker, WorkerOptions};
-use shardkeeper_local::connector::InMemoryClient;
+use shardkeeper_local::InMemoryClient;
 use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

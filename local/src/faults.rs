@@ -1,19 +1,19 @@
-//! What may go wrong on the way to the service and back: drawn by a plan, carried out by the shells.
+//! What may go wrong on the way to the service and back: drawn by a plan, carried out by the transports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use fastrand::Rng;
 use serde_json::{Value, json};
 
-use super::error::ServiceError;
-use super::policy::Policy;
-use super::random::Random;
-use super::request::Parameters;
-use super::world::Request;
+use crate::error::ServiceError;
+use crate::policy::Policy;
+use crate::request::Parameters;
+use crate::emulator::Request;
 
 /// What goes wrong with one call. The default is nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Fault {
+pub struct InjectedFault {
     /// How long the call takes to reach the service.
     pub delay_before: Duration,
     /// How long the answer takes to come back.
@@ -142,17 +142,17 @@ impl FaultPlan {
     }
 
     /// Draws the fault of one call.
-    pub(crate) fn draw(&self, request: &Request, random: &mut Random) -> Fault {
+    pub(crate) fn draw(&self, request: &Request, random: &mut Rng) -> InjectedFault {
         let operation = request.operation();
         let latency = self.latency.get(operation).or_else(|| self.latency.get("*"));
-        Fault {
+        InjectedFault {
             delay_before: latency.copied().unwrap_or_default(),
             delay_after: Duration::ZERO,
             effect: self.draw_effect(request, operation, random),
         }
     }
 
-    fn draw_effect(&self, request: &Request, operation: &str, random: &mut Random) -> Effect {
+    fn draw_effect(&self, request: &Request, operation: &str, random: &mut Rng) -> Effect {
         let refused = if request.is_for_streams() { self.refuse_streams } else { self.refuse_tables };
         if refused {
             return Effect::LoseCall;
@@ -163,7 +163,7 @@ impl FaultPlan {
         }
         for rule in &self.rules {
             let touched = rule.operations.is_empty() || rule.operations.contains(operation);
-            if touched && random.chance(rule.share) {
+            if touched && random.f64() < rule.share {
                 return rule.effect.clone();
             }
         }
@@ -172,6 +172,11 @@ impl FaultPlan {
 }
 
 impl FaultRule {
+    /// A rule for this share, 0 to 1, of the calls of all operations.
+    pub fn new(share: f64, effect: Effect) -> Self {
+        Self { operations: BTreeSet::new(), share, effect }
+    }
+
     fn from_json(json: &Value) -> Result<Self, ServiceError> {
         let members = Parameters::new(json, &["share", "effect", "code", "operations"])?;
         let share = members
@@ -270,7 +275,7 @@ mod tests {
             "deny": ["Scan"],
         });
         let plan = FaultPlan::from_json(&json).expect("a good plan");
-        let mut random = Random::new(1);
+        let mut random = Rng::with_seed(1);
         let mut effect = |target: &str| plan.draw(&request(target), &mut random).effect;
         assert_eq!(effect("DynamoDB_20120810.PutItem"), Effect::LoseAnswer);
         assert_eq!(effect("DynamoDB_20120810.GetItem"), Effect::None);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The options of a [`super::World`], with the real service's values as defaults where it has any.
+/// The options of a [`super::Emulator`], with the real service's values as defaults where it has any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalOptions {
     /// The region in ARNs and records.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::error::ServiceError;
-use super::number::Number;
-use super::stream::lifecycle::{Stream, Surroundings};
-use super::stream::record::{Cause, Change};
-use super::table::{KeyAttribute, KeySchema, PartitionKey};
-use super::timestamp::Timestamp;
-use super::value::{AttributeValue, Item};
-use super::world::World;
+use crate::error::ServiceError;
+use crate::number::Number;
+use crate::stream::lifecycle::{Stream, StreamContext};
+use crate::stream::record::{WriteSource, Change};
+use crate::table::{KeyAttribute, KeySchema, PartitionKey};
+use crate::timestamp::Timestamp;
+use crate::value::{AttributeValue, Item};
+use crate::emulator::Emulator;
 
 /// Candidates for keys that are tried for each one wanted, or for each shard; a fair hash needs far fewer.
 const TRIES_PER_KEY: u64 = 10_000;
@@ -20,7 +20,7 @@ const MOST_ATTRIBUTES: usize = 1000;
 ///
 /// The records are like any other: their keys belong to the shard, their sequence numbers go up, and their images
 /// tell a key's history in the attribute `v` (a number that grows by one) beside texts that fill them up.
-/// Only the table has no such items. With [`World::change_shards`] between two of these, a stream gets generations.
+/// Only the table has no such items. With [`Emulator::change_shards`] between two of these, a stream gets generations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preload {
     /// How many records each open shard gets.
@@ -39,7 +39,7 @@ pub struct Preload {
     pub pages_ahead: bool,
 }
 
-impl World {
+impl Emulator {
     /// Writes these records at the time `now`; answers how many.
     ///
     /// # Errors
@@ -65,13 +65,13 @@ impl World {
                 };
                 let new = image(key, version, &pads);
                 let old = version.checked_sub(1).map(|before| image(key, before, &pads));
-                let change = Change { old: old.as_ref(), new: Some(&new), cause: Cause::Request };
-                let mut surroundings = Surroundings { now, options: &self.options, random: &mut self.random };
-                written += u64::from(stream.append(*ring, &change, &mut surroundings));
+                let change = Change { old: old.as_ref(), new: Some(&new), source: WriteSource::Request };
+                let mut context = StreamContext { now, options: &self.options, random: &mut self.random };
+                written += u64::from(stream.append(*ring, &change, &mut context));
             }
         }
         if preload.pages_ahead {
-            stream.make_pages(now, &self.options);
+            stream.prepare_pages(now, &self.options);
         }
         self.stats.records_written += written;
         self.plan();

@@ -4,15 +4,15 @@ use std::ops::Bound;
 
 use serde_json::Value;
 
-use super::error::ServiceError;
-use super::expression::{Condition, ExpressionKind, KeyCondition, Placeholders, Projection};
-use super::items::{CapacityDetail, capacity_detail, consumed, read_units};
-use super::request::Parameters;
-use super::stream::record::append;
-use super::table::{ItemKey, KeySchema, PartitionKey};
-use super::tables::table_name;
-use super::value::{AttributeValue, Item, item_from_json, item_size, write_item_json};
-use super::world::{Reply, World};
+use crate::error::ServiceError;
+use crate::expression::{Condition, ExpressionKind, KeyCondition, Placeholders, Projection};
+use crate::items::{CapacityDetail, capacity_detail, consumed, read_units};
+use crate::request::Parameters;
+use crate::stream::record::append;
+use crate::table::{ItemKey, KeySchema, PartitionKey};
+use crate::tables::table_name;
+use crate::value::{AttributeValue, Item, item_from_json, item_size, write_item_json};
+use crate::emulator::{Reply, Emulator};
 
 /// The bytes of items after which a page ends, filtered ones included.
 const PAGE_BYTES: usize = 1024 * 1024;
@@ -56,7 +56,7 @@ const COMMON: [&str; 11] = [
     "IndexName",
 ];
 
-impl World {
+impl Emulator {
     pub(super) fn query(&mut self, body: &Value) -> Reply {
         let mut known = COMMON.to_vec();
         known.extend(["KeyConditionExpression", "ScanIndexForward"]);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::error::ServiceError;
+use crate::error::ServiceError;
 
 /// The members of a JSON request body, each of them known to its operation.
 pub(crate) struct Parameters<'a> {

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::policy::Need;
+use crate::policy::RequiredPermission;
 
-/// Counts since the world began.
+/// Counts since the emulator began.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -65,9 +65,9 @@ impl Stats {
         }
     }
 
-    pub(crate) fn note_need(&mut self, caller: &str, need: Need) {
+    pub(crate) fn note_permission(&mut self, caller: &str, permission: RequiredPermission) {
         let actions = self.actions.entry(caller.to_owned()).or_default();
-        actions.entry(need.action).or_default().insert(need.resource);
+        actions.entry(permission.action).or_default().insert(permission.resource);
     }
 
     pub(crate) fn units_of(&mut self, table: &str) -> &mut Units {

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::error::ServiceError;
-use super::random::mix;
-use super::timestamp::Timestamp;
-use super::value::{AttributeValue, Item, item_size};
+use crate::error::ServiceError;
+use crate::hash::stable_hash;
+use crate::timestamp::Timestamp;
+use crate::value::{AttributeValue, Item, item_size};
 
 /// The most bytes that an item may have ("Limits": 400 KB).
 const MAX_ITEM_BYTES: usize = 400 * 1024;
@@ -182,11 +182,7 @@ impl PartitionKey {
 }
 
 fn ring_of(kind: u8, bytes: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in std::iter::once(&kind).chain(bytes) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    mix(hash)
+    stable_hash(std::iter::once(kind).chain(bytes.iter().copied()))
 }
 
 /// What a table is made with.

@@ -1,9 +1,9 @@
-//! Points in time, as the world is told them.
+//! Points in time, as the emulator is told them.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Milliseconds since the Unix epoch, handed to the world by its shell.
+/// Milliseconds since the Unix epoch, handed to the emulator by its shell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(u64);
 

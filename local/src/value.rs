@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
-use super::number::{Number, NumberError};
+use crate::number::{Number, NumberError};
 
 /// How many lists and maps may stand inside one another ("Limits, Nested attribute depth").
 const MAX_NESTING: usize = 32;

@@ -18,7 +18,7 @@ use shardkeeper::{
     BatchError, DeadLetterQueue, ProcessRecordsInput, RecordProcessor, Report, ShardContext, StreamSelector, Worker,
     WorkerOptions,
 };
-use shardkeeper_local::connector::InMemoryClient;
+use shardkeeper_local::InMemoryClient;
 use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;

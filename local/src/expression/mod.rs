@@ -14,7 +14,7 @@
 //! Messages are the service's own, mostly as DynamoDB Local gives them, which shares its expression code.
 
 #[cfg(test)]
-mod answers;
+mod dynamodb_local_fixtures;
 mod condition;
 mod condition_syntax;
 mod evaluate;
@@ -38,7 +38,7 @@ pub use placeholders::Placeholders;
 pub use projection::Projection;
 pub use update::Update;
 
-use super::value::ValueError;
+use crate::value::ValueError;
 
 /// The request's member that an expression stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::answers::{CONDITIONS, KEY_CONDITIONS, PROJECTIONS, UPDATES};
+use super::dynamodb_local_fixtures::{CONDITIONS, KEY_CONDITIONS, PROJECTIONS, UPDATES};
 use super::*;
 use crate::value::{Item, item_from_json, item_to_json};
 

@@ -11,7 +11,7 @@ use crate::timestamp::Timestamp;
 
 /// An answer that is ready before it is asked for.
 #[derive(Clone, Debug)]
-pub(crate) struct MadePage {
+pub(crate) struct PreparedPage {
     /// The body, to be sent as it is.
     pub(crate) body: Bytes,
     /// How many records are in it.
@@ -22,10 +22,10 @@ pub(crate) struct MadePage {
 
 impl Stream {
     /// Makes the answers of all pages that can't change any more: the full ones, and the last one of a closed shard.
-    pub(crate) fn make_pages(&mut self, now: Timestamp, options: &LocalOptions) {
+    pub(crate) fn prepare_pages(&mut self, now: Timestamp, options: &LocalOptions) {
         let size = PageSize { records: options.page_records, bytes: options.page_bytes };
         for shard in self.shards.values_mut() {
-            let mut position = match shard.made.last_key_value() {
+            let mut position = match shard.prepared.last_key_value() {
                 Some((_, made)) => made.next,
                 None => Some(shard.horizon()),
             };
@@ -42,8 +42,8 @@ impl Stream {
                     issued: now,
                 });
                 let (records, next) = (page.records.len() as u64, page.next);
-                let made = MadePage { body: write_answer(&page, iterator.as_ref()), records, next };
-                shard.made.insert(start, made);
+                let made = PreparedPage { body: write_answer(&page, iterator.as_ref()), records, next };
+                shard.prepared.insert(start, made);
                 position = next;
             }
         }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::error::ServiceError;
 use super::request::Parameters;
 use super::timestamp::Timestamp;
-use super::world::{Reply, World, json_reply};
+use super::emulator::{Reply, Emulator, json_reply};
 use answer::write_answer;
 use iterator::ShardIterator;
 use lifecycle::Stream;
@@ -42,7 +42,7 @@ impl StreamAction {
     }
 }
 
-impl World {
+impl Emulator {
     pub(super) fn list_streams(&mut self, body: &Value) -> Reply {
         let parameters = Parameters::new(body, &["TableName", "Limit", "ExclusiveStartStreamArn"])?;
         let table = parameters.text("TableName")?;
@@ -155,7 +155,7 @@ impl World {
             return Err(trimmed());
         }
         let size = PageSize { records: limit, bytes: self.options.page_bytes };
-        if let Some(made) = shard.made.get(&iterator.position).filter(|_| limit == self.options.page_records) {
+        if let Some(made) = shard.prepared.get(&iterator.position).filter(|_| limit == self.options.page_records) {
             self.stats.records_served += made.records;
             return Ok(made.body.clone());
         }

@@ -27,7 +27,7 @@ pub(crate) struct StoredRecord {
 
 /// Who made a change, where the record says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub(crate) enum WriteSource {
     /// A request; such records have no `userIdentity`.
     Request,
     /// The item's time to live was over.
@@ -38,7 +38,7 @@ pub(crate) enum Cause {
 pub(crate) struct Change<'a> {
     pub(crate) old: Option<&'a Item>,
     pub(crate) new: Option<&'a Item>,
-    pub(crate) cause: Cause,
+    pub(crate) source: WriteSource,
 }
 
 /// What a record says beside the change itself.
@@ -137,7 +137,7 @@ pub(crate) fn write_record(frame: &RecordFrame<'_>, change: &Change<'_>) -> Stor
             frame.view.name()
         ),
     );
-    if change.cause == Cause::Expiry {
+    if change.source == WriteSource::Expiry {
         out.extend_from_slice(br#","userIdentity":{"type":"Service","principalId":"dynamodb.amazonaws.com"}"#);
     }
     out.push(b'}');

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Value, json};
 
-use super::answer::MadePage;
+use super::answer::PreparedPage;
 use super::record::StoredRecord;
 use crate::limits::RateLimit;
 use crate::timestamp::Timestamp;
@@ -24,7 +24,7 @@ pub(crate) struct Shard {
     /// The records that are not trimmed yet, oldest first.
     pub(crate) records: VecDeque<StoredRecord>,
     /// The answers that are ready, by the position at which their pages begin.
-    pub(crate) made: BTreeMap<u128, MadePage>,
+    pub(crate) prepared: BTreeMap<u128, PreparedPage>,
     /// The newest record that is trimmed.
     pub(crate) trimmed_to: Option<u128>,
     pub(crate) reads: RateLimit,
@@ -70,7 +70,7 @@ impl Shard {
             }
         }
         if let Some(trimmed) = self.trimmed_to {
-            self.made = self.made.split_off(&(trimmed + 1));
+            self.prepared = self.prepared.split_off(&(trimmed + 1));
         }
     }
 

@@ -1,15 +1,11 @@
-//! One suite of requests and expected answers, run against two services: `shardkeeper local` and the official
-//! DynamoDB Local.
+//! One suite of requests and expected answers, run against two services: this crate's and the official DynamoDB Local.
 //!
-//! The suite is tests/data/conformance: transcripts in the format of support/transcript.rs. What they expect is what
-//! AWS documents; where DynamoDB Local differs, the transcript has its answer too, with the difference in words. What
-//! differs in every answer is in [`as_documented`]. Requests and answers are compared as they are on the wire.
+//! The suite is tests/transcripts, in the format of transcript.rs. It expects the answers that AWS documents; where
+//! DynamoDB Local differs, the transcript has its answer too, with the difference in words. Differences in every answer
+//! are in [`as_documented`]. Requests and answers are compared as they are on the wire.
 
-#[path = "support/services.rs"]
 mod services;
-#[path = "support/transcript.rs"]
 mod transcript;
-#[path = "support/wire.rs"]
 mod wire;
 
 use std::net::SocketAddr;
@@ -21,12 +17,12 @@ use services::{Service, eventually};
 use transcript::{Names, Step};
 use wire::{Answer, call, good};
 
-/// How long the records of a write may take into their stream.
+/// Time for the records of a write to reach their stream.
 const ARRIVAL: Duration = Duration::from_secs(20);
 
 #[test]
 fn the_local_service_answers_as_documented() {
-    check(&Service::shardkeeper_local("--shards 4"));
+    check(&Service::shardkeeper_local());
 }
 
 #[test]
@@ -55,7 +51,7 @@ fn an_answer_that_differs_is_found() {
 
 /// Runs every transcript on the service and fails with all differences at once.
 fn check(service: &Service) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/conformance");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let mut files: Vec<_> = folder.read_dir().expect("the suite's folder").map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let mut steps = 0;

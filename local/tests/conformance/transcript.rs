@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-/// A request and what is expected of it.
+/// A request and its expected answers.
 #[derive(Debug)]
 pub struct Step {
     /// The line in the file, from 1.
@@ -31,9 +31,9 @@ pub struct Step {
     pub operation: String,
     /// The request's body, names in it not yet replaced.
     pub body: Value,
-    /// What every service answers that has no answer of its own.
+    /// The answer of every service that has none of its own.
     pub expected: Expected,
-    /// What single services answer instead.
+    /// The answers of single services.
     pub by_service: BTreeMap<String, Expected>,
 }
 
@@ -46,11 +46,11 @@ pub struct Expected {
     pub body: Value,
 }
 
-/// What the names of a transcript stand for so far.
+/// The values of a transcript's names so far.
 pub type Names = BTreeMap<String, Value>;
 
 impl Step {
-    /// What this service shall answer.
+    /// The expected answer of this service.
     pub fn expected_of(&self, service: &str) -> &Expected {
         self.by_service.get(service).unwrap_or(&self.expected)
     }

@@ -1,4 +1,4 @@
-//! The shells around the world: the real SDK over HTTP and in memory, faults, the control plane.
+//! The shells around the emulator: the real SDK over HTTP and in memory, faults, the control plane.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,9 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::connector::InMemoryClient;
-use crate::faults::{Effect, Fault, FaultPlan};
-use crate::{Clock, LocalOptions, LocalService, Timestamp, http};
+use crate::{Clock, Effect, FaultPlan, InMemoryClient, InjectedFault, LocalOptions, LocalService, Timestamp};
 
 /// Both of the SDK's clients.
 struct Clients {
@@ -25,13 +23,13 @@ struct Clients {
 
 impl Clients {
     fn new(endpoint: &str, http_client: impl Into<Option<InMemoryClient>>) -> Self {
-        let mut config = aws_config::SdkConfig::builder()
+        let mut config = aws_types::SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("us-east-1"))
             .credentials_provider(SharedCredentialsProvider::new(Credentials::for_tests()))
             .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
             .time_source(aws_smithy_async::time::SystemTimeSource::new())
-            .retry_config(aws_config::retry::RetryConfig::disabled())
+            .retry_config(aws_smithy_types::retry::RetryConfig::disabled())
             .endpoint_url(endpoint);
         config = match http_client.into() {
             Some(client) => config.http_client(client.shared()),
@@ -133,11 +131,11 @@ async fn a_hook_breaks_single_calls_of_single_clients() {
             () if key.contains("lost-answer") => Effect::LoseAnswer,
             () if key.contains("late") => Effect::ApplyLate(Duration::from_secs(5)),
             () if key.contains("slow") => {
-                return Some(Fault { delay_after: Duration::from_secs(3), ..Fault::default() });
+                return Some(InjectedFault { delay_after: Duration::from_secs(3), ..InjectedFault::default() });
             }
             () => return None,
         };
-        Some(Fault { effect, ..Fault::default() })
+        Some(InjectedFault { effect, ..InjectedFault::default() })
     });
     let clients = Clients::new("http://in-memory", client);
     let count = || service.stats().records_written;
@@ -182,7 +180,7 @@ async fn the_service_serves_over_http_and_can_be_made_to_fail() {
     let address = listener.local_addr().expect("an address");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let service = LocalService::new(LocalOptions::default(), Clock::system());
-    let serving = tokio::spawn(http::serve(listener, service, async {
+    let serving = tokio::spawn(service.serve(listener, async {
         let _ = stopped.await;
     }));
     walk_through(&Clients::new(&format!("http://{address}"), None)).await;
