@@ -121,7 +121,7 @@ pub fn fill(body: &Value, names: &Names) -> Value {
 /// Compares an answer's value with what is expected, learning names from it.
 ///
 /// # Errors
-/// Where they differ and how.
+/// The place of the difference, and both values.
 pub fn compare(expected: &Value, found: &Value, names: &mut Names) -> Result<(), String> {
     compare_at("", expected, found, names)
 }
