@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use crate::emulator::{Emulator, Reply, json_reply};
 use crate::error::ServiceError;
 use crate::items::{Outcome, capacity_detail, consumed_by_table, read_projection, read_units, write_units};
 use crate::request::Parameters;
@@ -11,7 +12,6 @@ use crate::stream::record::WriteSource;
 use crate::table::{ItemKey, Table, check_item_size};
 use crate::timestamp::Timestamp;
 use crate::value::{Item, item_from_json, item_size, item_to_json};
-use crate::emulator::{Reply, Emulator, json_reply};
 
 /// The most writes in a BatchWriteItem, and keys in a BatchGetItem.
 const MAX_WRITES: usize = 25;
@@ -136,7 +136,7 @@ impl Emulator {
     }
 }
 
-/// What a BatchGetItem reads from one table: each key as it was given, with its item.
+/// The part of a BatchGetItem for one table: each key as given, with its item.
 struct BatchRead<'a> {
     keys: Vec<(&'a Value, Option<Item>)>,
     projection: Option<super::expression::Projection>,

@@ -15,11 +15,11 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 
+use crate::emulator::{Answer, Request};
 use crate::faults::InjectedFault;
 use crate::server;
 use crate::service::{LocalService, LostCall};
 use crate::timestamp::Timestamp;
-use crate::emulator::{Answer, Request};
 
 /// One call that the SDK is about to make, as a [`FaultHook`] sees it.
 #[derive(Debug)]

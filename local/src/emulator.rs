@@ -7,19 +7,19 @@ use fastrand::Rng;
 use serde_json::Value;
 
 use crate::error::ServiceError;
-use crate::faults::{Effect, InjectedFault, FaultPlan};
+use crate::faults::{Effect, FaultPlan, InjectedFault};
 use crate::options::LocalOptions;
 use crate::policy;
 use crate::stats::Stats;
 use crate::stream::StreamAction;
 use crate::stream::lifecycle::{Stream, StreamContext};
-use crate::stream::record::{WriteSource, Change};
+use crate::stream::record::{Change, WriteSource};
 use crate::table::{ItemKey, Table};
 use crate::timestamp::Timestamp;
 use crate::transaction::Tokens;
 use crate::value::Item;
 
-/// A call as it reaches the service, whatever brought it.
+/// A call as it reaches the service by any transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The `x-amz-target` header, as `DynamoDB_20120810.PutItem`.
@@ -28,7 +28,7 @@ pub struct Request {
     pub body: Bytes,
 }
 
-/// What the service answers.
+/// An answer, before a transport carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
@@ -42,7 +42,7 @@ pub struct Answer {
 /// The body of a good answer, or the error in its place.
 pub(crate) type Reply = Result<Bytes, ServiceError>;
 
-/// All tables and streams, and everything that decides what they do next.
+/// All tables and streams.
 ///
 /// Equal options and equal calls at equal times give equal answers, to the byte.
 #[derive(Debug)]
@@ -57,9 +57,9 @@ pub struct Emulator {
     faults: FaultPlan,
     /// Apart from `random`, so that faults change no id.
     fault_random: Rng,
-    /// The latest time that a shell has told; time never goes back in here.
+    /// The latest time seen: it never moves back.
     clock: Timestamp,
-    /// Nothing happens by itself before this time.
+    /// No roll-over, trimming or expiry is due before this time.
     next_event: Timestamp,
     pub(super) next_ttl_sweep: Timestamp,
 }
@@ -77,7 +77,7 @@ impl Request {
 }
 
 impl Emulator {
-    /// A emulator without tables.
+    /// An emulator without tables.
     pub fn new(options: LocalOptions) -> Self {
         Self {
             random: Rng::with_seed(options.seed),
@@ -94,7 +94,7 @@ impl Emulator {
         }
     }
 
-    /// Carries out one call at the time `now`; an earlier time than a former call's counts as that one.
+    /// Carries out one call at the time `now`; a time before an earlier call's counts as that one.
     pub fn handle(&mut self, now: Timestamp, request: &Request) -> Answer {
         self.tick(now);
         let operation = request.operation();
@@ -109,7 +109,7 @@ impl Emulator {
         self.answer(operation, Err(error))
     }
 
-    /// Does what is due by `now`: roll-over, trimming, expiry. Cheap when nothing is.
+    /// Carries out the roll-over, trimming and expiry due by `now`. Cheap when nothing is due.
     pub fn tick(&mut self, now: Timestamp) {
         self.clock = self.clock.max(now);
         if self.clock < self.next_event {
@@ -124,23 +124,21 @@ impl Emulator {
         self.plan();
     }
 
-    /// The counters so far.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// What goes wrong on the way at present.
+    /// The fault plan in force.
     pub fn faults(&self) -> &FaultPlan {
         &self.faults
     }
 
-    /// Replaces the fault plan.
     pub fn set_faults(&mut self, faults: FaultPlan) {
         self.faults = faults;
     }
 
-    /// Draws what shall go wrong with one call by the plan; the transports carry it out. `caller` is the access key id
-    /// that the call is signed with, if it is.
+    /// Draws the fault of one call from the plan; the service carries it out. `caller` is the access key id that signed
+    /// the call.
     pub fn draw_fault(&mut self, request: &Request, caller: Option<&str>) -> InjectedFault {
         let mut fault = self.faults.draw(request, &mut self.fault_random);
         if let (Effect::None, Some(refusal)) =

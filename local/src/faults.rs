@@ -1,4 +1,4 @@
-//! What may go wrong on the way to the service and back: drawn by a plan, carried out by the transports.
+//! Faults on the way to the service and back: drawn from a plan, carried out by the service.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,23 +6,23 @@ use std::time::Duration;
 use fastrand::Rng;
 use serde_json::{Value, json};
 
+use crate::emulator::Request;
 use crate::error::ServiceError;
 use crate::policy::Policy;
 use crate::request::Parameters;
-use crate::emulator::Request;
 
-/// What goes wrong with one call. The default is nothing.
+/// The fault of one call. The default is none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InjectedFault {
-    /// How long the call takes to reach the service.
+    /// Delay of the call on its way to the service.
     pub delay_before: Duration,
-    /// How long the answer takes to come back.
+    /// Delay of the answer on its way back.
     pub delay_after: Duration,
-    /// What becomes of the call.
+    /// The outcome of the call.
     pub effect: Effect,
 }
 
-/// What becomes of a call.
+/// The outcome of a call.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum Effect {
@@ -45,17 +45,17 @@ pub enum Effect {
     ApplyLate(Duration),
 }
 
-/// Which faults calls meet, until told otherwise. The default is none.
+/// The faults of calls, until the next plan. The default is none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FaultPlan {
     /// Each is drawn for each call in turn; the first that comes up is the call's fault.
     pub rules: Vec<FaultRule>,
-    /// How long calls take, by operation; `*` stands for all others.
+    /// Latency by operation; `*` means all others.
     pub latency: BTreeMap<String, Duration>,
     /// Operations refused with AccessDeniedException.
     pub deny: BTreeSet<String>,
-    /// What callers may do, by access key id. What a policy does not allow is refused with AccessDeniedException; a
-    /// caller without one may do anything.
+    /// Policies by the caller's access key id. Calls that a policy does not allow are refused with
+    /// AccessDeniedException; a caller without one may do anything.
     pub policies: BTreeMap<String, Policy>,
     /// Connections that call the tables' API break.
     pub refuse_tables: bool,
@@ -63,14 +63,14 @@ pub struct FaultPlan {
     pub refuse_streams: bool,
 }
 
-/// A share of calls that meet a fault.
+/// A fault for a share of calls.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultRule {
     /// The operations it touches; all of them if empty.
     pub operations: BTreeSet<String>,
     /// The share of those calls, 0 to 1.
     pub share: f64,
-    /// What becomes of them.
+    /// The outcome of a call that meets it.
     pub effect: Effect,
 }
 

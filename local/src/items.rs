@@ -1,7 +1,8 @@
-//! Reading and writing single items; the planning of writes, which transactions share.
+//! Reads and writes of single items, and the planning of writes, which transactions share.
 
 use serde_json::{Map, Value, json};
 
+use crate::emulator::{Emulator, Reply};
 use crate::error::ServiceError;
 use crate::expression::{Condition, ExpressionKind, Placeholders, Projection, Update};
 use crate::request::Parameters;
@@ -10,9 +11,8 @@ use crate::table::{ItemKey, Table, check_item_size};
 use crate::tables::table_name;
 use crate::timestamp::Timestamp;
 use crate::value::{Item, item_from_json, item_size, item_to_json, write_item_json};
-use crate::emulator::{Reply, Emulator};
 
-/// A write that is read and checked against its table's schema, but not yet against its item.
+/// A write checked against its table's schema, but not yet against its item.
 pub(super) struct PlannedWrite {
     pub(super) table: String,
     pub(super) key: ItemKey,
@@ -22,12 +22,11 @@ pub(super) struct PlannedWrite {
     wants_item_on_failure: bool,
 }
 
-/// What a write does to its item.
 pub(super) enum Action {
     Put(Item),
     Update(Option<Update>),
     Delete,
-    /// Only the condition is looked at.
+    /// Checks the condition only.
     Check,
 }
 
@@ -40,7 +39,7 @@ pub(super) enum WriteKind {
     Check,
 }
 
-/// Why a write cannot be made.
+/// The refusal of a write.
 pub(super) enum WriteFailure {
     /// The condition does not hold; with the item, where the request wanted it.
     Condition(Option<Item>),
@@ -48,13 +47,13 @@ pub(super) enum WriteFailure {
     Invalid(ServiceError),
 }
 
-/// What the item was and will be.
+/// An item before and after a write.
 pub(super) struct Outcome {
     pub(super) old: Option<Item>,
     pub(super) new: Option<Item>,
 }
 
-/// How much a request wants to hear of its cost.
+/// The `ReturnConsumedCapacity` of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum CapacityDetail {
     None,

@@ -1,4 +1,4 @@
-//! Who may do what: an IAM identity policy that calls are held to, as the real service holds them to a role's.
+//! IAM identity policies, which calls are held to as the real service holds them to a role's.
 //!
 //! Calls are what the "Service Authorization Reference" makes of them: a transaction needs the action of each of its
 //! parts, a batch its own for every table, GetRecords the stream of its iterator.
@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use crate::emulator::Request;
 use crate::error::ServiceError;
 use crate::request::Parameters;
-use crate::emulator::Request;
 
-/// An identity policy: what it does not allow is refused.
+/// An identity policy: whatever it does not allow is refused.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     statements: Vec<Statement>,
@@ -19,7 +19,7 @@ pub struct Policy {
     document: Value,
 }
 
-/// One permission that a call needs: an action, as `dynamodb:GetItem`, on a resource's ARN.
+/// A permission that a call requires: an action, as `dynamodb:GetItem`, on a resource's ARN.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RequiredPermission {
     pub(crate) action: String,
@@ -56,7 +56,8 @@ impl Policy {
 
     /// The refusal of a call that needs something which no statement allows.
     pub(crate) fn refusal(&self, required: &BTreeSet<RequiredPermission>) -> Option<ServiceError> {
-        let missing = required.iter().find(|permission| !self.statements.iter().any(|statement| statement.allows(permission)))?;
+        let missing =
+            required.iter().find(|permission| !self.statements.iter().any(|statement| statement.allows(permission)))?;
         let RequiredPermission { action, resource } = missing;
         let message = format!(
             "User is not authorized to perform: {action} on resource: {resource} because no identity-based policy \
@@ -83,12 +84,16 @@ impl Statement {
     }
 }
 
-/// What a call needs. `table_arn` makes a table's ARN of its name. A body that cannot be read needs nothing: the
-/// service refuses it anyway.
-pub(crate) fn required_permissions(request: &Request, table_arn: impl Fn(&str) -> String) -> BTreeSet<RequiredPermission> {
+/// The permissions that a call requires. `table_arn` makes a table's ARN of its name. A body that cannot be read
+/// requires none: the service refuses it anyway.
+pub(crate) fn required_permissions(
+    request: &Request,
+    table_arn: impl Fn(&str) -> String,
+) -> BTreeSet<RequiredPermission> {
     let operation = request.operation();
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
-    let required = |action: &str, resource: String| RequiredPermission { action: format!("dynamodb:{action}"), resource };
+    let required =
+        |action: &str, resource: String| RequiredPermission { action: format!("dynamodb:{action}"), resource };
     let text = |member: &str| body[member].as_str().unwrap_or_default();
     match operation {
         "TransactWriteItems" => parts(&body)
@@ -136,7 +141,7 @@ fn words(members: &Parameters<'_>, name: &str) -> Result<Vec<String>, ServiceErr
     list.iter().map(|word| word.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
 }
 
-/// Whether `text` is what `pattern` says, where `*` stands for any characters and `?` for one.
+/// Whether `text` matches `pattern`, in which `*` means any characters and `?` one.
 fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut at, mut seen) = (0, 0);
@@ -209,7 +214,10 @@ mod tests {
         ]}));
         let policy = policy.expect("a good policy");
         let refusal = |action: &str, resource: &str| {
-            policy.refusal(&BTreeSet::from([RequiredPermission { action: action.to_owned(), resource: resource.to_owned() }]))
+            policy.refusal(&BTreeSet::from([RequiredPermission {
+                action: action.to_owned(),
+                resource: resource.to_owned(),
+            }]))
         };
         assert_eq!(refusal("dynamodb:GetItem", "arn:T"), None);
         let refused = refusal("dynamodb:PutItem", "arn:U").expect("another table");

@@ -16,13 +16,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::emulator::{Answer, Request};
 use crate::error::ServiceError;
 use crate::faults::FaultPlan;
 use crate::preload::Preload;
 use crate::request::Parameters;
 use crate::service::{LocalService, LostCall};
 use crate::stream::StreamAction;
-use crate::emulator::{Answer, Request};
 
 /// The longest request body that is read: a BatchWriteItem may have 16 MB.
 const MAX_REQUEST_BYTES: usize = 20 * 1024 * 1024;

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use crate::connector::InMemoryClient;
 use crate::emulator::{Answer, Emulator, Request};
 use crate::error::ServiceError;
-use crate::faults::{Effect, InjectedFault, FaultPlan};
+use crate::faults::{Effect, FaultPlan, InjectedFault};
 use crate::options::LocalOptions;
 use crate::preload::Preload;
 use crate::server::{self, Server};

@@ -1,4 +1,4 @@
-//! Counters of what the service did.
+//! Counters of calls, errors, capacity and records.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ pub struct Stats {
     pub calls: BTreeMap<String, u64>,
     /// Errors answered, by operation and error name.
     pub errors: BTreeMap<String, BTreeMap<String, u64>>,
-    /// What callers with a policy needed, by access key id: IAM's actions, each with the ARNs that it was needed on.
+    /// IAM permissions that callers with a policy required, by access key id: actions, each with its resources' ARNs.
     pub actions: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
     /// Capacity units by table, as ConsumedCapacity counts them.
     pub units: BTreeMap<String, Units>,
@@ -24,7 +24,7 @@ pub struct Stats {
     pub records_served: u64,
 }
 
-/// What a table's requests cost.
+/// The cost of a table's requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Units {
     /// Read units: half a one for each 4 KB, a whole one with strong consistency.

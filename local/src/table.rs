@@ -20,7 +20,7 @@ pub(crate) struct KeyAttribute {
     pub(crate) kind: String,
 }
 
-/// Which attributes are a table's key.
+/// The key attributes of a table.
 #[derive(Clone, Debug)]
 pub(crate) struct KeySchema {
     pub(crate) hash: KeyAttribute,
@@ -41,7 +41,7 @@ pub(crate) struct ItemKey {
     pub(crate) sort: Option<AttributeValue>,
 }
 
-/// When items expire: see UpdateTimeToLive.
+/// The expiry of items: see UpdateTimeToLive.
 #[derive(Clone, Debug)]
 pub(crate) struct TimeToLive {
     /// The attribute that holds the time, in seconds since the epoch.
@@ -185,7 +185,7 @@ fn ring_of(kind: u8, bytes: &[u8]) -> u64 {
     stable_hash(std::iter::once(kind).chain(bytes.iter().copied()))
 }
 
-/// What a table is made with.
+/// The settings of a new table.
 pub(crate) struct TableSettings {
     pub(crate) name: String,
     pub(crate) id: String,
@@ -259,7 +259,7 @@ impl Table {
             .map(|(_, item)| item)
     }
 
-    /// Puts `new` in the place of whatever the key has now, or removes that; answers what was there.
+    /// Replaces the key's item by `new`. Answers the old one.
     pub(crate) fn replace(&mut self, key: &ItemKey, new: Option<Item>) -> Option<Item> {
         self.count_expiry(key, new.as_ref());
         let new_bytes = new.as_ref().map_or(0, item_size) as u64;
@@ -281,7 +281,7 @@ impl Table {
         old
     }
 
-    /// Begins to watch for items whose `attribute` lies in the past.
+    /// Enables expiry by `attribute`.
     pub(crate) fn enable_ttl(&mut self, attribute: &str) {
         let mut expiries = BTreeSet::new();
         for (partition, items) in &self.items {

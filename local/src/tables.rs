@@ -4,6 +4,7 @@ use std::ops::Bound;
 
 use serde_json::{Value, json};
 
+use crate::emulator::{Emulator, Reply, json_reply};
 use crate::error::ServiceError;
 use crate::options::LocalOptions;
 use crate::request::{Parameters, missing};
@@ -11,7 +12,6 @@ use crate::stream::lifecycle::{Stream, StreamContext};
 use crate::stream::record::ViewType;
 use crate::table::{KeyAttribute, KeySchema, Table, TableSettings};
 use crate::timestamp::Timestamp;
-use crate::emulator::{Reply, Emulator, json_reply};
 
 impl Emulator {
     pub(super) fn create_table(&mut self, now: Timestamp, body: &Value) -> Reply {

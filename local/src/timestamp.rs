@@ -1,9 +1,9 @@
-//! Points in time, as the emulator is told them.
+//! Points in time.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Milliseconds since the Unix epoch, handed to the emulator by its shell.
+/// Milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(u64);
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use crate::emulator::{Emulator, Reply, json_reply};
 use crate::error::ServiceError;
 use crate::items::{
     Action, CapacityDetail, PlannedWrite, WriteFailure, WriteKind, capacity_detail, consumed_by_table, read_key,
@@ -16,14 +17,13 @@ use crate::stream::record::WriteSource;
 use crate::tables::table_name;
 use crate::timestamp::Timestamp;
 use crate::value::{item_size, item_to_json};
-use crate::emulator::{Reply, Emulator, json_reply};
 
 /// The most items in one transaction.
 const MAX_ITEMS: usize = 100;
-/// How long a client token stands for its request ("ClientRequestToken": 10 minutes).
+/// Life of a client token ("ClientRequestToken": 10 minutes).
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 
-/// The client tokens of late, with the requests they came with.
+/// Recent client tokens, each with its request and answer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tokens {
     known: BTreeMap<String, (Timestamp, Value, Bytes)>,

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
+use crate::emulator::{Emulator, Reply, json_reply};
 use crate::error::ServiceError;
 use crate::request::Parameters;
 use crate::stream::record::WriteSource;
 use crate::table::ItemKey;
 use crate::tables::table_name;
 use crate::timestamp::Timestamp;
-use crate::emulator::{Reply, Emulator, json_reply};
 
 /// Times further back than this are taken for something else, and the item stays ("Time to Live": five years).
 const OLDEST_EXPIRY_SECS: u64 = 5 * 365 * 24 * 3600;

@@ -14,7 +14,7 @@ use crate::options::LocalOptions;
 use crate::table::{KeySchema, Table};
 use crate::timestamp::Timestamp;
 
-/// The longest pause between two looks for records to trim.
+/// Longest pause between checks for records to trim.
 const TRIM_STEP: Duration = Duration::from_secs(1);
 
 /// A table's stream, enabled or disabled.
@@ -33,12 +33,12 @@ pub(crate) struct Stream {
     open: BTreeMap<u64, String>,
     /// The number that the next record or shard gets.
     pub(crate) next_sequence: u128,
-    /// Nothing happens by itself before this time.
+    /// No roll-over or trimming is due before this time.
     pub(crate) next_event: Timestamp,
     pub(crate) descriptions: RateLimit,
 }
 
-/// What a stream needs of its emulator.
+/// The parts of the emulator that a stream uses.
 pub(crate) struct StreamContext<'a> {
     pub(crate) now: Timestamp,
     pub(crate) options: &'a LocalOptions,
@@ -47,7 +47,13 @@ pub(crate) struct StreamContext<'a> {
 
 impl Stream {
     /// An enabled stream with its first shards, which divide the ring evenly.
-    pub(crate) fn new(table: &Table, arn: String, label: String, view: ViewType, context: &mut StreamContext<'_>) -> Self {
+    pub(crate) fn new(
+        table: &Table,
+        arn: String,
+        label: String,
+        view: ViewType,
+        context: &mut StreamContext<'_>,
+    ) -> Self {
         let mut stream = Self {
             arn,
             label,
@@ -73,9 +79,9 @@ impl Stream {
         stream
     }
 
-    /// Writes a change of an item at this place of the ring; what changes nothing gets no record. True if written.
+    /// Writes a change of an item at this place of the ring. False if it is no change, and so no record.
     pub(crate) fn append(&mut self, ring: u64, change: &Change<'_>, context: &mut StreamContext<'_>) -> bool {
-        if !self.enabled || !change.is_one() {
+        if !self.enabled || !change.is_change() {
             return false;
         }
         let Some((_, id)) = self.open.range(..=ring).next_back() else {
@@ -98,12 +104,12 @@ impl Stream {
         true
     }
 
-    /// Where the ranges of the open shards begin.
+    /// The first places of the open shards' ranges.
     pub(crate) fn open_ranges(&self) -> impl Iterator<Item = u64> {
         self.open.keys().copied()
     }
 
-    /// Does what is due: closes shards of age, drops records and shards beyond retention.
+    /// Closes shards of age, and drops records and shards beyond retention.
     pub(crate) fn advance(&mut self, context: &mut StreamContext<'_>) {
         if context.now < self.next_event {
             return;
@@ -129,7 +135,7 @@ impl Stream {
         self.plan(context);
     }
 
-    /// Carries out what an operator asks for; answers the shards that were touched.
+    /// Carries out an operator's change. Answers the shards it touched.
     pub(crate) fn act(
         &mut self,
         action: StreamAction,

@@ -10,23 +10,23 @@ use std::ops::Bound;
 
 use serde_json::{Value, json};
 
+use super::emulator::{Emulator, Reply, json_reply};
 use super::error::ServiceError;
 use super::request::Parameters;
 use super::timestamp::Timestamp;
-use super::emulator::{Reply, Emulator, json_reply};
 use answer::write_answer;
 use iterator::ShardIterator;
 use lifecycle::Stream;
 use shard::{PageSize, Shard};
 
-/// What an operator may do to shards outside their usual life.
+/// An operator's change to shards outside their usual life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamAction {
-    /// Close the shard; two children share its keys.
+    /// Closes the shard; two children share its keys.
     Split,
-    /// Close the shard; one child goes on with its keys.
+    /// Closes the shard; one child continues its keys.
     Rollover,
-    /// Drop its records, as if their retention were over.
+    /// Drops its records, as if their retention were over.
     Trim,
 }
 
@@ -170,7 +170,7 @@ impl Emulator {
     }
 }
 
-/// The position named by a sequence number, if the shard still has it and ever could have had it.
+/// The position of a sequence number within the shard's range.
 fn position_in(shard: &Shard, sequence: Option<u128>, next_sequence: u128) -> Result<u128, ServiceError> {
     let Some(sequence) = sequence else {
         return Err(invalid_sequence_number());

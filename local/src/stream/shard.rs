@@ -19,24 +19,24 @@ pub(crate) struct Shard {
     pub(crate) created: Timestamp,
     /// The sequence number that the shard begins at.
     pub(crate) start: u128,
-    /// When the shard closed, and the number it ended at.
+    /// The time of closing, and the ending sequence number.
     pub(crate) closed: Option<(Timestamp, u128)>,
     /// The records that are not trimmed yet, oldest first.
     pub(crate) records: VecDeque<StoredRecord>,
-    /// The answers that are ready, by the position at which their pages begin.
+    /// Prepared answers, by the first position of their pages.
     pub(crate) prepared: BTreeMap<u128, PreparedPage>,
     /// The newest record that is trimmed.
     pub(crate) trimmed_to: Option<u128>,
     pub(crate) reads: RateLimit,
 }
 
-/// Which records a page takes.
+/// The limits of a page.
 pub(crate) struct PageSize {
     pub(crate) records: usize,
     pub(crate) bytes: usize,
 }
 
-/// Some of a shard's records, and where the next page begins.
+/// A page of a shard's records.
 pub(crate) struct Page<'a> {
     pub(crate) records: Vec<&'a StoredRecord>,
     /// The least sequence number of the next page; `None` when the shard is closed and read to its end.

@@ -3,10 +3,10 @@
 mod items;
 mod reading;
 mod shards;
-mod transports;
 mod streams;
 mod tables;
 mod transactions;
+mod transports;
 
 use std::time::Duration;
 

@@ -292,7 +292,10 @@ fn pages_made_ahead_are_those_that_would_be_made_when_asked_for() {
         let first = fixture.shards(&arn)[0].clone();
         let id = text(&first["ShardId"]);
         // What comes later must not be hidden by a page that was made before.
-        fixture.emulator.preload(fixture.now, "Tab", &Preload { first_version: 250, ..preload.clone() }).expect("a stream");
+        fixture
+            .emulator
+            .preload(fixture.now, "Tab", &Preload { first_version: 250, ..preload.clone() })
+            .expect("a stream");
         let (open, _) = fixture.read_shard(&arn, &id);
         fixture.emulator.change_shards(fixture.now, "Tab", StreamAction::Trim, Some(&id)).expect("a shard");
         let (trimmed, _) = fixture.read_shard(&arn, &id);

@@ -45,7 +45,7 @@ fn service() -> LocalService {
     LocalService::new(options, Clock::tokio(Timestamp::from_millis(1_795_346_529_400)))
 }
 
-/// What a beginner does first: a table, some items, every record of its stream.
+/// A beginner's first steps: a table, some items, every record of its stream.
 async fn walk_through(clients: &Clients) {
     let hash = AttributeDefinition::builder().attribute_name("k").attribute_type(ScalarAttributeType::S);
     let element = KeySchemaElement::builder().attribute_name("k").key_type(KeyType::Hash);
