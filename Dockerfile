@@ -20,11 +20,13 @@ RUN docker/build setup "$TARGETARCH"
 # The dependencies, which change seldom: this layer is made anew only when Cargo.toml or Cargo.lock has changed.
 FROM toolchain AS dependencies
 COPY Cargo.toml Cargo.lock ./
+COPY local/Cargo.toml local/
 RUN docker/build dependencies "$TARGETARCH" cli
 
 FROM dependencies AS build
 COPY README.md ./
 COPY src src
+COPY local local
 RUN docker/build program "$TARGETARCH" cli /out/shardkeeper
 
 FROM build AS build-local
