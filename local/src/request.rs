@@ -44,6 +44,10 @@ impl<'a> Parameters<'a> {
         self.typed(name, "number", Value::as_i64)
     }
 
+    pub(crate) fn number(&self, name: &str) -> Result<Option<f64>, ServiceError> {
+        self.typed(name, "number", Value::as_f64)
+    }
+
     pub(crate) fn list(&self, name: &str) -> Result<Option<&'a Vec<Value>>, ServiceError> {
         self.typed(name, "list", Value::as_array)
     }

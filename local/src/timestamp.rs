@@ -13,6 +13,12 @@ impl Timestamp {
         Self(millis)
     }
 
+    /// The time that the API's JSON has as seconds with decimals, to the millisecond; the epoch for earlier ones.
+    pub(crate) fn from_seconds(seconds: f64) -> Self {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
+        Self((seconds * 1000.0).round() as u64)
+    }
+
     /// Milliseconds since the Unix epoch.
     pub const fn as_millis(self) -> u64 {
         self.0

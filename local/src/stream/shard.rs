@@ -57,6 +57,13 @@ impl Shard {
         self.trimmed_to.map_or(self.start, |trimmed| trimmed + 1)
     }
 
+    /// The position of the first record whose creation time, as records tell it in whole seconds, is at or after `time`.
+    pub(crate) fn position_at(&self, time: Timestamp) -> Option<u128> {
+        let is_before = |record: &StoredRecord| record.created.as_secs() * 1000 < time.as_millis();
+        let first = self.records.partition_point(is_before);
+        self.records.get(first).map(|record| record.sequence)
+    }
+
     /// Whether records from `position` on are no longer all there.
     pub(crate) fn is_trimmed_at(&self, position: u128) -> bool {
         self.trimmed_to.is_some_and(|trimmed| position <= trimmed)

@@ -127,12 +127,74 @@ fn iterators_that_cannot_be_are_refused() {
         (with("AT_SEQUENCE_NUMBER", "12"), "length greater than or equal to 21"),
         (with("AT_SEQUENCE_NUMBER", "100000000000000000000"), "Invalid SequenceNumber"),
         (with("AFTER_SEQUENCE_NUMBER", &far), "Invalid SequenceNumber"),
-        (with("AT_TIMESTAMP", "1"), "enum value set"),
+        (with("AT_TIMESTAMP", "100000000000000000001"), "should not be passed"),
+        (with("AT_SOME_TIME", "100000000000000000001"), "enum value set"),
     ] {
         fixture.refused("GetShardIterator", body, "ValidationException", part);
     }
     let junk = json!({"ShardIterator": "junk"});
     fixture.refused("GetRecords", junk, "ValidationException", "Invalid ShardIterator");
+}
+
+#[test]
+fn an_iterator_at_a_time_begins_with_the_first_record_created_then_or_later() {
+    let mut fixture = Fixture::with(one_shard());
+    let arn = fixture.table();
+    let shard = text(&fixture.shards(&arn)[0]["ShardId"]);
+    let begin = fixture.now.as_secs();
+    for value in 0..3 {
+        fixture.put("a", value); // at begin + 0.4, 2.4 and 4.4 seconds
+        fixture.pass(Duration::from_secs(2));
+    }
+    let body = |time: Value| json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": "AT_TIMESTAMP", "Timestamp": time});
+    let read = |fixture: &mut Fixture, time: Value| {
+        let iterator = fixture.ok("GetShardIterator", body(time))["ShardIterator"].clone();
+        let page = fixture.ok("GetRecords", json!({"ShardIterator": iterator}));
+        let records = page["Records"].as_array().expect("a list");
+        records.iter().map(|record| text(&record["dynamodb"]["NewImage"]["v"]["N"])).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&mut fixture, json!(begin)), ["0", "1", "2"]);
+    assert_eq!(read(&mut fixture, json!(begin + 1)), ["1", "2"]);
+    assert_eq!(read(&mut fixture, json!(begin + 2)), ["1", "2"]);
+    // Records tell their time in whole seconds, and so are they found.
+    assert_eq!(read(&mut fixture, json!(begin as f64 + 2.1)), ["2"]);
+    assert_eq!(read(&mut fixture, json!(begin + 5)), [""; 0]);
+    fixture.put("a", 3);
+    assert_eq!(read(&mut fixture, json!(begin + 5)), ["3"]);
+    for (time, part) in [(json!(begin + 7), "future"), (Value::Null, "required")] {
+        fixture.refused("GetShardIterator", body(time), "ValidationException", part);
+    }
+    let mut latest = body(json!(begin));
+    latest["ShardIteratorType"] = "LATEST".into();
+    fixture.refused("GetShardIterator", latest, "ValidationException", "should not be passed");
+
+    fixture.emulator.change_shards(fixture.now, "Tab", crate::StreamAction::Trim, None).expect("trimmed");
+    assert_eq!(read(&mut fixture, json!(begin)), [""; 0], "no error tells that records are gone");
+    fixture.emulator.change_shards(fixture.now, "Tab", crate::StreamAction::Rollover, None).expect("rolled over");
+    let iterator = fixture.ok("GetShardIterator", body(json!(begin)))["ShardIterator"].clone();
+    let page = fixture.ok("GetRecords", json!({"ShardIterator": iterator}));
+    assert_eq!(page, json!({"Records": []}), "a closed shard without records from then on is at its end");
+}
+
+#[test]
+fn malformed_arguments_of_the_streams_api_are_named() {
+    let mut fixture = Fixture::with(one_shard());
+    let arn = fixture.table();
+    let long = "a".repeat(40);
+    for (operation, body, part) in [
+        ("DescribeStream", json!({"StreamArn": "no arn"}), "'streamArn' failed to satisfy constraint"),
+        ("DescribeStream", json!({"StreamArn": long}), "Invalid StreamArn"),
+        ("ListStreams", json!({"ExclusiveStartStreamArn": "no arn"}), "'exclusiveStartStreamArn' failed"),
+        ("ListStreams", json!({"TableName": "a b"}), "Invalid table/index name"),
+        (
+            "GetShardIterator",
+            json!({"StreamArn": arn, "ShardId": "short", "ShardIteratorType": "LATEST"}),
+            "'shardId' failed",
+        ),
+        ("GetRecords", json!({"ShardIterator": ""}), "'shardIterator' failed"),
+    ] {
+        fixture.refused(operation, body, "ValidationException", part);
+    }
 }
 
 #[test]
