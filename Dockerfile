@@ -27,6 +27,7 @@ FROM dependencies AS build
 COPY README.md ./
 COPY local/src local/src
 COPY src src
+COPY local local
 RUN docker/build program "$TARGETARCH" cli /out/shardkeeper
 
 FROM build AS build-local

@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCrede
 use serde_json::json;
 use shardkeeper::internals::aws::clients::SdkConfig;
 use shardkeeper::{StreamSelector, Worker, WorkerOptions, for_each};
-use shardkeeper_local::connector::InMemoryClient;
+use shardkeeper_local::InMemoryClient;
 use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 
 const RECORDS: u64 = 10_000;

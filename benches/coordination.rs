@@ -14,7 +14,7 @@ use shardkeeper::internals::model::lease::{Lease, ShardId, WorkerId};
 use shardkeeper::internals::model::record::{Page, RecordBatch};
 use shardkeeper::internals::model::sequence_number::{SequenceNumber, compare_digits};
 use shardkeeper::internals::model::shard_graph::{Shard, ShardGraph};
-use shardkeeper_local::connector::InMemoryClient;
+use shardkeeper_local::InMemoryClient;
 use shardkeeper_local::{Clock, LocalOptions, LocalService, Timestamp};
 
 criterion_group!(benches, sequence_numbers, shard_graph, checkpoints);

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::error::ServiceError;
-use super::items::{Outcome, capacity_detail, consumed_by_table, read_projection, read_units, write_units};
-use super::request::Parameters;
-use super::stream::record::Cause;
-use super::table::{ItemKey, Table, check_item_size};
-use super::timestamp::Timestamp;
-use super::value::{Item, item_from_json, item_size, item_to_json};
-use super::world::{Reply, World, json_reply};
+use crate::emulator::{Emulator, Reply, json_reply};
+use crate::error::ServiceError;
+use crate::items::{Outcome, capacity_detail, consumed_by_table, read_projection, read_units, write_units};
+use crate::request::Parameters;
+use crate::stream::record::WriteSource;
+use crate::table::{ItemKey, Table, check_item_size};
+use crate::timestamp::Timestamp;
+use crate::value::{Item, item_from_json, item_size, item_to_json};
 
 /// The most writes in a BatchWriteItem, and keys in a BatchGetItem.
 const MAX_WRITES: usize = 25;
@@ -19,7 +19,7 @@ const MAX_KEYS: usize = 100;
 /// The most bytes of items that a BatchGetItem answers with; the other keys come back unprocessed.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
-impl World {
+impl Emulator {
     pub(super) fn batch_write_item(&mut self, now: Timestamp, body: &Value) -> Reply {
         let known = ["RequestItems", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"];
         let parameters = Parameters::new(body, &known)?;
@@ -50,7 +50,7 @@ impl World {
         let mut units = BTreeMap::new();
         for (table, key, new) in writes {
             let size_of_new = new.clone();
-            let old = self.replace_item(now, table, &key, new, Cause::Request);
+            let old = self.replace_item(now, table, &key, new, WriteSource::Request);
             let outcome = Outcome { old, new: size_of_new };
             *units.entry(table.clone()).or_insert(0.0) += write_units(&outcome);
         }
@@ -136,7 +136,7 @@ impl World {
     }
 }
 
-/// What a BatchGetItem reads from one table: each key as it was given, with its item.
+/// The part of a BatchGetItem for one table: each key as given, with its item.
 struct BatchRead<'a> {
     keys: Vec<(&'a Value, Option<Item>)>,
     projection: Option<super::expression::Projection>,

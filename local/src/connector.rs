@@ -1,4 +1,4 @@
-//! The local service beneath the real SDK, without a socket: for tests and simulations.
+//! The transport in memory, beneath the real SDK: for tests and simulations.
 //!
 //! Under a paused tokio clock and one seed, whole fleets of SDK clients run on it deterministically. The SDK asks it
 //! for neither threads nor time; delays are tokio's.
@@ -15,24 +15,25 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 
-use super::faults::Fault;
-use super::service::{LocalService, LostCall};
-use super::timestamp::Timestamp;
-use super::world::{Answer, Request};
+use crate::emulator::{Answer, Request};
+use crate::faults::InjectedFault;
+use crate::server;
+use crate::service::{LocalService, LostCall};
+use crate::timestamp::Timestamp;
 
 /// One call that the SDK is about to make, as a [`FaultHook`] sees it.
 #[derive(Debug)]
 pub struct Call<'a> {
     /// The label of the client that makes it: [`InMemoryClient::label`].
     pub client: &'a str,
-    /// What is called, with its body.
+    /// The operation and its body.
     pub request: &'a Request,
     /// The service's time.
     pub now: Timestamp,
 }
 
 /// Decides for each call what goes wrong with it; `None` leaves it to the service's fault plan.
-pub type FaultHook = Arc<dyn Fn(&Call<'_>) -> Option<Fault> + Send + Sync>;
+pub type FaultHook = Arc<dyn Fn(&Call<'_>) -> Option<InjectedFault> + Send + Sync>;
 
 /// An HTTP client for the SDK's configuration whose every call goes to a local service in this process.
 #[derive(Clone)]
@@ -43,36 +44,39 @@ pub struct InMemoryClient {
 }
 
 impl InMemoryClient {
-    /// A client of this service without a label.
+    /// A client without label or hook.
     pub fn new(service: LocalService) -> Self {
         Self { service, label: Arc::from(""), hook: None }
     }
 
-    /// The same with a label, by which hooks tell clients apart.
+    /// Sets the label by which hooks tell clients apart.
     #[must_use]
     pub fn label(mut self, label: &str) -> Self {
         self.label = Arc::from(label);
         self
     }
 
-    /// The same with a hook that may make each call fail.
+    /// Sets the hook, which may make each call fail.
     #[must_use]
-    pub fn hook(mut self, hook: impl Fn(&Call<'_>) -> Option<Fault> + Send + Sync + 'static) -> Self {
+    pub fn hook(mut self, hook: impl Fn(&Call<'_>) -> Option<InjectedFault> + Send + Sync + 'static) -> Self {
         self.hook = Some(Arc::new(hook));
         self
     }
 
-    /// For `http_client` of an SDK configuration.
+    /// The value for `http_client` of an SDK configuration.
     pub fn shared(self) -> SharedHttpClient {
         SharedHttpClient::new(self)
     }
 
-    async fn carry(self, request: Request) -> Result<HttpResponse, ConnectorError> {
+    async fn carry(self, caller: Option<String>, request: Request) -> Result<HttpResponse, ConnectorError> {
         let call = Call { client: &self.label, request: &request, now: self.service.now() };
         let fault = self.hook.as_ref().and_then(|hook| hook(&call));
         let answer = match fault {
             Some(fault) => self.service.call_with(request, fault).await,
-            None => self.service.call(request).await,
+            None => match caller {
+                Some(caller) => self.service.call_as(&caller, request).await,
+                None => self.service.call(request).await,
+            },
         };
         match answer {
             Ok(answer) => to_response(answer),
@@ -91,8 +95,8 @@ impl HttpConnector for InMemoryClient {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let client = self.clone();
         HttpConnectorFuture::new(async move {
-            let request = from_sdk(&request)?;
-            client.carry(request).await
+            let caller = request.headers().get("authorization").and_then(server::caller).map(str::to_owned);
+            client.carry(caller, from_sdk(&request)?).await
         })
     }
 }

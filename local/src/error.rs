@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::expression::ExpressionError;
-use super::value::ValueError;
+use crate::expression::ExpressionError;
+use crate::value::ValueError;
 
 /// An error as the service answers it: `{"__type": "…#Name", "message": "…"}` with a status of 400 or 500.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,28 +1,28 @@
-//! What may go wrong on the way to the service and back: drawn by a plan, carried out by the shells.
+//! Faults on the way to the service and back: drawn from a plan, carried out by the service.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use fastrand::Rng;
 use serde_json::{Value, json};
 
-use super::error::ServiceError;
-use super::policy::Policy;
-use super::random::Random;
-use super::request::Parameters;
-use super::world::Request;
+use crate::emulator::Request;
+use crate::error::ServiceError;
+use crate::policy::Policy;
+use crate::request::Parameters;
 
-/// What goes wrong with one call. The default is nothing.
+/// The fault of one call. The default is none.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Fault {
-    /// How long the call takes to reach the service.
+pub struct InjectedFault {
+    /// Delay of the call on its way to the service.
     pub delay_before: Duration,
-    /// How long the answer takes to come back.
+    /// Delay of the answer on its way back.
     pub delay_after: Duration,
-    /// What becomes of the call.
+    /// The outcome of the call.
     pub effect: Effect,
 }
 
-/// What becomes of a call.
+/// The outcome of a call.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum Effect {
@@ -45,17 +45,17 @@ pub enum Effect {
     ApplyLate(Duration),
 }
 
-/// Which faults calls meet, until told otherwise. The default is none.
+/// The faults of calls, until the next plan. The default is none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FaultPlan {
     /// Each is drawn for each call in turn; the first that comes up is the call's fault.
     pub rules: Vec<FaultRule>,
-    /// How long calls take, by operation; `*` stands for all others.
+    /// Latency by operation; `*` means all others.
     pub latency: BTreeMap<String, Duration>,
     /// Operations refused with AccessDeniedException.
     pub deny: BTreeSet<String>,
-    /// What callers may do, by access key id. What a policy does not allow is refused with AccessDeniedException; a
-    /// caller without one may do anything.
+    /// Policies by the caller's access key id. Calls that a policy does not allow are refused with
+    /// AccessDeniedException; a caller without one may do anything.
     pub policies: BTreeMap<String, Policy>,
     /// Connections that call the tables' API break.
     pub refuse_tables: bool,
@@ -63,14 +63,14 @@ pub struct FaultPlan {
     pub refuse_streams: bool,
 }
 
-/// A share of calls that meet a fault.
+/// A fault for a share of calls.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultRule {
     /// The operations it touches; all of them if empty.
     pub operations: BTreeSet<String>,
     /// The share of those calls, 0 to 1.
     pub share: f64,
-    /// What becomes of them.
+    /// The outcome of a call that meets it.
     pub effect: Effect,
 }
 
@@ -142,17 +142,17 @@ impl FaultPlan {
     }
 
     /// Draws the fault of one call.
-    pub(crate) fn draw(&self, request: &Request, random: &mut Random) -> Fault {
+    pub(crate) fn draw(&self, request: &Request, random: &mut Rng) -> InjectedFault {
         let operation = request.operation();
         let latency = self.latency.get(operation).or_else(|| self.latency.get("*"));
-        Fault {
+        InjectedFault {
             delay_before: latency.copied().unwrap_or_default(),
             delay_after: Duration::ZERO,
             effect: self.draw_effect(request, operation, random),
         }
     }
 
-    fn draw_effect(&self, request: &Request, operation: &str, random: &mut Random) -> Effect {
+    fn draw_effect(&self, request: &Request, operation: &str, random: &mut Rng) -> Effect {
         let refused = if request.is_for_streams() { self.refuse_streams } else { self.refuse_tables };
         if refused {
             return Effect::LoseCall;
@@ -163,7 +163,7 @@ impl FaultPlan {
         }
         for rule in &self.rules {
             let touched = rule.operations.is_empty() || rule.operations.contains(operation);
-            if touched && random.chance(rule.share) {
+            if touched && random.f64() < rule.share {
                 return rule.effect.clone();
             }
         }
@@ -172,6 +172,11 @@ impl FaultPlan {
 }
 
 impl FaultRule {
+    /// A rule for this share, 0 to 1, of the calls of all operations.
+    pub fn new(share: f64, effect: Effect) -> Self {
+        Self { operations: BTreeSet::new(), share, effect }
+    }
+
     fn from_json(json: &Value) -> Result<Self, ServiceError> {
         let members = Parameters::new(json, &["share", "effect", "code", "operations"])?;
         let share = members
@@ -270,7 +275,7 @@ mod tests {
             "deny": ["Scan"],
         });
         let plan = FaultPlan::from_json(&json).expect("a good plan");
-        let mut random = Random::new(1);
+        let mut random = Rng::with_seed(1);
         let mut effect = |target: &str| plan.draw(&request(target), &mut random).effect;
         assert_eq!(effect("DynamoDB_20120810.PutItem"), Effect::LoseAnswer);
         assert_eq!(effect("DynamoDB_20120810.GetItem"), Effect::None);

@@ -1,18 +1,18 @@
-//! Reading and writing single items; the planning of writes, which transactions share.
+//! Reads and writes of single items, and the planning of writes, which transactions share.
 
 use serde_json::{Map, Value, json};
 
-use super::error::ServiceError;
-use super::expression::{Condition, ExpressionKind, Placeholders, Projection, Update};
-use super::request::Parameters;
-use super::stream::record::{Cause, append};
-use super::table::{ItemKey, Table, check_item_size};
-use super::tables::table_name;
-use super::timestamp::Timestamp;
-use super::value::{Item, item_from_json, item_size, item_to_json, write_item_json};
-use super::world::{Reply, World};
+use crate::emulator::{Emulator, Reply};
+use crate::error::ServiceError;
+use crate::expression::{Condition, ExpressionKind, Placeholders, Projection, Update};
+use crate::request::Parameters;
+use crate::stream::record::{WriteSource, append};
+use crate::table::{ItemKey, Table, check_item_size};
+use crate::tables::table_name;
+use crate::timestamp::Timestamp;
+use crate::value::{Item, item_from_json, item_size, item_to_json, write_item_json};
 
-/// A write that is read and checked against its table's schema, but not yet against its item.
+/// A write checked against its table's schema, but not yet against its item.
 pub(super) struct PlannedWrite {
     pub(super) table: String,
     pub(super) key: ItemKey,
@@ -22,12 +22,11 @@ pub(super) struct PlannedWrite {
     wants_item_on_failure: bool,
 }
 
-/// What a write does to its item.
 pub(super) enum Action {
     Put(Item),
     Update(Option<Update>),
     Delete,
-    /// Only the condition is looked at.
+    /// Checks the condition only.
     Check,
 }
 
@@ -40,7 +39,7 @@ pub(super) enum WriteKind {
     Check,
 }
 
-/// Why a write cannot be made.
+/// The refusal of a write.
 pub(super) enum WriteFailure {
     /// The condition does not hold; with the item, where the request wanted it.
     Condition(Option<Item>),
@@ -48,13 +47,13 @@ pub(super) enum WriteFailure {
     Invalid(ServiceError),
 }
 
-/// What the item was and will be.
+/// An item before and after a write.
 pub(super) struct Outcome {
     pub(super) old: Option<Item>,
     pub(super) new: Option<Item>,
 }
 
-/// How much a request wants to hear of its cost.
+/// The `ReturnConsumedCapacity` of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum CapacityDetail {
     None,
@@ -65,7 +64,7 @@ pub(super) enum CapacityDetail {
 impl PlannedWrite {
     /// Reads a write out of a request's members.
     pub(super) fn read(
-        world: &World,
+        emulator: &Emulator,
         kind: WriteKind,
         body: &Value,
         parameters: &Parameters<'_>,
@@ -95,7 +94,7 @@ impl PlannedWrite {
         placeholders.check_all_used()?;
         let on_failure = parameters.choice("ReturnValuesOnConditionCheckFailure", &["NONE", "ALL_OLD"])?;
 
-        let table = world.table_for_items(name)?;
+        let table = emulator.table_for_items(name)?;
         if let Some(update) = &update {
             update.check_keys(&table.schema.names())?;
         }
@@ -161,7 +160,7 @@ impl From<WriteFailure> for ServiceError {
     }
 }
 
-impl World {
+impl Emulator {
     pub(super) fn put_item(&mut self, now: Timestamp, body: &Value) -> Reply {
         self.write_item(now, WriteKind::Put, &["Item"], body)
     }
@@ -226,7 +225,7 @@ impl World {
         let (write, outcome) = write.evaluate(table)?;
         let units = write_units(&outcome);
         let attributes = returned(wanted, &write, &outcome);
-        self.replace_item(now, &write.table, &write.key, outcome.new, Cause::Request);
+        self.replace_item(now, &write.table, &write.key, outcome.new, WriteSource::Request);
         self.stats.units_of(&write.table).write += units;
 
         let mut out = vec![b'{'];

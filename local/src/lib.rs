@@ -1,43 +1,90 @@
-//! The local service: DynamoDB with Streams in this process, for demos, tests and load.
+//! DynamoDB with sharded Streams in memory: a test server.
 //!
-//! # Layout
-//! [`World`] is the whole service as a deterministic state machine: `handle(now, request) -> answer`. It has no
-//! clock, no threads and no randomness but its seed; equal calls in equal order give equal answers. Around it:
-//! - [`LocalService`] is a cheap handle to one shared world with a [`Clock`]; it carries out injected faults.
-//! - [`http`] serves it over HTTP/1.1; [`connector`] puts it beneath the real SDK without a socket.
-//! - [`faults`] says what may go wrong on the way; [`stats`] counts what happened.
+//! Streams behave as in AWS: a table's stream has many shards, which roll over, split and are trimmed; calls are
+//! rate-limited; any call can be made to fail. Answers are held to the official DynamoDB Local's and to AWS's
+//! documentation by one suite of transcripts.
 //!
-//! Inside the world: `table` holds items, `items`, `batch`, `query`, `transaction` and `ttl` are the operations on
-//! them, `tables` those on whole tables, `stream` the shards and their records. `request` reads parameters, `error`
-//! has the service's errors, `limits` the rate limits.
+//! # In a Rust test
+//! Two lines give the AWS SDK a DynamoDB of its own. No socket is opened, and tests share nothing:
+//! ```
+//! use shardkeeper_local::LocalService;
 //!
-//! # What it leaves out
-//! Indexes, PartiQL, backups, imports, tags, global tables, the legacy parameters (`Expected`, `AttributeUpdates`,
-//! `KeyConditions` and their kin) and provisioned throughput. What is left out is refused, in the service's own
-//! error shape, with a message that says so. Credentials are not checked.
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let service = LocalService::start();
+//! let dynamodb = aws_sdk_dynamodb::Client::new(&service.sdk_config());
+//!
+//! let tables = dynamodb.list_tables().send().await?;
+//! assert!(tables.table_names().is_empty());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # With faults
+//! A [`FaultPlan`] makes a share of calls fail, until the next plan replaces it:
+//! ```
+//! # use shardkeeper_local::{Effect, FaultPlan, FaultRule, LocalService, ServiceError};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let service = LocalService::start();
+//! # let dynamodb = aws_sdk_dynamodb::Client::new(&service.sdk_config());
+//! let refused = Effect::Refuse(ServiceError::new("AccessDeniedException", "not today"));
+//! service.set_faults(FaultPlan { rules: vec![FaultRule::new(1.0, refused)], ..FaultPlan::default() });
+//! assert!(dynamodb.list_tables().send().await.is_err());
+//!
+//! service.set_faults(FaultPlan::default());
+//! assert!(dynamodb.list_tables().send().await.is_ok());
+//! assert_eq!(service.stats().errors["ListTables"]["AccessDeniedException"], 1);
+//! # Ok(())
+//! # }
+//! ```
+//! [`InMemoryClient::hook`] decides call by call instead. [`LocalService::change_shards`] splits, rolls over and trims
+//! shards, and a [`Clock`] of the test's own makes 24 hours pass at once.
+//!
+//! # For other processes
+//! [`LocalService::listen`] serves the same tables on a port of this machine:
+//! ```
+//! # use shardkeeper_local::LocalService;
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let service = LocalService::start();
+//! let server = service.listen().await?;
+//! let endpoint_url = server.url(); // http://127.0.0.1:41234, until `server` is dropped
+//! # assert!(endpoint_url.starts_with("http://127.0.0.1:"));
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Control plane
-//! Served by [`http`] beside the API, each also a method of [`LocalService`]:
-//! - `GET /_local/stats`: the counters of [`stats::Stats`] as JSON.
-//! - `GET /_local/faults`: the fault plan in force. `POST /_local/faults` replaces it: see
-//!   [`faults::FaultPlan::from_json`]; `{}` ends all faults. Its `policies` hold callers to
-//!   what IAM would let them do.
-//! - `POST /_local/streams`: `{"table": "Phones", "action": "split"}` changes the shards of a table's latest
-//!   stream. Actions: `split` and `rollover` (of the shard named by `"shard"`, else of every open shard), and `trim`
-//!   (drops the records of that shard, or of all, as if their retention were over). The answer lists the shards
-//!   that were touched.
-//! - `POST /_local/preload`: `{"table": "Phones", "records_per_shard": 1000, "keys_per_shard": 100, "value_bytes": 64,
-//!   "value_attributes": 1, "first_version": 0, "pages_ahead": false}` writes made-up records to every open shard of a table's stream: see [`Preload`].
-//! - `POST /_local/tick`: brings roll-over, trimming and expiry up to the service's clock.
-
-pub mod connector;
-pub mod faults;
-pub mod http;
-pub mod stats;
+//! Served beside the API; each is also a method of [`LocalService`]:
+//!
+//! | request | effect |
+//! | --- | --- |
+//! | `GET /_local/stats` | the counters of [`Stats`] as JSON |
+//! | `GET /_local/faults` | the fault plan in force |
+//! | `POST /_local/faults` | replaces the fault plan: see [`FaultPlan::from_json`]; `{}` ends all faults |
+//! | `POST /_local/streams` | `{"table": "Phones", "action": "split"}` changes the shards of a table's latest stream. Actions: `split` and `rollover` (of the shard named by `"shard"`, else of every open shard), and `trim` (drops records as if their retention were over). Answers the shards it touched |
+//! | `POST /_local/preload` | `{"table": "Phones", "records_per_shard": 1000, "keys_per_shard": 100, "value_bytes": 64, "value_attributes": 1, "first_version": 0, "pages_ahead": false}` writes made-up records to every open shard: see [`Preload`] |
+//! | `POST /_local/tick` | carries out the roll-over, trimming and expiry that are due |
+//!
+//! # Left out
+//! Indexes, PartiQL, backups, imports, tags, global tables, the legacy parameters (`Expected`, `AttributeUpdates`,
+//! `KeyConditions` and their kin) and throttling by provisioned throughput. A request for any of them is refused in the
+//! service's own error shape, with a message that says so. Signatures are not checked.
+//!
+//! # Layout
+//! `Emulator` is the whole service as a deterministic state machine, `handle(now, request) -> answer`, without clock,
+//! threads or randomness other than its seed. Equal calls in equal order get equal answers. [`LocalService`] shares one
+//! between callers, gives it the time and carries out faults. Two transports reach it: [`InMemoryClient`] beneath the
+//! SDK, and a [`Server`] over HTTP/1.1.
 
 mod batch;
+mod connector;
+mod emulator;
 mod error;
 mod expression;
+mod faults;
+mod hash;
 mod items;
 mod limits;
 mod number;
@@ -45,9 +92,10 @@ mod options;
 mod policy;
 mod preload;
 mod query;
-mod random;
 mod request;
+mod server;
 mod service;
+mod stats;
 mod stream;
 mod table;
 mod tables;
@@ -57,13 +105,16 @@ mod timestamp;
 mod transaction;
 mod ttl;
 mod value;
-mod world;
 
+pub use connector::{Call, FaultHook, InMemoryClient};
+pub use emulator::{Answer, Request};
 pub use error::ServiceError;
+pub use faults::{Effect, FaultPlan, FaultRule, InjectedFault};
 pub use options::LocalOptions;
 pub use policy::Policy;
 pub use preload::Preload;
+pub use server::Server;
 pub use service::{Clock, LocalService, LostCall};
+pub use stats::{Stats, Units};
 pub use stream::StreamAction;
 pub use timestamp::Timestamp;
-pub use world::{Answer, Request, World};

@@ -1,6 +1,6 @@
 //! Rate limits: a bucket of one second's calls.
 
-use super::timestamp::Timestamp;
+use crate::timestamp::Timestamp;
 
 /// Lets through a number of calls a second, with a burst of one second's worth after a pause.
 #[derive(Clone, Debug, Default)]

@@ -26,7 +26,7 @@ pub struct Number {
     exponent: i32,
 }
 
-/// Why a text is no number of the service's, or a sum is none.
+/// The refusal of a text or a sum that is no number of the service's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NumberError {
     /// The text is not a decimal number.
@@ -46,8 +46,7 @@ impl Number {
     /// The exact sum.
     ///
     /// # Errors
-    /// When it leaves the service's range or needs more than 38 digits; the service refuses such a sum and
-    /// does not round it.
+    /// The sum leaves the service's range or needs more than 38 digits: the service never rounds.
     pub fn add(self, other: Self) -> Result<Self, NumberError> {
         let (high, low) = if self.exponent >= other.exponent { (self, other) } else { (other, self) };
         if high.coefficient == 0 {
@@ -82,7 +81,7 @@ impl Number {
         self.add(other.negated())
     }
 
-    /// How many pairs of digits, counted from the decimal point, hold its significant digits; 0 for zero.
+    /// The number of digit pairs, counted from the decimal point, that hold its significant digits; 0 for zero.
     pub fn significant_pairs(&self) -> usize {
         let digits = usize::try_from(digits(self.coefficient)).unwrap_or(usize::MAX);
         // Where the last digit stands first in its pair, a zero fills that pair up.
@@ -236,7 +235,7 @@ impl fmt::Display for NumberError {
 
 impl std::error::Error for NumberError {}
 
-/// How many decimal digits an integer has; 0 for zero.
+/// The number of decimal digits; 0 for zero.
 fn digits(value: u128) -> u32 {
     value.checked_ilog10().map_or(0, |log| log + 1)
 }

@@ -1,8 +1,8 @@
-//! What the local service can be told at its start.
+//! The options of a local service.
 
 use std::time::Duration;
 
-/// The options of a [`super::World`], with the real service's values as defaults where it has any.
+/// The options of a [`LocalService`](crate::LocalService). Defaults are the real service's values where it has any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalOptions {
     /// The region in ARNs and records.
@@ -12,12 +12,12 @@ pub struct LocalOptions {
     /// Shards that a new stream starts with, at least 1. The real service has about one for each partition of the
     /// table, some four for a new on-demand table.
     pub initial_shards: u32,
-    /// The age at which an open shard closes and one child goes on with its keys; `None` for never. The real service
-    /// does so about every 4 hours.
+    /// The age at which an open shard closes and one child continues its keys; `None` for never. The real service does
+    /// so about every 4 hours.
     pub rollover: Option<Duration>,
-    /// How long records stay readable ("Data retention limit for DynamoDB Streams": 24 hours).
+    /// Life of a record ("Data retention limit for DynamoDB Streams": 24 hours).
     pub retention: Duration,
-    /// How long a shard iterator works (GetShardIterator: 15 minutes).
+    /// Life of a shard iterator (GetShardIterator: 15 minutes).
     pub iterator_ttl: Duration,
     /// GetRecords calls allowed for a shard each second, `None` for any number. Beyond: LimitExceededException.
     pub get_records_per_second: Option<u32>,
@@ -30,12 +30,12 @@ pub struct LocalOptions {
     pub page_bytes: usize,
     /// Most shards on a page of DescribeStream (documented: 100).
     pub page_shards: usize,
-    /// How often expired items are looked for. The real service takes up to a few days.
+    /// Pause between sweeps for expired items. The real service takes up to a few days.
     pub ttl_sweep_interval: Duration,
-    /// The first sequence number of a new stream. The API says 21 to 40 digits; near a power of ten, numbers of
-    /// unequal length follow soon.
+    /// The first sequence number of a new stream, by the API 21 to 40 digits. Start near a power of ten to get numbers
+    /// of unequal length.
     pub first_sequence_number: u128,
-    /// Where ids and fault draws come from: equal seeds and calls give equal answers.
+    /// Seed of ids and fault draws: equal seeds and calls give equal answers.
     pub seed: u64,
 }
 

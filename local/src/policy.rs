@@ -1,4 +1,4 @@
-//! Who may do what: an IAM identity policy that calls are held to, as the real service holds them to a role's.
+//! IAM identity policies, which calls are held to as the real service holds them to a role's.
 //!
 //! Calls are what the "Service Authorization Reference" makes of them: a transaction needs the action of each of its
 //! parts, a batch its own for every table, GetRecords the stream of its iterator.
@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::error::ServiceError;
-use super::request::Parameters;
-use super::world::Request;
+use crate::emulator::Request;
+use crate::error::ServiceError;
+use crate::request::Parameters;
 
-/// An identity policy: what it does not allow is refused.
+/// An identity policy: whatever it does not allow is refused.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     statements: Vec<Statement>,
@@ -19,9 +19,9 @@ pub struct Policy {
     document: Value,
 }
 
-/// One permission that a call needs: an action, as `dynamodb:GetItem`, on a resource's ARN.
+/// A permission that a call requires: an action, as `dynamodb:GetItem`, on a resource's ARN.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Need {
+pub(crate) struct RequiredPermission {
     pub(crate) action: String,
     pub(crate) resource: String,
 }
@@ -55,9 +55,10 @@ impl Policy {
     }
 
     /// The refusal of a call that needs something which no statement allows.
-    pub(crate) fn refusal(&self, needs: &BTreeSet<Need>) -> Option<ServiceError> {
-        let missing = needs.iter().find(|need| !self.statements.iter().any(|statement| statement.allows(need)))?;
-        let Need { action, resource } = missing;
+    pub(crate) fn refusal(&self, required: &BTreeSet<RequiredPermission>) -> Option<ServiceError> {
+        let missing =
+            required.iter().find(|permission| !self.statements.iter().any(|statement| statement.allows(permission)))?;
+        let RequiredPermission { action, resource } = missing;
         let message = format!(
             "User is not authorized to perform: {action} on resource: {resource} because no identity-based policy \
              allows the {action} action"
@@ -75,20 +76,24 @@ impl Statement {
         Ok(Self { actions: words(&members, "Action")?, resources: words(&members, "Resource")? })
     }
 
-    fn allows(&self, need: &Need) -> bool {
+    fn allows(&self, permission: &RequiredPermission) -> bool {
         // IAM takes the case of actions as equal, that of resources not.
-        let action = need.action.to_ascii_lowercase();
+        let action = permission.action.to_ascii_lowercase();
         self.actions.iter().any(|pattern| matches(&pattern.to_ascii_lowercase(), &action))
-            && self.resources.iter().any(|pattern| matches(pattern, &need.resource))
+            && self.resources.iter().any(|pattern| matches(pattern, &permission.resource))
     }
 }
 
-/// What a call needs. `table_arn` makes a table's ARN of its name. A body that cannot be read needs nothing: the
-/// service refuses it anyway.
-pub(crate) fn needs(request: &Request, table_arn: impl Fn(&str) -> String) -> BTreeSet<Need> {
+/// The permissions that a call requires. `table_arn` makes a table's ARN of its name. A body that cannot be read
+/// requires none: the service refuses it anyway.
+pub(crate) fn required_permissions(
+    request: &Request,
+    table_arn: impl Fn(&str) -> String,
+) -> BTreeSet<RequiredPermission> {
     let operation = request.operation();
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
-    let need = |action: &str, resource: String| Need { action: format!("dynamodb:{action}"), resource };
+    let required =
+        |action: &str, resource: String| RequiredPermission { action: format!("dynamodb:{action}"), resource };
     let text = |member: &str| body[member].as_str().unwrap_or_default();
     match operation {
         "TransactWriteItems" => parts(&body)
@@ -99,24 +104,24 @@ pub(crate) fn needs(request: &Request, table_arn: impl Fn(&str) -> String) -> BT
                     "Delete" => "DeleteItem",
                     _ => "ConditionCheckItem",
                 };
-                need(action, table_arn(part["TableName"].as_str().unwrap_or_default()))
+                required(action, table_arn(part["TableName"].as_str().unwrap_or_default()))
             })
             .collect(),
         "TransactGetItems" => parts(&body)
-            .map(|(_, part)| need("GetItem", table_arn(part["TableName"].as_str().unwrap_or_default())))
+            .map(|(_, part)| required("GetItem", table_arn(part["TableName"].as_str().unwrap_or_default())))
             .collect(),
         "BatchGetItem" | "BatchWriteItem" => {
             let tables = body["RequestItems"].as_object().into_iter().flatten();
-            tables.map(|(table, _)| need(operation, table_arn(table))).collect()
+            tables.map(|(table, _)| required(operation, table_arn(table))).collect()
         }
-        "ListTables" | "ListStreams" => BTreeSet::from([need(operation, "*".to_owned())]),
+        "ListTables" | "ListStreams" => BTreeSet::from([required(operation, "*".to_owned())]),
         "GetRecords" => {
             // An iterator begins with its stream's ARN.
             let arn = text("ShardIterator").split('|').next().unwrap_or_default();
-            BTreeSet::from([need(operation, arn.to_owned())])
+            BTreeSet::from([required(operation, arn.to_owned())])
         }
-        _ if request.is_for_streams() => BTreeSet::from([need(operation, text("StreamArn").to_owned())]),
-        _ => BTreeSet::from([need(operation, table_arn(text("TableName")))]),
+        _ if request.is_for_streams() => BTreeSet::from([required(operation, text("StreamArn").to_owned())]),
+        _ => BTreeSet::from([required(operation, table_arn(text("TableName")))]),
     }
 }
 
@@ -136,7 +141,7 @@ fn words(members: &Parameters<'_>, name: &str) -> Result<Vec<String>, ServiceErr
     list.iter().map(|word| word.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
 }
 
-/// Whether `text` is what `pattern` says, where `*` stands for any characters and `?` for one.
+/// Whether `text` matches `pattern`, in which `*` means any characters and `?` one.
 fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut at, mut seen) = (0, 0);
@@ -163,10 +168,10 @@ fn matches(pattern: &str, text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn needs_of(target: &str, body: &Value) -> Vec<String> {
+    fn required_for(target: &str, body: &Value) -> Vec<String> {
         let request = Request { target: target.to_owned(), body: body.to_string().into() };
-        let needs = needs(&request, |name| format!("arn:{name}"));
-        needs.into_iter().map(|need| format!("{} {}", need.action, need.resource)).collect()
+        let required = required_permissions(&request, |name| format!("arn:{name}"));
+        required.into_iter().map(|permission| format!("{} {}", permission.action, permission.resource)).collect()
     }
 
     #[test]
@@ -189,17 +194,17 @@ mod tests {
 
     #[test]
     fn a_call_needs_its_own_action_a_transaction_that_of_each_part_and_a_batch_its_tables() {
-        let item = needs_of("DynamoDB_20120810.GetItem", &json!({"TableName": "T"}));
+        let item = required_for("DynamoDB_20120810.GetItem", &json!({"TableName": "T"}));
         assert_eq!(item, ["dynamodb:GetItem arn:T"]);
         let transaction = json!({"TransactItems": [
             {"Put": {"TableName": "T"}}, {"Put": {"TableName": "T"}}, {"ConditionCheck": {"TableName": "U"}},
         ]});
-        let transaction = needs_of("DynamoDB_20120810.TransactWriteItems", &transaction);
+        let transaction = required_for("DynamoDB_20120810.TransactWriteItems", &transaction);
         assert_eq!(transaction, ["dynamodb:ConditionCheckItem arn:U", "dynamodb:PutItem arn:T"]);
-        let batch = needs_of("DynamoDB_20120810.BatchGetItem", &json!({"RequestItems": {"T": {}, "U": {}}}));
+        let batch = required_for("DynamoDB_20120810.BatchGetItem", &json!({"RequestItems": {"T": {}, "U": {}}}));
         assert_eq!(batch, ["dynamodb:BatchGetItem arn:T", "dynamodb:BatchGetItem arn:U"]);
         let page = json!({"ShardIterator": "arn:T/stream/L|1|AAAA"});
-        assert_eq!(needs_of("DynamoDBStreams_20120810.GetRecords", &page), ["dynamodb:GetRecords arn:T/stream/L"]);
+        assert_eq!(required_for("DynamoDBStreams_20120810.GetRecords", &page), ["dynamodb:GetRecords arn:T/stream/L"]);
     }
 
     #[test]
@@ -209,7 +214,10 @@ mod tests {
         ]}));
         let policy = policy.expect("a good policy");
         let refusal = |action: &str, resource: &str| {
-            policy.refusal(&BTreeSet::from([Need { action: action.to_owned(), resource: resource.to_owned() }]))
+            policy.refusal(&BTreeSet::from([RequiredPermission {
+                action: action.to_owned(),
+                resource: resource.to_owned(),
+            }]))
         };
         assert_eq!(refusal("dynamodb:GetItem", "arn:T"), None);
         let refused = refusal("dynamodb:PutItem", "arn:U").expect("another table");

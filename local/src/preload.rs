@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::error::ServiceError;
-use super::number::Number;
-use super::stream::lifecycle::{Stream, Surroundings};
-use super::stream::record::{Cause, Change};
-use super::table::{KeyAttribute, KeySchema, PartitionKey};
-use super::timestamp::Timestamp;
-use super::value::{AttributeValue, Item};
-use super::world::World;
+use crate::emulator::Emulator;
+use crate::error::ServiceError;
+use crate::number::Number;
+use crate::stream::lifecycle::{Stream, StreamContext};
+use crate::stream::record::{Change, WriteSource};
+use crate::table::{KeyAttribute, KeySchema, PartitionKey};
+use crate::timestamp::Timestamp;
+use crate::value::{AttributeValue, Item};
 
 /// Candidates for keys that are tried for each one wanted, or for each shard; a fair hash needs far fewer.
 const TRIES_PER_KEY: u64 = 10_000;
@@ -20,27 +20,27 @@ const MOST_ATTRIBUTES: usize = 1000;
 ///
 /// The records are like any other: their keys belong to the shard, their sequence numbers go up, and their images
 /// tell a key's history in the attribute `v` (a number that grows by one) beside texts that fill them up.
-/// Only the table has no such items. With [`World::change_shards`] between two of these, a stream gets generations.
+/// The table has no such items. [`LocalService::change_shards`](crate::LocalService::change_shards) between two
+/// preloads gives a stream generations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preload {
-    /// How many records each open shard gets.
+    /// Records for each open shard.
     pub records_per_shard: u64,
-    /// How many keys take turns in each shard, at least 1.
+    /// Keys that take turns in each shard, at least 1.
     pub keys_per_shard: u64,
-    /// How long the texts in each image are together.
+    /// Total length of the texts in each image.
     pub value_bytes: usize,
-    /// Over how many attributes that length is spread, at least 1: `pad`, `pad2`, `pad3` and so on.
+    /// Attributes that share that length, at least 1: `pad`, `pad2`, `pad3` and so on.
     pub value_attributes: usize,
     /// The first `v` of each key: 0 for the first time, and then where the last one ended.
     pub first_version: u64,
-    /// Whether the answers to GetRecords are made now, up to the last full page of each shard, to be given as they are
-    /// whenever a reader gets to them. They cost the service next to nothing then, so that a load test measures its
-    /// reader. The iterators in them are as old as they are.
+    /// Whether the answers to GetRecords are prepared now, up to the last full page of each shard. Serving them costs
+    /// next to nothing, so that a load test measures its reader. The iterators in them age from now on.
     pub pages_ahead: bool,
 }
 
-impl World {
-    /// Writes these records at the time `now`; answers how many.
+impl Emulator {
+    /// Writes these records at the time `now`. Answers how many.
     ///
     /// # Errors
     /// No such table, or its stream is not enabled; more keys wanted than can be found for each shard.
@@ -65,13 +65,13 @@ impl World {
                 };
                 let new = image(key, version, &pads);
                 let old = version.checked_sub(1).map(|before| image(key, before, &pads));
-                let change = Change { old: old.as_ref(), new: Some(&new), cause: Cause::Request };
-                let mut surroundings = Surroundings { now, options: &self.options, random: &mut self.random };
-                written += u64::from(stream.append(*ring, &change, &mut surroundings));
+                let change = Change { old: old.as_ref(), new: Some(&new), source: WriteSource::Request };
+                let mut context = StreamContext { now, options: &self.options, random: &mut self.random };
+                written += u64::from(stream.append(*ring, &change, &mut context));
             }
         }
         if preload.pages_ahead {
-            stream.make_pages(now, &self.options);
+            stream.prepare_pages(now, &self.options);
         }
         self.stats.records_written += written;
         self.plan();

@@ -1,24 +1,24 @@
-//! Reading many items: Query and Scan, by pages.
+//! Query and Scan, page by page.
 
 use std::ops::Bound;
 
 use serde_json::Value;
 
-use super::error::ServiceError;
-use super::expression::{Condition, ExpressionKind, KeyCondition, Placeholders, Projection};
-use super::items::{CapacityDetail, capacity_detail, consumed, read_units};
-use super::request::Parameters;
-use super::stream::record::append;
-use super::table::{ItemKey, KeySchema, PartitionKey};
-use super::tables::table_name;
-use super::value::{AttributeValue, Item, item_from_json, item_size, write_item_json};
-use super::world::{Reply, World};
+use crate::emulator::{Emulator, Reply};
+use crate::error::ServiceError;
+use crate::expression::{Condition, ExpressionKind, KeyCondition, Placeholders, Projection};
+use crate::items::{CapacityDetail, capacity_detail, consumed, read_units};
+use crate::request::Parameters;
+use crate::stream::record::append;
+use crate::table::{ItemKey, KeySchema, PartitionKey};
+use crate::tables::table_name;
+use crate::value::{AttributeValue, Item, item_from_json, item_size, write_item_json};
 
-/// The bytes of items after which a page ends, filtered ones included.
+/// The bytes of items that end a page, filtered ones included.
 const PAGE_BYTES: usize = 1024 * 1024;
 
-/// What Query and Scan have in common.
-struct Reading<'a> {
+/// The request of a Query or Scan.
+struct ReadRequest<'a> {
     table: &'a str,
     filter: Option<Condition>,
     projection: Option<Projection>,
@@ -32,13 +32,13 @@ struct Reading<'a> {
 
 /// A page as it grows.
 struct PageBuilder<'a> {
-    reading: &'a Reading<'a>,
+    reading: &'a ReadRequest<'a>,
     schema: &'a KeySchema,
     items: Vec<u8>,
     count: usize,
     scanned: usize,
     bytes: usize,
-    /// The key of the last item looked at.
+    /// The key of the last item evaluated.
     last: Option<ItemKey>,
 }
 
@@ -56,7 +56,7 @@ const COMMON: [&str; 11] = [
     "IndexName",
 ];
 
-impl World {
+impl Emulator {
     pub(super) fn query(&mut self, body: &Value) -> Reply {
         let mut known = COMMON.to_vec();
         known.extend(["KeyConditionExpression", "ScanIndexForward"]);
@@ -119,7 +119,7 @@ impl World {
         body: &Value,
         parameters: &Parameters<'a>,
         is_query: bool,
-    ) -> Result<Reading<'a>, ServiceError> {
+    ) -> Result<ReadRequest<'a>, ServiceError> {
         let name = table_name(parameters)?;
         let table = self.table_for_items(name)?;
         if let Some(index) = parameters.text("IndexName")? {
@@ -163,7 +163,7 @@ impl World {
             Some(json) => Some(start_key(schema, json)?),
             None => None,
         };
-        Ok(Reading {
+        Ok(ReadRequest {
             table: name,
             filter,
             count_only: select(parameters, projection.is_some())?,
@@ -178,7 +178,7 @@ impl World {
 }
 
 impl<'a> PageBuilder<'a> {
-    fn new(reading: &'a Reading<'a>, schema: &'a KeySchema) -> Self {
+    fn new(reading: &'a ReadRequest<'a>, schema: &'a KeySchema) -> Self {
         Self { reading, schema, items: Vec::new(), count: 0, scanned: 0, bytes: 0, last: None }
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::error::ServiceError;
+use crate::error::ServiceError;
 
 /// The members of a JSON request body, each of them known to its operation.
 pub(crate) struct Parameters<'a> {
@@ -42,6 +42,10 @@ impl<'a> Parameters<'a> {
 
     pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, ServiceError> {
         self.typed(name, "number", Value::as_i64)
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Result<Option<f64>, ServiceError> {
+        self.typed(name, "number", Value::as_f64)
     }
 
     pub(crate) fn list(&self, name: &str) -> Result<Option<&'a Vec<Value>>, ServiceError> {

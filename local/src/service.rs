@@ -1,26 +1,41 @@
-//! A shared world with a clock: what the shells call.
+//! The shared emulator with a clock, which the transports call.
 
 use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::error::ServiceError;
-use super::faults::{Effect, Fault, FaultPlan};
-use super::options::LocalOptions;
-use super::preload::Preload;
-use super::stats::Stats;
-use super::stream::StreamAction;
-use super::timestamp::Timestamp;
-use super::world::{Answer, Request, World};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
+use aws_smithy_async::time::{SharedTimeSource, SystemTimeSource};
+use aws_smithy_runtime_api::client::behavior_version::BehaviorVersion;
+use aws_smithy_types::retry::RetryConfig;
+use aws_types::SdkConfig;
+use aws_types::region::Region;
+use tokio::net::TcpListener;
 
-/// Where a [`LocalService`] takes the time from.
+use crate::connector::InMemoryClient;
+use crate::emulator::{Answer, Emulator, Request};
+use crate::error::ServiceError;
+use crate::faults::{Effect, FaultPlan, InjectedFault};
+use crate::options::LocalOptions;
+use crate::preload::Preload;
+use crate::server::{self, Server};
+use crate::stats::Stats;
+use crate::stream::StreamAction;
+use crate::timestamp::Timestamp;
+
+/// The time as a [`LocalService`] sees it.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
-/// A cheap handle to one local service; clones share its world.
+/// A cheap handle to one local service; clones share its tables and streams.
 #[derive(Clone)]
 pub struct LocalService {
-    world: Arc<Mutex<World>>,
+    emulator: Arc<Mutex<Emulator>>,
     clock: Clock,
 }
 
@@ -43,7 +58,7 @@ impl Clock {
         })
     }
 
-    /// A clock that stands at `start` now and goes with tokio's, also where that is paused. Call it in the runtime.
+    /// A clock that reads `start` now and advances with tokio's, paused or not. Call it in the runtime.
     pub fn tokio(start: Timestamp) -> Self {
         let zero = tokio::time::Instant::now();
         Self::new(move || start.plus(zero.elapsed()))
@@ -56,9 +71,48 @@ impl Clock {
 }
 
 impl LocalService {
+    /// Starts a service without tables, with the default options and the machine's clock.
+    pub fn start() -> Self {
+        Self::new(LocalOptions::default(), Clock::system())
+    }
+
     /// A service without tables.
     pub fn new(options: LocalOptions, clock: Clock) -> Self {
-        Self { world: Arc::new(Mutex::new(World::new(options))), clock }
+        Self { emulator: Arc::new(Mutex::new(Emulator::new(options))), clock }
+    }
+
+    /// A configuration whose SDK clients call this service in memory, with the SDK's standard retries.
+    ///
+    /// Change it by [`SdkConfig::into_builder`].
+    pub fn sdk_config(&self) -> SdkConfig {
+        let credentials = Credentials::new("local", "local", None, None, "shardkeeper-local");
+        SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(self.emulator().options.region.clone()))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .endpoint_url("http://shardkeeper.local")
+            .http_client(InMemoryClient::new(self.clone()).shared())
+            .retry_config(RetryConfig::standard())
+            .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
+            .time_source(SharedTimeSource::new(SystemTimeSource::new()))
+            .build()
+    }
+
+    /// Serves this service over HTTP on a free port of 127.0.0.1, until the answer is dropped.
+    ///
+    /// # Errors
+    /// No port can be listened on.
+    pub async fn listen(&self) -> io::Result<Server> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Server::start(listener, self.clone())
+    }
+
+    /// Serves this service over HTTP until `shutdown` completes, then lets calls in flight finish for up to a second.
+    ///
+    /// # Errors
+    /// The listener failed for good. A single connection's failure ends that connection only.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        server::serve(listener, self, shutdown).await
     }
 
     /// The service's time.
@@ -68,7 +122,7 @@ impl LocalService {
 
     /// Carries out one call now, whatever the fault plan says.
     pub fn handle(&self, request: &Request) -> Answer {
-        self.world().handle(self.now(), request)
+        self.emulator().handle(self.now(), request)
     }
 
     /// Carries out one call as the fault plan has it, with its delays.
@@ -76,7 +130,7 @@ impl LocalService {
     /// # Errors
     /// The plan broke the connection.
     pub async fn call(&self, request: Request) -> Result<Answer, LostCall> {
-        let fault = self.world().draw_fault(&request, None);
+        let fault = self.emulator().draw_fault(&request, None);
         self.call_with(request, fault).await
     }
 
@@ -85,7 +139,7 @@ impl LocalService {
     /// # Errors
     /// The plan broke the connection.
     pub async fn call_as(&self, caller: &str, request: Request) -> Result<Answer, LostCall> {
-        let fault = self.world().draw_fault(&request, Some(caller));
+        let fault = self.emulator().draw_fault(&request, Some(caller));
         self.call_with(request, fault).await
     }
 
@@ -93,35 +147,36 @@ impl LocalService {
     ///
     /// # Errors
     /// The fault broke the connection.
-    pub async fn call_with(&self, request: Request, fault: Fault) -> Result<Answer, LostCall> {
+    pub async fn call_with(&self, request: Request, fault: InjectedFault) -> Result<Answer, LostCall> {
         pause(fault.delay_before).await;
         let outcome = self.outcome(request, fault.effect).await;
         pause(fault.delay_after).await;
         outcome
     }
 
-    /// Does by itself what is due by now; the shells call it every now and then.
+    /// Carries out the roll-over, trimming and expiry that are due. Every call does so too.
     pub fn tick(&self) {
         let now = self.now();
-        self.world().tick(now);
+        self.emulator().tick(now);
     }
 
     /// The counters so far.
     pub fn stats(&self) -> Stats {
-        self.world().stats().clone()
+        self.emulator().stats().clone()
     }
 
     /// The fault plan in force.
     pub fn faults(&self) -> FaultPlan {
-        self.world().faults().clone()
+        self.emulator().faults().clone()
     }
 
     /// Replaces the fault plan.
     pub fn set_faults(&self, faults: FaultPlan) {
-        self.world().set_faults(faults);
+        self.emulator().set_faults(faults);
     }
 
-    /// Changes the shards of a table's latest stream: see [`World::change_shards`].
+    /// Changes the shards of a table's latest stream: the named one, or all that the action fits.
+    /// Answers the ids of the shards that were touched.
     ///
     /// # Errors
     /// No such table, stream or shard; a split or roll-over of a closed shard.
@@ -132,22 +187,22 @@ impl LocalService {
         shard: Option<&str>,
     ) -> Result<Vec<String>, ServiceError> {
         let now = self.now();
-        self.world().change_shards(now, table, action, shard)
+        self.emulator().change_shards(now, table, action, shard)
     }
 
-    /// Writes made-up records to a table's stream: see [`World::preload`].
+    /// Writes made-up records to a table's stream: see [`Preload`]. Answers how many.
     ///
     /// # Errors
     /// No such table, or its stream is not enabled; more keys wanted than can be found for each shard.
     pub fn preload(&self, table: &str, preload: &Preload) -> Result<u64, ServiceError> {
         let now = self.now();
-        self.world().preload(now, table, preload)
+        self.emulator().preload(now, table, preload)
     }
 
     async fn outcome(&self, request: Request, effect: Effect) -> Result<Answer, LostCall> {
         match effect {
             Effect::None => Ok(self.handle(&request)),
-            Effect::Refuse(error) => Ok(self.world().refuse(request.operation(), error)),
+            Effect::Refuse(error) => Ok(self.emulator().refuse(request.operation(), error)),
             Effect::LoseCall => Err(LostCall),
             Effect::LoseAnswer => {
                 self.handle(&request);
@@ -174,9 +229,9 @@ impl LocalService {
         }
     }
 
-    /// The world; a panic in another call leaves it usable, since each call ends what it began or not at all.
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    fn emulator(&self) -> MutexGuard<'_, Emulator> {
+        // A panic in another call leaves it usable: a call changes nothing before all that may fail is done.
+        self.emulator.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

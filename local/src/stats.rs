@@ -1,12 +1,12 @@
-//! Counters of what the service did.
+//! Counters of calls, errors, capacity and records.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::policy::Need;
+use crate::policy::RequiredPermission;
 
-/// Counts since the world began.
+/// Counts since the emulator began.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -14,7 +14,7 @@ pub struct Stats {
     pub calls: BTreeMap<String, u64>,
     /// Errors answered, by operation and error name.
     pub errors: BTreeMap<String, BTreeMap<String, u64>>,
-    /// What callers with a policy needed, by access key id: IAM's actions, each with the ARNs that it was needed on.
+    /// IAM permissions that callers with a policy required, by access key id: actions, each with its resources' ARNs.
     pub actions: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
     /// Capacity units by table, as ConsumedCapacity counts them.
     pub units: BTreeMap<String, Units>,
@@ -24,7 +24,7 @@ pub struct Stats {
     pub records_served: u64,
 }
 
-/// What a table's requests cost.
+/// The cost of a table's requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Units {
     /// Read units: half a one for each 4 KB, a whole one with strong consistency.
@@ -65,9 +65,9 @@ impl Stats {
         }
     }
 
-    pub(crate) fn note_need(&mut self, caller: &str, need: Need) {
+    pub(crate) fn note_permission(&mut self, caller: &str, permission: RequiredPermission) {
         let actions = self.actions.entry(caller.to_owned()).or_default();
-        actions.entry(need.action).or_default().insert(need.resource);
+        actions.entry(permission.action).or_default().insert(permission.resource);
     }
 
     pub(crate) fn units_of(&mut self, table: &str) -> &mut Units {

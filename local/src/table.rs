@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::error::ServiceError;
-use super::random::mix;
-use super::timestamp::Timestamp;
-use super::value::{AttributeValue, Item, item_size};
+use crate::error::ServiceError;
+use crate::hash::stable_hash;
+use crate::timestamp::Timestamp;
+use crate::value::{AttributeValue, Item, item_size};
 
 /// The most bytes that an item may have ("Limits": 400 KB).
 const MAX_ITEM_BYTES: usize = 400 * 1024;
@@ -20,7 +20,7 @@ pub(crate) struct KeyAttribute {
     pub(crate) kind: String,
 }
 
-/// Which attributes are a table's key.
+/// The key attributes of a table.
 #[derive(Clone, Debug)]
 pub(crate) struct KeySchema {
     pub(crate) hash: KeyAttribute,
@@ -41,7 +41,7 @@ pub(crate) struct ItemKey {
     pub(crate) sort: Option<AttributeValue>,
 }
 
-/// When items expire: see UpdateTimeToLive.
+/// The expiry of items: see UpdateTimeToLive.
 #[derive(Clone, Debug)]
 pub(crate) struct TimeToLive {
     /// The attribute that holds the time, in seconds since the epoch.
@@ -182,14 +182,10 @@ impl PartitionKey {
 }
 
 fn ring_of(kind: u8, bytes: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in std::iter::once(&kind).chain(bytes) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    mix(hash)
+    stable_hash(std::iter::once(kind).chain(bytes.iter().copied()))
 }
 
-/// What a table is made with.
+/// The settings of a new table.
 pub(crate) struct TableSettings {
     pub(crate) name: String,
     pub(crate) id: String,
@@ -263,7 +259,7 @@ impl Table {
             .map(|(_, item)| item)
     }
 
-    /// Puts `new` in the place of whatever the key has now, or removes that; answers what was there.
+    /// Replaces the key's item by `new`. Answers the old one.
     pub(crate) fn replace(&mut self, key: &ItemKey, new: Option<Item>) -> Option<Item> {
         self.count_expiry(key, new.as_ref());
         let new_bytes = new.as_ref().map_or(0, item_size) as u64;
@@ -285,7 +281,7 @@ impl Table {
         old
     }
 
-    /// Begins to watch for items whose `attribute` lies in the past.
+    /// Enables expiry by `attribute`.
     pub(crate) fn enable_ttl(&mut self, attribute: &str) {
         let mut expiries = BTreeSet::new();
         for (partition, items) in &self.items {

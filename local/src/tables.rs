@@ -4,16 +4,16 @@ use std::ops::Bound;
 
 use serde_json::{Value, json};
 
-use super::error::ServiceError;
-use super::options::LocalOptions;
-use super::request::{Parameters, missing};
-use super::stream::lifecycle::{Stream, Surroundings};
-use super::stream::record::ViewType;
-use super::table::{KeyAttribute, KeySchema, Table, TableSettings};
-use super::timestamp::Timestamp;
-use super::world::{Reply, World, json_reply};
+use crate::emulator::{Emulator, Reply, json_reply};
+use crate::error::ServiceError;
+use crate::options::LocalOptions;
+use crate::request::{Parameters, missing};
+use crate::stream::lifecycle::{Stream, StreamContext};
+use crate::stream::record::ViewType;
+use crate::table::{KeyAttribute, KeySchema, Table, TableSettings};
+use crate::timestamp::Timestamp;
 
-impl World {
+impl Emulator {
     pub(super) fn create_table(&mut self, now: Timestamp, body: &Value) -> Reply {
         let known = [
             "TableName",
@@ -41,7 +41,7 @@ impl World {
         }
         let mut table = Table::new(TableSettings {
             name: name.to_owned(),
-            id: uuid(self.random.next_u64(), self.random.next_u64()),
+            id: uuid(self.random.u64(..), self.random.u64(..)),
             schema,
             created: now,
             on_demand,
@@ -183,8 +183,8 @@ impl World {
         };
         table.stream_enabled = true;
         table.latest_stream = Some(arn.clone());
-        let mut surroundings = Surroundings { now, options: &self.options, random: &mut self.random };
-        let stream = Stream::new(table, arn.clone(), label, view, &mut surroundings);
+        let mut context = StreamContext { now, options: &self.options, random: &mut self.random };
+        let stream = Stream::new(table, arn.clone(), label, view, &mut context);
         self.streams.insert(arn, stream);
         self.plan();
     }
@@ -192,8 +192,8 @@ impl World {
     fn disable_stream(&mut self, now: Timestamp, table: &mut Table) {
         table.stream_enabled = false;
         if let Some(stream) = table.latest_stream.as_ref().and_then(|arn| self.streams.get_mut(arn)) {
-            let mut surroundings = Surroundings { now, options: &self.options, random: &mut self.random };
-            stream.disable(&mut surroundings);
+            let mut context = StreamContext { now, options: &self.options, random: &mut self.random };
+            stream.disable(&mut context);
         }
         self.plan();
     }

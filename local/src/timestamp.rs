@@ -1,9 +1,9 @@
-//! Points in time, as the world is told them.
+//! Points in time.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Milliseconds since the Unix epoch, handed to the world by its shell.
+/// Milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(u64);
 
@@ -11,6 +11,12 @@ impl Timestamp {
     /// The time `millis` milliseconds after the Unix epoch.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
+    }
+
+    /// The time that the API's JSON has as seconds with decimals, to the millisecond; the epoch for earlier ones.
+    pub(crate) fn from_seconds(seconds: f64) -> Self {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
+        Self((seconds * 1000.0).round() as u64)
     }
 
     /// Milliseconds since the Unix epoch.

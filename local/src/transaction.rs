@@ -6,24 +6,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::error::ServiceError;
-use super::items::{
+use crate::emulator::{Emulator, Reply, json_reply};
+use crate::error::ServiceError;
+use crate::items::{
     Action, CapacityDetail, PlannedWrite, WriteFailure, WriteKind, capacity_detail, consumed_by_table, read_key,
     read_projection, read_units, write_units,
 };
-use super::request::Parameters;
-use super::stream::record::Cause;
-use super::tables::table_name;
-use super::timestamp::Timestamp;
-use super::value::{item_size, item_to_json};
-use super::world::{Reply, World, json_reply};
+use crate::request::Parameters;
+use crate::stream::record::WriteSource;
+use crate::tables::table_name;
+use crate::timestamp::Timestamp;
+use crate::value::{item_size, item_to_json};
 
 /// The most items in one transaction.
 const MAX_ITEMS: usize = 100;
-/// How long a client token stands for its request ("ClientRequestToken": 10 minutes).
+/// Life of a client token ("ClientRequestToken": 10 minutes).
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
 
-/// The client tokens of late, with the requests they came with.
+/// Recent client tokens, each with its request and answer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tokens {
     known: BTreeMap<String, (Timestamp, Value, Bytes)>,
@@ -57,7 +57,7 @@ impl Tokens {
     }
 }
 
-impl World {
+impl Emulator {
     pub(super) fn transact_write_items(&mut self, now: Timestamp, body: &Value) -> Reply {
         let known = ["TransactItems", "ClientRequestToken", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"];
         let parameters = Parameters::new(body, &known)?;
@@ -181,7 +181,7 @@ impl World {
         for (write, outcome) in planned {
             *units.entry(write.table.clone()).or_insert(0.0) += 2.0 * write_units(&outcome);
             if !matches!(write.action, Action::Check) {
-                self.replace_item(now, &write.table, &write.key, outcome.new, Cause::Request);
+                self.replace_item(now, &write.table, &write.key, outcome.new, WriteSource::Request);
             }
         }
         for (table, units) in &units {

@@ -2,18 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::error::ServiceError;
-use super::request::Parameters;
-use super::stream::record::Cause;
-use super::table::ItemKey;
-use super::tables::table_name;
-use super::timestamp::Timestamp;
-use super::world::{Reply, World, json_reply};
+use crate::emulator::{Emulator, Reply, json_reply};
+use crate::error::ServiceError;
+use crate::request::Parameters;
+use crate::stream::record::WriteSource;
+use crate::table::ItemKey;
+use crate::tables::table_name;
+use crate::timestamp::Timestamp;
 
 /// Times further back than this are taken for something else, and the item stays ("Time to Live": five years).
 const OLDEST_EXPIRY_SECS: u64 = 5 * 365 * 24 * 3600;
 
-impl World {
+impl Emulator {
     pub(super) fn describe_time_to_live(&mut self, body: &Value) -> Reply {
         let parameters = Parameters::new(body, &["TableName"])?;
         let table = self.table_for_control(table_name(&parameters)?)?;
@@ -82,7 +82,7 @@ impl World {
             })
             .collect();
         for (table, key) in expired {
-            self.replace_item(now, &table, &key, None, Cause::Expiry);
+            self.replace_item(now, &table, &key, None, WriteSource::Expiry);
         }
     }
 }

@@ -7,9 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
-use super::number::{Number, NumberError};
+use crate::number::{Number, NumberError};
 
-/// How many lists and maps may stand inside one another ("Limits, Nested attribute depth").
+/// Most levels of nested lists and maps ("Limits, Nested attribute depth").
 const MAX_NESTING: usize = 32;
 
 /// An item: attribute values by attribute name.
@@ -43,7 +43,7 @@ pub enum AttributeValue {
     Bs(BTreeSet<Vec<u8>>),
 }
 
-/// Why JSON is no attribute value, as the service words it.
+/// The refusal of JSON that is no attribute value, as the service words it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValueError(pub String);
 
@@ -126,7 +126,7 @@ impl AttributeValue {
         }
     }
 
-    /// How many lists and maps stand inside one another here; 0 for a value that is neither.
+    /// Levels of nested lists and maps; 0 for any other value.
     pub(super) fn nesting(&self) -> usize {
         match self {
             Self::L(list) => 1 + list.iter().map(Self::nesting).max().unwrap_or(0),
@@ -169,7 +169,7 @@ pub fn item_size(item: &Item) -> usize {
     item.iter().map(|(name, value)| name.len() + value.size()).sum()
 }
 
-/// Refuses what stands deeper than the service allows; `depth` counts the lists and maps around and at a place.
+/// Refuses nesting deeper than the service allows; `depth` counts the lists and maps down to a value.
 pub(super) fn check_nesting(depth: usize) -> Result<(), ValueError> {
     if depth <= MAX_NESTING {
         return Ok(());
@@ -195,7 +195,7 @@ impl From<NumberError> for ValueError {
     }
 }
 
-/// Reads a value that stands inside `depth` lists and maps.
+/// Reads a value inside `depth` lists and maps.
 fn value_from_json(json: &Value, depth: usize) -> Result<AttributeValue, ValueError> {
     let members = match json {
         Value::Object(members) => members,

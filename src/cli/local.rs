@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use super::local_config::{ClockStart, LocalConfig};
 use super::signals;
-use shardkeeper_local::{Clock, LocalOptions, LocalService, Timestamp, http};
+use shardkeeper_local::{Clock, LocalOptions, LocalService, Timestamp};
 
 /// Does what `shardkeeper local` is for, as `config` says.
 ///
@@ -33,11 +33,12 @@ async fn serve(config: LocalConfig) -> Result<(), anyhow::Error> {
          export AWS_ENDPOINT_URL=http://{address} AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1 \
          AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local\n"
     ))?;
-    http::serve(listener, service, async {
-        signal.await;
-    })
-    .await
-    .context("the listener failed")
+    service
+        .serve(listener, async {
+            signal.await;
+        })
+        .await
+        .context("the listener failed")
 }
 
 fn options(config: &LocalConfig) -> LocalOptions {

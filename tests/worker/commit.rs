@@ -14,7 +14,7 @@ use shardkeeper::{
     BatchError, CheckpointError, Checkpointer, Checkpoints, CommitError, Committed, ProcessRecordsInput, RecordBatch,
     RecordProcessor, ShardContext,
 };
-use shardkeeper_local::faults::{Effect, Fault};
+use shardkeeper_local::{Effect, InjectedFault};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fleet::Fleet;
@@ -43,7 +43,7 @@ impl RecordProcessor for Processor {
 /// A worker with its service, and what goes wrong with the next transactions.
 struct Harness {
     fleet: Fleet,
-    faults: Arc<Mutex<VecDeque<Fault>>>,
+    faults: Arc<Mutex<VecDeque<InjectedFault>>>,
     batches: mpsc::UnboundedReceiver<HandedOver>,
     /// The number of batches written: no two hold the same item, which would be no change.
     written: usize,
@@ -54,7 +54,7 @@ impl Harness {
         let fleet = Fleet::new(1);
         fleet.create_table("Counts", json!({"StreamEnabled": false}));
         let (sender, batches) = mpsc::unbounded_channel();
-        let faults: Arc<Mutex<VecDeque<Fault>>> = Arc::default();
+        let faults: Arc<Mutex<VecDeque<InjectedFault>>> = Arc::default();
         let next_faults = Arc::clone(&faults);
         let client = fleet.client().hook(move |call| {
             let is_transaction = call.request.target.ends_with(".TransactWriteItems");
@@ -81,7 +81,7 @@ impl Harness {
 
     /// Makes the next attempts of a transaction go wrong.
     fn next_faults(&self, count: usize, effect: &Effect) {
-        let fault = Fault { effect: effect.clone(), ..Fault::default() };
+        let fault = InjectedFault { effect: effect.clone(), ..InjectedFault::default() };
         self.faults.lock().expect("no panic").extend(std::iter::repeat_n(fault, count));
     }
 
@@ -251,7 +251,7 @@ async fn what_was_told_to_be_refused_does_not_happen_later() {
 async fn a_commit_that_its_caller_gives_up_is_seen_through() {
     let mut harness = Harness::new();
     let batch = harness.batch().await;
-    let slow = Fault { delay_before: Duration::from_millis(500), ..Fault::default() };
+    let slow = InjectedFault { delay_before: Duration::from_millis(500), ..InjectedFault::default() };
     harness.faults.lock().expect("no panic").push_back(slow);
     let commit = batch.checkpointer.commit(&batch.records, counting(&batch.records));
     tokio::time::timeout(Duration::from_millis(100), commit).await.expect_err("it takes longer");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use shardkeeper::internals::aws::clients::SdkConfig;
 use shardkeeper::internals::consumer::{ProcessorFactory, WallClock};
 use shardkeeper::{StreamSelector, Worker, WorkerOptions};
-use shardkeeper_local::connector::InMemoryClient;
+use shardkeeper_local::InMemoryClient;
 use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 use tokio::time::Instant;
 

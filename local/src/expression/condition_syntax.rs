@@ -115,10 +115,10 @@ impl<'t> ConditionSyntax<'t> {
     }
 }
 
-/// What was parsed where the grammar allows a condition or, in parentheses, an operand.
+/// The outcome of parsing where the grammar allows a condition or, in parentheses, an operand.
 enum Part<'t> {
     Condition(ConditionSyntax<'t>),
-    /// An operand with nothing behind it: all that stands in these parentheses, or a function, or a mistake.
+    /// A lone operand: the only content of the parentheses, a function, or a mistake.
     Operand(OperandSyntax<'t>),
 }
 

@@ -17,7 +17,7 @@ pub struct KeyCondition {
     range: Option<KeyTest>,
 }
 
-/// What is asked of one key attribute.
+/// The condition on one key attribute.
 #[derive(Clone, Debug)]
 enum KeyTest {
     Compare(Comparator, AttributeValue),

@@ -4,7 +4,7 @@
 //!
 //! - `token` cuts the text, and words syntax errors as the service does;
 //! - `syntax` is the parser and the part of the tree that all expressions share: paths, values, functions;
-//! - `placeholders` holds `#names` and `:values`, and notes which of them were used;
+//! - `placeholders` holds `#names` and `:values`, and records which of them were used;
 //! - `path` is a resolved document path: looked up in an item, compared with others;
 //! - `condition`, with `evaluate`, is ConditionExpression and FilterExpression;
 //! - `key_condition` is a Query's KeyConditionExpression, read from a condition;
@@ -13,8 +13,6 @@
 //!
 //! Messages are the service's own, mostly as DynamoDB Local gives them, which shares its expression code.
 
-#[cfg(test)]
-mod answers;
 mod condition;
 mod condition_syntax;
 mod evaluate;
@@ -38,25 +36,20 @@ pub use placeholders::Placeholders;
 pub use projection::Projection;
 pub use update::Update;
 
-use super::value::ValueError;
+use crate::value::ValueError;
 
 /// The request's member that an expression stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::enum_variant_names)] // The names of the API.
 pub enum ExpressionKind {
-    /// What must hold for a write.
     ConditionExpression,
-    /// Which of the items read are returned.
     FilterExpression,
-    /// Which items a Query reads.
     KeyConditionExpression,
-    /// Which attributes are returned.
     ProjectionExpression,
-    /// What an UpdateItem changes.
     UpdateExpression,
 }
 
-/// Why an expression is refused or cannot be applied: the message of the service's ValidationException.
+/// The refusal of an expression: the message of the service's ValidationException.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpressionError(pub String);
 

@@ -24,7 +24,7 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// What stands there in the item, if anything does.
+    /// The value at this path of the item.
     pub(super) fn find<'i>(&self, item: &'i Item) -> Option<&'i AttributeValue> {
         self.steps.iter().try_fold(item.get(&self.attribute)?, step_into)
     }
@@ -61,7 +61,6 @@ impl fmt::Display for Path {
     }
 }
 
-/// How two paths stand to each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Relation {
     Apart,
@@ -114,7 +113,7 @@ pub(super) fn project<'p>(paths: impl Iterator<Item = &'p Path>, item: &Item) ->
 struct Picked<'i> {
     /// The value, at the end of a path.
     value: Option<&'i AttributeValue>,
-    /// What was picked inside, where paths go on.
+    /// The picked parts of a map or list.
     inside: std::collections::BTreeMap<Step, Picked<'i>>,
 }
 

@@ -11,7 +11,7 @@ const KIND: ExpressionKind = ExpressionKind::ProjectionExpression;
 /// A parsed and checked ProjectionExpression.
 #[derive(Clone, Debug)]
 pub struct Projection {
-    /// What is wanted; no path contains another.
+    /// No path contains another.
     paths: Vec<Path>,
 }
 

@@ -1,6 +1,6 @@
-//! What all expressions are made of (paths, values and functions), as written, and the parser of it.
+//! The parser, and the parts that all expressions are written in: paths, values and functions.
 //!
-//! What is written is checked in the service's order, which shows when an expression has several faults: first the
+//! They are checked in the service's order, which shows when an expression has several faults: first the
 //! syntax and parentheses, then functions and reserved words, then placeholders, then operands.
 
 use super::path::{Path, Step};
@@ -52,11 +52,11 @@ pub(super) struct FunctionSyntax<'t> {
 /// A parser at some place of an expression.
 pub(super) struct Parser<'t> {
     pub(super) tokens: Tokens<'t>,
-    /// How many parentheses and functions are open.
+    /// The number of open parentheses and functions.
     depth: usize,
 }
 
-/// What turns the written form into the resolved one, and refuses what cannot be.
+/// Turns the written form into the resolved one.
 #[derive(Clone, Copy)]
 pub(super) struct Resolver<'p> {
     pub(super) kind: ExpressionKind,
@@ -191,7 +191,7 @@ impl<'t> PathSyntax<'t> {
 }
 
 impl<'t> OperandSyntax<'t> {
-    /// How many functions stand in it.
+    /// The number of functions in it.
     pub(super) fn operators(&self) -> usize {
         match self {
             Self::Path(_) | Self::Value(_) => 0,
@@ -215,7 +215,7 @@ impl<'t> OperandSyntax<'t> {
 }
 
 impl FunctionSyntax<'_> {
-    /// How many functions stand in it, itself counted.
+    /// The number of functions in it, itself included.
     pub(super) fn operators(&self) -> usize {
         1 + self.arguments.iter().map(OperandSyntax::operators).sum::<usize>()
     }

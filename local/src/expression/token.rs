@@ -5,7 +5,6 @@ use super::{ExpressionError, ExpressionKind};
 /// The longest expression ("Limits, Expression parameters": 4 KB).
 const MAX_EXPRESSION_BYTES: usize = 4096;
 
-/// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TokenKind {
     /// An attribute's or function's name.
@@ -45,13 +44,13 @@ pub(super) enum Keyword {
 pub(super) struct Token<'t> {
     pub(super) kind: TokenKind,
     pub(super) text: &'t str,
-    /// Where the token begins in the expression, in bytes.
+    /// Offset in the expression, in bytes.
     start: usize,
 }
 
 /// The tokens of one expression and a place among them.
 pub(super) struct Tokens<'t> {
-    /// Which expression it is, for messages.
+    /// Named in messages.
     pub(super) kind: ExpressionKind,
     expression: &'t str,
     /// All tokens; the last and only the last is [`TokenKind::End`].
@@ -165,7 +164,7 @@ fn cut(expression: &str) -> Vec<Token<'_>> {
     }
 }
 
-/// What stands at the beginning of a text that is not empty, and its length in bytes.
+/// The first token of a text that is not empty, and its length in bytes.
 fn first_token(text: &str) -> (TokenKind, usize) {
     let bytes = text.as_bytes();
     let word_end = |from: usize| {

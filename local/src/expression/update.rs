@@ -15,7 +15,7 @@ const KIND: ExpressionKind = ExpressionKind::UpdateExpression;
 /// A parsed and checked UpdateExpression.
 #[derive(Clone, Debug)]
 pub struct Update {
-    /// What it changes; no path contains another.
+    /// No path contains another.
     actions: Vec<(Path, Action)>,
 }
 
@@ -44,7 +44,7 @@ enum Operand {
     ListAppend(Box<Operand>, Box<Operand>),
 }
 
-/// What an action comes to for one item.
+/// The effect of an action on one item.
 enum Change {
     Put(AttributeValue),
     Remove,
@@ -124,7 +124,7 @@ impl Update {
 }
 
 impl Action {
-    /// What it comes to, given what stands at its place now.
+    /// Its effect, given the current value at its path.
     fn on(&self, current: Option<&AttributeValue>, item: &Item) -> Result<Change, ExpressionError> {
         match self {
             Self::Set(value) => Ok(Change::Put(value.value(item)?)),
@@ -352,7 +352,7 @@ fn without(current: &AttributeValue, elements: &AttributeValue) -> Result<Change
     Ok(if is_empty { Change::Remove } else { Change::Put(left) })
 }
 
-/// Refuses a path whose last step does not stand in a map or list that is there.
+/// Refuses a path whose last step is not in an existing map or list.
 fn check_place(path: &Path, item: &Item) -> Result<(), ExpressionError> {
     let Some((last, steps)) = path.steps.split_last() else {
         return Ok(());
@@ -390,7 +390,7 @@ fn remove(item: &mut Item, path: &Path) -> Result<(), ExpressionError> {
     Ok(())
 }
 
-/// Where a path ends: what holds its place, and which of its places it is.
+/// The end of a path: a map or list, and the place in it.
 enum Place<'i, 'p> {
     Member(&'i mut Item, &'p str),
     Element(&'i mut Vec<AttributeValue>, usize),

@@ -23,7 +23,7 @@ pub(super) enum ActionSyntax<'t> {
     Delete(PathSyntax<'t>, &'t str),
 }
 
-/// What an attribute is set to, as written.
+/// The right-hand side of a SET action.
 #[derive(Clone, Debug)]
 pub(super) enum SetSyntax<'t> {
     Operand(OperandSyntax<'t>),
@@ -61,7 +61,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<ActionSyntax<'_>>, ExpressionError
 }
 
 impl<'t> ActionSyntax<'t> {
-    /// What it changes.
+    /// The path that it changes.
     pub(super) fn target(&self) -> &PathSyntax<'t> {
         match self {
             Self::Set(path, _) | Self::Remove(path) | Self::Add(path, _) | Self::Delete(path, _) => path,

@@ -1,4 +1,4 @@
-//! The answers to GetRecords: written when they are asked for, or ahead of that.
+//! The answers to GetRecords, written on request or prepared ahead of it.
 
 use bytes::Bytes;
 
@@ -9,23 +9,22 @@ use super::shard::{Page, PageSize};
 use crate::options::LocalOptions;
 use crate::timestamp::Timestamp;
 
-/// An answer that is ready before it is asked for.
+/// An answer prepared before its request.
 #[derive(Clone, Debug)]
-pub(crate) struct MadePage {
+pub(crate) struct PreparedPage {
     /// The body, to be sent as it is.
     pub(crate) body: Bytes,
-    /// How many records are in it.
     pub(crate) records: u64,
     /// The position of the page behind it.
     next: Option<u128>,
 }
 
 impl Stream {
-    /// Makes the answers of all pages that can't change any more: the full ones, and the last one of a closed shard.
-    pub(crate) fn make_pages(&mut self, now: Timestamp, options: &LocalOptions) {
+    /// Prepares the answers of all final pages: the full ones, and the last one of a closed shard.
+    pub(crate) fn prepare_pages(&mut self, now: Timestamp, options: &LocalOptions) {
         let size = PageSize { records: options.page_records, bytes: options.page_bytes };
         for shard in self.shards.values_mut() {
-            let mut position = match shard.made.last_key_value() {
+            let mut position = match shard.prepared.last_key_value() {
                 Some((_, made)) => made.next,
                 None => Some(shard.horizon()),
             };
@@ -42,15 +41,15 @@ impl Stream {
                     issued: now,
                 });
                 let (records, next) = (page.records.len() as u64, page.next);
-                let made = MadePage { body: write_answer(&page, iterator.as_ref()), records, next };
-                shard.made.insert(start, made);
+                let made = PreparedPage { body: write_answer(&page, iterator.as_ref()), records, next };
+                shard.prepared.insert(start, made);
                 position = next;
             }
         }
     }
 }
 
-/// Writes the answer of a page whose reader goes on with `next`.
+/// Writes the answer of a page with `next` as its NextShardIterator.
 pub(crate) fn write_answer(page: &Page<'_>, next: Option<&ShardIterator>) -> Bytes {
     let bytes: usize = page.records.iter().map(|record| record.json.len() + 1).sum();
     let mut out = Vec::with_capacity(bytes + 512);

@@ -3,10 +3,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 
-use crate::random::mix;
+use crate::hash::stable_hash;
 use crate::timestamp::Timestamp;
 
-/// Where in which shard a reader stands, and since when.
+/// A reader's position in a shard, and its age.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ShardIterator {
     pub(crate) stream_arn: String,
@@ -40,9 +40,9 @@ impl ShardIterator {
     }
 }
 
-/// Catches iterators that were cut or joined wrongly; it keeps no one from forging.
+/// Catches iterators that were truncated or joined wrongly. It is no protection against forgery.
 fn checksum(arn: &str, fields: &str) -> u64 {
-    arn.bytes().chain(fields.bytes()).fold(0, |sum, byte| mix(sum ^ u64::from(byte)))
+    stable_hash(arn.bytes().chain(fields.bytes()))
 }
 
 #[cfg(test)]

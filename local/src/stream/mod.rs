@@ -10,23 +10,24 @@ use std::ops::Bound;
 
 use serde_json::{Value, json};
 
-use super::error::ServiceError;
-use super::request::Parameters;
-use super::timestamp::Timestamp;
-use super::world::{Reply, World, json_reply};
+use crate::emulator::{Emulator, Reply, json_reply};
+use crate::error::ServiceError;
+use crate::request::Parameters;
+use crate::tables::table_name;
+use crate::timestamp::Timestamp;
 use answer::write_answer;
 use iterator::ShardIterator;
 use lifecycle::Stream;
 use shard::{PageSize, Shard};
 
-/// What an operator may do to shards outside their usual life.
+/// An operator's change to shards outside their usual life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamAction {
-    /// Close the shard; two children share its keys.
+    /// Closes the shard; two children share its keys.
     Split,
-    /// Close the shard; one child goes on with its keys.
+    /// Closes the shard; one child continues its keys.
     Rollover,
-    /// Drop its records, as if their retention were over.
+    /// Drops its records, as if their retention were over.
     Trim,
 }
 
@@ -42,11 +43,17 @@ impl StreamAction {
     }
 }
 
-impl World {
+impl Emulator {
     pub(super) fn list_streams(&mut self, body: &Value) -> Reply {
         let parameters = Parameters::new(body, &["TableName", "Limit", "ExclusiveStartStreamArn"])?;
-        let table = parameters.text("TableName")?;
+        let table = match parameters.value("TableName") {
+            Some(_) => Some(table_name(&parameters)?),
+            None => None,
+        };
         let start = parameters.text("ExclusiveStartStreamArn")?;
+        if let Some(start) = start {
+            check_stream_arn("exclusiveStartStreamArn", start)?;
+        }
         let limit = page_limit(&parameters, 100)?;
         let after = start.map_or(Bound::Unbounded, Bound::Excluded);
         let mut streams = self
@@ -70,7 +77,7 @@ impl World {
     pub(super) fn describe_stream(&mut self, now: Timestamp, body: &Value) -> Reply {
         let known = ["StreamArn", "Limit", "ExclusiveStartShardId", "ShardFilter"];
         let parameters = Parameters::new(body, &known)?;
-        let arn = parameters.required_text("StreamArn")?;
+        let arn = stream_arn(&parameters)?;
         let start = parameters.text("ExclusiveStartShardId")?;
         if let Some(start) = start {
             check_length("exclusiveStartShardId", start, 28, 65)?;
@@ -108,19 +115,22 @@ impl World {
     }
 
     pub(super) fn shard_iterator(&mut self, now: Timestamp, body: &Value) -> Reply {
-        let known = ["StreamArn", "ShardId", "ShardIteratorType", "SequenceNumber"];
+        let known = ["StreamArn", "ShardId", "ShardIteratorType", "SequenceNumber", "Timestamp"];
         let parameters = Parameters::new(body, &known)?;
-        let arn = parameters.required_text("StreamArn")?;
+        let arn = stream_arn(&parameters)?;
         let shard_id = parameters.required_text("ShardId")?;
+        check_length("shardId", shard_id, 28, 65)?;
         parameters.required("ShardIteratorType")?;
-        let kinds = ["TRIM_HORIZON", "LATEST", "AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER"];
+        let kinds = ["TRIM_HORIZON", "LATEST", "AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER", "AT_TIMESTAMP"];
         let kind = parameters.choice("ShardIteratorType", &kinds)?;
         let sequence = sequence_number(&parameters, kind)?;
+        let time = timestamp(&parameters, kind, now)?;
         let stream = self.streams.get(arn).ok_or_else(|| stream_not_found(arn))?;
         let shard = stream.shards.get(shard_id).ok_or_else(|| shard_not_found(shard_id))?;
         let position = match kind {
             "TRIM_HORIZON" => shard.horizon(),
             "LATEST" => stream.next_sequence,
+            "AT_TIMESTAMP" => shard.position_at(time).unwrap_or(stream.next_sequence),
             "AT_SEQUENCE_NUMBER" => position_in(shard, sequence, stream.next_sequence)?,
             _ => position_in(shard, sequence, stream.next_sequence)? + 1,
         };
@@ -132,6 +142,7 @@ impl World {
     pub(super) fn records(&mut self, now: Timestamp, body: &Value) -> Reply {
         let parameters = Parameters::new(body, &["ShardIterator", "Limit"])?;
         let text = parameters.required_text("ShardIterator")?;
+        check_length("shardIterator", text, 1, 2048)?;
         let limit = page_limit(&parameters, 1000)?.min(self.options.page_records);
         let mut iterator =
             ShardIterator::decode(text).ok_or_else(|| ServiceError::validation("Invalid ShardIterator"))?;
@@ -155,7 +166,7 @@ impl World {
             return Err(trimmed());
         }
         let size = PageSize { records: limit, bytes: self.options.page_bytes };
-        if let Some(made) = shard.made.get(&iterator.position).filter(|_| limit == self.options.page_records) {
+        if let Some(made) = shard.prepared.get(&iterator.position).filter(|_| limit == self.options.page_records) {
             self.stats.records_served += made.records;
             return Ok(made.body.clone());
         }
@@ -170,7 +181,7 @@ impl World {
     }
 }
 
-/// The position named by a sequence number, if the shard still has it and ever could have had it.
+/// The position of a sequence number within the shard's range.
 fn position_in(shard: &Shard, sequence: Option<u128>, next_sequence: u128) -> Result<u128, ServiceError> {
     let Some(sequence) = sequence else {
         return Err(invalid_sequence_number());
@@ -189,8 +200,8 @@ fn position_in(shard: &Shard, sequence: Option<u128>, next_sequence: u128) -> Re
 fn sequence_number(parameters: &Parameters<'_>, kind: &str) -> Result<Option<u128>, ServiceError> {
     let text = parameters.text("SequenceNumber")?;
     match (text, kind) {
-        (None, "TRIM_HORIZON" | "LATEST") => Ok(None),
-        (Some(_), "TRIM_HORIZON" | "LATEST") => Err(ServiceError::validation(
+        (None, "TRIM_HORIZON" | "LATEST" | "AT_TIMESTAMP") => Ok(None),
+        (Some(_), "TRIM_HORIZON" | "LATEST" | "AT_TIMESTAMP") => Err(ServiceError::validation(
             "One or more parameter values were invalid: SequenceNumber should not be passed for this iterator type",
         )),
         (None, _) => Err(invalid_sequence_number()),
@@ -203,6 +214,35 @@ fn sequence_number(parameters: &Parameters<'_>, kind: &str) -> Result<Option<u12
             Ok(Some(text.parse().unwrap_or(u128::MAX)))
         }
     }
+}
+
+/// The time of an AT_TIMESTAMP iterator, in seconds with decimals; the other kinds have none.
+fn timestamp(parameters: &Parameters<'_>, kind: &str, now: Timestamp) -> Result<Timestamp, ServiceError> {
+    let invalid = |problem: &str| {
+        ServiceError::validation(format!("One or more parameter values were invalid: Timestamp {problem}"))
+    };
+    match (parameters.number("Timestamp")?, kind) {
+        (None, "AT_TIMESTAMP") => Err(invalid("is required for this iterator type")),
+        (Some(seconds), "AT_TIMESTAMP") => match Timestamp::from_seconds(seconds) {
+            time if time > now => Err(invalid("must not be in the future")),
+            time => Ok(time),
+        },
+        (Some(_), _) => Err(invalid("should not be passed for this iterator type")),
+        (None, _) => Ok(now),
+    }
+}
+
+/// The `StreamArn` of a request.
+fn stream_arn<'a>(parameters: &Parameters<'a>) -> Result<&'a str, ServiceError> {
+    let arn = parameters.required_text("StreamArn")?;
+    check_stream_arn("streamArn", arn)?;
+    Ok(arn)
+}
+
+fn check_stream_arn(member: &str, arn: &str) -> Result<(), ServiceError> {
+    check_length(member, arn, 37, 1024)?;
+    let is_stream = arn.starts_with("arn:") && arn.contains(":table/") && arn.contains("/stream/");
+    if is_stream { Ok(()) } else { Err(ServiceError::validation("Invalid StreamArn")) }
 }
 
 fn children_filter<'a>(parameters: &Parameters<'a>) -> Result<Option<&'a str>, ServiceError> {

@@ -1,4 +1,4 @@
-//! Stream records: the JSON of one, written once.
+//! Stream records, whose JSON is written once.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use crate::table::KeySchema;
 use crate::timestamp::Timestamp;
 use crate::value::{Item, item_size, write_item_json};
 
-/// What of a changed item goes into its records ("StreamViewType").
+/// The parts of a changed item in its records ("StreamViewType").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ViewType {
     KeysOnly,
@@ -25,9 +25,9 @@ pub(crate) struct StoredRecord {
     pub(crate) json: Bytes,
 }
 
-/// Who made a change, where the record says so.
+/// The origin of a change, which the record's `userIdentity` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub(crate) enum WriteSource {
     /// A request; such records have no `userIdentity`.
     Request,
     /// The item's time to live was over.
@@ -38,10 +38,10 @@ pub(crate) enum Cause {
 pub(crate) struct Change<'a> {
     pub(crate) old: Option<&'a Item>,
     pub(crate) new: Option<&'a Item>,
-    pub(crate) cause: Cause,
+    pub(crate) source: WriteSource,
 }
 
-/// What a record says beside the change itself.
+/// The content of a record beside the change itself.
 pub(crate) struct RecordFrame<'a> {
     pub(crate) region: &'a str,
     pub(crate) schema: &'a KeySchema,
@@ -83,8 +83,8 @@ impl ViewType {
 }
 
 impl Change<'_> {
-    /// Whether anything is different afterwards; what is not gives no record.
-    pub(crate) fn is_one(&self) -> bool {
+    /// Whether anything differs afterwards; otherwise there is no record.
+    pub(crate) fn is_change(&self) -> bool {
         self.old != self.new
     }
 
@@ -137,7 +137,7 @@ pub(crate) fn write_record(frame: &RecordFrame<'_>, change: &Change<'_>) -> Stor
             frame.view.name()
         ),
     );
-    if change.cause == Cause::Expiry {
+    if change.source == WriteSource::Expiry {
         out.extend_from_slice(br#","userIdentity":{"type":"Service","principalId":"dynamodb.amazonaws.com"}"#);
     }
     out.push(b'}');

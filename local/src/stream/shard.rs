@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Value, json};
 
-use super::answer::MadePage;
+use super::answer::PreparedPage;
 use super::record::StoredRecord;
 use crate::limits::RateLimit;
 use crate::timestamp::Timestamp;
@@ -19,24 +19,24 @@ pub(crate) struct Shard {
     pub(crate) created: Timestamp,
     /// The sequence number that the shard begins at.
     pub(crate) start: u128,
-    /// When the shard closed, and the number it ended at.
+    /// The time of closing, and the ending sequence number.
     pub(crate) closed: Option<(Timestamp, u128)>,
     /// The records that are not trimmed yet, oldest first.
     pub(crate) records: VecDeque<StoredRecord>,
-    /// The answers that are ready, by the position at which their pages begin.
-    pub(crate) made: BTreeMap<u128, MadePage>,
+    /// Prepared answers, by the first position of their pages.
+    pub(crate) prepared: BTreeMap<u128, PreparedPage>,
     /// The newest record that is trimmed.
     pub(crate) trimmed_to: Option<u128>,
     pub(crate) reads: RateLimit,
 }
 
-/// Which records a page takes.
+/// The limits of a page.
 pub(crate) struct PageSize {
     pub(crate) records: usize,
     pub(crate) bytes: usize,
 }
 
-/// Some of a shard's records, and where the next page begins.
+/// A page of a shard's records.
 pub(crate) struct Page<'a> {
     pub(crate) records: Vec<&'a StoredRecord>,
     /// The least sequence number of the next page; `None` when the shard is closed and read to its end.
@@ -57,6 +57,13 @@ impl Shard {
         self.trimmed_to.map_or(self.start, |trimmed| trimmed + 1)
     }
 
+    /// The position of the first record whose creation time, as records tell it in whole seconds, is at or after `time`.
+    pub(crate) fn position_at(&self, time: Timestamp) -> Option<u128> {
+        let is_before = |record: &StoredRecord| record.created.as_secs() * 1000 < time.as_millis();
+        let first = self.records.partition_point(is_before);
+        self.records.get(first).map(|record| record.sequence)
+    }
+
     /// Whether records from `position` on are no longer all there.
     pub(crate) fn is_trimmed_at(&self, position: u128) -> bool {
         self.trimmed_to.is_some_and(|trimmed| position <= trimmed)
@@ -70,7 +77,7 @@ impl Shard {
             }
         }
         if let Some(trimmed) = self.trimmed_to {
-            self.made = self.made.split_off(&(trimmed + 1));
+            self.prepared = self.prepared.split_off(&(trimmed + 1));
         }
     }
 

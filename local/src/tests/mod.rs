@@ -3,33 +3,34 @@
 mod items;
 mod reading;
 mod shards;
-mod shells;
 mod streams;
 mod tables;
 mod transactions;
+mod transports;
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{LocalOptions, Request, Timestamp, World};
+use crate::emulator::Emulator;
+use crate::{LocalOptions, Request, Timestamp};
 
-/// A world at a time that only moves when told.
-pub(super) struct Bench {
-    pub(super) world: World,
+/// A emulator at a time that only moves when told.
+pub(super) struct Fixture {
+    pub(super) emulator: Emulator,
     pub(super) now: Timestamp,
 }
 
 /// An error's name and text.
 pub(super) type Refusal = (String, String);
 
-impl Bench {
+impl Fixture {
     pub(super) fn new() -> Self {
         Self::with(LocalOptions::default())
     }
 
     pub(super) fn with(options: LocalOptions) -> Self {
-        Self { world: World::new(options), now: Timestamp::from_millis(1_795_346_529_400) }
+        Self { emulator: Emulator::new(options), now: Timestamp::from_millis(1_795_346_529_400) }
     }
 
     /// The answer's body, of a good call or of an error.
@@ -39,7 +40,7 @@ impl Bench {
             _ => "DynamoDB_20120810",
         };
         let request = Request { target: format!("{service}.{operation}"), body: body.to_string().into() };
-        let answer = self.world.handle(self.now, &request);
+        let answer = self.emulator.handle(self.now, &request);
         let body = serde_json::from_slice(&answer.body).expect("every answer is JSON");
         (answer.status, body)
     }

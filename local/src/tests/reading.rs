@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{Bench, ranged_table, text};
+use super::{Fixture, ranged_table, text};
 
 /// The table `Ranged` with the sort keys 0 to 9 under `a`, and three other partitions.
-fn bench() -> Bench {
-    let mut bench = Bench::new();
-    bench.ok("CreateTable", ranged_table("Ranged"));
+fn fixture() -> Fixture {
+    let mut fixture = Fixture::new();
+    fixture.ok("CreateTable", ranged_table("Ranged"));
     let keys = (0..10).map(|sort| ("a", sort)).chain([("b", 1), ("c", 1), ("d", 1)]);
     for (key, sort) in keys {
         let item = json!({"k": {"S": key}, "r": {"N": sort.to_string()}, "even": {"BOOL": sort % 2 == 0}});
-        bench.ok("PutItem", json!({"TableName": "Ranged", "Item": item}));
+        fixture.ok("PutItem", json!({"TableName": "Ranged", "Item": item}));
     }
-    bench
+    fixture
 }
 
 fn query(condition: &str, values: Value) -> Value {
@@ -29,18 +29,18 @@ fn sorts(answer: &Value) -> Vec<&str> {
 
 #[test]
 fn a_query_reads_a_partition_in_the_order_of_numbers_both_ways() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     let ten = json!({"TableName": "Ranged", "Item": {"k": {"S": "a"}, "r": {"N": "10"}}});
-    bench.ok("PutItem", ten);
+    fixture.ok("PutItem", ten);
     let mut request = query("k = :k AND r > :r", json!({":k": {"S": "a"}, ":r": {"N": "7"}}));
-    assert_eq!(sorts(&bench.ok("Query", request.clone())), ["8", "9", "10"]);
+    assert_eq!(sorts(&fixture.ok("Query", request.clone())), ["8", "9", "10"]);
     request["ScanIndexForward"] = false.into();
-    assert_eq!(sorts(&bench.ok("Query", request)), ["10", "9", "8"]);
+    assert_eq!(sorts(&fixture.ok("Query", request)), ["10", "9", "8"]);
 }
 
 #[test]
 fn pages_meet_without_gap_or_overlap_also_under_a_filter() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     for forward in [true, false] {
         let mut request = query("k = :k", json!({":k": {"S": "a"}, ":yes": {"BOOL": true}}));
         request["FilterExpression"] = "even = :yes".into();
@@ -49,7 +49,7 @@ fn pages_meet_without_gap_or_overlap_also_under_a_filter() {
         let mut seen = Vec::new();
         let mut scanned = 0;
         loop {
-            let page = bench.ok("Query", request.clone());
+            let page = fixture.ok("Query", request.clone());
             seen.extend(sorts(&page).into_iter().map(str::to_owned));
             scanned += page["ScannedCount"].as_u64().expect("a count");
             if page["LastEvaluatedKey"].is_null() {
@@ -68,18 +68,18 @@ fn pages_meet_without_gap_or_overlap_also_under_a_filter() {
 
 #[test]
 fn a_count_has_no_items() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     let mut request = query("k = :k", json!({":k": {"S": "a"}}));
     request["Select"] = "COUNT".into();
-    assert_eq!(bench.ok("Query", request), json!({"Count": 10, "ScannedCount": 10}));
+    assert_eq!(fixture.ok("Query", request), json!({"Count": 10, "ScannedCount": 10}));
 }
 
 #[test]
 fn segments_of_a_scan_share_out_all_items() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     for index in 0..200 {
         let item = json!({"k": {"S": format!("more-{index}")}, "r": {"N": "0"}});
-        bench.ok("PutItem", json!({"TableName": "Ranged", "Item": item}));
+        fixture.ok("PutItem", json!({"TableName": "Ranged", "Item": item}));
     }
     let mut seen = BTreeSet::new();
     let mut busy = 0;
@@ -87,7 +87,7 @@ fn segments_of_a_scan_share_out_all_items() {
         let mut request = json!({"TableName": "Ranged", "Segment": segment, "TotalSegments": 4, "Limit": 7});
         let before = seen.len();
         loop {
-            let page = bench.ok("Scan", request.clone());
+            let page = fixture.ok("Scan", request.clone());
             for item in page["Items"].as_array().expect("a list") {
                 let key = (text(&item["k"]["S"]), text(&item["r"]["N"]));
                 assert!(seen.insert(key), "an item twice: {item}");
@@ -105,19 +105,19 @@ fn segments_of_a_scan_share_out_all_items() {
 
 #[test]
 fn a_page_ends_after_a_megabyte() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     for index in 0..5 {
         let item = json!({"k": {"S": "big"}, "r": {"N": index.to_string()}, "x": {"S": "y".repeat(300_000)}});
-        bench.ok("PutItem", json!({"TableName": "Ranged", "Item": item}));
+        fixture.ok("PutItem", json!({"TableName": "Ranged", "Item": item}));
     }
-    let page = bench.ok("Query", query("k = :k", json!({":k": {"S": "big"}})));
+    let page = fixture.ok("Query", query("k = :k", json!({":k": {"S": "big"}})));
     assert_eq!(page["Count"], 4);
     assert_eq!(page["LastEvaluatedKey"], json!({"k": {"S": "big"}, "r": {"N": "3"}}));
 }
 
 #[test]
 fn readings_that_make_no_sense_are_refused() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     let scan = |member: &str, value: Value| {
         let mut request = json!({"TableName": "Ranged"});
         request[member] = value;
@@ -134,6 +134,6 @@ fn readings_that_make_no_sense_are_refused() {
         ("Scan", scan("ScanFilter", json!({})), "ScanFilter is not supported"),
     ];
     for (operation, body, part) in cases {
-        bench.refused(operation, body, "ValidationException", part);
+        fixture.refused(operation, body, "ValidationException", part);
     }
 }

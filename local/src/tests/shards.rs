@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Bench, text};
+use super::{Fixture, text};
 use crate::{LocalOptions, Preload, StreamAction};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -30,9 +30,9 @@ fn values_by_key(records: &[Value]) -> BTreeMap<String, Vec<String>> {
 
 #[test]
 fn a_new_stream_has_its_shards_named_by_time_and_all_open() {
-    let mut bench = Bench::new();
-    let arn = bench.table();
-    let shards = bench.shards(&arn);
+    let mut fixture = Fixture::new();
+    let arn = fixture.table();
+    let shards = fixture.shards(&arn);
     assert_eq!(shards.len(), 4);
     for shard in &shards {
         let id = text(&shard["ShardId"]);
@@ -46,16 +46,16 @@ fn a_new_stream_has_its_shards_named_by_time_and_all_open() {
 
 #[test]
 fn a_key_stays_in_its_lineage_and_keys_spread_over_the_shards() {
-    let mut bench = Bench::new();
-    let arn = bench.table();
+    let mut fixture = Fixture::new();
+    let arn = fixture.table();
     for value in 0..100 {
-        bench.put(&format!("key{}", value % 20), value);
+        fixture.put(&format!("key{}", value % 20), value);
     }
     let mut shard_of = BTreeMap::new();
     let mut used = BTreeSet::new();
-    for shard in bench.shards(&arn) {
+    for shard in fixture.shards(&arn) {
         let id = text(&shard["ShardId"]);
-        for record in bench.read_shard(&arn, &id).0 {
+        for record in fixture.read_shard(&arn, &id).0 {
             let key = text(&record["dynamodb"]["Keys"]["k"]["S"]);
             used.insert(id.clone());
             assert_eq!(shard_of.entry(key).or_insert(id.clone()), &id);
@@ -67,15 +67,15 @@ fn a_key_stays_in_its_lineage_and_keys_spread_over_the_shards() {
 
 #[test]
 fn an_old_shard_closes_and_one_child_goes_on() {
-    let mut bench = Bench::new();
-    let arn = bench.table();
+    let mut fixture = Fixture::new();
+    let arn = fixture.table();
     for value in 0..40 {
         if value == 20 {
-            bench.pass(4 * HOUR);
+            fixture.pass(4 * HOUR);
         }
-        bench.put(&format!("key{}", value % 10), value);
+        fixture.put(&format!("key{}", value % 10), value);
     }
-    let shards = bench.shards(&arn);
+    let shards = fixture.shards(&arn);
     assert_eq!(shards.len(), 8);
     let (parents, children) = shards.split_at(4);
     let by_id: BTreeMap<_, _> = parents.iter().map(|shard| (text(&shard["ShardId"]), shard)).collect();
@@ -88,56 +88,56 @@ fn an_old_shard_closes_and_one_child_goes_on() {
         assert!(end < number(&child["SequenceNumberRange"]["StartingSequenceNumber"]));
         assert!(heirs.insert(text(&child["ParentShardId"])), "one child each");
     }
-    let values = values_by_key(&bench.read_all(&arn));
+    let values = values_by_key(&fixture.read_all(&arn));
     assert_eq!(values["key3"], ["3", "13", "23", "33"]);
 }
 
 #[test]
 fn the_last_page_of_a_closed_shard_has_its_records_and_no_next_iterator() {
-    let mut bench = Bench::with(LocalOptions { initial_shards: 1, ..LocalOptions::default() });
-    let arn = bench.table();
-    bench.put("a", 1);
-    let shard = text(&bench.shards(&arn)[0]["ShardId"]);
-    let open = bench.iterator(&arn, &shard, "TRIM_HORIZON");
-    let page = bench.ok("GetRecords", json!({"ShardIterator": open}));
+    let mut fixture = Fixture::with(LocalOptions { initial_shards: 1, ..LocalOptions::default() });
+    let arn = fixture.table();
+    fixture.put("a", 1);
+    let shard = text(&fixture.shards(&arn)[0]["ShardId"]);
+    let open = fixture.iterator(&arn, &shard, "TRIM_HORIZON");
+    let page = fixture.ok("GetRecords", json!({"ShardIterator": open}));
     let after_all = text(&page["NextShardIterator"]);
 
-    bench.world.change_shards(bench.now, "Tab", StreamAction::Rollover, None).expect("open shards");
-    let page = bench.ok("GetRecords", json!({"ShardIterator": open}));
+    fixture.emulator.change_shards(fixture.now, "Tab", StreamAction::Rollover, None).expect("open shards");
+    let page = fixture.ok("GetRecords", json!({"ShardIterator": open}));
     assert_eq!(page["Records"].as_array().map(Vec::len), Some(1));
     assert!(page["NextShardIterator"].is_null());
-    let page = bench.ok("GetRecords", json!({"ShardIterator": after_all}));
+    let page = fixture.ok("GetRecords", json!({"ShardIterator": after_all}));
     assert_eq!(page, json!({"Records": []}));
-    let latest = bench.iterator(&arn, &shard, "LATEST");
-    let page = bench.ok("GetRecords", json!({"ShardIterator": latest}));
+    let latest = fixture.iterator(&arn, &shard, "LATEST");
+    let page = fixture.ok("GetRecords", json!({"ShardIterator": latest}));
     assert_eq!(page, json!({"Records": []}));
 }
 
 #[test]
 fn a_split_gives_two_children_that_share_the_keys() {
-    let mut bench = Bench::with(LocalOptions { initial_shards: 1, ..LocalOptions::default() });
-    let arn = bench.table();
+    let mut fixture = Fixture::with(LocalOptions { initial_shards: 1, ..LocalOptions::default() });
+    let arn = fixture.table();
     for value in 0..60 {
         if value == 30 {
-            let parent = text(&bench.shards(&arn)[0]["ShardId"]);
+            let parent = text(&fixture.shards(&arn)[0]["ShardId"]);
             let act = StreamAction::Split;
-            bench.world.change_shards(bench.now, "Tab", act, Some(&parent)).expect("an open shard");
-            let again = bench.world.change_shards(bench.now, "Tab", act, Some(&parent));
+            fixture.emulator.change_shards(fixture.now, "Tab", act, Some(&parent)).expect("an open shard");
+            let again = fixture.emulator.change_shards(fixture.now, "Tab", act, Some(&parent));
             assert!(again.is_err(), "a closed shard does not split");
         }
-        bench.put(&format!("key{}", value % 15), value);
+        fixture.put(&format!("key{}", value % 15), value);
     }
-    let shards = bench.shards(&arn);
+    let shards = fixture.shards(&arn);
     let parent = shards.iter().find(|shard| shard["ParentShardId"].is_null()).expect("the first shard");
     let filter = json!({"Type": "CHILD_SHARDS", "ShardId": parent["ShardId"]});
-    let answer = bench.ok("DescribeStream", json!({"StreamArn": arn, "ShardFilter": filter}));
+    let answer = fixture.ok("DescribeStream", json!({"StreamArn": arn, "ShardFilter": filter}));
     let children = answer["StreamDescription"]["Shards"].as_array().expect("a list").clone();
     assert_eq!(children.len(), 2);
-    let of_parent = bench.read_shard(&arn, &text(&parent["ShardId"])).0;
+    let of_parent = fixture.read_shard(&arn, &text(&parent["ShardId"])).0;
     let mut all = values_by_key(&of_parent);
     for child in &children {
         assert_eq!(child["ParentShardId"], parent["ShardId"]);
-        let records = bench.read_shard(&arn, &text(&child["ShardId"])).0;
+        let records = fixture.read_shard(&arn, &text(&child["ShardId"])).0;
         assert!(!records.is_empty(), "each child has some of the keys");
         for (key, values) in values_by_key(&records) {
             all.entry(key).or_default().extend(values);
@@ -149,101 +149,101 @@ fn a_split_gives_two_children_that_share_the_keys() {
 
 #[test]
 fn shards_are_listed_by_pages_of_a_hundred() {
-    let mut bench = Bench::with(LocalOptions { initial_shards: 250, ..LocalOptions::default() });
-    let arn = bench.table();
-    let first = bench.ok("DescribeStream", json!({"StreamArn": arn}));
+    let mut fixture = Fixture::with(LocalOptions { initial_shards: 250, ..LocalOptions::default() });
+    let arn = fixture.table();
+    let first = fixture.ok("DescribeStream", json!({"StreamArn": arn}));
     assert_eq!(first["StreamDescription"]["Shards"].as_array().map(Vec::len), Some(100));
-    let small = bench.ok("DescribeStream", json!({"StreamArn": arn, "Limit": 7}));
+    let small = fixture.ok("DescribeStream", json!({"StreamArn": arn, "Limit": 7}));
     let last = &small["StreamDescription"]["LastEvaluatedShardId"];
     assert_eq!(&small["StreamDescription"]["Shards"][6]["ShardId"], last);
-    let ids: BTreeSet<_> = bench.shards(&arn).iter().map(|shard| text(&shard["ShardId"])).collect();
+    let ids: BTreeSet<_> = fixture.shards(&arn).iter().map(|shard| text(&shard["ShardId"])).collect();
     assert_eq!(ids.len(), 250);
 }
 
 #[test]
 fn records_go_after_a_day_then_the_closed_shards() {
-    let mut bench = Bench::with(LocalOptions { initial_shards: 1, ..LocalOptions::default() });
-    let arn = bench.table();
-    let shard = text(&bench.shards(&arn)[0]["ShardId"]);
-    bench.put("a", 1);
-    bench.pass(HOUR);
-    bench.put("a", 2);
-    let first = bench.read_all(&arn).remove(0);
+    let mut fixture = Fixture::with(LocalOptions { initial_shards: 1, ..LocalOptions::default() });
+    let arn = fixture.table();
+    let shard = text(&fixture.shards(&arn)[0]["ShardId"]);
+    fixture.put("a", 1);
+    fixture.pass(HOUR);
+    fixture.put("a", 2);
+    let first = fixture.read_all(&arn).remove(0);
     let number = first["dynamodb"]["SequenceNumber"].clone();
 
-    bench.pass(23 * HOUR);
-    let (left, ended) = bench.read_shard(&arn, &shard);
+    fixture.pass(23 * HOUR);
+    let (left, ended) = fixture.read_shard(&arn, &shard);
     assert!(ended);
     assert_eq!(values_by_key(&left)["a"], ["2"]);
     for kind in ["AT_SEQUENCE_NUMBER", "AFTER_SEQUENCE_NUMBER"] {
         let body = json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": kind, "SequenceNumber": number});
-        bench.refused("GetShardIterator", body, "TrimmedDataAccessException", "oldest stream record");
+        fixture.refused("GetShardIterator", body, "TrimmedDataAccessException", "oldest stream record");
     }
 
-    bench.pass(25 * HOUR);
-    let ids: Vec<_> = bench.shards(&arn).iter().map(|shard| text(&shard["ShardId"])).collect();
+    fixture.pass(25 * HOUR);
+    let ids: Vec<_> = fixture.shards(&arn).iter().map(|shard| text(&shard["ShardId"])).collect();
     assert!(!ids.contains(&shard), "a closed shard without records is gone");
     let body = json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"});
-    bench.refused("GetShardIterator", body, "ResourceNotFoundException", &shard);
+    fixture.refused("GetShardIterator", body, "ResourceNotFoundException", &shard);
 }
 
 #[test]
 fn an_iterator_whose_records_are_trimmed_meanwhile_says_so() {
-    let mut bench = Bench::with(LocalOptions {
+    let mut fixture = Fixture::with(LocalOptions {
         initial_shards: 1,
         rollover: None,
         iterator_ttl: 100 * HOUR,
         ..LocalOptions::default()
     });
-    let arn = bench.table();
-    bench.put("a", 1);
-    let shard = text(&bench.shards(&arn)[0]["ShardId"]);
-    let iterator = bench.iterator(&arn, &shard, "TRIM_HORIZON");
-    let page = bench.ok("GetRecords", json!({"ShardIterator": iterator}));
-    bench.pass(25 * HOUR);
-    bench.refused("GetRecords", json!({"ShardIterator": iterator}), "TrimmedDataAccessException", "oldest");
-    bench.ok("GetRecords", json!({"ShardIterator": page["NextShardIterator"]}));
-    assert_eq!(bench.read_all(&arn).len(), 0);
+    let arn = fixture.table();
+    fixture.put("a", 1);
+    let shard = text(&fixture.shards(&arn)[0]["ShardId"]);
+    let iterator = fixture.iterator(&arn, &shard, "TRIM_HORIZON");
+    let page = fixture.ok("GetRecords", json!({"ShardIterator": iterator}));
+    fixture.pass(25 * HOUR);
+    fixture.refused("GetRecords", json!({"ShardIterator": iterator}), "TrimmedDataAccessException", "oldest");
+    fixture.ok("GetRecords", json!({"ShardIterator": page["NextShardIterator"]}));
+    assert_eq!(fixture.read_all(&arn).len(), 0);
 }
 
 #[test]
 fn a_disabled_stream_is_read_to_its_end_for_a_day() {
-    let mut bench = Bench::new();
-    let arn = bench.table();
-    bench.put("a", 1);
-    bench.ok("UpdateTable", json!({"TableName": "Tab", "StreamSpecification": {"StreamEnabled": false}}));
-    bench.pass(23 * HOUR);
-    let answer = bench.ok("DescribeStream", json!({"StreamArn": arn}));
+    let mut fixture = Fixture::new();
+    let arn = fixture.table();
+    fixture.put("a", 1);
+    fixture.ok("UpdateTable", json!({"TableName": "Tab", "StreamSpecification": {"StreamEnabled": false}}));
+    fixture.pass(23 * HOUR);
+    let answer = fixture.ok("DescribeStream", json!({"StreamArn": arn}));
     assert_eq!(answer["StreamDescription"]["StreamStatus"], "DISABLED");
-    let shards = bench.shards(&arn);
+    let shards = fixture.shards(&arn);
     assert_eq!(shards.len(), 4, "a disabled stream gets no new shards");
     assert!(!shards.iter().any(is_open));
-    assert_eq!(bench.read_all(&arn).len(), 1);
-    bench.pass(2 * HOUR);
-    bench.refused("DescribeStream", json!({"StreamArn": arn}), "ResourceNotFoundException", "not found");
-    assert_eq!(bench.ok("ListStreams", json!({})), json!({"Streams": []}));
+    assert_eq!(fixture.read_all(&arn).len(), 1);
+    fixture.pass(2 * HOUR);
+    fixture.refused("DescribeStream", json!({"StreamArn": arn}), "ResourceNotFoundException", "not found");
+    assert_eq!(fixture.ok("ListStreams", json!({})), json!({"Streams": []}));
 }
 
 #[test]
 fn sequence_numbers_may_grow_longer() {
-    let mut bench = Bench::with(LocalOptions {
+    let mut fixture = Fixture::with(LocalOptions {
         initial_shards: 1,
         first_sequence_number: 999_999_999_999_999_999_998,
         ..LocalOptions::default()
     });
-    let arn = bench.table();
+    let arn = fixture.table();
     for value in 0..4 {
-        bench.put("a", value);
+        fixture.put("a", value);
     }
     let lengths: Vec<usize> =
-        bench.read_all(&arn).iter().map(|record| text(&record["dynamodb"]["SequenceNumber"]).len()).collect();
+        fixture.read_all(&arn).iter().map(|record| text(&record["dynamodb"]["SequenceNumber"]).len()).collect();
     assert_eq!(lengths, [21, 22, 22, 22]);
 }
 
 #[test]
 fn preloaded_records_are_in_the_shards_of_their_keys_and_in_order() {
-    let mut bench = Bench::new();
-    let arn = bench.table();
+    let mut fixture = Fixture::new();
+    let arn = fixture.table();
     let mut preload = Preload {
         records_per_shard: 1200,
         keys_per_shard: 10,
@@ -252,18 +252,18 @@ fn preloaded_records_are_in_the_shards_of_their_keys_and_in_order() {
         first_version: 0,
         pages_ahead: false,
     };
-    let written = bench.world.preload(bench.now, "Tab", &preload);
+    let written = fixture.emulator.preload(fixture.now, "Tab", &preload);
     assert_eq!(written, Ok(4800));
-    bench.world.change_shards(bench.now, "Tab", StreamAction::Split, None).expect("open shards");
+    fixture.emulator.change_shards(fixture.now, "Tab", StreamAction::Split, None).expect("open shards");
     preload.first_version = 120;
     preload.keys_per_shard = 5;
     preload.records_per_shard = 10;
-    assert_eq!(bench.world.preload(bench.now, "Tab", &preload), Ok(80));
-    let shards = bench.shards(&arn);
+    assert_eq!(fixture.emulator.preload(fixture.now, "Tab", &preload), Ok(80));
+    let shards = fixture.shards(&arn);
     assert_eq!(shards.len(), 12);
     let parents = shards.iter().filter(|shard| !is_open(shard));
     for parent in parents.map(|shard| text(&shard["ShardId"])) {
-        let (records, ended) = bench.read_shard(&arn, &parent);
+        let (records, ended) = fixture.read_shard(&arn, &parent);
         assert!(ended);
         assert_eq!(records.len(), 1200);
         let values = values_by_key(&records);
@@ -286,16 +286,19 @@ fn pages_made_ahead_are_those_that_would_be_made_when_asked_for() {
         pages_ahead: false,
     };
     let read = |pages_ahead| {
-        let mut bench = Bench::new();
-        let arn = bench.table();
-        bench.world.preload(bench.now, "Tab", &Preload { pages_ahead, ..preload.clone() }).expect("a stream");
-        let first = bench.shards(&arn)[0].clone();
+        let mut fixture = Fixture::new();
+        let arn = fixture.table();
+        fixture.emulator.preload(fixture.now, "Tab", &Preload { pages_ahead, ..preload.clone() }).expect("a stream");
+        let first = fixture.shards(&arn)[0].clone();
         let id = text(&first["ShardId"]);
         // What comes later must not be hidden by a page that was made before.
-        bench.world.preload(bench.now, "Tab", &Preload { first_version: 250, ..preload.clone() }).expect("a stream");
-        let (open, _) = bench.read_shard(&arn, &id);
-        bench.world.change_shards(bench.now, "Tab", StreamAction::Trim, Some(&id)).expect("a shard");
-        let (trimmed, _) = bench.read_shard(&arn, &id);
+        fixture
+            .emulator
+            .preload(fixture.now, "Tab", &Preload { first_version: 250, ..preload.clone() })
+            .expect("a stream");
+        let (open, _) = fixture.read_shard(&arn, &id);
+        fixture.emulator.change_shards(fixture.now, "Tab", StreamAction::Trim, Some(&id)).expect("a shard");
+        let (trimmed, _) = fixture.read_shard(&arn, &id);
         (open, trimmed)
     };
     let (open, trimmed) = read(true);

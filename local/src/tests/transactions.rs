@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Bench;
+use super::Fixture;
 
 fn put(key: &str) -> Value {
     json!({"Put": {"TableName": "Tab", "Item": {"k": {"S": key}}}})
@@ -21,9 +21,9 @@ fn check(key: &str, condition: &str) -> Value {
 
 #[test]
 fn every_action_is_made_and_recorded_in_order() {
-    let mut bench = Bench::new();
-    let arn = bench.table();
-    bench.put("gone", 1);
+    let mut fixture = Fixture::new();
+    let arn = fixture.table();
+    fixture.put("gone", 1);
     let items = json!([
         put("new"),
         {"Update": {"TableName": "Tab", "Key": {"k": {"S": "made"}}, "UpdateExpression": "SET v = :v",
@@ -32,9 +32,9 @@ fn every_action_is_made_and_recorded_in_order() {
         check("absent", "attribute_not_exists(k)"),
     ]);
     let body = json!({"TransactItems": items, "ReturnConsumedCapacity": "TOTAL"});
-    let answer = bench.ok("TransactWriteItems", body);
+    let answer = fixture.ok("TransactWriteItems", body);
     assert_eq!(answer["ConsumedCapacity"], json!([{"TableName": "Tab", "CapacityUnits": 8.0}]));
-    let mut records = bench.read_all(&arn);
+    let mut records = fixture.read_all(&arn);
     records.sort_by_key(|record| record["dynamodb"]["SequenceNumber"].to_string());
     let events: Vec<_> = records.iter().map(|record| record["eventName"].clone()).collect();
     assert_eq!(events, ["INSERT", "INSERT", "INSERT", "REMOVE"]);
@@ -42,11 +42,11 @@ fn every_action_is_made_and_recorded_in_order() {
 
 #[test]
 fn one_failed_condition_cancels_all_with_a_reason_for_each() {
-    let mut bench = Bench::new();
-    let arn = bench.table();
-    bench.put("there", 1);
+    let mut fixture = Fixture::new();
+    let arn = fixture.table();
+    fixture.put("there", 1);
     let items = json!([put("new"), check("there", "attribute_not_exists(k)"), put("other")]);
-    let (status, error) = bench.raw("TransactWriteItems", &json!({"TransactItems": items}));
+    let (status, error) = fixture.raw("TransactWriteItems", &json!({"TransactItems": items}));
     assert_eq!(status, 400);
     assert_eq!(
         error["message"],
@@ -62,35 +62,35 @@ fn one_failed_condition_cancels_all_with_a_reason_for_each() {
             {"Code": "None"},
         ])
     );
-    assert_eq!(bench.ok("Scan", json!({"TableName": "Tab"}))["Count"], 1);
-    assert_eq!(bench.read_all(&arn).len(), 1);
+    assert_eq!(fixture.ok("Scan", json!({"TableName": "Tab"}))["Count"], 1);
+    assert_eq!(fixture.read_all(&arn).len(), 1);
 }
 
 #[test]
 fn a_client_token_makes_a_request_count_once_for_ten_minutes() {
-    let mut bench = Bench::new();
-    bench.table();
+    let mut fixture = Fixture::new();
+    fixture.table();
     let add = |amount: &str| {
         json!({"ClientRequestToken": "token", "TransactItems": [{"Update": {
             "TableName": "Tab", "Key": {"k": {"S": "a"}}, "UpdateExpression": "ADD v :v",
             "ExpressionAttributeValues": {":v": {"N": amount}}}}]})
     };
-    let value = |bench: &mut Bench| {
-        bench.ok("GetItem", json!({"TableName": "Tab", "Key": {"k": {"S": "a"}}}))["Item"]["v"]["N"].clone()
+    let value = |fixture: &mut Fixture| {
+        fixture.ok("GetItem", json!({"TableName": "Tab", "Key": {"k": {"S": "a"}}}))["Item"]["v"]["N"].clone()
     };
-    bench.ok("TransactWriteItems", add("1"));
-    bench.ok("TransactWriteItems", add("1"));
-    assert_eq!(value(&mut bench), "1");
-    bench.refused("TransactWriteItems", add("2"), "IdempotentParameterMismatchException", "same client token");
-    bench.pass(Duration::from_secs(601));
-    bench.ok("TransactWriteItems", add("1"));
-    assert_eq!(value(&mut bench), "2");
+    fixture.ok("TransactWriteItems", add("1"));
+    fixture.ok("TransactWriteItems", add("1"));
+    assert_eq!(value(&mut fixture), "1");
+    fixture.refused("TransactWriteItems", add("2"), "IdempotentParameterMismatchException", "same client token");
+    fixture.pass(Duration::from_secs(601));
+    fixture.ok("TransactWriteItems", add("1"));
+    assert_eq!(value(&mut fixture), "2");
 }
 
 #[test]
 fn transactions_that_do_not_fit_are_refused() {
-    let mut bench = Bench::new();
-    bench.table();
+    let mut fixture = Fixture::new();
+    fixture.table();
     let cases = [
         (json!([]), "length greater than or equal to 1"),
         (json!(vec![put("a"); 101]), "length less than or equal to 100"),
@@ -99,16 +99,16 @@ fn transactions_that_do_not_fit_are_refused() {
         (json!([{"Put": {"TableName": "Tab", "Item": {}}}]), "Missing the key k"),
     ];
     for (items, part) in cases {
-        bench.refused("TransactWriteItems", json!({"TransactItems": items}), "ValidationException", part);
+        fixture.refused("TransactWriteItems", json!({"TransactItems": items}), "ValidationException", part);
     }
 }
 
 #[test]
 fn reads_of_a_transaction_come_back_in_order() {
-    let mut bench = Bench::new();
-    bench.table();
-    bench.put("a", 1);
+    let mut fixture = Fixture::new();
+    fixture.table();
+    fixture.put("a", 1);
     let get = |key: &str| json!({"Get": {"TableName": "Tab", "Key": {"k": {"S": key}}}});
-    let answer = bench.ok("TransactGetItems", json!({"TransactItems": [get("none"), get("a")]}));
+    let answer = fixture.ok("TransactGetItems", json!({"TransactItems": [get("none"), get("a")]}));
     assert_eq!(answer["Responses"], json!([{}, {"Item": {"k": {"S": "a"}, "v": {"N": "1"}}}]));
 }

@@ -16,7 +16,7 @@ use super::workers::Workers;
 use super::{table, writer};
 use crate::cli::demo_config::DemoConfig;
 use crate::cli::signals::{self, StopSignal};
-use shardkeeper_local::{Clock, LocalOptions, LocalService, http};
+use shardkeeper_local::{Clock, LocalOptions, LocalService};
 
 /// The time between two reads of the workers' pipes.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
@@ -77,7 +77,7 @@ pub async fn run(config: DemoConfig) -> Result<(), anyhow::Error> {
     let service = LocalService::new(options, Clock::system());
     table::create(&service)?;
     let closing = CancellationToken::new();
-    let served = tokio::spawn(http::serve(listener, service.clone(), closing.clone().cancelled_owned()));
+    let served = tokio::spawn(service.clone().serve(listener, closing.clone().cancelled_owned()));
 
     let workers = Workers::new(address)?;
     let mut screen = Screen::new();

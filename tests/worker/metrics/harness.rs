@@ -12,8 +12,8 @@ use metrics::{
 use serde_json::{Value, json};
 use shardkeeper::internals::telemetry::WorkerTelemetry;
 use shardkeeper::{BatchError, Error, ProcessRecordsInput, RecordProcessor, Report, ShardContext, WorkerOptions};
+use shardkeeper_local::FaultPlan;
 use shardkeeper_local::StreamAction;
-use shardkeeper_local::faults::FaultPlan;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 

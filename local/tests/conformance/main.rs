@@ -1,28 +1,28 @@
-//! One suite of requests and expected answers, run against two services: `shardkeeper local` and the official
-//! DynamoDB Local.
+//! One suite of requests and expected answers, run against two services: this crate's and the official DynamoDB Local.
 //!
-//! The suite is tests/data/conformance: transcripts in the format of support/transcript.rs. What they expect is what
-//! AWS documents; where DynamoDB Local differs, the transcript has its answer too, with the difference in words. What
-//! differs in every answer is in [`as_documented`]. Requests and answers are compared as they are on the wire.
+//! The suite is tests/transcripts, in the format of transcript.rs. It expects the answers that AWS documents; where
+//! DynamoDB Local differs, the transcript has its answer too, with the difference in words. Differences in every answer
+//! are in [`as_documented`]. Requests and answers are compared as they are on the wire.
 
-#[path = "support/mod.rs"]
-#[allow(dead_code)]
-mod support;
-#[path = "support/transcript.rs"]
+mod services;
 mod transcript;
+mod wire;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::http::{Answer, call, good};
-use support::services::Service;
-use support::wait::eventually;
+use services::{Service, eventually};
 use transcript::{Names, Step};
+use wire::{Answer, call, good};
+
+/// Time for the records of a write to reach their stream.
+const ARRIVAL: Duration = Duration::from_secs(20);
 
 #[test]
 fn the_local_service_answers_as_documented() {
-    check(&Service::shardkeeper_local("--shards 4"));
+    check(&Service::shardkeeper_local());
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn an_answer_that_differs_is_found() {
 
 /// Runs every transcript on the service and fails with all differences at once.
 fn check(service: &Service) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/conformance");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let mut files: Vec<_> = folder.read_dir().expect("the suite's folder").map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let mut steps = 0;
@@ -131,7 +131,7 @@ fn whole_scan(address: SocketAddr, body: &Value) -> Value {
 
 /// The one shard of a stream that has records.
 fn shard_with_records(address: SocketAddr, body: &Value) -> Value {
-    eventually("a record arrives in the stream", || {
+    eventually("a record arrives in the stream", ARRIVAL, || {
         let shards = shards(address, &body["StreamArn"]);
         let mut written = shards.iter().filter(|shard| !records(address, &body["StreamArn"], shard).is_empty());
         let shard = written.next()?;
@@ -143,7 +143,7 @@ fn shard_with_records(address: SocketAddr, body: &Value) -> Value {
 /// All records of a stream in the order of their sequence numbers, as soon as there are as many as are wanted.
 fn all_records(address: SocketAddr, body: &Value, wanted: usize) -> Value {
     let stream = &body["StreamArn"];
-    let found = eventually("the records arrive in the stream", || {
+    let found = eventually("the records arrive in the stream", ARRIVAL, || {
         let mut found: Vec<Value> =
             shards(address, stream).iter().flat_map(|shard| records(address, stream, shard)).collect();
         found.sort_by_key(|record| {

@@ -1,11 +1,13 @@
 //! Expressions give the service's answers, and stay within their limits.
 
+mod dynamodb_local_fixtures;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::answers::{CONDITIONS, KEY_CONDITIONS, PROJECTIONS, UPDATES};
 use super::*;
 use crate::value::{Item, item_from_json, item_to_json};
+use dynamodb_local_fixtures::{CONDITIONS, KEY_CONDITIONS, PROJECTIONS, UPDATES};
 
 /// The item that all expressions are asked of; its key attributes are `h` and `r`.
 fn item() -> Item {

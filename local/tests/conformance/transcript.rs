@@ -7,7 +7,7 @@
 //! # DynamoDB Local: how it differs, in words.
 //! <dynamodb-local 200 {…}
 //! ```
-//! Indented lines continue the one above. An answer that a named service alone gives must have its reason above it.
+//! Indented lines go on with the one above. An answer that a named service alone gives must have its reason above it.
 //!
 //! In an expected answer
 //! - `"$text"`, `"$number"` and `"$any"` stand for any such value, `"$absent"` for a member that is not there;
@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-/// A request and what is expected of it.
+/// A request and its expected answers.
 #[derive(Debug)]
 pub struct Step {
     /// The line in the file, from 1.
@@ -33,7 +33,7 @@ pub struct Step {
     pub body: Value,
     /// The answer of every service that has none of its own.
     pub expected: Expected,
-    /// The answers of single services that differ.
+    /// The answers of single services.
     pub by_service: BTreeMap<String, Expected>,
 }
 
@@ -50,7 +50,7 @@ pub struct Expected {
 pub type Names = BTreeMap<String, Value>;
 
 impl Step {
-    /// The answer expected of this service.
+    /// The expected answer of this service.
     pub fn expected_of(&self, service: &str) -> &Expected {
         self.by_service.get(service).unwrap_or(&self.expected)
     }
@@ -121,7 +121,7 @@ pub fn fill(body: &Value, names: &Names) -> Value {
 /// Compares an answer's value with what is expected, learning names from it.
 ///
 /// # Errors
-/// The place and kind of the difference.
+/// The place of the difference, and both values.
 pub fn compare(expected: &Value, found: &Value, names: &mut Names) -> Result<(), String> {
     compare_at("", expected, found, names)
 }
@@ -187,7 +187,7 @@ fn compare_members(
     Ok(())
 }
 
-/// Finds each wanted value a partner of its own.
+/// ReaderEvents each wanted value a partner of its own.
 fn compare_unordered(place: &str, wanted: &[Value], found: &[Value], names: &mut Names) -> Result<(), String> {
     let mut left: Vec<&Value> = found.iter().collect();
     for wanted in wanted {

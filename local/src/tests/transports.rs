@@ -1,21 +1,20 @@
-//! The shells around the world: the real SDK over HTTP and in memory, faults, the control plane.
+//! The shells around the emulator: the real SDK over HTTP and in memory, faults, the control plane.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ReturnValuesOnConditionCheckFailure,
     ScalarAttributeType, StreamSpecification, StreamViewType,
 };
 use aws_sdk_dynamodbstreams::types::ShardIteratorType;
+use aws_smithy_types::retry::RetryConfig;
+use aws_types::SdkConfig;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-use crate::connector::InMemoryClient;
-use crate::faults::{Effect, Fault, FaultPlan};
-use crate::{Clock, LocalOptions, LocalService, Timestamp, http};
+use crate::{Clock, Effect, FaultPlan, InMemoryClient, InjectedFault, LocalOptions, LocalService, Timestamp};
 
 /// Both of the SDK's clients.
 struct Clients {
@@ -24,21 +23,14 @@ struct Clients {
 }
 
 impl Clients {
-    fn new(endpoint: &str, http_client: impl Into<Option<InMemoryClient>>) -> Self {
-        let mut config = aws_config::SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .credentials_provider(SharedCredentialsProvider::new(Credentials::for_tests()))
-            .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
-            .time_source(aws_smithy_async::time::SystemTimeSource::new())
-            .retry_config(aws_config::retry::RetryConfig::disabled())
-            .endpoint_url(endpoint);
-        config = match http_client.into() {
-            Some(client) => config.http_client(client.shared()),
-            None => config.http_client(aws_smithy_http_client::Builder::new().build_http()),
-        };
-        let config = config.build();
+    /// Clients without retries.
+    fn new(config: &SdkConfig) -> Self {
+        let config = config.to_builder().retry_config(RetryConfig::disabled()).build();
         Self { tables: aws_sdk_dynamodb::Client::new(&config), streams: aws_sdk_dynamodbstreams::Client::new(&config) }
+    }
+
+    fn in_memory(client: InMemoryClient, service: &LocalService) -> Self {
+        Self::new(&service.sdk_config().into_builder().http_client(client.shared()).build())
     }
 
     async fn put(&self, key: &str) -> Result<(), aws_sdk_dynamodb::Error> {
@@ -53,7 +45,7 @@ fn service() -> LocalService {
     LocalService::new(options, Clock::tokio(Timestamp::from_millis(1_795_346_529_400)))
 }
 
-/// What a beginner does first: a table, some items, every record of its stream.
+/// A beginner's first steps: a table, some items, every record of its stream.
 async fn walk_through(clients: &Clients) {
     let hash = AttributeDefinition::builder().attribute_name("k").attribute_type(ScalarAttributeType::S);
     let element = KeySchemaElement::builder().attribute_name("k").key_type(KeyType::Hash);
@@ -117,14 +109,14 @@ async fn walk_through(clients: &Clients) {
 #[tokio::test(start_paused = true)]
 async fn the_real_sdk_works_in_memory() {
     let service = service();
-    walk_through(&Clients::new("http://in-memory", InMemoryClient::new(service.clone()))).await;
+    walk_through(&Clients::new(&service.sdk_config())).await;
     assert_eq!(service.stats().calls["PutItem"], 11);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_hook_breaks_single_calls_of_single_clients() {
     let service = service();
-    walk_through(&Clients::new("http://in-memory", InMemoryClient::new(service.clone()))).await;
+    walk_through(&Clients::new(&service.sdk_config())).await;
     let client = InMemoryClient::new(service.clone()).label("unlucky").hook(|call| {
         assert_eq!(call.client, "unlucky");
         let key = String::from_utf8_lossy(&call.request.body).into_owned();
@@ -133,13 +125,13 @@ async fn a_hook_breaks_single_calls_of_single_clients() {
             () if key.contains("lost-answer") => Effect::LoseAnswer,
             () if key.contains("late") => Effect::ApplyLate(Duration::from_secs(5)),
             () if key.contains("slow") => {
-                return Some(Fault { delay_after: Duration::from_secs(3), ..Fault::default() });
+                return Some(InjectedFault { delay_after: Duration::from_secs(3), ..InjectedFault::default() });
             }
             () => return None,
         };
-        Some(Fault { effect, ..Fault::default() })
+        Some(InjectedFault { effect, ..InjectedFault::default() })
     });
-    let clients = Clients::new("http://in-memory", client);
+    let clients = Clients::in_memory(client, &service);
     let count = || service.stats().records_written;
     assert!(clients.put("lost-call").await.is_err());
     assert_eq!(count(), 10);
@@ -178,14 +170,12 @@ async fn exchange(address: std::net::SocketAddr, method: &str, path: &str, targe
 
 #[tokio::test]
 async fn the_service_serves_over_http_and_can_be_made_to_fail() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let service = LocalService::new(LocalOptions::default(), Clock::system());
-    let serving = tokio::spawn(http::serve(listener, service, async {
-        let _ = stopped.await;
-    }));
-    walk_through(&Clients::new(&format!("http://{address}"), None)).await;
+    let service = LocalService::start();
+    let server = service.listen().await.expect("a port");
+    let address = server.address();
+    let over_http = service.sdk_config().into_builder();
+    let over_http = over_http.http_client(aws_smithy_http_client::Builder::new().build_http());
+    walk_through(&Clients::new(&over_http.endpoint_url(server.url()).build())).await;
 
     let put = json!({"TableName": "Phones", "Item": {"k": {"S": "x"}}});
     let target = "DynamoDB_20120810.PutItem";
@@ -210,9 +200,10 @@ async fn the_service_serves_over_http_and_can_be_made_to_fail() {
     assert_eq!(exchange(address, "GET", "/nowhere", "", &json!({})).await.0, 404);
     assert_eq!(exchange(address, "GET", "/", "", &json!({})).await.0, 200);
 
-    stop.send(()).expect("still serving");
-    serving.await.expect("no panic").expect("no error");
-    assert!(TcpStream::connect(address).await.is_err(), "nothing listens any more");
+    drop(server);
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,4 +218,17 @@ async fn truncated_and_silent_answers_are_the_plans_to_give() {
     service.set_faults(FaultPlan::from_json(&rule("hang")).expect("a plan"));
     let silent = tokio::time::timeout(Duration::from_secs(60), service.call(request)).await;
     assert!(silent.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_holds_callers_in_memory_too() {
+    let service = service();
+    let clients = Clients::new(&service.sdk_config());
+    walk_through(&clients).await;
+    let policy = json!({"Statement": [{"Effect": "Allow", "Action": "dynamodb:GetItem", "Resource": "*"}]});
+    service.set_faults(FaultPlan::from_json(&json!({"policies": {"local": policy}})).expect("a plan"));
+    let refused = clients.put("x").await.expect_err("only GetItem is allowed");
+    assert!(format!("{refused:?}").contains("AccessDeniedException"), "{refused:?}");
+    service.set_faults(FaultPlan::from_json(&json!({"policies": {"other": policy}})).expect("a plan"));
+    clients.put("x").await.expect("the policy is another caller's");
 }

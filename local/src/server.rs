@@ -1,43 +1,75 @@
-//! The local service over HTTP/1.1: DynamoDB and DynamoDB Streams on one port, and the control plane beside them.
+//! The transport over HTTP/1.1: DynamoDB and DynamoDB Streams on one port, and the control plane beside them.
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::error::ServiceError;
-use super::faults::FaultPlan;
-use super::preload::Preload;
-use super::request::Parameters;
-use super::service::{LocalService, LostCall};
-use super::stream::StreamAction;
-use super::world::{Answer, Request};
+use crate::emulator::{Answer, Request};
+use crate::error::ServiceError;
+use crate::faults::FaultPlan;
+use crate::preload::Preload;
+use crate::request::Parameters;
+use crate::service::{LocalService, LostCall};
+use crate::stream::StreamAction;
 
 /// The longest request body that is read: a BatchWriteItem may have 16 MB.
 const MAX_REQUEST_BYTES: usize = 20 * 1024 * 1024;
-/// How often roll-over, trimming and expiry are looked at when no calls come.
+/// Pause between checks for due roll-over, trimming and expiry when no calls come.
 const TICK: Duration = Duration::from_millis(100);
-/// How long open connections may take to finish at the end.
+/// Time for open connections to finish at shutdown.
 const GRACE: Duration = Duration::from_secs(1);
 
 type HttpRequest = hyper::Request<Incoming>;
 type HttpAnswer = Result<Response<Full<Bytes>>, LostCall>;
 
-/// Serves until `shutdown` completes, then lets calls in flight finish for up to a second.
-///
-/// # Errors
-/// The listener failed for good. A single connection's failure ends that connection only.
-pub async fn serve(listener: TcpListener, service: LocalService, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+/// A [`LocalService`] on a port of this machine. Dropping it closes the port.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    _stop: DropGuard,
+}
+
+impl Server {
+    pub(crate) fn start(listener: TcpListener, service: LocalService) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        tokio::spawn(async move {
+            if let Err(error) = serve(listener, service, stopped).await {
+                tracing::error!(%error, "the local service's listener failed");
+            }
+        });
+        Ok(Self { address, _stop: stop.drop_guard() })
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The endpoint URL for SDKs and the AWS CLI.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+pub(crate) async fn serve(
+    listener: TcpListener,
+    service: LocalService,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
     let stopping = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut ticks = tokio::time::interval(TICK);
@@ -49,7 +81,7 @@ pub async fn serve(listener: TcpListener, service: LocalService, shutdown: impl 
             () = &mut shutdown => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(converse(stream, service.clone(), stopping.clone()));
+                    connections.spawn(serve_connection(stream, service.clone(), stopping.clone()));
                 }
                 Err(error) if is_passing(&error) => tokio::time::sleep(TICK).await,
                 Err(error) => return Err(error),
@@ -72,7 +104,7 @@ fn is_passing(error: &io::Error) -> bool {
         || error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code))
 }
 
-async fn converse(stream: TcpStream, service: LocalService, stopping: CancellationToken) {
+async fn serve_connection(stream: TcpStream, service: LocalService, stopping: CancellationToken) {
     // Answers are written at once, so waiting for more bytes to send only costs time.
     let _ = stream.set_nodelay(true);
     let respond = hyper::service::service_fn(move |request| respond(request, service.clone()));
@@ -102,7 +134,7 @@ async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
     match (&head.method, head.uri.path(), target) {
         (&Method::POST, "/", Some(target)) => {
             let request = Request { target: target.to_owned(), body };
-            let answer = match caller(&head.headers) {
+            let answer = match head.headers.get(AUTHORIZATION).and_then(|header| caller(header.to_str().ok()?)) {
                 Some(caller) => service.call_as(caller, request).await?,
                 None => service.call(request).await?,
             };
@@ -118,12 +150,12 @@ async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
 
 /// The access key id that a call is signed with: `AWS4-HMAC-SHA256 Credential=ID/DATE/REGION/SERVICE/aws4_request, …`.
 /// Signatures are not checked.
-fn caller(headers: &HeaderMap) -> Option<&str> {
-    let (_, credential) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once("Credential=")?;
+pub(crate) fn caller(authorization: &str) -> Option<&str> {
+    let (_, credential) = authorization.split_once("Credential=")?;
     credential.split('/').next()
 }
 
-/// The control plane: see the module's documentation.
+/// The control plane: see the crate's documentation.
 fn control(method: &Method, path: &str, body: &[u8], service: &LocalService) -> Response<Full<Bytes>> {
     let outcome = match (method, path) {
         (&Method::GET, "/_local/stats") => Ok(service.stats().to_json()),

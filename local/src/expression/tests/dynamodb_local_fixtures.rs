@@ -1,4 +1,4 @@
-//! What the official DynamoDB Local (1.25) answered to some hundred expressions, asked of ours.
+//! Answers of the official DynamoDB Local (1.25) to some hundred expressions, which ours must give too.
 //!
 //! An answer is the result, or an error's message, whose `Invalid …Expression: ` is shortened to `! `. Where
 //! DynamoDB Local differs from the documentation, the documentation's answer stands here: the word SIZE is reserved,

@@ -1,26 +1,25 @@
 //! The whole service as a deterministic state machine: one request in, one answer out.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
+use fastrand::Rng;
 use serde_json::Value;
 
-use super::error::ServiceError;
-use super::faults::{Effect, Fault, FaultPlan};
-use super::options::LocalOptions;
-use super::policy;
-use super::random::Random;
-use super::stats::Stats;
-use super::stream::StreamAction;
-use super::stream::lifecycle::{Stream, Surroundings};
-use super::stream::record::{Cause, Change};
-use super::table::{ItemKey, Table};
-use super::timestamp::Timestamp;
-use super::transaction::Tokens;
-use super::value::Item;
+use crate::error::ServiceError;
+use crate::faults::{Effect, FaultPlan, InjectedFault};
+use crate::options::LocalOptions;
+use crate::policy;
+use crate::stats::Stats;
+use crate::stream::StreamAction;
+use crate::stream::lifecycle::{Stream, StreamContext};
+use crate::stream::record::{Change, WriteSource};
+use crate::table::{ItemKey, Table};
+use crate::timestamp::Timestamp;
+use crate::transaction::Tokens;
+use crate::value::Item;
 
-/// A call as it reaches the service, whatever brought it.
+/// A call as it reaches the service by any transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The `x-amz-target` header, as `DynamoDB_20120810.PutItem`.
@@ -29,7 +28,7 @@ pub struct Request {
     pub body: Bytes,
 }
 
-/// What the service answers.
+/// An answer, before a transport carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
@@ -43,13 +42,13 @@ pub struct Answer {
 /// The body of a good answer, or the error in its place.
 pub(crate) type Reply = Result<Bytes, ServiceError>;
 
-/// All tables and streams, and everything that decides what they do next.
+/// All tables and streams.
 ///
 /// Equal options and equal calls at equal times give equal answers, to the byte.
 #[derive(Debug)]
-pub struct World {
+pub struct Emulator {
     pub(super) options: LocalOptions,
-    pub(super) random: Random,
+    pub(super) random: Rng,
     pub(super) tables: BTreeMap<String, Table>,
     /// By ARN; a stream outlives its table for the retention time.
     pub(super) streams: BTreeMap<String, Stream>,
@@ -57,10 +56,10 @@ pub struct World {
     pub(super) stats: Stats,
     faults: FaultPlan,
     /// Apart from `random`, so that faults change no id.
-    fault_random: Random,
-    /// The latest time that a shell has told; time never goes back in here.
+    fault_random: Rng,
+    /// The latest time seen: it never moves back.
     clock: Timestamp,
-    /// Nothing happens by itself before this time.
+    /// No roll-over, trimming or expiry is due before this time.
     next_event: Timestamp,
     pub(super) next_ttl_sweep: Timestamp,
 }
@@ -77,12 +76,12 @@ impl Request {
     }
 }
 
-impl World {
-    /// A world without tables.
+impl Emulator {
+    /// An emulator without tables.
     pub fn new(options: LocalOptions) -> Self {
         Self {
-            random: Random::new(options.seed),
-            fault_random: Random::new(!options.seed),
+            random: Rng::with_seed(options.seed),
+            fault_random: Rng::with_seed(!options.seed),
             options,
             tables: BTreeMap::new(),
             streams: BTreeMap::new(),
@@ -95,7 +94,7 @@ impl World {
         }
     }
 
-    /// Carries out one call at the time `now`; an earlier time than a former call's counts as that one.
+    /// Carries out one call at the time `now`; a time before an earlier call's counts as that one.
     pub fn handle(&mut self, now: Timestamp, request: &Request) -> Answer {
         self.tick(now);
         let operation = request.operation();
@@ -110,39 +109,37 @@ impl World {
         self.answer(operation, Err(error))
     }
 
-    /// Does what is due by `now`: roll-over, trimming, expiry. Cheap when nothing is.
+    /// Carries out the roll-over, trimming and expiry due by `now`. Cheap when nothing is due.
     pub fn tick(&mut self, now: Timestamp) {
         self.clock = self.clock.max(now);
         if self.clock < self.next_event {
             return;
         }
         self.sweep_expired(self.clock);
-        let mut surroundings = Surroundings { now: self.clock, options: &self.options, random: &mut self.random };
+        let mut context = StreamContext { now: self.clock, options: &self.options, random: &mut self.random };
         for stream in self.streams.values_mut() {
-            stream.advance(&mut surroundings);
+            stream.advance(&mut context);
         }
         self.streams.retain(|_, stream| !stream.is_gone());
         self.plan();
     }
 
-    /// The counters so far.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// What goes wrong on the way at present.
+    /// The fault plan in force.
     pub fn faults(&self) -> &FaultPlan {
         &self.faults
     }
 
-    /// Replaces the fault plan.
     pub fn set_faults(&mut self, faults: FaultPlan) {
         self.faults = faults;
     }
 
-    /// Draws what shall go wrong with one call by the plan; the shells carry it out. `caller` is the access key id
-    /// that the call is signed with, if it is.
-    pub fn draw_fault(&mut self, request: &Request, caller: Option<&str>) -> Fault {
+    /// Draws the fault of one call from the plan; the service carries it out. `caller` is the access key id that signed
+    /// the call.
+    pub fn draw_fault(&mut self, request: &Request, caller: Option<&str>) -> InjectedFault {
         let mut fault = self.faults.draw(request, &mut self.fault_random);
         if let (Effect::None, Some(refusal)) =
             (&fault.effect, caller.and_then(|caller| self.refusal_by_policy(request, caller)))
@@ -152,13 +149,13 @@ impl World {
         fault
     }
 
-    /// Holds a call to its caller's policy, if there is one, and notes what it needed.
+    /// Holds a call to its caller's policy, if there is one, and records the permissions it required.
     fn refusal_by_policy(&mut self, request: &Request, caller: &str) -> Option<ServiceError> {
         let policy = self.faults.policies.get(caller)?;
-        let needs = policy::needs(request, |name| self.table_arn(name));
-        let refusal = policy.refusal(&needs);
-        for need in needs {
-            self.stats.note_need(caller, need);
+        let required = policy::required_permissions(request, |name| self.table_arn(name));
+        let refusal = policy.refusal(&required);
+        for permission in required {
+            self.stats.note_permission(caller, permission);
         }
         refusal
     }
@@ -183,8 +180,8 @@ impl World {
             .ok_or_else(|| ServiceError::not_found(format!("Table {table} has no stream")))?;
         let stream =
             self.streams.get_mut(&arn).ok_or_else(|| ServiceError::not_found(format!("Stream {arn} not found")))?;
-        let mut surroundings = Surroundings { now: self.clock, options: &self.options, random: &mut self.random };
-        let touched = stream.act(action, shard, &mut surroundings);
+        let mut context = StreamContext { now: self.clock, options: &self.options, random: &mut self.random };
+        let touched = stream.act(action, shard, &mut context);
         self.plan();
         touched
     }
@@ -197,15 +194,15 @@ impl World {
         table: &str,
         key: &ItemKey,
         new: Option<Item>,
-        cause: Cause,
+        source: WriteSource,
     ) -> Option<Item> {
         let table = self.tables.get_mut(table)?;
         if let (true, Some(arn)) = (table.stream_enabled, &table.latest_stream)
             && let Some(stream) = self.streams.get_mut(arn)
         {
-            let change = Change { old: table.item(key), new: new.as_ref(), cause };
-            let mut surroundings = Surroundings { now, options: &self.options, random: &mut self.random };
-            if stream.append(key.partition.ring, &change, &mut surroundings) {
+            let change = Change { old: table.item(key), new: new.as_ref(), source };
+            let mut context = StreamContext { now, options: &self.options, random: &mut self.random };
+            if stream.append(key.partition.ring, &change, &mut context) {
                 self.stats.records_written += 1;
                 self.next_event = self.next_event.min(stream.next_event);
             }
@@ -226,7 +223,7 @@ impl World {
         const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
         let mut id = String::with_capacity(52);
         while id.len() < 52 {
-            let bits = self.random.next_u64();
+            let bits = self.random.u64(..);
             for shift in 0..12 {
                 let index = usize::try_from(bits >> (5 * shift) & 31).unwrap_or(0);
                 id.push(char::from(ALPHABET[index]));
@@ -282,12 +279,6 @@ impl World {
                 format!("The local service has no operation {other}"),
             )),
         }
-    }
-
-    /// When the world will next do something by itself, after `now`; for shells that wake it.
-    pub fn due_in(&self, now: Timestamp) -> Duration {
-        let millis = self.next_event.as_millis().saturating_sub(now.as_millis());
-        Duration::from_millis(millis)
     }
 }
 
