@@ -19,26 +19,26 @@ const SHARDS: u64 = 5_000;
 
 fn scrape(criterion: &mut Criterion) {
     let recorder = Recorder::install("phone-audit", "Phones").expect("the only recorder here");
-    let board = board();
+    let telemetry = telemetry();
     let mut group = criterion.benchmark_group("scrape");
     group.sample_size(20);
     for (case, has_shards) in [("per-shard", true), ("summed-up", false)] {
-        println!("scrape/{case}: {} bytes", recorder.render(&board, has_shards).len());
-        group.bench_function(case, |bencher| bencher.iter(|| black_box(recorder.render(&board, has_shards))));
+        println!("scrape/{case}: {} bytes", recorder.render(&telemetry, has_shards).len());
+        group.bench_function(case, |bencher| bencher.iter(|| black_box(recorder.render(&telemetry, has_shards))));
     }
     group.finish();
 }
 
-fn board() -> WorkerTelemetry {
+fn telemetry() -> WorkerTelemetry {
     let options = WorkerOptions::new("app", StreamSelector::Table("Things".into()), "worker");
     let clock = options.clock;
-    let board = WorkerTelemetry::new(Arc::new(options), LeaseDeadline::new(), Counters::default());
+    let telemetry = WorkerTelemetry::new(Arc::new(options), LeaseDeadline::new(), Counters::default());
     let now_ms = clock.now_ms();
     for number in 0..SHARDS {
         let key = format!("shardId-{:020}-{number:08x}", now_ms - number);
         let lease = Lease::new(key.into(), BTreeSet::new(), Checkpoint::TrimHorizon);
         let status = ShardStatus::of(&lease, 0, now_ms);
-        board.begin(lease.key, Arc::new(status));
+        telemetry.begin(lease.key, Arc::new(status));
     }
-    board
+    telemetry
 }

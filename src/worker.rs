@@ -24,7 +24,6 @@ use crate::consumer::{
     Budget, ConsumerDeps, ConsumerSpawner, Counters, LeaseDeadline, OnFailure, ProcessorFactory, Totals,
 };
 use crate::coordination::{self, Coordinator, Identity, WorkerExit};
-use crate::dead_letters::queue::PrepareError;
 use crate::model::filter;
 use crate::model::lease::WorkerId;
 use crate::model::polling::Backoff;
@@ -64,9 +63,9 @@ pub enum Error {
     /// WorkerOptions that make no sense together.
     #[error("{0}")]
     Options(&'static str),
-    /// The dead letter queue cannot keep letters.
-    #[error("dead letters cannot be kept")]
-    DeadLetters(#[source] PrepareError),
+    /// Records that are given up could not be kept.
+    #[error("dead letters cannot be kept: {0}")]
+    DeadLetters(String),
     /// The coordination thread could not be started, or died.
     #[error("the coordination thread failed: {0}")]
     Thread(String),
@@ -87,7 +86,7 @@ pub struct Worker<F> {
     config: Option<SdkConfig>,
     counters: Counters,
     alive: LeaseDeadline,
-    board: WorkerTelemetry,
+    telemetry: WorkerTelemetry,
 }
 
 impl<F: ProcessorFactory> Worker<F> {
@@ -95,8 +94,8 @@ impl<F: ProcessorFactory> Worker<F> {
     pub fn new(options: WorkerOptions, factory: F) -> Self {
         let options = Arc::new(options);
         let (counters, alive) = (Counters::default(), LeaseDeadline::new());
-        let board = WorkerTelemetry::new(Arc::clone(&options), alive.clone(), counters.clone());
-        Self { options, factory, config: None, counters, alive, board }
+        let telemetry = WorkerTelemetry::new(Arc::clone(&options), alive.clone(), counters.clone());
+        Self { options, factory, config: None, counters, alive, telemetry }
     }
 
     /// Uses this AWS configuration instead of loading the environment's.
@@ -112,8 +111,8 @@ impl<F: ProcessorFactory> Worker<F> {
     }
 
     /// What the worker shows of itself while it runs: its metrics, and whether it gets on.
-    pub fn board(&self) -> WorkerTelemetry {
-        self.board.clone()
+    pub fn telemetry(&self) -> WorkerTelemetry {
+        self.telemetry.clone()
     }
 
     /// Runs until `stop` completes, the work is done or going on is impossible. Asked to stop, it hands its leases
@@ -139,7 +138,7 @@ impl<F: ProcessorFactory> Worker<F> {
     }
 
     async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<WorkerExit, Error> {
-        let Self { options, factory, config, counters, alive, board } = self;
+        let Self { options, factory, config, counters, alive, telemetry } = self;
         options.validate().map_err(Error::Options)?;
         let started_ms = options.clock.now_ms();
         let mut rng = Rng::with_seed(options.seed.unwrap_or_else(random_seed));
@@ -162,10 +161,12 @@ impl<F: ProcessorFactory> Worker<F> {
         };
         let worker = WorkerId::from(options.worker_id.as_str());
         let budget = Budget::new(options.buffer_bytes, clients::MAX_CALLS_IN_FLIGHT);
-        board.set_budget(budget.clone());
+        telemetry.follow_budget(budget.clone());
+        let leases = LeaseTable::new(clients.tables.clone(), &options.app).watched(telemetry.lease_table());
+        telemetry.follow_lease_table(leases.clone());
         let shared = ConsumerDeps::new(
             stream.clone(),
-            LeaseTable::new(clients.tables.clone(), &options.app).watched(board.lease_table()),
+            leases,
             worker.clone(),
             alive.clone(),
             budget,
@@ -190,7 +191,7 @@ impl<F: ProcessorFactory> Worker<F> {
                 LeaseTable::new(clients.tables.clone(), &options.app),
                 FleetTable::new(clients.tables, &options.app),
                 alive,
-                board,
+                telemetry,
                 coordination_rng,
             );
             coordinator.run(starter, stop)
@@ -271,9 +272,9 @@ impl Startup<'_> {
         described?;
         leases_ready.map_err(|error| start_error(error, create))?;
         fleet_ready.map_err(|error| start_error(error, create))?;
-        letters_ready.map_err(|error| match error {
-            PrepareError::Table(error) => start_error(error, create),
-            error => Error::DeadLetters(error),
+        letters_ready.map_err(|error| match error.downcast::<TableError>() {
+            Ok(error) => start_error(*error, create),
+            Err(error) => Error::DeadLetters(error.to_string()),
         })?;
         let leadership = coordination::bind_stream(&leases, &fleet, &stream, self.options.clock).await;
         match leadership {

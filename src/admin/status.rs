@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use self::builder::StatusBuilder;
 use crate::aws::lease_table::BadRow;
-use crate::coordination::FleetView;
 use crate::coordination::Listing;
 use crate::model::blocked_record::BlockedRecord;
 use crate::model::fleet_state::{ShardState, WorkerState};
+use crate::model::fleet_view::FleetView;
 use crate::model::lease::Lease;
 
 /// What is known of a fleet from outside.
@@ -331,7 +331,7 @@ mod tests {
         let shard =
             |id: &str, parent: Option<&str>| Shard { id: id.into(), parent: parent.map(Into::into), closed: false };
         let graph = ShardGraph::new([shard("s0", None), shard("s1", Some("s0"))]);
-        let listing = Listing { graph, is_disabled: true, took: Duration::ZERO, takes: Duration::ZERO };
+        let listing = Listing { graph, is_disabled: true, took: Duration::ZERO, least_time: Duration::ZERO };
         let fleet = view(vec![worker("a", 0, &["s0"])], "a");
         let status = status(&[row("s0", Some("a"), "1", &[])], &fleet, Some(&listing));
         assert_eq!(state_of(&status, "s1"), ShardState::NoLease);

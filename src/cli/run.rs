@@ -104,12 +104,12 @@ impl WithProcessors for Work<'_> {
         options.failure = config.delivery.policy(match config.delivery.on_failure {
             OnFailure::BlockedRecord => consumer::OnFailure::BlockedRecord,
             OnFailure::Skip => consumer::OnFailure::Skip,
-            OnFailure::DeadLetter => consumer::OnFailure::DeadLetter(
-                config.delivery.dead_letters.open(&config.app, &config.aws.endpoints()).await?,
-            ),
+            OnFailure::DeadLetter => {
+                consumer::OnFailure::DeadLetter(config.delivery.dead_letters.open(&config.app, &config.aws).await?)
+            }
         });
         let worker = Worker::new(options, factory);
-        admin_server::start(config, worker.board()).await?;
+        admin_server::start(config, worker.telemetry()).await?;
         worker.run(stopped).await.map_err(|error| match error {
             // What was configured cannot work on this stream, which could not be known before it was looked at.
             worker::Error::Filter(error) => Mistakes::one(error.to_string()).into(),

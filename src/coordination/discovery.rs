@@ -18,12 +18,12 @@ const QUICK_PAGES: u32 = 3;
 /// The pause between further pages: the limit of ten calls a second is the whole account's.
 const PAGE_PAUSE: Duration = Duration::from_millis(200);
 /// Faults are logged when a listing has been failing for this long.
-const PATIENCE: Duration = Duration::from_secs(3);
+const WARN_AFTER: Duration = Duration::from_secs(3);
 
-/// How often a listing with holes is made again, and the pause before that.
+/// Retries of a listing with holes, and the pause before each.
 const HOLE_RETRIES: u32 = 8;
 const HOLE_PAUSE: Duration = Duration::from_secs(1);
-/// Shards that are looked for at once.
+/// The most shards that are probed at once.
 const PROBES_AT_ONCE: usize = 8;
 
 /// A complete listing.
@@ -33,10 +33,10 @@ pub struct Listing {
     pub graph: ShardGraph,
     /// Whether the stream is switched off.
     pub is_disabled: bool,
-    /// How long the listing took.
+    /// The time that the listing took.
     pub took: Duration,
-    /// How long it would take without any fault, at the pace that the service's limit allows.
-    pub(crate) takes: Duration,
+    /// The time that it would take without any fault, at the pace that the service's limit allows.
+    pub(crate) least_time: Duration,
 }
 
 /// Lists all shards, however long the service takes.
@@ -56,7 +56,7 @@ pub async fn list(stream: &Stream, rng: &mut Rng) -> Result<Listing, Error> {
                 (backoff, failing_since) = (Backoff::default(), None);
                 let Some(next) = page.next else {
                     let (is_disabled, took) = (page.disabled, started.elapsed());
-                    return Ok(Listing { graph, is_disabled, took, takes: PAGE_PAUSE * pages });
+                    return Ok(Listing { graph, is_disabled, took, least_time: PAGE_PAUSE * pages });
                 };
                 after = Some(next);
                 if pages >= QUICK_PAGES {
@@ -66,8 +66,8 @@ pub async fn list(stream: &Stream, rng: &mut Rng) -> Result<Listing, Error> {
             Err(error @ (Error::NotFound(_) | Error::Refused(_))) => return Err(error),
             Err(error) => {
                 let since = *failing_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= PATIENCE {
-                    tracing::warn!(%error, pages, "listing the stream's shards fails, trying on");
+                if since.elapsed() >= WARN_AFTER {
+                    tracing::warn!(%error, pages, "listing the stream's shards failed, retrying");
                     failing_since = None;
                 }
                 tokio::time::sleep(PAGE_PAUSE / 4 + backoff.next(rng)).await;
@@ -76,7 +76,7 @@ pub async fn list(stream: &Stream, rng: &mut Rng) -> Result<Listing, Error> {
     }
 }
 
-/// Lists all shards, and makes sure that no ancestor of a shard without a lease is passed over: one whose id is in
+/// Lists all shards, and makes sure that the listing lacks no ancestor of a shard without a lease: one whose id is in
 /// `known`, having a lease or a child with one.
 ///
 /// The pages of a listing may come from parts of the service that are not equally up to date. Then a shard may be
@@ -90,15 +90,15 @@ pub(super) async fn list_whole(stream: &Stream, known: &BTreeSet<ShardId>, rng: 
     let mut retries = 0;
     loop {
         let mut listing = list(stream, rng).await?;
-        let passed_over = those_there(stream, listing.graph.unlisted_parents(known), rng).await;
+        let missing = existing(stream, listing.graph.unlisted_parents(known), rng).await;
         listing.took = started.elapsed();
-        if passed_over.is_empty() {
+        if missing.is_empty() {
             return Ok(listing);
         }
-        tracing::debug!(shards = passed_over.len(), "the listing passes shards over, making another");
+        tracing::debug!(shards = missing.len(), "the listing lacks shards, retrying");
         if retries == HOLE_RETRIES {
-            // This service never lists them: then nothing is known of their own parents.
-            passed_over.into_iter().for_each(|id| listing.graph.insert(Shard { id, parent: None, closed: true }));
+            // A service that never lists them tells nothing of their own parents.
+            missing.into_iter().for_each(|id| listing.graph.insert(Shard { id, parent: None, closed: true }));
             return Ok(listing);
         }
         retries += 1;
@@ -106,15 +106,15 @@ pub(super) async fn list_whole(stream: &Stream, known: &BTreeSet<ShardId>, rng: 
     }
 }
 
-/// Those of the shards that are still there.
-async fn those_there(stream: &Stream, shards: BTreeSet<ShardId>, rng: &mut Rng) -> BTreeSet<ShardId> {
+/// Those of the shards that the service still has.
+async fn existing(stream: &Stream, shards: BTreeSet<ShardId>, rng: &mut Rng) -> BTreeSet<ShardId> {
     let (mut there, mut probes) = (BTreeSet::new(), JoinSet::new());
     for shard in shards {
         if probes.len() >= PROBES_AT_ONCE {
             there.extend(probes.join_next().await.and_then(Result::ok).flatten());
         }
         let (stream, rng) = (stream.clone(), rng.fork());
-        probes.spawn(async move { is_there(&stream, &shard, rng).await.then_some(shard) });
+        probes.spawn(async move { exists(&stream, &shard, rng).await.then_some(shard) });
     }
     while let Some(shard) = probes.join_next().await {
         there.extend(shard.ok().flatten());
@@ -123,7 +123,7 @@ async fn those_there(stream: &Stream, shards: BTreeSet<ShardId>, rng: &mut Rng) 
 }
 
 /// Whether the service has a shard: it gives iterators on those that it has, listed or not.
-async fn is_there(stream: &Stream, shard: &ShardId, mut rng: Rng) -> bool {
+async fn exists(stream: &Stream, shard: &ShardId, mut rng: Rng) -> bool {
     let mut backoff = Backoff::default();
     loop {
         match stream.shard_iterator(shard, &Checkpoint::TrimHorizon).await {

@@ -1,55 +1,85 @@
-//! Looking at a fleet from outside: for programs that take no part in it.
+//! The fleet as one observer sees it: who is there, and whose heartbeat still changes.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::fleet_view::{FleetView, Heartbeats};
 use crate::aws::TableError;
 use crate::aws::fleet_table::FleetTable;
+use crate::model::fleet_view::{FleetView, Heartbeats};
+use crate::model::lease::WorkerId;
 use crate::model::worker_record::Fleet;
 
-/// Looks at the fleet table again and again, and remembers whose heartbeat changed.
+/// Reads the fleet table time after time, and remembers when each heartbeat changed.
+///
+/// Times are since the observer was made, on its own clock.
 #[derive(Debug)]
 pub struct FleetObserver {
-    /// None: there is no fleet table, only leases of another program's workers.
-    table: Option<FleetTable>,
+    table: FleetTable,
     lease_duration: Duration,
     origin: Instant,
     heartbeats: Heartbeats,
     reads: u64,
+    last_scan: (Duration, Duration),
 }
 
 impl FleetObserver {
-    /// A watcher of this fleet table, whose workers have this lease duration.
+    /// An observer of a fleet table whose workers have this lease duration.
     pub fn new(table: FleetTable, lease_duration: Duration) -> Self {
-        let table = Some(table);
-        Self { table, lease_duration, origin: Instant::now(), heartbeats: Heartbeats::default(), reads: 0 }
+        let last_scan = (Duration::ZERO, Duration::ZERO);
+        Self { table, lease_duration, origin: Instant::now(), heartbeats: Heartbeats::default(), reads: 0, last_scan }
     }
 
-    /// Looks once. A fleet table that isn't there is an empty fleet.
+    /// Reads the fleet table once.
     ///
     /// # Errors
     /// When the table could not be read.
-    pub async fn look(&mut self) -> Result<FleetView, TableError> {
-        let sent = self.origin.elapsed();
-        let fleet = match &self.table {
-            None => Fleet::default(),
-            Some(table) => match table.scan().await {
-                Err(TableError::Missing { .. }) => {
-                    self.table = None;
-                    Fleet::default()
-                }
-                fleet => fleet?,
-            },
+    pub async fn refresh(&mut self) -> Result<FleetView, TableError> {
+        let sent = self.elapsed();
+        let fleet = self.table.scan().await?;
+        Ok(self.observe(fleet, sent))
+    }
+
+    /// Reads the fleet table once; one that isn't there, as beside another program's leases, is an empty fleet.
+    ///
+    /// # Errors
+    /// When the table could not be read.
+    pub async fn refresh_if_there(&mut self) -> Result<FleetView, TableError> {
+        let sent = self.elapsed();
+        let fleet = match self.table.scan().await {
+            Err(TableError::Missing { .. }) => Fleet::default(),
+            fleet => fleet?,
         };
-        let arrived = self.origin.elapsed();
+        Ok(self.observe(fleet, sent))
+    }
+
+    fn observe(&mut self, fleet: Fleet, sent: Duration) -> FleetView {
+        let arrived = self.elapsed();
         for member in &fleet.members {
             let value = (member.record.incarnation.clone(), member.record.heartbeat);
             self.heartbeats.observe(&member.id, value, sent, arrived);
         }
         self.heartbeats.retain(|id| fleet.members.iter().any(|member| member.id == *id));
         self.reads += 1;
-        Ok(FleetView::new(fleet, &self.heartbeats, self.lease_duration, self.reads))
+        self.last_scan = (sent, arrived);
+        FleetView::new(fleet, &self.heartbeats, self.lease_duration, self.reads)
+    }
+
+    pub(super) fn origin(&self) -> Instant {
+        self.origin
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// When the last read was sent and when its answer arrived.
+    pub(super) fn last_scan(&self) -> (Duration, Duration) {
+        self.last_scan
+    }
+
+    /// The moment at which a worker's heartbeat was first seen as it is now.
+    pub(super) fn unchanged_since(&self, worker: &WorkerId) -> Option<Duration> {
+        self.heartbeats.stale_at(worker, Duration::ZERO)
     }
 }

@@ -1,140 +1,132 @@
-//! This worker's item in the fleet table: taking the id, proving itself alive, reading its inbox, leaving.
+//! This worker's record in the fleet table: it takes the id, proves the worker alive and holds its inbox.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Error, Notice};
+use super::{Deps, Error, Notice};
 use crate::aws::TableError;
-use crate::aws::fleet_table::FleetTable;
 use crate::consumer::LeaseDeadline;
-use crate::model::lease::{ShardId, WorkerId};
-use crate::model::worker_record::{Hints, WorkerRecord, heartbeat_interval};
-use crate::telemetry::{Loop, WorkerTelemetry};
+use crate::model::lease::ShardId;
+use crate::model::worker_record::{Hints, WorkerRecord, heartbeat_interval, proved_for};
+use crate::telemetry::Loop;
 
-/// How often a worker looks at its own item, at the most.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a new process waits for one that may live under its id to answer: more than the other's look interval
-/// and the way there and back.
-const CHALLENGE_WAIT: Duration = Duration::from_millis(400);
-/// How often the challenger looks for the answer.
-const CHALLENGE_LOOK: Duration = Duration::from_millis(50);
-/// The part of the lease duration that a worker counts on: clocks may differ in their rate.
-const CLOCK_RATE_MARGIN: f64 = 0.98;
-/// The wait before a failed heartbeat is tried again.
+/// The longest interval at which a worker reads its own record.
+const READ_INTERVAL: Duration = Duration::from_millis(250);
+/// The time that a process which may live under this worker's id has to answer: more than its read interval and the
+/// way there and back.
+const PROBE_WAIT: Duration = Duration::from_millis(400);
+/// The interval at which the new process looks for the answer.
+const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// The wait before a failed heartbeat is retried.
 const RETRY_WAIT: Duration = Duration::from_millis(100);
 
-/// What this worker says of itself, shared by all its tasks.
+/// This worker's record as the next heartbeat will show it, shared by all its tasks.
 #[derive(Clone, Debug)]
 pub(super) struct SharedWorkerRecord {
-    presence: Arc<Mutex<WorkerRecord>>,
-    changed: Arc<Notify>,
+    record: watch::Sender<WorkerRecord>,
+    is_urgent: Arc<Notify>,
 }
 
 impl SharedWorkerRecord {
-    pub(super) fn new(presence: WorkerRecord) -> Self {
-        Self { presence: Arc::new(Mutex::new(presence)), changed: Arc::default() }
+    pub(super) fn new(record: WorkerRecord) -> Self {
+        Self { record: watch::Sender::new(record), is_urgent: Arc::default() }
     }
 
     pub(super) fn get(&self) -> WorkerRecord {
-        self.presence.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.record.borrow().clone()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<WorkerRecord> {
+        self.record.subscribe()
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut WorkerRecord)) {
-        change(&mut self.presence.lock().unwrap_or_else(PoisonError::into_inner));
+        self.record.send_modify(change);
     }
 
     /// Has the next heartbeat written at once.
     pub(super) fn publish(&self) {
-        self.changed.notify_one();
+        self.is_urgent.notify_one();
     }
 }
 
-/// Keeps this worker's item up to date.
-pub(super) struct Membership {
-    pub(super) table: FleetTable,
-    pub(super) worker: WorkerId,
-    pub(super) lease_duration: Duration,
+/// Keeps this worker's record up to date.
+pub(super) struct HeartbeatTask {
+    pub(super) deps: Deps,
     pub(super) alive: LeaseDeadline,
-    pub(super) presence: SharedWorkerRecord,
     pub(super) notices: mpsc::UnboundedSender<Notice>,
-    pub(super) board: WorkerTelemetry,
 }
 
-/// For how long a heartbeat proves a worker alive, from when it was sent.
-pub(crate) fn proved_for(lease_duration: Duration) -> Duration {
-    lease_duration.mul_f64(CLOCK_RATE_MARGIN)
-}
-
-impl Membership {
-    /// Takes the worker id. A process that lives under it is given the time to say so; one that is dead is replaced.
+impl HeartbeatTask {
+    /// Takes the worker id. A process that lives under it has the time to say so; a dead one is replaced.
     pub(super) async fn register(&self) -> Result<(), Error> {
         let mut seen = None;
         loop {
             let sent = Instant::now();
-            let presence = self.presence.get();
+            let record = self.deps.record.get();
             let expected = seen.as_ref().map(|(incarnation, heartbeat): &(String, u64)| (&**incarnation, *heartbeat));
-            match self.table.register(&self.worker, &presence, expected).await {
+            match self.deps.fleet.register(&self.deps.me.worker, &record, expected).await {
                 Ok(true) => {
                     self.prove(sent);
                     return Ok(());
                 }
-                Ok(false) => seen = self.challenge(&presence.incarnation).await?,
+                Ok(false) => seen = self.probe_previous_incarnation(&record.incarnation).await?,
                 Err(error) => self.wait_after(error).await?,
             }
         }
     }
 
-    /// ReaderEvents out whether the process that holds the id still lives. Returns what its item shows when it does not.
-    async fn challenge(&self, incarnation: &str) -> Result<Option<(String, u64)>, Error> {
-        let Some(before) = self.look_until_answered().await? else { return Ok(None) };
-        self.table.challenge(&self.worker, incarnation).await.or_else(pass_transient)?;
+    /// Learns whether the process that holds the id still lives. Returns the incarnation and heartbeat of a dead one.
+    async fn probe_previous_incarnation(&self, incarnation: &str) -> Result<Option<(String, u64)>, Error> {
+        let Some(before) = self.read_record().await? else { return Ok(None) };
+        self.deps.fleet.challenge(&self.deps.me.worker, incarnation).await.or_else(pass_transient)?;
         let started = Instant::now();
-        while started.elapsed() < CHALLENGE_WAIT {
-            tokio::time::sleep(CHALLENGE_LOOK).await;
-            match self.look_until_answered().await? {
+        while started.elapsed() < PROBE_WAIT {
+            tokio::time::sleep(PROBE_INTERVAL).await;
+            match self.read_record().await? {
                 Some(now) if (&now.incarnation, now.heartbeat) == (&before.incarnation, before.heartbeat) => {}
-                Some(_) => return Err(Error::WorkerIdInUse(self.worker.clone())),
+                Some(_) => return Err(Error::WorkerIdInUse(self.deps.me.worker.clone())),
                 None => return Ok(None),
             }
         }
         Ok(Some((before.incarnation, before.heartbeat)))
     }
 
-    async fn look_until_answered(&self) -> Result<Option<WorkerRecord>, TableError> {
+    async fn read_record(&self) -> Result<Option<WorkerRecord>, TableError> {
         loop {
-            match self.table.look(&self.worker).await {
+            match self.deps.fleet.look(&self.deps.me.worker).await {
                 Err(error) if error.is_transient() => tokio::time::sleep(RETRY_WAIT).await,
                 outcome => return Ok(outcome?.map(|member| member.record)),
             }
         }
     }
 
-    /// Heartbeats and looks until something makes going on impossible.
+    /// Writes heartbeats and reads the record in between, until an error ends the worker.
     pub(super) async fn run(self) -> Error {
-        let interval = heartbeat_interval(self.lease_duration);
-        let look_interval = LOOK_INTERVAL.min(interval / 3);
+        let interval = heartbeat_interval(self.deps.options.lease_duration);
+        let read_interval = READ_INTERVAL.min(interval / 3);
         let mut next_heartbeat = Instant::now() + interval;
         loop {
-            let next_look = Instant::now() + look_interval;
-            self.board.beat(Loop::Heartbeat, next_look);
-            let asked = tokio::select! {
+            let next_read = Instant::now() + read_interval;
+            self.deps.telemetry.loop_tick(Loop::Heartbeat, next_read);
+            let is_urgent = tokio::select! {
                 biased;
-                () = self.presence.changed.notified() => true,
-                () = tokio::time::sleep_until(next_look.min(next_heartbeat)) => false,
+                () = self.deps.record.is_urgent.notified() => true,
+                () = tokio::time::sleep_until(next_read.min(next_heartbeat)) => false,
             };
-            let outcome = if asked || Instant::now() >= next_heartbeat {
+            let outcome = if is_urgent || Instant::now() >= next_heartbeat {
                 next_heartbeat = Instant::now() + interval;
                 self.heartbeat().await
             } else {
-                self.look().await
+                self.read().await
             };
             match outcome {
                 Ok(()) => {}
                 Err(Error::Table(error)) if error.is_transient() => {
-                    tracing::debug!(%error, "the heartbeat failed, trying again");
+                    tracing::debug!(%error, "heartbeat failed, retrying");
                     next_heartbeat = next_heartbeat.min(Instant::now() + RETRY_WAIT);
                 }
                 Err(error) => return error,
@@ -143,23 +135,25 @@ impl Membership {
     }
 
     async fn heartbeat(&self) -> Result<(), Error> {
-        self.presence.update(|presence| presence.heartbeat += 1);
-        let presence = self.presence.get();
+        self.deps.record.update(|record| record.heartbeat += 1);
+        let record = self.deps.record.get();
         let sent = Instant::now();
-        let Some(member) = self.table.heartbeat(&self.worker, &presence).await? else {
-            return self.rejoin(&presence).await;
+        let Some(member) = self.deps.fleet.heartbeat(&self.deps.me.worker, &record).await? else {
+            return self.rejoin(&record).await;
         };
         self.prove(sent);
         self.read_inbox(member.inbox).await
     }
 
-    async fn look(&self) -> Result<(), Error> {
-        let incarnation = self.presence.get().incarnation;
-        match self.table.look(&self.worker).await? {
-            Some(member) if member.record.incarnation != incarnation => Err(Error::Replaced(self.worker.clone())),
+    async fn read(&self) -> Result<(), Error> {
+        let incarnation = self.deps.record.get().incarnation;
+        match self.deps.fleet.look(&self.deps.me.worker).await? {
+            Some(member) if member.record.incarnation != incarnation => {
+                Err(Error::Replaced(self.deps.me.worker.clone()))
+            }
             Some(member) => {
                 if member.challenger.is_some() {
-                    tracing::warn!("another process wants this worker's id, and is told that it is taken");
+                    tracing::warn!("another process wants this worker's id and is told that it is taken");
                     self.heartbeat().await?;
                 }
                 self.read_inbox(member.inbox).await
@@ -168,30 +162,30 @@ impl Membership {
         }
     }
 
-    /// The item is gone, or another's; or the answer to the heartbeat could not be made sense of.
-    async fn rejoin(&self, presence: &WorkerRecord) -> Result<(), Error> {
-        match self.table.look(&self.worker).await? {
-            Some(member) if member.record.incarnation == presence.incarnation => return Ok(()),
-            Some(_) => return Err(Error::Replaced(self.worker.clone())),
+    /// The record is gone, or another process's; or the answer to the heartbeat could not be understood.
+    async fn rejoin(&self, record: &WorkerRecord) -> Result<(), Error> {
+        match self.deps.fleet.look(&self.deps.me.worker).await? {
+            Some(member) if member.record.incarnation == record.incarnation => return Ok(()),
+            Some(_) => return Err(Error::Replaced(self.deps.me.worker.clone())),
             None => {}
         }
-        tracing::warn!("this worker was taken for dead and joins again");
+        tracing::warn!("this worker was taken for dead and rejoins the fleet");
         let sent = Instant::now();
-        if !self.table.register(&self.worker, presence, None).await? {
-            return Err(Error::Replaced(self.worker.clone()));
+        if !self.deps.fleet.register(&self.deps.me.worker, record, None).await? {
+            return Err(Error::Replaced(self.deps.me.worker.clone()));
         }
         self.alive.end_term();
         self.prove(sent);
-        let _ = self.notices.send(Notice::Lapsed);
+        let _ = self.notices.send(Notice::Expired);
         Ok(())
     }
 
-    /// The answer to a heartbeat has come: leases are good for a lease duration from when it was sent, less what two
-    /// clocks may differ in their rate. When it comes after the last deadline, others may have taken the leases.
+    /// Extends the lease deadline once the answer to a heartbeat has come. When that is after the last deadline, others
+    /// may have taken the leases.
     fn prove(&self, sent: Instant) {
-        if self.alive.extend_to(sent + proved_for(self.lease_duration)) {
-            tracing::warn!("this worker could not prove itself alive in time; its leases may be others' now");
-            let _ = self.notices.send(Notice::Lapsed);
+        if self.alive.extend_to(sent + proved_for(self.deps.options.lease_duration)) {
+            tracing::warn!("heartbeat deadline missed; leases may have been taken over");
+            let _ = self.notices.send(Notice::Expired);
         }
     }
 
@@ -199,9 +193,9 @@ impl Membership {
         if inbox.is_empty() {
             return Ok(());
         }
-        // First out of the box, then the rows: what is put in between stays.
-        self.table.clear(&self.worker, &inbox).await?;
-        let _ = self.notices.send(Notice::Look(inbox));
+        // The inbox is cleared before the rows are read: a hint that comes in between stays.
+        self.deps.fleet.clear(&self.deps.me.worker, &inbox).await?;
+        let _ = self.notices.send(Notice::LeasesChanged(inbox));
         Ok(())
     }
 
@@ -209,13 +203,13 @@ impl Membership {
         if !error.is_transient() {
             return Err(error.into());
         }
-        tracing::warn!(%error, "joining the fleet failed, trying again");
+        tracing::warn!(%error, "joining the fleet failed, retrying");
         tokio::time::sleep(RETRY_WAIT * 5).await;
         Ok(())
     }
 }
 
-/// Hints for a worker to look at one lease.
+/// A hint to read one lease row.
 pub(super) fn hint(key: &ShardId) -> Hints {
     Hints { keys: [key.clone()].into(), everything: false }
 }

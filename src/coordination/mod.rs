@@ -1,27 +1,22 @@
-//! The fleet: how the workers of an application share its shards.
+//! Coordination: the workers of an application share its shards.
 //!
-//! Three tasks, which a slow or failing part of one cannot hold up in the others:
+//! Three tasks, so that a slow or failing part of one cannot hold up the others:
 //!
-//! - `membership`: this worker's item in the fleet table: heartbeats, which prove all its leases alive, and its inbox.
-//! - `keeper`: the leases of this worker: starts, hands over and stops their consumers as the lease rows say.
-//! - `leader`: watches the fleet; leads it when nobody else does: lists shards, makes leases, assigns them.
+//! - `heartbeat`: this worker's record in the fleet table: heartbeats, which prove all its leases alive, and its inbox.
+//! - `lease_manager`: the leases of this worker: starts, hands over and stops their consumers as the lease rows say.
+//! - `leader`: observes the fleet; leads it when nobody else does: lists shards, makes leases, assigns them.
 //!
-//! Beside them, for people: [`status`] puts what the tables show into words, [`intervention`] decides what an operator
-//! may do to a lease, and a [`FleetObserver`] looks at a fleet from outside. What a running worker shows of itself is on its
-//! [`WorkerTelemetry`].
-//!
-//! The rows of the lease table decide; everything else only saves time.
+//! A fourth one lets [`WorkerTelemetry`] observe them. The rows of the lease table decide; everything else only saves
+//! time.
 
 mod discovery;
 mod fleet_observer;
-pub mod fleet_view;
-pub(crate) mod heartbeat;
+mod heartbeat;
 mod leader;
 mod lease_manager;
 mod overload_monitor;
 mod watchdog;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -30,10 +25,7 @@ use tokio::task::JoinSet;
 
 pub use self::discovery::{Listing, list};
 pub use self::fleet_observer::FleetObserver;
-pub use self::fleet_view::FleetView;
-pub use crate::telemetry::WorkerTelemetry;
-
-use self::heartbeat::{Membership, SharedWorkerRecord};
+use self::heartbeat::{HeartbeatTask, SharedWorkerRecord};
 use self::leader::Leader;
 use self::lease_manager::LeaseManager;
 use crate::aws::TableError;
@@ -41,14 +33,16 @@ use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::Stream;
 use crate::consumer::{Failure, LeaseDeadline, SpawnConsumer, WallClock};
-use crate::model::lease::{Lease, ShardId, WorkerId};
+use crate::model::fleet_view::FleetView;
+use crate::model::lease::{ShardId, WorkerId};
 use crate::model::worker_record::{Hints, LeaderRecord, WorkerRecord};
 use crate::options::WorkerOptions;
+use crate::telemetry::WorkerTelemetry;
 
 /// The worker itself, among the others of its fleet.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The worker's id.
+    /// Worker id.
     pub worker: WorkerId,
     /// Tells this process from others of the same worker id.
     pub incarnation: String,
@@ -56,11 +50,11 @@ pub struct Identity {
     pub started_ms: u64,
 }
 
-/// Why a worker's part in its fleet ended without having been asked to.
+/// Reasons why a worker leaves its fleet without having been asked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A consumer found something that the worker must stop for.
+    /// A consumer met an error that ends the worker.
     #[error(transparent)]
     Consumer(#[from] Failure),
     /// A worker of the Kinesis Client Library is at work on the lease table.
@@ -69,9 +63,9 @@ pub enum Error {
          use another --app"
     )]
     KclAlive {
-        /// The owner.
+        /// Owner of the lease.
         owner: WorkerId,
-        /// A lease that it renews.
+        /// Lease that it renews.
         lease: ShardId,
     },
     /// The application reads another stream.
@@ -80,11 +74,11 @@ pub enum Error {
          (--stream-arn {other} --until-caught-up), or use another --app for {wanted}"
     )]
     OtherStream {
-        /// The application.
+        /// Application.
         app: String,
-        /// The stream that it reads.
+        /// Stream that it reads.
         other: String,
-        /// The stream that was asked for.
+        /// Stream that was asked for.
         wanted: String,
     },
     /// Another process has taken this worker's id.
@@ -101,7 +95,7 @@ pub enum Error {
     WorkerIdInUse(WorkerId),
 }
 
-/// How a worker's part in its fleet ended.
+/// The end of a worker that was not ended by an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerExit {
     /// It was asked to stop.
@@ -112,18 +106,31 @@ pub enum WorkerExit {
     StreamEnded,
 }
 
-/// What the tasks tell the keeper.
+/// News for the lease manager from the other tasks.
 #[derive(Debug)]
 enum Notice {
     /// Lease rows may have changed.
-    Look(Hints),
-    /// This worker could not prove itself alive in time: all its leases may be others'.
-    Lapsed,
+    LeasesChanged(Hints),
+    /// This worker could not prove itself alive in time: others may own all its leases.
+    Expired,
     /// The stream is switched off and everything in it is delivered.
     StreamEnded,
 }
 
-/// The part of one worker in its fleet.
+/// The parts that the tasks of one worker share.
+#[derive(Clone)]
+struct Deps {
+    me: Identity,
+    options: Arc<WorkerOptions>,
+    stream: Stream,
+    leases: LeaseTable,
+    fleet: FleetTable,
+    record: SharedWorkerRecord,
+    spawner: Arc<dyn SpawnConsumer>,
+    telemetry: WorkerTelemetry,
+}
+
+/// One worker's part in its fleet.
 pub struct Coordinator {
     me: Identity,
     options: Arc<WorkerOptions>,
@@ -131,7 +138,7 @@ pub struct Coordinator {
     leases: LeaseTable,
     fleet: FleetTable,
     alive: LeaseDeadline,
-    board: WorkerTelemetry,
+    telemetry: WorkerTelemetry,
     rng: Rng,
 }
 
@@ -144,95 +151,80 @@ impl Coordinator {
         leases: LeaseTable,
         fleet: FleetTable,
         alive: LeaseDeadline,
-        board: WorkerTelemetry,
+        telemetry: WorkerTelemetry,
         rng: Rng,
     ) -> Self {
-        let (leases, fleet) = (leases.watched(board.lease_table()), fleet.watched(board.fleet_table()));
-        Self { me, options, stream, leases, fleet, alive, board, rng }
+        let (leases, fleet) = (leases.watched(telemetry.lease_table()), fleet.watched(telemetry.fleet_table()));
+        Self { me, options, stream, leases, fleet, alive, telemetry, rng }
     }
 
     /// Takes part in the fleet until `stop` says otherwise or the work is done; then hands all leases over.
     ///
     /// # Errors
-    /// When going on is impossible. The leases are then left to expire, so that nothing is written in a state that
+    /// When the worker cannot continue. The leases are then left to expire, so that nothing is written in a state that
     /// nobody understands.
     pub async fn run(
         mut self,
-        starter: Arc<dyn SpawnConsumer>,
+        spawner: Arc<dyn SpawnConsumer>,
         stop: watch::Receiver<bool>,
     ) -> Result<WorkerExit, Error> {
         let (notices, notice_receiver) = mpsc::unbounded_channel();
         let (view_sender, view) = watch::channel(FleetView::default());
-        let presence = SharedWorkerRecord::new(WorkerRecord {
+        let record = SharedWorkerRecord::new(WorkerRecord {
             incarnation: self.me.incarnation.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             max_leases: self.options.max_leases.map(|limit| limit as u64),
             ..WorkerRecord::default()
         });
-        let membership = Membership {
-            table: self.fleet.clone(),
-            worker: self.me.worker.clone(),
-            lease_duration: self.options.lease_duration,
-            alive: self.alive.clone(),
-            presence: presence.clone(),
-            notices: notices.clone(),
-            board: self.board.clone(),
+        let deps = Deps {
+            me: self.me,
+            options: self.options,
+            stream: self.stream,
+            leases: self.leases,
+            fleet: self.fleet,
+            record,
+            spawner,
+            telemetry: self.telemetry,
         };
-        membership.register().await?;
-        self.board.set_working();
-        let leader = Leader::new(
-            self.me.clone(),
-            Arc::clone(&self.options),
-            self.stream.clone(),
-            self.leases.clone(),
-            self.fleet.clone(),
-            presence.clone(),
-            view_sender,
-            notices,
-            Arc::clone(&starter),
-            self.board.clone(),
-            self.rng.fork(),
-        );
-        let keeper = LeaseManager::new(
-            self.me.clone(),
-            Arc::clone(&self.options),
-            self.leases.clone(),
-            self.fleet.clone(),
-            presence.clone(),
-            view,
-            starter,
-            notice_receiver,
-            self.board.clone(),
-            self.rng.fork(),
-        );
+        let heartbeat = HeartbeatTask { deps: deps.clone(), alive: self.alive, notices: notices.clone() };
+        heartbeat.register().await?;
+        deps.telemetry.set_working();
+        let telemetry = deps.telemetry.clone();
+        telemetry.follow_fleet(deps.me.worker.clone(), view.clone(), deps.record.subscribe());
+        let leader = Leader::new(deps.clone(), view_sender, notices, self.rng.fork());
+        let lease_manager = LeaseManager::new(deps.clone(), view, notice_receiver, self.rng.fork());
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { ("heartbeat", Err(membership.run().await)) });
-        tasks.spawn(async move { ("leader", Err(leader.run().await)) });
-        tasks.spawn(async move { ("keeper", keeper.run(stop).await) });
-        let ending = match tasks.join_next().await {
-            Some(Ok((_, outcome))) => outcome,
+        tasks.spawn(async move { Err(heartbeat.run().await) });
+        tasks.spawn(async move { Err(leader.run().await) });
+        tasks.spawn(async move { lease_manager.run(stop).await });
+        tasks.spawn(async move { match telemetry.run().await {} });
+        let exit = match tasks.join_next().await {
+            Some(Ok(outcome)) => outcome,
             _ => Err(Error::TaskDied("coordination")),
         };
         tasks.shutdown().await;
-        if ending.is_ok() {
-            self.say_goodbye(&presence.get()).await;
+        if exit.is_ok() {
+            deps.say_goodbye().await;
         }
-        ending
+        exit
     }
+}
 
+impl Deps {
     /// Takes this worker out of the fleet table; when that fails, the others find out by themselves.
-    async fn say_goodbye(&self, presence: &WorkerRecord) {
+    async fn say_goodbye(&self) {
+        let record = self.record.get();
         let goodbye = async {
             if let Some(seen) = self.fleet.leadership().await?
                 && seen.worker.as_ref() == Some(&self.me.worker)
-                && seen.incarnation == presence.incarnation
+                && seen.incarnation == record.incarnation
             {
                 let next =
                     LeaderRecord { worker: None, incarnation: String::new(), term: seen.term + 1, ..seen.clone() };
                 self.fleet.write_leadership(&next, Some(seen.term)).await?;
             }
             if let Some(member) = self.fleet.look(&self.me.worker).await?
-                && member.record.incarnation == presence.incarnation
+                && member.record.incarnation == record.incarnation
             {
                 self.fleet.remove(&member.id, &member.record.incarnation, member.record.heartbeat).await?;
             }
@@ -244,7 +236,7 @@ impl Coordinator {
     }
 }
 
-/// Binds the application to its stream, or finds that it is bound to it, and returns the leader's item.
+/// Binds the application to its stream, unless it is bound to it already, and returns the leader's record.
 ///
 /// # Errors
 /// [`Error::OtherStream`] when the application has unfinished leases of another stream.
@@ -281,9 +273,4 @@ pub async fn bind_stream(
             return Ok(wanted);
         }
     }
-}
-
-/// The children ids of a finished row that are not among `known`.
-fn other_children(row: &Lease, known: &[Lease]) -> BTreeSet<ShardId> {
-    row.children.iter().filter(|child| !known.iter().any(|lease| lease.key == **child)).cloned().collect()
 }

@@ -1,4 +1,4 @@
-//! How much of the time this worker's shards wait for their processors, looked at each second.
+//! The share of time that this worker's shards wait for their processors, sampled each second.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,29 +11,29 @@ use crate::model::overload::Overload;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the last look showed.
-pub(super) struct Pressure {
+/// Tells from the last samples whether the worker is overloaded.
+pub(super) struct OverloadMonitor {
     origin: Instant,
-    looked: Instant,
-    /// How long each shard had waited in all by then.
+    sampled: Instant,
+    /// Each shard's total wait by then.
     waited: BTreeMap<ShardId, Duration>,
     overload: Overload,
 }
 
-impl Pressure {
+impl OverloadMonitor {
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { origin: now, looked: now, waited: BTreeMap::new(), overload: Overload::default() }
+        Self { origin: now, sampled: now, waited: BTreeMap::new(), overload: Overload::default() }
     }
 
-    /// Looks at the shards that are read, when it is time, and says whether the worker is overloaded. A shard counts
-    /// from the second look on.
-    pub(super) fn look<'a>(&mut self, shards: impl Iterator<Item = (&'a ShardId, &'a ShardStatus)>) -> bool {
-        let since = self.looked.elapsed();
+    /// Samples the shards, if that is due, and returns whether the worker is overloaded. A shard counts from its second
+    /// sample.
+    pub(super) fn sample<'a>(&mut self, shards: impl Iterator<Item = (&'a ShardId, &'a ShardStatus)>) -> bool {
+        let since = self.sampled.elapsed();
         if since < INTERVAL {
             return self.overload.is_overloaded();
         }
-        self.looked = Instant::now();
+        self.sampled = Instant::now();
         let mut shares = Vec::new();
         let mut waited = BTreeMap::new();
         for (key, status) in shards.filter(|(_, status)| !status.is_blocked()) {
@@ -47,7 +47,7 @@ impl Pressure {
         let was_overloaded = self.overload.is_overloaded();
         let is_overloaded = self.overload.note(self.origin.elapsed(), shares);
         if is_overloaded != was_overloaded {
-            tracing::info!(is_overloaded, "how far the processors keep up has changed");
+            tracing::info!(is_overloaded, "overload of the processors has changed");
         }
         is_overloaded
     }

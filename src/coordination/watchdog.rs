@@ -1,70 +1,69 @@
-//! The watch over processors that hang: which leases this worker gives up because a call on their shard does not
-//! return.
+//! The watchdog over processors: it finds the leases to release because a call on their shard does not return.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::lease::ShardId;
 
-/// The most leases given up at once: their keys are shown in the fleet table, and a worker on which more than these
-/// hang needs more help than this.
+/// The most leases released at once: their keys are shown in the fleet table, and a worker on which more calls hang
+/// needs more help than this.
 const MOST_STUCK: usize = 100;
 
-/// What is known of the calls that hang.
+/// The calls that hang.
 #[derive(Debug)]
 pub(super) struct Watchdog {
-    /// How long a call may last; `None` for any time.
+    /// The longest time that a call may last, if there is one.
     limit: Option<Duration>,
-    /// The leases that are given up, and whether their rows say so by now.
+    /// The leases to release, and whether their rows say so by now.
     stuck: BTreeMap<ShardId, bool>,
-    /// Those that nobody else could take, named once each.
-    hopeless: BTreeSet<ShardId>,
+    /// Those that no other worker could take, each logged once.
+    without_taker: BTreeSet<ShardId>,
 }
 
-/// What to do about a shard.
+/// The watchdog's decision on a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Nothing, or nothing more.
     Keep,
-    /// Its consumer must deliver no more, and its lease be given up.
-    GiveUp,
+    /// Its consumer must stop delivering, and its lease be released.
+    Release,
 }
 
 impl Watchdog {
     pub(super) fn new(limit: Option<Duration>) -> Self {
-        Self { limit, stuck: BTreeMap::new(), hopeless: BTreeSet::new() }
+        Self { limit, stuck: BTreeMap::new(), without_taker: BTreeSet::new() }
     }
 
-    /// Looks at a shard whose processor's call has lasted for `lasts`. `has_taker` says whether another worker could
-    /// read it: without one nothing is gained by giving it up.
-    pub(super) fn judge(&mut self, key: &ShardId, lasts: Option<Duration>, has_taker: impl Fn() -> bool) -> Verdict {
+    /// Decides on a shard whose processor's call has lasted for `lasts`. `has_taker` says whether another worker could
+    /// read it: without one nothing is gained by its release.
+    pub(super) fn check(&mut self, key: &ShardId, lasts: Option<Duration>, has_taker: impl Fn() -> bool) -> Verdict {
         let lasts = lasts.unwrap_or_default();
         if self.limit.is_none_or(|limit| lasts < limit) {
-            self.hopeless.remove(key);
+            self.without_taker.remove(key);
             return Verdict::Keep;
         }
         if self.stuck.contains_key(key) || self.stuck.len() >= MOST_STUCK {
             return Verdict::Keep;
         }
         if !has_taker() {
-            if self.hopeless.insert(key.clone()) {
+            if self.without_taker.insert(key.clone()) {
                 tracing::warn!(shard = %key, ?lasts, "the processor hangs, and no other worker can take the shard");
             }
             return Verdict::Keep;
         }
         tracing::warn!(shard = %key, ?lasts, "the processor hangs: the shard goes to another worker");
-        self.hopeless.remove(key);
+        self.without_taker.remove(key);
         self.stuck.insert(key.clone(), false);
-        Verdict::GiveUp
+        Verdict::Release
     }
 
-    /// The leases that are given up, for as long as their calls last.
+    /// The leases that this worker releases, for as long as their calls last.
     pub(super) fn stuck(&self) -> BTreeSet<ShardId> {
         self.stuck.keys().cloned().collect()
     }
 
-    /// Whether a lease is given up.
-    pub(super) fn gave_up(&self, key: &ShardId) -> bool {
+    /// Whether a lease is among them.
+    pub(super) fn is_stuck(&self, key: &ShardId) -> bool {
         self.stuck.contains_key(key)
     }
 
@@ -73,23 +72,23 @@ impl Watchdog {
         self.stuck.iter().filter(|(_, is_released)| !**is_released).map(|(key, _)| key.clone()).collect()
     }
 
-    /// The row of a lease doesn't name this worker any more.
+    /// Notes that the row of a lease no longer names this worker.
     pub(super) fn note_released(&mut self, key: &ShardId) {
         if let Some(is_released) = self.stuck.get_mut(key) {
             *is_released = true;
         }
     }
 
-    /// The row names this worker, which a leader that hasn't heard of the hanging call may have given it back to.
+    /// Notes that the row names this worker: a leader that did not know of the hanging call may have assigned it back.
     pub(super) fn note_owned(&mut self, key: &ShardId) {
         if let Some(is_released) = self.stuck.get_mut(key) {
             *is_released = false;
         }
     }
 
-    /// The consumer has ended. Says whether its lease had been given up.
+    /// Forgets a consumer that has ended. Returns whether its lease was among the stuck ones.
     pub(super) fn forget(&mut self, key: &ShardId) -> bool {
-        self.hopeless.remove(key);
+        self.without_taker.remove(key);
         self.stuck.remove(key).is_some()
     }
 }
@@ -107,32 +106,32 @@ mod tests {
     #[test]
     fn a_call_that_lasts_too_long_costs_the_lease_once_and_until_it_returns() {
         let mut watchdog = Watchdog::new(Some(LIMIT));
-        assert_eq!(watchdog.judge(&key(), None, || true), Verdict::Keep);
-        assert_eq!(watchdog.judge(&key(), Some(LIMIT / 2), || true), Verdict::Keep);
-        assert_eq!(watchdog.judge(&key(), Some(LIMIT), || true), Verdict::GiveUp);
-        assert_eq!(watchdog.judge(&key(), Some(LIMIT * 2), || true), Verdict::Keep);
-        assert!(watchdog.gave_up(&key()) && watchdog.stuck().contains(&key()));
+        assert_eq!(watchdog.check(&key(), None, || true), Verdict::Keep);
+        assert_eq!(watchdog.check(&key(), Some(LIMIT / 2), || true), Verdict::Keep);
+        assert_eq!(watchdog.check(&key(), Some(LIMIT), || true), Verdict::Release);
+        assert_eq!(watchdog.check(&key(), Some(LIMIT * 2), || true), Verdict::Keep);
+        assert!(watchdog.is_stuck(&key()) && watchdog.stuck().contains(&key()));
         assert!(watchdog.forget(&key()));
-        assert!(!watchdog.gave_up(&key()) && !watchdog.forget(&key()));
+        assert!(!watchdog.is_stuck(&key()) && !watchdog.forget(&key()));
     }
 
     #[test]
     fn a_lease_that_nobody_else_can_take_is_kept_until_somebody_can() {
         let mut watchdog = Watchdog::new(Some(LIMIT));
-        assert_eq!(watchdog.judge(&key(), Some(LIMIT), || false), Verdict::Keep);
+        assert_eq!(watchdog.check(&key(), Some(LIMIT), || false), Verdict::Keep);
         assert!(watchdog.stuck().is_empty());
-        assert_eq!(watchdog.judge(&key(), Some(LIMIT * 2), || true), Verdict::GiveUp);
+        assert_eq!(watchdog.check(&key(), Some(LIMIT * 2), || true), Verdict::Release);
     }
 
     #[test]
     fn without_a_limit_calls_may_last() {
-        assert_eq!(Watchdog::new(None).judge(&key(), Some(LIMIT * 1000), || true), Verdict::Keep);
+        assert_eq!(Watchdog::new(None).check(&key(), Some(LIMIT * 1000), || true), Verdict::Keep);
     }
 
     #[test]
     fn a_row_that_comes_back_while_the_call_lasts_is_released_again() {
         let mut watchdog = Watchdog::new(Some(LIMIT));
-        watchdog.judge(&key(), Some(LIMIT), || true);
+        watchdog.check(&key(), Some(LIMIT), || true);
         assert_eq!(watchdog.to_release(), [key()]);
         watchdog.note_released(&key());
         assert!(watchdog.to_release().is_empty());

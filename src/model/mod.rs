@@ -10,6 +10,7 @@ pub mod blocked_record;
 pub mod checkpoint;
 pub mod filter;
 pub mod fleet_state;
+pub mod fleet_view;
 pub mod lag;
 pub mod lease;
 pub mod liveness;

@@ -120,6 +120,14 @@ pub fn heartbeat_interval(lease_duration: Duration) -> Duration {
     lease_duration / 5
 }
 
+/// The part of the lease duration that a worker counts on: clocks may differ in their rate.
+const CLOCK_RATE_MARGIN: f64 = 0.98;
+
+/// The time for which a heartbeat proves a worker alive, from when it was sent.
+pub fn proved_for(lease_duration: Duration) -> Duration {
+    lease_duration.mul_f64(CLOCK_RATE_MARGIN)
+}
+
 /// How long a heartbeat stands still before it is overdue.
 pub fn overdue_after(lease_duration: Duration) -> Duration {
     heartbeat_interval(lease_duration).mul_f64(1.5)

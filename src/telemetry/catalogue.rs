@@ -5,8 +5,10 @@
 
 use metrics::Unit;
 
-pub use super::metric::{Audience, Kind, Label, Metric, Shown, Topic};
+#[cfg(any(test, feature = "internals"))]
+pub use super::metric::Audience;
 use super::metric::{Counter, Gauge, Histogram, metric};
+pub use super::metric::{Kind, Label, Metric, Shown, Topic};
 
 /// Which of a worker's shards a figure speaks of.
 pub const STAT: Label = Label { name: "stat", values: &["max", "p50", "p99"] };
@@ -71,7 +73,7 @@ metrics! {
          nobody owns, that wait for a parent or that nobody has begun included.";
     TRIM_HEADROOM: Gauge = metric(Lag, "shardkeeper_group_trim_headroom_seconds", Seconds).shown(ByLeader),
         "How long until the service trims the oldest change that is not yet checkpointed, over all shards of the \
-         application: 24 hours less its age. At nought data is lost.";
+         application: 24 hours less its age. At zero data is lost.";
     SHARD_LAG: Gauge<1> = metric(Lag, "shardkeeper_shard_lag_seconds", Seconds)
         .labels(&[Label { name: "shard", values: &[] }]).shown(PerShard),
         "The lag of one shard, by the worker that reads it.";
@@ -100,9 +102,9 @@ metrics! {
         "Pages of GetRecords: full ones (1000 records or 1 MB), others, and those without a record.";
     DATA_GAPS: Counter<1> = metric(Throughput, "shardkeeper_data_gaps_total", Count)
         .labels(&[Label { name: "reason", values: &["trimmed", "not_found"] }]).shown(OnEvent),
-        "Times that data is lost: the service had trimmed records before they were read, or knows a shard no more.";
+        "Times that data is lost: the service had trimmed records before they were read, or no longer knows a shard.";
     ITERATORS_EXPIRED: Counter = metric(Throughput, "shardkeeper_iterators_expired_total", Count).shown(OnEvent).for_debugging(),
-        "Shard iterators that were too old when they were used. Reading goes on with a new one; nothing is lost.";
+        "Shard iterators that were too old when they were used. Reading continues with a new one; nothing is lost.";
 
     // The user's processor.
     PROCESSOR_SECONDS: Histogram = metric(Processor, "shardkeeper_processor_seconds", Seconds).buckets(CALL_SECONDS),
@@ -116,7 +118,7 @@ metrics! {
     DEAD_LETTERS_FAILED: Counter = metric(Processor, "shardkeeper_dead_letters_failed_total", Count).shown(OnEvent),
         "Attempts to write a record to the dead letters that failed.";
     SHARDS_HALTED: Gauge = metric(Processor, "shardkeeper_shards_halted", Count),
-        "Shards of this worker that stand still at a record which keeps failing, as their failure policy says.";
+        "Shards of this worker that wait at a record which keeps failing, as their failure policy says.";
 
     // Who reads what.
     LEASES_HELD: Gauge = metric(Leases, "shardkeeper_leases_held", Count),
@@ -131,8 +133,8 @@ metrics! {
          after others had them or nobody, or its own again after a restart or a pause.";
     LEASES_LOST: Counter<1> = metric(Leases, "shardkeeper_leases_lost_total", Count)
         .labels(&[Label { name: "reason", values: &["handed_over", "released", "taken", "stuck"] }]).shown(OnEvent),
-        "Leases that this worker read no more before the shard's end: handed over to another worker, given up, taken \
-         by another (or held in doubt after a pause), or given up because the processor hung.";
+        "Leases that this worker stopped reading before the shard's end: handed over to another worker, released, taken \
+         by another (or held in doubt after a pause), or released because the processor hung.";
     HAND_OFF_SECONDS: Histogram = metric(Leases, "shardkeeper_lease_hand_off_seconds", Seconds).buckets(WAIT_SECONDS).shown(OnEvent),
         "How long a hand-over took, from when the old owner heard of it until it had finished and let go.";
     FAILOVER_SECONDS: Histogram = metric(Leases, "shardkeeper_failover_seconds", Seconds).buckets(WAIT_SECONDS).shown(OnEvent),
@@ -207,7 +209,7 @@ metrics! {
 
     // The worker as a whole.
     READY: Gauge = metric(Worker, "shardkeeper_ready", Count),
-        "Whether this worker gets on, as /ready says: 1 or 0.";
+        "Whether this worker is ready, as /ready says: 1 or 0.";
     IS_LEADER: Gauge = metric(Worker, "shardkeeper_is_leader", Count),
         "Whether this worker leads the fleet: 1 or 0.";
     WORKERS_ALIVE: Gauge = metric(Worker, "shardkeeper_workers_alive", Count),

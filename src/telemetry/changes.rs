@@ -1,4 +1,4 @@
-//! What an operator should know at once, logged once when it begins and once when it is over.
+//! Troubles that an operator should know of, each logged once when it begins and once when it is over.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,51 +7,51 @@ use super::{WorkerTelemetry, lock};
 use crate::consumer::StallCause;
 use crate::model::lease::ShardId;
 
-/// For how long all calls on a table must have failed to be worth a line.
-const TABLE_PATIENCE: Duration = Duration::from_secs(2);
+/// The time after which a table whose calls all fail is logged.
+const WARN_AFTER: Duration = Duration::from_secs(2);
 
-/// What is known to be wrong.
+/// The troubles that were logged and are not over.
 #[derive(Debug, Default)]
-pub(crate) struct Wrong {
+pub(crate) struct LoggedTroubles {
     shards: BTreeMap<ShardId, StallCause>,
     tables: [bool; 2],
 }
 
 impl WorkerTelemetry {
-    /// Logs what has begun to be wrong since the last call, and what is so no more.
-    pub(crate) fn log_changes(&self) {
-        let mut wrong = lock(&self.0.wrong);
-        self.log_tables(&mut wrong);
+    /// Logs troubles that began or ended since the last call.
+    pub(super) fn log_changes(&self) {
+        let mut logged = lock(&self.0.logged);
+        self.log_tables(&mut logged);
         let limit = self.0.options.unready_after;
         let shards = lock(&self.0.shards);
         for (shard, status) in shards.iter() {
-            match (status.trouble(limit), wrong.shards.get(shard)) {
+            match (status.trouble(limit), logged.shards.get(shard)) {
                 (Some((trouble, lasts)), None) => {
-                    tracing::warn!(%shard, cause = trouble.word(), ?lasts, "the shard stands still: {}", trouble.words());
-                    wrong.shards.insert(shard.clone(), trouble);
+                    tracing::warn!(%shard, cause = trouble.word(), ?lasts, "shard stalled: {}", trouble.words());
+                    logged.shards.insert(shard.clone(), trouble);
                 }
                 (None, Some(trouble)) => {
-                    tracing::info!(%shard, cause = trouble.word(), "the shard moves again");
-                    wrong.shards.remove(shard);
+                    tracing::info!(%shard, cause = trouble.word(), "shard moves again");
+                    logged.shards.remove(shard);
                 }
                 _ => {}
             }
         }
-        wrong.shards.retain(|shard, _| shards.contains_key(shard));
+        logged.shards.retain(|shard, _| shards.contains_key(shard));
     }
 
-    fn log_tables(&self, wrong: &mut Wrong) {
+    fn log_tables(&self, logged: &mut LoggedTroubles) {
         let tables = [("lease", &self.0.lease_table), ("fleet", &self.0.fleet_table)];
-        for ((table, answers), was_wrong) in tables.into_iter().zip(&mut wrong.tables) {
-            let failing = answers.failing_for().filter(|(lasts, _)| *lasts >= TABLE_PATIENCE);
-            match (failing, *was_wrong) {
+        for ((table, answers), was_logged) in tables.into_iter().zip(&mut logged.tables) {
+            let failing = answers.failing_for().filter(|(lasts, _)| *lasts >= WARN_AFTER);
+            match (failing, *was_logged) {
                 (Some((lasts, reason)), false) => {
-                    tracing::warn!(table, ?lasts, reason, "every call on the table fails, trying on");
-                    *was_wrong = true;
+                    tracing::warn!(table, ?lasts, reason, "every call on the table failed, retrying");
+                    *was_logged = true;
                 }
                 (None, true) => {
                     tracing::info!(table, "the table answers again");
-                    *was_wrong = false;
+                    *was_logged = false;
                 }
                 _ => {}
             }

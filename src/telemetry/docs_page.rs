@@ -6,14 +6,14 @@ use metrics::Unit;
 
 use super::catalogue::{ALL, Audience, Kind, Label, Metric, Shown, Topic};
 
-/// What stands above the tables.
+/// The text above the tables.
 const OPENING: &str = "# Metrics
 
 <!-- Made from src/telemetry/catalogue.rs: SHARDKEEPER_WRITE_DOCS=1 cargo test --lib telemetry -->
 
 `shardkeeper run` serves these on `/metrics`, in Prometheus' text format. Each has the labels `app` and `table` besides
 those named here. Under **for**, *debugging* marks what is not on the dashboard. Counters and histograms with fixed label
-values start at nought; a gauge is there once its value is known, and goes when it no longer is. Counters hold whole
+values start at zero; a gauge is there once its value is known, and goes when it no longer is. Counters hold whole
 numbers, so those of seconds move a second at a time. How lag is measured: [operations.md](operations.md#lag).
 ";
 

@@ -1,4 +1,4 @@
-//! The board as metrics: every gauge is set from what is known at the moment of looking.
+//! Gauges, each set from what is known at the moment of recording.
 //!
 //! A gauge whose value is no longer known becomes NaN, which the program's `/metrics` leaves out.
 
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{FleetFigures, Group, Loop, WorkerTelemetry, lock};
+use super::{AppFigures, Fleet, Loop, WorkerTelemetry, lock};
 use crate::consumer::{ShardStatus, StallCause};
 use crate::model::app_lag::RETENTION_MS;
 use crate::model::fleet_state::ShardState;
@@ -16,35 +16,37 @@ use crate::telemetry::catalogue;
 
 type Shards = BTreeMap<ShardId, Arc<ShardStatus>>;
 
-/// How old a leader's look at the application may be before the lag grows by the rest.
-const LOOK_SLACK: Duration = Duration::from_secs(5);
+/// The age of a leader's figures from which the lag grows by the rest.
+const FIGURES_SLACK: Duration = Duration::from_secs(5);
 
-/// What is remembered from one drawing to the next.
+/// State kept from one recording to the next.
 #[derive(Debug, Default)]
 pub(crate) struct RecordedGauges {
-    /// How long the readers of each shard had waited in all.
+    /// The total wait of each shard's readers.
     waited: BTreeMap<ShardId, Duration>,
-    /// What of a second of waiting was not yet counted.
+    /// The part of a second of waiting that was not yet counted.
     uncounted: Duration,
-    /// Whether the application's figures were shown.
-    has_group: bool,
+    /// Whether the application's figures were recorded.
+    has_app: bool,
 }
 
 impl WorkerTelemetry {
-    /// Sets all gauges to what they are now. The worker does so each second, for whatever recorder is installed; the
-    /// program besides before each answer.
-    pub fn draw(&self) {
+    /// Sets all gauges to what they are now. The worker does so every few seconds, for whatever recorder is installed;
+    /// the program also before each answer.
+    pub fn record_gauges(&self) {
         let now_ms = self.0.options.clock.now_ms();
-        let mut drawn = lock(&self.0.drawn);
+        let mut recorded = lock(&self.0.recorded);
         {
             let shards = lock(&self.0.shards);
-            self.draw_lags(&shards, now_ms);
-            self.draw_shards(&shards, &mut drawn);
+            self.record_lags(&shards, now_ms);
+            self.record_shards(&shards, &mut recorded);
         }
-        draw_fleet(*lock(&self.0.fleet));
-        let group = lock(&self.0.group).clone();
-        self.draw_group(group.as_ref(), now_ms, &mut drawn);
-        self.draw_worker();
+        if let Some(fleet) = self.0.fleet.get() {
+            record_fleet(fleet);
+        }
+        let app = lock(&self.0.app).clone();
+        self.record_app(app.as_ref(), now_ms, &mut recorded);
+        self.record_worker();
     }
 
     /// The lag of each shard that this worker reads, as far as it is known: [`catalogue::SHARD_LAG`].
@@ -61,7 +63,7 @@ impl WorkerTelemetry {
         shards.iter().filter_map(|(shard, status)| Some((shard.clone(), lag(status)?))).collect()
     }
 
-    fn draw_lags(&self, shards: &Shards, now_ms: u64) {
+    fn record_lags(&self, shards: &Shards, now_ms: u64) {
         let stages = [
             (&catalogue::FETCH_LAG, Stage::Fetched),
             (&catalogue::LAG, Stage::Processed),
@@ -78,7 +80,7 @@ impl WorkerTelemetry {
         }
     }
 
-    fn draw_shards(&self, shards: &Shards, drawn: &mut RecordedGauges) {
+    fn record_shards(&self, shards: &Shards, recorded: &mut RecordedGauges) {
         let in_flight: u64 = shards.values().map(|status| status.lag(crate::model::lag::Lag::in_flight)).sum();
         catalogue::IN_FLIGHT_RECORDS.set([], count(in_flight));
         let mut stuck = [(StallCause::Processor, 0), (StallCause::Retrying, 0), (StallCause::Reading, 0)];
@@ -94,35 +96,35 @@ impl WorkerTelemetry {
         if let Some(progress_ms) = progress.filter(|progress_ms| *progress_ms > 0) {
             catalogue::LAST_PROGRESS.set([], seconds(progress_ms));
         }
-        draw_waits(shards, drawn);
+        record_waits(shards, recorded);
     }
 
-    fn draw_group(&self, group: Option<&Group>, now_ms: u64, drawn: &mut RecordedGauges) {
-        let Some(group) = group else {
-            if std::mem::take(&mut drawn.has_group) {
-                draw_no_group();
+    fn record_app(&self, app: Option<&AppFigures>, now_ms: u64, recorded: &mut RecordedGauges) {
+        let Some(app) = app else {
+            if std::mem::take(&mut recorded.has_app) {
+                clear_app();
             }
             return;
         };
-        drawn.has_group = true;
-        // A leader that looks no more knows of nothing that came since.
-        let blind_ms = group.looked.elapsed().saturating_sub(LOOK_SLACK).as_millis();
+        recorded.has_app = true;
+        // A leader that hangs knows of nothing that came since its last figures.
+        let blind_ms = app.measured.elapsed().saturating_sub(FIGURES_SLACK).as_millis();
         let blind_ms = u64::try_from(blind_ms).unwrap_or(u64::MAX);
         let lag_ms = |since: Option<u64>| since.map_or(0, |since| now_ms.saturating_sub(since)).max(blind_ms);
-        catalogue::GROUP_LAG.set([], seconds(lag_ms(group.since.unprocessed_ms)));
-        let headroom_ms = RETENTION_MS.saturating_sub(lag_ms(group.since.unsaved_ms));
+        catalogue::GROUP_LAG.set([], seconds(lag_ms(app.lag_since.unprocessed_ms)));
+        let headroom_ms = RETENTION_MS.saturating_sub(lag_ms(app.lag_since.unsaved_ms));
         catalogue::TRIM_HEADROOM.set([], seconds(headroom_ms));
         for state in ShardState::ALL {
-            let number = group.shards.get(&state).copied().unwrap_or_default();
+            let number = app.shards.get(&state).copied().unwrap_or_default();
             catalogue::GROUP_SHARDS.set([state.word()], count(number as u64));
         }
-        catalogue::DESIRED_WORKERS.set([], count(group.desired_workers as u64));
-        if let Some(listed) = group.listed {
+        catalogue::DESIRED_WORKERS.set([], count(app.desired_workers as u64));
+        if let Some(listed) = app.listed {
             catalogue::DISCOVERY_AGE.set([], listed.elapsed().as_secs_f64());
         }
     }
 
-    fn draw_worker(&self) {
+    fn record_worker(&self) {
         let options = &self.0.options;
         if let Some(budget) = self.0.budget.get() {
             catalogue::BUFFERED.set([], count(budget.held_bytes()));
@@ -143,28 +145,30 @@ impl WorkerTelemetry {
     }
 }
 
-fn draw_waits(shards: &Shards, drawn: &mut RecordedGauges) {
+fn record_waits(shards: &Shards, recorded: &mut RecordedGauges) {
     for (key, status) in shards {
         let waited = status.waited();
-        let before = drawn.waited.insert(key.clone(), waited).unwrap_or_default();
-        drawn.uncounted += waited.saturating_sub(before);
+        let before = recorded.waited.insert(key.clone(), waited).unwrap_or_default();
+        recorded.uncounted += waited.saturating_sub(before);
     }
-    drawn.waited.retain(|key, _| shards.contains_key(key));
-    catalogue::BACKPRESSURE.add([], drawn.uncounted.as_secs());
-    drawn.uncounted = Duration::from_nanos(drawn.uncounted.subsec_nanos().into());
+    recorded.waited.retain(|key, _| shards.contains_key(key));
+    catalogue::BACKPRESSURE.add([], recorded.uncounted.as_secs());
+    recorded.uncounted = Duration::from_nanos(recorded.uncounted.subsec_nanos().into());
 }
 
-fn draw_fleet(figures: FleetFigures) {
+fn record_fleet(fleet: &Fleet) {
     let flag = |is_so: bool| f64::from(u8::from(is_so));
-    catalogue::LEASES_HELD.set([], count(figures.leases_held as u64));
-    catalogue::FAIR_SHARE.set([], figures.fair_share);
-    catalogue::WORKERS_ALIVE.set([], count(figures.workers_alive as u64));
-    catalogue::IS_LEADER.set([], flag(figures.is_leader));
-    catalogue::OVERLOADED.set([], flag(figures.is_overloaded));
+    let (view, record) = (fleet.view.borrow(), fleet.record.borrow());
+    let leases: u64 = view.live().map(|seen| seen.member.record.leases).sum();
+    catalogue::LEASES_HELD.set([], count(record.leases));
+    catalogue::FAIR_SHARE.set([], count(leases) / count(view.staying().count().max(1) as u64));
+    catalogue::WORKERS_ALIVE.set([], count(view.live().count() as u64));
+    catalogue::IS_LEADER.set([], flag(view.leader() == Some(&fleet.me)));
+    catalogue::OVERLOADED.set([], flag(record.overloaded));
 }
 
-/// What only a leader knows, and this worker is none any more.
-fn draw_no_group() {
+/// Clears the gauges of a leader, which this worker no longer is.
+fn clear_app() {
     for metric in
         [&catalogue::GROUP_LAG, &catalogue::TRIM_HEADROOM, &catalogue::DESIRED_WORKERS, &catalogue::DISCOVERY_AGE]
     {

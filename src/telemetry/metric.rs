@@ -73,6 +73,10 @@ pub struct Label {
 
 /// The description of a metric.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(any(test, feature = "internals")),
+    expect(dead_code, reason = "some fields are for docs and tests alone")
+)]
 pub struct Metric {
     /// Name, as Prometheus sees it.
     pub name: &'static str,

@@ -1,7 +1,8 @@
-//! What a running worker shows of itself: as metrics, and whether it gets on.
+//! Observation of a running worker: its metrics and its health.
 //!
-//! The tasks of a worker put what they know on the board; whoever looks works out the rest at that moment. So no figure
-//! stands still because the task that would have to renew it hangs.
+//! The tasks of a worker leave here what they know, or channels and shared states in which it can be read; gauges and
+//! health are worked out when somebody asks for them. So no figure is stale because the task that would have to renew
+//! it hangs, and no task spends its time on metrics.
 
 pub mod catalogue;
 mod changes;
@@ -13,28 +14,36 @@ mod metric;
 mod rate;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub use self::health::{Health, LONGEST_LOOP};
+pub use self::health::Health;
 
-use self::changes::Wrong;
+use self::changes::LoggedTroubles;
 use self::gauges::RecordedGauges;
 use self::rate::Rate;
+use crate::aws::lease_table::LeaseTable;
 use crate::aws::table_health::TableHealth;
 use crate::consumer::{Budget, Counters, LeaseDeadline, ShardStatus};
 use crate::model::app_lag::LagSince;
 use crate::model::fleet_state::ShardState;
+use crate::model::fleet_view::FleetView;
 use crate::model::lag::Stage;
-use crate::model::lease::ShardId;
-use crate::model::scaling::ScalingOptions;
+use crate::model::lease::{ShardId, WorkerId};
+use crate::model::worker_record::{WorkerRecord, proved_for};
 use crate::options::WorkerOptions;
 
-/// What a running worker shows of itself. Clones are the same board.
+/// The interval at which rates are measured and changes logged.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Gauges are recorded at each such interval, for recorders that don't ask for them before they show them.
+const RECORDED_EVERY: u64 = 5;
+
+/// The observer of a running worker: its metrics and its health. Clones observe the same worker.
 #[derive(Clone, Debug)]
 pub struct WorkerTelemetry(Arc<Inner>);
 
@@ -49,6 +58,7 @@ pub(crate) enum Loop {
 impl Loop {
     const ALL: [Self; 3] = [Self::Heartbeat, Self::LeaseManager, Self::Leader];
 
+    /// The loop's name in metrics and health.
     fn word(self) -> &'static str {
         match self {
             Self::Heartbeat => "heartbeat",
@@ -58,7 +68,6 @@ impl Loop {
     }
 }
 
-/// What a worker is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Starting,
@@ -66,24 +75,22 @@ enum Phase {
     Leaving,
 }
 
-/// What a leader knows of the application.
+/// A leader's figures of the application.
 #[derive(Clone, Debug)]
-pub(crate) struct Group {
-    pub(crate) since: LagSince,
-    pub(crate) looked: Instant,
+pub(crate) struct AppFigures {
+    pub(crate) lag_since: LagSince,
+    pub(crate) measured: Instant,
     pub(crate) shards: BTreeMap<ShardState, usize>,
     pub(crate) desired_workers: usize,
     pub(crate) listed: Option<Instant>,
 }
 
-/// What each worker sees of its fleet.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct FleetFigures {
-    pub(crate) leases_held: usize,
-    pub(crate) fair_share: f64,
-    pub(crate) workers_alive: usize,
-    pub(crate) is_leader: bool,
-    pub(crate) is_overloaded: bool,
+/// The fleet as this worker's tasks know it.
+#[derive(Debug)]
+struct Fleet {
+    me: WorkerId,
+    view: watch::Receiver<FleetView>,
+    record: watch::Receiver<WorkerRecord>,
 }
 
 #[derive(Debug)]
@@ -93,25 +100,25 @@ struct Inner {
     counters: Counters,
     origin: Instant,
     started_ms: u64,
-    /// When each loop came round last, and when it was to come round again at the latest, in milliseconds since
+    /// When each loop last came round, and when it was to come round again at the latest, in milliseconds since
     /// `origin`; 0 before the first time.
-    beats: [(AtomicU64, AtomicU64); 3],
+    ticks: [(AtomicU64, AtomicU64); 3],
     lease_table: TableHealth,
     fleet_table: TableHealth,
-    /// Wakes the one who can see whether the lease table answers.
-    probe: Notify,
+    /// The lease table, for calls that ask whether it answers, one at a time.
+    probe: OnceLock<tokio::sync::Mutex<LeaseTable>>,
     budget: OnceLock<Budget>,
+    fleet: OnceLock<Fleet>,
     phase: Mutex<Phase>,
     shards: Mutex<BTreeMap<ShardId, Arc<ShardStatus>>>,
-    fleet: Mutex<FleetFigures>,
-    group: Mutex<Option<Group>>,
+    app: Mutex<Option<AppFigures>>,
     rate: Mutex<Rate>,
-    drawn: Mutex<RecordedGauges>,
-    wrong: Mutex<Wrong>,
+    recorded: Mutex<RecordedGauges>,
+    logged: Mutex<LoggedTroubles>,
 }
 
 impl WorkerTelemetry {
-    /// The board of a worker that is about to start.
+    /// The observer of a worker that is about to start.
     pub fn new(options: Arc<WorkerOptions>, alive: LeaseDeadline, counters: Counters) -> Self {
         Self(Arc::new(Inner {
             started_ms: options.clock.now_ms(),
@@ -119,42 +126,64 @@ impl WorkerTelemetry {
             alive,
             counters,
             origin: Instant::now(),
-            beats: Default::default(),
+            ticks: Default::default(),
             lease_table: TableHealth::default(),
             fleet_table: TableHealth::default(),
-            probe: Notify::new(),
+            probe: OnceLock::new(),
             budget: OnceLock::new(),
+            fleet: OnceLock::new(),
             phase: Mutex::new(Phase::Starting),
             shards: Mutex::default(),
-            fleet: Mutex::default(),
-            group: Mutex::default(),
+            app: Mutex::default(),
             rate: Mutex::default(),
-            drawn: Mutex::default(),
-            wrong: Mutex::default(),
+            recorded: Mutex::default(),
+            logged: Mutex::default(),
         }))
     }
 
-    /// Whether the lease table answers, for its clients to note.
-    pub fn lease_table(&self) -> &TableHealth {
+    /// The health of the lease table, for its clients to note.
+    pub(crate) fn lease_table(&self) -> &TableHealth {
         &self.0.lease_table
     }
 
-    /// Whether the fleet table answers, for its clients to note.
-    pub fn fleet_table(&self) -> &TableHealth {
+    /// The health of the fleet table, for its clients to note.
+    pub(crate) fn fleet_table(&self) -> &TableHealth {
         &self.0.fleet_table
     }
 
-    /// The worker's budget, once there is one.
-    pub fn set_budget(&self, budget: Budget) {
+    /// Observes the worker's memory budget.
+    pub(crate) fn follow_budget(&self, budget: Budget) {
         let _ = self.0.budget.set(budget);
     }
 
-    /// By what the number of desired workers is judged.
-    pub(crate) fn desired_limits(&self) -> ScalingOptions {
-        self.0.options.desired_workers
+    /// Lets `/ready` call the lease table, by a client that notes its health here.
+    pub(crate) fn follow_lease_table(&self, table: LeaseTable) {
+        let _ = self.0.probe.set(tokio::sync::Mutex::new(table));
     }
 
-    // What the tasks put here.
+    /// Observes the fleet of worker `me`, and its own record.
+    pub(crate) fn follow_fleet(
+        &self,
+        me: WorkerId,
+        view: watch::Receiver<FleetView>,
+        record: watch::Receiver<WorkerRecord>,
+    ) {
+        let _ = self.0.fleet.set(Fleet { me, view, record });
+    }
+
+    /// Measures rates, logs changes and records gauges, each at its pace.
+    pub(crate) async fn run(&self) -> Infallible {
+        for round in 0_u64.. {
+            let bytes = self.0.counters.totals().bytes;
+            lock(&self.0.rate).note(self.0.origin.elapsed(), bytes);
+            self.log_changes();
+            if round.is_multiple_of(RECORDED_EVERY) {
+                self.record_gauges();
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+        unreachable!("rounds are not that many")
+    }
 
     pub(crate) fn set_working(&self) {
         *lock(&self.0.phase) = Phase::Working;
@@ -164,48 +193,35 @@ impl WorkerTelemetry {
         *lock(&self.0.phase) = Phase::Leaving;
     }
 
-    /// A loop has come round, and will do so again by `next` if its work takes no time.
-    pub(crate) fn beat(&self, which: Loop, next: Instant) {
-        let (last, due) = &self.0.beats[which as usize];
+    /// Notes that a loop has come round, and will do so again by `next` if its work takes no time.
+    pub(crate) fn loop_tick(&self, which: Loop, next: Instant) {
+        let (last, due) = &self.0.ticks[which as usize];
         last.store(self.elapsed_ms().max(1), Ordering::Relaxed);
         due.store(millis(next.saturating_duration_since(self.0.origin)), Ordering::Relaxed);
     }
 
-    /// A consumer of this shard has begun, and shows itself by `status`.
+    /// Observes the consumer of a shard by its `status`.
     pub fn begin(&self, shard: ShardId, status: Arc<ShardStatus>) {
         lock(&self.0.shards).insert(shard, status);
     }
 
-    /// The shard's consumer has ended.
-    pub fn end(&self, shard: &ShardId) {
+    /// Forgets the consumer of a shard.
+    pub(crate) fn end(&self, shard: &ShardId) {
         lock(&self.0.shards).remove(shard);
     }
 
-    pub(crate) fn set_fleet(&self, figures: FleetFigures) {
-        *lock(&self.0.fleet) = figures;
-        let bytes = self.0.counters.totals().bytes;
-        lock(&self.0.rate).note(self.0.origin.elapsed(), bytes);
+    /// Takes in the figures of the application that this worker leads; none when it leads none.
+    pub(crate) fn set_app(&self, app: Option<AppFigures>) {
+        *lock(&self.0.app) = app;
     }
 
-    /// What this worker knows of the application as its leader; nothing when it isn't.
-    pub(crate) fn set_group(&self, group: Option<Group>) {
-        *lock(&self.0.group) = group;
-    }
-
-    /// Resolves when somebody wants to know whether the lease table answers.
-    pub(crate) async fn probe_wanted(&self) {
-        self.0.probe.notified().await;
-    }
-
-    // What others of the worker read here.
-
-    /// What this worker processes, in KiB a second.
+    /// The rate of processing, in KiB a second.
     pub(crate) fn kbps(&self) -> u64 {
         lock(&self.0.rate).kbps()
     }
 
-    /// From when the lag of all this worker's shards together counts (ms since the epoch). Nothing while that is not
-    /// known of all of them; a moment far ahead when there are none.
+    /// The moment from which the lag of all this worker's shards together counts (ms since the epoch). Nothing while
+    /// that is not known of all of them; a moment far ahead when there are none.
     pub(crate) fn waiting_since_ms(&self, stage: Stage) -> Option<u64> {
         let shards = lock(&self.0.shards);
         if shards.values().any(|status| status.lag(crate::model::lag::Lag::is_at_least)) {
@@ -219,17 +235,17 @@ impl WorkerTelemetry {
         millis(self.0.origin.elapsed())
     }
 
-    /// How long ago a loop came round, and how long it is overdue.
+    /// The time since a loop last came round, and the time by which it is overdue.
     fn loop_age(&self, which: Loop) -> Option<(Duration, Duration)> {
-        let (last, due) = &self.0.beats[which as usize];
+        let (last, due) = &self.0.ticks[which as usize];
         let (last, due, now) = (last.load(Ordering::Relaxed), due.load(Ordering::Relaxed), self.elapsed_ms());
         let since = |moment: u64| Duration::from_millis(now.saturating_sub(moment));
         (last > 0).then(|| (since(last), since(due)))
     }
 
-    /// How long ago the last heartbeat was sent that arrived.
+    /// The age of the last heartbeat that arrived, from when it was sent.
     fn heartbeat_age(&self) -> Option<Duration> {
-        let proved = crate::coordination::heartbeat::proved_for(self.0.options.lease_duration);
+        let proved = proved_for(self.0.options.lease_duration);
         Some((Instant::now() + proved).saturating_duration_since(self.0.alive.deadline()?))
     }
 }

@@ -110,7 +110,7 @@ fn a_shard_that_stands_still_is_named_and_its_lag_grows_until_it_moves_again() {
     wait_for("it to be stuck", || {
         let (status, text) = get(&address, "/ready");
         body = text;
-        status == 503 && body.contains("stood still")
+        status == 503 && body.contains("made no progress")
     });
     assert!(body.contains("- shard shardId-") && body.contains("a call of the processor does not return"), "{body}");
     let metrics = get(&address, "/metrics").1;
@@ -122,7 +122,7 @@ fn a_shard_that_stands_still_is_named_and_its_lag_grows_until_it_moves_again() {
             && lag("shardkeeper_group_lag_seconds{")
             && lag("shardkeeper_shard_lag_seconds{app=\"app\",table=\"Things\",shard=\"shardId-")
     });
-    worker.wait_for_log("the shard stands still");
+    worker.wait_for_log("shard stalled");
 
     let mut stdout = worker.take_stdout();
     let reader = std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));

@@ -11,12 +11,12 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("aws", &["model", "telemetry"]),
     ("options", &["model", "aws", "consumer"]),
-    ("dead_letters", &["model", "aws"]),
+    ("dead_letters", &["model", "aws", "consumer"]),
     ("consumer", &["model", "aws", "telemetry", "options", "dead_letters"]),
     ("telemetry", &["model", "aws", "consumer", "options"]),
     ("coordination", &["model", "aws", "consumer", "telemetry", "options"]),
     ("admin", &["model", "aws", "coordination", "options"]),
-    ("worker", &["model", "aws", "consumer", "coordination", "telemetry", "dead_letters", "options"]),
+    ("worker", &["model", "aws", "consumer", "coordination", "telemetry", "options"]),
     ("cli", &["model", "aws", "consumer", "coordination", "telemetry", "dead_letters", "admin", "options", "worker"]),
 ];
 

@@ -1,4 +1,4 @@
-//! The admin server: metrics for Prometheus, whether the worker lives and gets on, and the state of its fleet.
+//! The admin server: metrics for Prometheus, the worker's health, and the state of its fleet.
 //! Read-only, and bounded in connections, in the time that a request may take, and in what it costs the tables.
 
 mod process;
@@ -22,25 +22,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub use self::recorder::Recorder;
 use self::status::StatusPage;
 use super::run_config::{RunConfig, Source};
-use crate::coordination::WorkerTelemetry;
+use crate::telemetry::WorkerTelemetry;
 
-/// How long the head of a request may take to arrive.
+/// The time that the head of a request may take to arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request may take altogether, its answer included.
+/// The time that a request may take altogether, its answer included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most connections at once; others wait to be accepted.
 const MOST_CONNECTIONS: usize = 32;
-/// How often the recorder's histograms are emptied into their buckets.
+/// The interval at which the recorder's histograms are emptied into their buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 
-/// What requests are answered from.
+/// The sources of the answers.
 struct Admin {
     recorder: Recorder,
-    board: WorkerTelemetry,
+    telemetry: WorkerTelemetry,
     has_shards: bool,
     status: StatusPage,
 }
@@ -49,7 +49,7 @@ struct Admin {
 ///
 /// # Errors
 /// When the address was asked for and cannot be listened on.
-pub async fn start(config: &RunConfig, board: WorkerTelemetry) -> Result<(), anyhow::Error> {
+pub async fn start(config: &RunConfig, telemetry: WorkerTelemetry) -> Result<(), anyhow::Error> {
     let Some(address) = config.metrics_addr else { return Ok(()) };
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
@@ -74,7 +74,7 @@ pub async fn start(config: &RunConfig, board: WorkerTelemetry) -> Result<(), any
         }
     });
     let status = StatusPage::new(config);
-    let admin = Admin { recorder, board, has_shards: config.metrics_per_shard, status };
+    let admin = Admin { recorder, telemetry, has_shards: config.metrics_per_shard, status };
     tokio::spawn(serve(listener, Arc::new(admin)));
     Ok(())
 }
@@ -94,14 +94,14 @@ async fn serve(listener: TcpListener, admin: Arc<Admin>) {
         let permit = Arc::clone(&connections).acquire_owned().await;
         let permit = permit.unwrap_or_else(|_| unreachable!("the semaphore is never closed"));
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(converse(stream, Arc::clone(&admin), permit))),
+            Ok((stream, _)) => drop(tokio::spawn(serve_connection(stream, Arc::clone(&admin), permit))),
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
 }
 
-/// One request on a connection of its own, so that idle ones keep nobody out.
-async fn converse(stream: TcpStream, admin: Arc<Admin>, _permit: OwnedSemaphorePermit) {
+/// Serves one request and closes the connection, so that idle ones keep nobody out.
+async fn serve_connection(stream: TcpStream, admin: Arc<Admin>, _permit: OwnedSemaphorePermit) {
     let answer = service_fn(move |request: Request<Incoming>| {
         let admin = Arc::clone(&admin);
         async move { Ok::<_, Infallible>(admin.answer(&request).await) }
@@ -119,12 +119,17 @@ impl Admin {
         match request.uri().path() {
             "/metrics" => self.metrics().await,
             "/live" => {
-                let health = self.board.health();
-                verdict(health.is_live(), "alive", "not alive, and will not recover by itself", &health.hopeless)
+                let health = self.telemetry.health();
+                verdict(
+                    health.is_live(),
+                    "alive",
+                    "not alive, and will not recover by itself",
+                    &health.not_live_reasons,
+                )
             }
             "/ready" => {
-                let health = self.board.examine().await;
-                verdict(health.is_ready(), "ready", "not ready", &health.complaints)
+                let health = self.telemetry.probe().await;
+                verdict(health.is_ready(), "ready", "not ready", &health.not_ready_reasons)
             }
             "/status" => match self.status.page().await {
                 Ok(page) => response(StatusCode::OK, JSON, page),
@@ -134,12 +139,12 @@ impl Admin {
         }
     }
 
-    /// Thousands of series take some milliseconds, which the threads of the records are not to lose.
+    /// Renders on a thread of its own: thousands of series take some milliseconds, which record processing would lose.
     async fn metrics(self: &Arc<Self>) -> Response<Full<Bytes>> {
         let admin = Arc::clone(self);
         let text = tokio::task::spawn_blocking(move || {
-            process::draw();
-            admin.recorder.render(&admin.board, admin.has_shards)
+            process::record_gauges();
+            admin.recorder.render(&admin.telemetry, admin.has_shards)
         });
         match text.await {
             Ok(text) => response(StatusCode::OK, EXPOSITION, text),

@@ -1,9 +1,9 @@
-//! What this process takes of the machine, as far as the system tells.
+//! This process's use of the machine, as far as the system tells.
 
 use crate::telemetry::catalogue;
 
 /// Sets the process's metrics to what they are now.
-pub fn draw() {
+pub fn record_gauges() {
     if let Some(seconds) = cpu_seconds() {
         catalogue::PROCESS_CPU.raise_to([], seconds);
     }

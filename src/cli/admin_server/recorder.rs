@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::coordination::WorkerTelemetry;
+use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::catalogue::{self, Kind, Metric};
 
 /// The process's recorder of metrics.
@@ -35,11 +35,11 @@ impl Recorder {
     }
 
     /// All metrics as they are now, in Prometheus' text format; each shard's lag too if it is asked for.
-    pub fn render(&self, board: &WorkerTelemetry, has_shards: bool) -> String {
-        board.draw();
+    pub fn render(&self, telemetry: &WorkerTelemetry, has_shards: bool) -> String {
+        telemetry.record_gauges();
         let mut text = without_unknown(self.handle.render());
         if has_shards {
-            self.append_shards(board, &mut text);
+            self.append_shards(telemetry, &mut text);
         }
         text
     }
@@ -49,19 +49,19 @@ impl Recorder {
         self.handle.run_upkeep();
     }
 
-    /// The recorder forgets no series but by a time-out that goes for all gauges. So these are written from the board
-    /// itself: a shard that is finished or another worker's is gone at once.
-    fn append_shards(&self, board: &WorkerTelemetry, text: &mut String) {
+    /// Appends each shard's lag. The recorder forgets series only by a time-out for all gauges, so these are written
+    /// without it: a shard that is finished or another worker's is gone at once.
+    fn append_shards(&self, telemetry: &WorkerTelemetry, text: &mut String) {
         let Metric { name, help, .. } = catalogue::SHARD_LAG.metric();
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
-        for (shard, lag) in board.shard_lags() {
+        for (shard, lag) in telemetry.shard_lags() {
             let (labels, shard, lag) = (&self.labels, escaped(shard.as_str()), lag.as_secs_f64());
             let _ = writeln!(text, "{name}{{{labels},shard=\"{shard}\"}} {lag}");
         }
     }
 }
 
-/// Leaves out gauges whose value isn't known any more.
+/// Leaves out gauges whose value is no longer known.
 fn without_unknown(text: String) -> String {
     if !text.contains(" NaN\n") {
         return text;

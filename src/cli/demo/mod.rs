@@ -1,20 +1,20 @@
-//! `shardkeeper demo`: runs a stream with several workers on this machine, and checks that every record arrives in order.
+//! `shardkeeper demo`: shows it all on this machine, and checks it.
 //!
 //! # Layout
-//! `scenario` decides what happens when. `writer` writes phones to the local service through `table`; `workers` starts
-//! processes of this same program. `reorder` finds the order in which records arrived, and `checker` compares them with
-//! the writes; `phone` reads a record; `screen` shows everything.
+//! `stage` has the course of it. On it are `writer`, which writes phones to the local service through `table`, and
+//! `workers`, processes of this same program. `ledger` knows what was written and judges what arrives, in the order
+//! that `arrivals` finds out; `phone` reads a record; `screen` shows everything.
 
 #[cfg(unix)]
-mod checker;
+mod arrivals;
+#[cfg(unix)]
+mod ledger;
 #[cfg(unix)]
 mod phone;
 #[cfg(unix)]
-mod reorder;
-#[cfg(unix)]
-mod scenario;
-#[cfg(unix)]
 mod screen;
+#[cfg(unix)]
+mod stage;
 #[cfg(unix)]
 mod table;
 #[cfg(unix)]
@@ -24,20 +24,23 @@ mod writer;
 
 use super::demo_config::DemoConfig;
 
-/// Runs `shardkeeper demo`.
+/// Does what `shardkeeper demo` is for, as `config` says.
 ///
 /// # Errors
-/// When the demonstration could not be run, a record was missing, out of order or never written, or a worker crashed.
+/// It could not be run, or a record was missing, out of order or never written, or a worker crashed.
 /// [`super::output::Closed`] when standard output's reader went away.
 #[cfg(unix)]
 pub fn run(config: DemoConfig) -> Result<(), anyhow::Error> {
     use anyhow::Context;
 
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(scenario::run(config))
+    runtime.block_on(stage::run(config))
 }
 
-/// Fails: `shardkeeper demo` needs a Unix system.
+/// Does what `shardkeeper demo` is for, as `config` says.
+///
+/// # Errors
+/// Always: it needs a Unix system.
 #[cfg(not(unix))]
 pub fn run(_config: DemoConfig) -> Result<(), anyhow::Error> {
     anyhow::bail!("`shardkeeper demo` needs a Unix system, for its processes and signals")

@@ -1,4 +1,5 @@
-//! Requests to the local service: the table `Phones` with its stream, the writes, and a scan of the lease table.
+//! The demonstration's table, through the local service's front door: `Phones` with its stream, the writes, and a look
+//! at the lease table.
 
 use std::collections::BTreeMap;
 
@@ -16,18 +17,18 @@ pub const APP: &str = "demo";
 /// The attributes of a phone, besides its key and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Phone {
-    /// The price.
+    /// What it costs.
     pub price: u64,
-    /// The number in stock.
+    /// How many there are.
     pub stock: u64,
-    /// The color.
-    pub color: &'static str,
+    /// Its colour.
+    pub colour: &'static str,
 }
 
-/// Creates the table, with a stream that has both images.
+/// Makes the table, with a stream that has both images.
 ///
 /// # Errors
-/// When the service refuses.
+/// The service refused.
 pub fn create(service: &LocalService) -> Result<(), anyhow::Error> {
     call(
         service,
@@ -49,10 +50,10 @@ pub fn create(service: &LocalService) -> Result<(), anyhow::Error> {
     Ok(())
 }
 
-/// Writes or removes a phone, on the condition that the table has its last version.
+/// Writes a phone, or removes it, on the condition that it is as the writer believes.
 ///
 /// # Errors
-/// When the service refuses: the table is not as the writer left it.
+/// The service refused: the table is not as the writer left it.
 pub fn write(
     service: &LocalService,
     key: &PhoneKey,
@@ -76,7 +77,7 @@ pub fn write(
                     "Version": {"N": version.to_string()},
                     "Price": {"N": phone.price.to_string()},
                     "Stock": {"N": phone.stock.to_string()},
-                    "Color": {"S": phone.color},
+                    "Color": {"S": phone.colour},
                 },
                 "ConditionExpression": "attribute_not_exists(Company)",
             }),
@@ -111,10 +112,10 @@ pub fn write(
     Ok(())
 }
 
-/// The number of unfinished shards that each worker holds, by the lease table. Empty while there is no lease table.
+/// How many unfinished shards each worker holds, by the lease table. Empty while there is none.
 ///
 /// # Errors
-/// When the service's answer cannot be read.
+/// The service's answer cannot be read.
 pub fn shards_held(service: &LocalService) -> Result<BTreeMap<String, usize>, anyhow::Error> {
     let mut held = BTreeMap::new();
     let mut request = json!({"TableName": APP, "ConsistentRead": true});

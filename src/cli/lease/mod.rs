@@ -1,10 +1,10 @@
-//! `shardkeeper lease`: lease changes by hand.
+//! `shardkeeper lease`: an operator's hand on the leases.
 //!
-//! The command reads the rows and watches their holders until it knows whether they are alive. Then it plans the writes,
-//! shows them, asks, and writes each row on the condition that the row is still as it was shown.
+//! First it looks: at the rows, and at whoever holds them until it knows whether they are alive. Then it decides, shows
+//! what it would write, asks, and writes each row on the condition that it is still as it was shown.
 
 pub mod config;
-mod snapshot;
+mod survey;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -20,22 +20,22 @@ use crate::aws::lease_table::Outcome;
 use crate::model::lease::{Lease, ShardId, Transition};
 use crate::model::worker_record::Hints;
 
-/// Runs `shardkeeper lease`.
+/// Does what `shardkeeper lease` is for, as `config` says.
 ///
 /// # Errors
-/// When a request is refused, a row has changed meanwhile, or a service cannot be reached.
+/// When something is refused, a row changed meanwhile, or the services cannot be asked.
 pub fn run(config: &LeaseConfig) -> Result<(), anyhow::Error> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(change_leases(config))
+    runtime.block_on(intervene(config))
 }
 
-async fn change_leases(config: &LeaseConfig) -> Result<(), anyhow::Error> {
+async fn intervene(config: &LeaseConfig) -> Result<(), anyhow::Error> {
     let connection = Connection::new(&config.app, &config.aws, config.lease_duration).await?;
-    let snapshot = snapshot::load_snapshot(&connection, config).await?;
-    let planned = plan(config, &snapshot)?;
-    output::print(&planned.iter().map(|(key, planned)| describe_plan(key, planned)).collect::<String>())?;
+    let scene = survey::look(&connection, config).await?;
+    let steps = decide(config, &scene)?;
+    output::print(&steps.iter().map(|(key, step)| plan(key, step)).collect::<String>())?;
     let writes: Vec<(&ShardId, &PlannedWrite, &Transition)> =
-        planned.iter().filter_map(|(key, planned)| Some((*key, planned, planned.write.as_ref()?))).collect();
+        steps.iter().filter_map(|(key, step)| Some((*key, step, step.write.as_ref()?))).collect();
     if writes.is_empty() {
         return Ok(());
     }
@@ -47,12 +47,16 @@ async fn change_leases(config: &LeaseConfig) -> Result<(), anyhow::Error> {
         confirm(&format!("Write {leases}?"), "written")?;
     }
     let mut changed = Vec::new();
-    for (key, planned, write) in writes {
-        let outcome = connection.leases.apply(write).await;
-        match outcome.with_context(|| format!("{key}: it is not known whether the lease was written"))? {
+    for (key, step, write) in writes {
+        match connection
+            .leases
+            .apply(write)
+            .await
+            .with_context(|| format!("{key}: not known whether it was written"))?
+        {
             Outcome::Applied(row) => {
                 output::print(&format!("{key}: written\n  now     {}\n", describe(&row)))?;
-                send_hints(&connection, key, planned).await;
+                send_hints(&connection, key, step).await;
             }
             Outcome::Conflict(row) => {
                 let row = row.as_ref().map_or_else(|| "gone, or cannot be read".to_owned(), describe);
@@ -62,21 +66,21 @@ async fn change_leases(config: &LeaseConfig) -> Result<(), anyhow::Error> {
         }
     }
     if !changed.is_empty() {
-        bail!("these leases have changed meanwhile and were not written: {}", changed.join(", "));
+        bail!("somebody else changed these leases meanwhile, and they were left alone: {}", changed.join(", "));
     }
     Ok(())
 }
 
-/// Plans the write of each lease. One refusal refuses all of them.
-fn plan<'a>(
+/// What is to be done to each lease; nothing to any when one is refused.
+fn decide<'a>(
     config: &'a LeaseConfig,
-    snapshot: &FleetSnapshot,
+    scene: &FleetSnapshot,
 ) -> Result<Vec<(&'a ShardId, PlannedWrite)>, anyhow::Error> {
-    let mut writes = Vec::new();
+    let mut steps = Vec::new();
     let mut refusals = String::new();
     for key in &config.shards {
-        match lease_ops::decide(&config.request, key, &config.shards, snapshot, config.force) {
-            Ok(planned) => writes.push((key, planned)),
+        match lease_ops::decide(&config.request, key, &config.shards, scene, config.force) {
+            Ok(step) => steps.push((key, step)),
             Err(refusal) => {
                 let _ = write!(refusals, "\n  {key}: {refusal}");
             }
@@ -85,15 +89,15 @@ fn plan<'a>(
     if !refusals.is_empty() {
         bail!("refused, and nothing was written:{refusals}");
     }
-    Ok(writes)
+    Ok(steps)
 }
 
-fn describe_plan(key: &ShardId, planned: &PlannedWrite) -> String {
-    let mut text = format!("{key}: {}\n", planned.summary);
-    for warning in &planned.warnings {
+fn plan(key: &ShardId, step: &PlannedWrite) -> String {
+    let mut text = format!("{key}: {}\n", step.what);
+    for warning in &step.warnings {
         let _ = writeln!(text, "  note    {warning}");
     }
-    if let Some(write) = &planned.write {
+    if let Some(write) = &step.write {
         let _ = writeln!(text, "  before  {}\n  after   {}", describe(&write.before), describe(&write.after));
     }
     text
@@ -108,12 +112,12 @@ fn describe(row: &Lease) -> String {
     format!("{owner}, checkpoint {}, counter {}", row.checkpoint, row.counter)
 }
 
-/// Notifies the workers concerned. Without the hint they find the change by themselves, a little later.
-async fn send_hints(connection: &Connection, key: &ShardId, planned: &PlannedWrite) {
-    for worker in &planned.hints {
+/// Tells those concerned to look; when that fails they find out by themselves, a little later.
+async fn send_hints(connection: &Connection, key: &ShardId, step: &PlannedWrite) {
+    for worker in &step.hints {
         let hints = Hints { keys: BTreeSet::from([key.clone()]), everything: false };
         if let Err(error) = connection.fleet.hint(worker, &hints).await {
-            tracing::warn!(%worker, %error, "sending a hint failed; the worker finds the change by itself");
+            tracing::warn!(%worker, %error, "a hint was lost; the worker finds the change by itself");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! What a leader shows of the application: its lag, its shards by state, and how many workers the load calls for.
+//! The application's metrics, by its leader: lag, shards by state, and the number of workers that the load calls for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Leader;
+use super::election::Election;
 use super::state::LeaderState;
 use crate::model::app_lag::{LagInputs, LagSince, WorkerReport};
 use crate::model::checkpoint::Checkpoint;
@@ -16,99 +16,86 @@ use crate::model::shard_graph::unfinished_parents;
 use crate::model::worker_record::ObservedWorker;
 use crate::model::worker_record::digest;
 use crate::model::worker_record::overdue_after;
-use crate::telemetry::Group;
+use crate::telemetry::AppFigures;
 use crate::telemetry::catalogue;
 
-/// How often the application is looked at, at the most.
+/// The least time between two computations.
 const INTERVAL: Duration = Duration::from_millis(400);
 
-impl Leader {
-    /// Looks at the application as a whole and puts it on the board.
-    pub(super) fn measure(&self, state: &mut LeaderState) {
+impl LeaderState {
+    /// Works out the application's metrics, if that is due, and hands them to telemetry.
+    pub(super) fn update_app_metrics(&mut self, election: &Election) {
         let now = Instant::now();
-        if state.scanned.is_none() || state.measured.is_some_and(|at| now < at + INTERVAL) {
+        if self.scanned.is_none() || self.measured.is_some_and(|at| now < at + INTERVAL) {
             return;
         }
-        state.measured = Some(now);
-        let unlisted = self.without_lease(state);
-        let (shards, open_shards) = self.census(state, unlisted.len());
-        let since = self.lag_since(state, unlisted);
-        self.judge_workers(state, since, open_shards, now);
-        let (listed, desired_workers) = (state.listed, state.desired_workers);
-        self.board.set_group(Some(Group { since, looked: now, shards, desired_workers, listed }));
+        self.measured = Some(now);
+        let without_lease = self.without_lease();
+        let (shards, open_shards) = self.count_shards(election, without_lease.len());
+        let lag_since = self.update_lag(election, without_lease);
+        self.update_desired_workers(election, lag_since, open_shards, now);
+        let (listed, desired_workers) = (self.listed, self.desired_workers);
+        let figures = AppFigures { lag_since, measured: now, shards, desired_workers, listed };
+        election.deps.telemetry.set_app(Some(figures));
     }
 
-    /// How long a lease was without a live owner that has one again.
-    pub(super) fn note_failover(&self, transition: &Transition) {
-        let Some(holder) = transition.before.holder() else { return };
-        if self.may_be_alive(holder) || transition.after.holder() == Some(holder) {
-            return;
-        }
-        let silent = match (self.heartbeats.stale_at(holder, Duration::ZERO), self.departed.get(holder)) {
-            (Some(since), _) => self.origin.elapsed().saturating_sub(since),
-            (None, Some(departure)) => departure.last_seen.elapsed(),
-            (None, None) => return, // never seen by this worker
-        };
-        catalogue::FAILOVER_SECONDS.record([], silent.as_secs_f64());
-    }
-
-    /// Shards that are listed and have no lease, while there is a listing that was not yet acted upon.
-    fn without_lease(&self, state: &LeaderState) -> BTreeSet<ShardId> {
-        let Some(listing) = &state.listing else { return BTreeSet::new() };
-        let has_lease = |id: &ShardId| state.rows.contains_key(id) || state.bad.contains(id);
+    /// Shards of a listing, not yet acted upon, that have no lease.
+    fn without_lease(&self) -> BTreeSet<ShardId> {
+        let Some(listing) = &self.listing else { return BTreeSet::new() };
+        let has_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains(id);
         let missing = listing.graph.missing_leases(has_lease, &Checkpoint::TrimHorizon);
         missing.into_iter().map(|lease| lease.key).collect()
     }
 
-    /// The shards by state, and how many can be read side by side.
-    fn census(&self, state: &LeaderState, unlisted: usize) -> (BTreeMap<ShardState, usize>, usize) {
+    /// Counts the shards by state, and those that can be read side by side.
+    fn count_shards(&self, election: &Election, without_lease: usize) -> (BTreeMap<ShardState, usize>, usize) {
         let mut shards: BTreeMap<ShardState, usize> = BTreeMap::new();
-        let silent_after = self.options.lease_duration;
-        let lives =
-            |id: &WorkerId| self.view.worker(id).is_some_and(|seen| WorkerState::of(seen, silent_after).is_alive());
+        let silent_after = election.deps.options.lease_duration;
+        let is_alive =
+            |id: &WorkerId| election.view.worker(id).is_some_and(|seen| WorkerState::of(seen, silent_after).is_alive());
         let mut open_shards = 0;
-        for row in state.rows.values() {
-            let is_blocked = unfinished_parents(row, &state.rows).next().is_some()
-                || row.parents.iter().any(|parent| state.bad.contains(parent));
-            let state = ShardState::of(row, is_blocked, lives);
+        for row in self.rows.values() {
+            let is_blocked = unfinished_parents(row, &self.rows).next().is_some()
+                || row.parents.iter().any(|parent| self.bad.contains(parent));
+            let state = ShardState::of(row, is_blocked, is_alive);
             open_shards += usize::from(!matches!(state, ShardState::Finished | ShardState::BlockedOnParent));
             *shards.entry(state).or_default() += 1;
         }
-        shards.insert(ShardState::BrokenRow, state.bad.len());
-        shards.insert(ShardState::NoLease, unlisted);
+        shards.insert(ShardState::BrokenRow, self.bad.len());
+        shards.insert(ShardState::NoLease, without_lease);
         (shards, open_shards)
     }
 
-    fn lag_since(&self, state: &mut LeaderState, mut without_row: BTreeSet<ShardId>) -> LagSince {
-        without_row.extend(state.bad.iter().cloned());
+    fn update_lag(&mut self, election: &Election, mut without_row: BTreeSet<ShardId>) -> LagSince {
+        without_row.extend(self.bad.iter().cloned());
         let mut owned: BTreeMap<&WorkerId, Vec<&ShardId>> = BTreeMap::new();
-        for row in state.rows.values().filter(|row| !row.is_finished()) {
+        for row in self.rows.values().filter(|row| !row.is_finished()) {
             if let Some(owner) = &row.owner {
                 owned.entry(owner).or_default().push(&row.key);
             }
         }
-        let now_ms = self.options.clock.now_ms();
+        let now_ms = election.deps.options.clock.now_ms();
         // A worker without lag says so with each heartbeat, and not in between.
-        let slack = overdue_after(self.options.lease_duration);
+        let slack = overdue_after(election.deps.options.lease_duration);
         let slack_ms = u64::try_from(slack.as_millis()).unwrap_or(u64::MAX);
         let unprocessed = |seen: &ObservedWorker, since_ms: u64| match now_ms.saturating_sub(since_ms) <= slack_ms {
             true if seen.still_for < slack => u64::MAX, // none
             _ => since_ms,
         };
         let report = |seen: &ObservedWorker| {
-            let presence = &seen.member.record;
+            let record = &seen.member.record;
             let keys = owned.get(&seen.member.id).map(Vec::as_slice).unwrap_or_default();
             WorkerReport {
                 is_alive: seen.is_alive,
-                knows_its_leases: digest(keys.iter().copied()) == presence.digest,
-                unprocessed_since_ms: presence.unprocessed_since_ms.map(|since_ms| unprocessed(seen, since_ms)),
-                unsaved_since_ms: presence.unsaved_since_ms,
+                knows_its_leases: digest(keys.iter().copied()) == record.digest,
+                unprocessed_since_ms: record.unprocessed_since_ms.map(|since_ms| unprocessed(seen, since_ms)),
+                unsaved_since_ms: record.unsaved_since_ms,
             }
         };
-        let reports = self.view.workers.iter().map(|seen| (seen.member.id.clone(), report(seen))).collect();
-        let started_at_ms = self.view.leadership.as_ref().map_or(0, |leadership| leadership.started_at_ms);
-        state.group_lag.look(&LagInputs {
-            rows: &state.rows,
+        let reports = election.view.workers.iter().map(|seen| (seen.member.id.clone(), report(seen))).collect();
+        let started_at_ms = election.view.leadership.as_ref().map_or(0, |leadership| leadership.started_at_ms);
+        self.app_lag.look(&LagInputs {
+            rows: &self.rows,
             without_row: &without_row,
             reports: &reports,
             started_at_ms,
@@ -116,23 +103,34 @@ impl Leader {
         })
     }
 
-    fn judge_workers(&self, state: &mut LeaderState, since: LagSince, open_shards: usize, now: Instant) {
-        if state.desired.as_ref().is_some_and(|(_, asked)| now < *asked + scaling::PERIOD) {
+    fn update_desired_workers(&mut self, election: &Election, since: LagSince, open_shards: usize, now: Instant) {
+        if self.scaling.as_ref().is_some_and(|(_, asked)| now < *asked + scaling::PERIOD) {
             return;
         }
-        let lag_ms = since.unprocessed_ms.map_or(0, |since| self.options.clock.now_ms().saturating_sub(since));
-        let staying = self.view.live().filter(|seen| !seen.member.record.leaving);
-        let kbps: u64 = self.view.live().map(|seen| seen.member.record.kbps).sum();
+        let lag_ms = since.unprocessed_ms.map_or(0, |since| election.deps.options.clock.now_ms().saturating_sub(since));
+        let kbps: u64 = election.view.live().map(|seen| seen.member.record.kbps).sum();
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let kbps = kbps as f64;
-        let load = Load { kbps, lag: Duration::from_millis(lag_ms), open_shards, workers: staying.count() };
+        let load =
+            Load { kbps, lag: Duration::from_millis(lag_ms), open_shards, workers: election.view.staying().count() };
         let (mut desired, _) =
-            state.desired.take().unwrap_or_else(|| (DesiredWorkers::new(self.board.desired_limits()), now));
-        let wanted = desired.look(self.origin.elapsed(), &load);
-        if wanted != state.desired_workers {
+            self.scaling.take().unwrap_or_else(|| (DesiredWorkers::new(election.deps.options.desired_workers), now));
+        let wanted = desired.look(election.observer.elapsed(), &load);
+        if wanted != self.desired_workers {
             tracing::info!(wanted, workers = load.workers, kbps, lag = ?load.lag, open_shards, "workers wanted");
         }
-        state.desired_workers = wanted;
-        state.desired = Some((desired, now));
+        self.desired_workers = wanted;
+        self.scaling = Some((desired, now));
+    }
+}
+
+/// Records how long a lease was without a live owner, when an assignment ends that.
+pub(super) fn note_failover(election: &Election, transition: &Transition) {
+    let Some(holder) = transition.before.holder() else { return };
+    if election.may_be_alive(holder) || transition.after.holder() == Some(holder) {
+        return;
+    }
+    if let Some(silent) = election.silent_for(holder) {
+        catalogue::FAILOVER_SECONDS.record([], silent.as_secs_f64());
     }
 }

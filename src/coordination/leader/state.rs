@@ -1,4 +1,4 @@
-//! What a leader knows of the leases and shards, and when it has to look again.
+//! A leader's knowledge of the leases and shards, and the pace at which it renews it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,8 +6,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::election::Election;
 use super::foreign_leases::ForeignLeases;
 use crate::aws::stream;
+use crate::coordination::Error;
 use crate::coordination::discovery::Listing;
 use crate::model::app_lag::AppLag;
 use crate::model::lease::{Lease, ShardId, WorkerId};
@@ -15,50 +17,51 @@ use crate::model::scaling::DesiredWorkers;
 use crate::model::shard_graph::SETTLING;
 use crate::telemetry::catalogue;
 
-/// How many rows a second the leader's scans of the lease table read, on average.
+/// Rows a second that the leader's scans of the lease table read, on average.
 const SCANNED_ROWS_A_SECOND: u32 = 250;
 const SHORTEST_SCAN_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_SCAN_INTERVAL: Duration = Duration::from_secs(30);
-/// How often the shards are listed when nothing calls for it.
+/// The interval of listings when nothing calls for one.
 const LISTING_INTERVAL: Duration = Duration::from_secs(60);
-/// How often they are listed while a finished shard has no known child.
+/// The interval while a finished shard has no known child.
 const URGENT_LISTING_INTERVAL: Duration = Duration::from_secs(2);
-/// How often they are listed while a shard's end is young: the one who ended it may have seen only some of its children.
+/// The interval while a shard's end is young: the worker that ended it may have seen only some of its children.
 const CONFIRMING_LISTING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What a leader knows of the leases and shards.
+/// A leader's knowledge of the leases and shards. A new one begins with each term.
 pub(super) struct LeaderState {
-    /// The rows, as last read or written.
+    /// Lease rows, as last read or written.
     pub(super) rows: BTreeMap<ShardId, Lease>,
     pub(super) scanned: Option<Instant>,
     pub(super) scan_interval: Duration,
-    /// The leases whose owner isn't in the fleet table.
-    pub(super) strangers: ForeignLeases,
-    /// LagSince when leases are being handed over.
+    pub(super) foreign: ForeignLeases,
+    /// When each hand-off under way was first seen.
     pub(super) hand_offs: BTreeMap<ShardId, Instant>,
-    /// Per worker, in how many scans its leases differed from what it knows.
+    /// The digest of each worker's rows, and the number of scans in a row at which the worker reported another one.
     pub(super) wrong: BTreeMap<WorkerId, (u64, u32)>,
-    /// Leases that cannot be read: they and their children are left alone.
+    /// Rows that cannot be read: they and their children are left alone.
     pub(super) bad: BTreeSet<ShardId>,
     /// A complete listing that was not yet acted upon.
     pub(super) listing: Option<Listing>,
-    /// When the last listing came in, how long one takes without faults, and whether the stream was switched off.
+    /// When the last listing came in; nothing while it is being acted upon.
     pub(super) listed: Option<Instant>,
-    pub(super) listing_takes: Duration,
+    /// The duration of a listing without faults.
+    least_listing_time: Duration,
+    /// Whether the stream is switched off.
     pub(super) is_disabled: bool,
+    /// The listing under way, if any.
     pub(super) lister: JoinSet<Result<Listing, stream::Error>>,
-    /// When the last listing began.
-    listing_began: Option<Instant>,
-    /// LagSince when leases are known to be finished.
+    pub(super) listing_began: Option<Instant>,
+    /// When each finished lease was first seen to be finished.
     finished: BTreeMap<ShardId, Instant>,
-    /// The shards of the last listing whose leases are made when the next one shows them as well.
+    /// Shards of the last listing that get their leases when the next one shows them as well.
     pub(super) newcomers: BTreeSet<ShardId>,
-    /// What the application's lag is put together from.
-    pub(super) group_lag: AppLag,
-    /// When that was looked at last.
+    pub(super) app_lag: AppLag,
+    /// When the application's metrics were last worked out.
     pub(super) measured: Option<Instant>,
-    /// How many workers are wanted, and when that was last asked; made with the first look.
-    pub(super) desired: Option<(DesiredWorkers, Instant)>,
+    /// The policy for the number of workers, with the moment at which it was last asked; made at the first.
+    pub(super) scaling: Option<(DesiredWorkers, Instant)>,
+    /// The policy's last answer.
     pub(super) desired_workers: usize,
     /// Whether leases may be made and given away: not while a KCL worker may be alive.
     pub(super) is_clear: bool,
@@ -70,28 +73,79 @@ impl LeaderState {
             rows: BTreeMap::new(),
             scanned: None,
             scan_interval: SHORTEST_SCAN_INTERVAL,
-            strangers: ForeignLeases::default(),
+            foreign: ForeignLeases::default(),
             hand_offs: BTreeMap::new(),
             wrong: BTreeMap::new(),
             bad: BTreeSet::new(),
             listing: None,
             listed: None,
-            listing_takes: Duration::ZERO,
+            least_listing_time: Duration::ZERO,
             is_disabled: false,
             lister: JoinSet::new(),
             listing_began: None,
             finished: BTreeMap::new(),
             newcomers: BTreeSet::new(),
-            group_lag: AppLag::default(),
+            app_lag: AppLag::default(),
             measured: None,
-            desired: None,
+            scaling: None,
             desired_workers: 0,
             is_clear: true,
         }
     }
 
-    /// Sets the pace of the scans by the size of the table.
-    pub(super) fn set_scan_interval(&mut self) {
+    pub(super) async fn scan(&mut self, election: &Election) -> Result<(), Error> {
+        let sent = election.observer.elapsed();
+        let rows = election.deps.leases.scan().await?;
+        let arrived = election.observer.elapsed();
+        self.bad = rows.iter().filter_map(|row| row.as_ref().err()).map(|bad| bad.key.clone()).collect();
+        self.rows = rows.into_iter().flatten().map(|row| (row.key.clone(), row)).collect();
+        self.set_scan_interval();
+        self.note_finished();
+        self.scanned = Some(Instant::now());
+        let mut foreign = BTreeSet::new();
+        for row in self.rows.values().filter(|row| !row.is_finished()) {
+            if row.holder().is_some_and(|holder| election.is_foreign(holder)) {
+                self.foreign.observe(row, sent, arrived, election.deps.options.lease_duration);
+                foreign.insert(row.key.clone());
+            }
+        }
+        self.foreign.retain(&foreign);
+        self.resend_hints(election).await;
+        Ok(())
+    }
+
+    /// Reads again the leases that are being handed over: once they have arrived, others may go.
+    pub(super) async fn refresh_hand_offs(&mut self, election: &Election) -> Result<(), Error> {
+        let moving: BTreeSet<ShardId> = self.hand_offs.keys().cloned().collect();
+        if moving.is_empty() {
+            return Ok(());
+        }
+        for row in election.deps.leases.read_many(&moving).await?.into_iter().flatten() {
+            self.rows.insert(row.key.clone(), row);
+        }
+        Ok(())
+    }
+
+    /// Holds everything back while an owner outside the fleet may be alive. Fails when it is.
+    pub(super) fn check_foreign_leases(&mut self, election: &Election) -> Result<(), Error> {
+        if let Some((owner, lease)) = self.foreign.living() {
+            return Err(Error::KclAlive { owner: owner.clone(), lease: lease.clone() });
+        }
+        let limit = election.deps.options.kcl_failover_time;
+        let is_clear = self.foreign.are_still(limit);
+        if !is_clear && self.is_clear {
+            tracing::info!(
+                leases = self.foreign.len(),
+                wait = ?limit,
+                "leases name owners that are not in the fleet table; waiting to learn whether they are alive"
+            );
+        }
+        self.is_clear = is_clear;
+        Ok(())
+    }
+
+    /// Paces the scans by the size of the table.
+    fn set_scan_interval(&mut self) {
         let count = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
         self.scan_interval = (Duration::from_secs(1) * count / SCANNED_ROWS_A_SECOND)
             .clamp(SHORTEST_SCAN_INTERVAL, LONGEST_SCAN_INTERVAL);
@@ -110,16 +164,10 @@ impl LeaderState {
         } else {
             LISTING_INTERVAL
         };
-        now >= listed + interval.max(self.listing_takes * 2)
+        now >= listed + interval.max(self.least_listing_time * 2)
     }
 
-    /// Notes that a listing begins.
-    pub(super) fn begin_listing(&mut self) {
-        self.listing_began = Some(Instant::now());
-    }
-
-    /// Notes which leases are finished.
-    pub(super) fn note_finished(&mut self) {
+    fn note_finished(&mut self) {
         let rows = &self.rows;
         self.finished.retain(|key, _| rows.get(key).is_some_and(Lease::is_finished));
         for row in rows.values().filter(|row| row.is_finished()) {
@@ -144,7 +192,7 @@ impl LeaderState {
 
     pub(super) fn note_listing(&mut self, listing: Listing) {
         catalogue::DISCOVERY_SECONDS.record([], listing.took.as_secs_f64());
-        self.listing_takes = listing.takes;
+        self.least_listing_time = listing.least_time;
         self.is_disabled = listing.is_disabled;
         self.listed = Some(Instant::now());
         self.listing = Some(listing);

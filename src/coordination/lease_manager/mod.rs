@@ -1,6 +1,6 @@
-//! The leases of this worker: for each, a consumer is started, told to hand over, or stopped, as the row says.
+//! The leases of this worker: each row says whether its consumer is to run, hand over or stop.
 
-mod publish;
+mod lease_metrics;
 mod stuck;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,65 +12,53 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::publish::{begun_because, note_acquired, note_left};
-use super::fleet_view::FleetView;
-use super::heartbeat::{SharedWorkerRecord, hint};
-use super::overload_monitor::Pressure;
+use self::lease_metrics::{begun_because, note_acquired, note_left};
+use super::heartbeat::hint;
+use super::overload_monitor::OverloadMonitor;
 use super::watchdog::Watchdog;
-use super::{Error, Identity, Notice, WorkerExit, other_children};
+use super::{Deps, Error, Notice, WorkerExit};
 use crate::aws::TableError;
-use crate::aws::fleet_table::FleetTable;
-use crate::aws::lease_table::{BadRow, LeaseTable, Outcome};
-use crate::consumer::{ConsumerCommand, ConsumerHandle, Exit, SpawnConsumer};
+use crate::aws::lease_table::{BadRow, Outcome};
+use crate::consumer::{ConsumerCommand, ConsumerHandle, Exit};
+use crate::model::fleet_view::FleetView;
 use crate::model::lag::Stage;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::worker_record::{Hints, digest};
-use crate::options::WorkerOptions;
-use crate::telemetry::{Loop, WorkerTelemetry};
+use crate::telemetry::Loop;
 
-/// The most shards of which a heartbeat tells what record they wait for.
-const MOST_HALTED: usize = 20;
+/// The most blocked records that a heartbeat names.
+const MOST_BLOCKED: usize = 20;
 
-/// How often a row is read that is on its way to this worker.
-const PENDING_LOOK: Duration = Duration::from_millis(100);
-/// How often everything else is looked after.
+/// The interval at which rows are read that are on their way to this worker.
+const PENDING_TICK: Duration = Duration::from_millis(100);
+/// The interval of everything else.
 const TICK: Duration = Duration::from_millis(250);
 /// The wait before a lost lease's row is read: it may still be ours, after a pause.
 const RECHECK_WAIT: Duration = Duration::from_millis(500);
 
-/// Keeps the leases of one worker.
+/// Starts and stops the consumers of one worker as its leases come and go.
 pub(super) struct LeaseManager {
-    me: Identity,
-    options: Arc<WorkerOptions>,
-    leases: LeaseTable,
-    fleet: FleetTable,
-    presence: SharedWorkerRecord,
+    deps: Deps,
     view: watch::Receiver<FleetView>,
-    starter: Arc<dyn SpawnConsumer>,
     notices: mpsc::UnboundedReceiver<Notice>,
     exits: mpsc::UnboundedReceiver<(ShardId, Exit)>,
     exit_sender: mpsc::UnboundedSender<(ShardId, Exit)>,
-    /// The consumers that run.
     running: BTreeMap<ShardId, Running>,
-    /// The counters of the rows that this worker's consumers left behind: what shows an older row is out of date.
+    /// The counters of the rows that this worker's consumers wrote last: a row with a lower one is out of date.
     left: BTreeMap<ShardId, u64>,
     /// Leases on their way to this worker.
     pending: BTreeSet<ShardId>,
     /// Rows to read again, and when.
     rechecks: BTreeMap<ShardId, Instant>,
-    /// Rows that cannot be read, named once each.
+    /// Rows that cannot be read, with the reasons, each logged once.
     bad: BTreeMap<ShardId, String>,
-    /// Hints on their way.
+    /// Hints to other workers that are being sent.
     hints: JoinSet<()>,
-    /// Whether all rows are to be read.
+    /// Whether the next tick reads all rows.
     wants_scan: bool,
     leaving: Option<Leaving>,
-    pressure: Pressure,
+    overload_monitor: OverloadMonitor,
     watchdog: Watchdog,
-    board: WorkerTelemetry,
-    /// When the board was looked after last, and how often.
-    posted: Instant,
-    posts: u64,
     rng: Rng,
 }
 
@@ -78,42 +66,30 @@ struct Running {
     handle: ConsumerHandle,
     /// Whether the row names this worker as its owner (and not as the one who hands over).
     is_owned: bool,
-    /// When this worker heard that the lease goes to another.
-    told: Option<Instant>,
+    /// When this worker learned that the lease goes to another.
+    moving_since: Option<Instant>,
 }
 
-/// How far leaving has come.
+/// The progress of leaving.
 struct Leaving {
-    ending: WorkerExit,
+    exit: WorkerExit,
     since: Instant,
     has_released: bool,
-    has_given_up: bool,
+    has_timed_out: bool,
 }
 
 impl LeaseManager {
-    #[expect(clippy::too_many_arguments, reason = "one call, in the coordinator, which wires everything")]
     pub(super) fn new(
-        me: Identity,
-        options: Arc<WorkerOptions>,
-        leases: LeaseTable,
-        fleet: FleetTable,
-        presence: SharedWorkerRecord,
+        deps: Deps,
         view: watch::Receiver<FleetView>,
-        starter: Arc<dyn SpawnConsumer>,
         notices: mpsc::UnboundedReceiver<Notice>,
-        board: WorkerTelemetry,
         rng: Rng,
     ) -> Self {
         let (exit_sender, exits) = mpsc::unbounded_channel();
-        let watchdog = Watchdog::new(options.stuck_after);
+        let watchdog = Watchdog::new(deps.options.stuck_after);
         Self {
-            me,
-            options,
-            leases,
-            fleet,
-            presence,
+            deps,
             view,
-            starter,
             notices,
             exits,
             exit_sender,
@@ -125,49 +101,44 @@ impl LeaseManager {
             hints: JoinSet::new(),
             wants_scan: true,
             leaving: None,
-            pressure: Pressure::new(),
+            overload_monitor: OverloadMonitor::new(),
             watchdog,
-            board,
-            posted: Instant::now(),
-            posts: 0,
             rng,
         }
     }
 
-    /// Keeps leases until `stop` says otherwise or the work is done, and returns once all are handed over.
+    /// Holds leases until `stop` says otherwise or the work is done, and returns once all are handed over.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<WorkerExit, Error> {
         let mut next_tick = Instant::now();
         loop {
-            self.board.beat(Loop::LeaseManager, next_tick);
+            self.deps.telemetry.loop_tick(Loop::LeaseManager, next_tick);
             tokio::select! {
                 biased;
                 () = asked_to_stop(&mut stop), if self.leaving.is_none() => self.leave(WorkerExit::Stopped),
                 Some((key, exit)) = self.exits.recv() => self.on_exit(key, exit).await?,
                 Some(notice) = self.notices.recv() => self.on_notice(notice).await?,
                 Some(_) = self.hints.join_next() => {}
-                () = self.board.probe_wanted() => self.probe().await?,
                 () = tokio::time::sleep_until(next_tick) => {
                     self.tick().await?;
-                    let tick = if self.pending.is_empty() { TICK } else { PENDING_LOOK };
+                    let tick = if self.pending.is_empty() { TICK } else { PENDING_TICK };
                     next_tick = Instant::now() + tick;
                 }
             }
             if !self.pending.is_empty() {
-                next_tick = next_tick.min(Instant::now() + PENDING_LOOK);
+                next_tick = next_tick.min(Instant::now() + PENDING_TICK);
             }
-            self.show_presence();
-            if let Some(ending) = self.has_left() {
+            if let Some(exit) = self.has_left() {
                 while self.hints.join_next().await.is_some() {}
-                return Ok(ending);
+                return Ok(exit);
             }
         }
     }
 
     async fn on_notice(&mut self, notice: Notice) -> Result<(), Error> {
         match notice {
-            Notice::Look(hints) if hints.everything => self.wants_scan = true,
-            Notice::Look(hints) => self.look(&hints.keys).await?,
-            Notice::Lapsed => {
+            Notice::LeasesChanged(hints) if hints.everything => self.wants_scan = true,
+            Notice::LeasesChanged(hints) => self.read(&hints.keys).await?,
+            Notice::Expired => {
                 for running in self.running.values() {
                     running.handle.wish(ConsumerCommand::Stop);
                 }
@@ -188,12 +159,13 @@ impl LeaseManager {
         self.rechecks.retain(|key, _| !due.contains(key));
         due.extend(self.pending.iter().cloned());
         if !due.is_empty() {
-            self.look(&due).await?;
+            self.read(&due).await?;
         }
-        self.give_up_stuck().await?;
+        self.release_hung().await?;
+        self.update_record();
         if self.leaving.is_some() {
-            self.go_on_leaving();
-        } else if self.options.until_caught_up && self.is_caught_up().await? {
+            self.continue_leaving();
+        } else if self.deps.options.until_caught_up && self.is_caught_up().await? {
             self.leave(WorkerExit::CaughtUp);
         }
         Ok(())
@@ -201,7 +173,7 @@ impl LeaseManager {
 
     /// Reads all rows, takes back what is ours, and stops what is not.
     async fn scan(&mut self) -> Result<(), Error> {
-        let rows = match self.leases.scan().await {
+        let rows = match self.deps.leases.scan().await {
             Ok(rows) => rows,
             Err(error) => return pass(error, "reading the lease table"),
         };
@@ -210,18 +182,18 @@ impl LeaseManager {
         for row in rows {
             let Some(row) = self.readable(row) else { continue };
             seen.insert(row.key.clone());
-            let is_mine = row.owner.as_ref() == Some(&self.me.worker);
-            let is_held = row.holder() == Some(&self.me.worker) && !row.is_finished();
+            let is_mine = row.owner.as_ref() == Some(&self.deps.me.worker);
+            let is_held = row.holder() == Some(&self.deps.me.worker) && !row.is_finished();
             if is_held && !self.running.contains_key(&row.key) {
-                // Ours by id, from before a restart or a pause: raising the counter shuts out whatever of that time
-                // may still write. A hand-off that was under way is over: nobody holds anything back.
-                let owner = row.owner.clone().unwrap_or_else(|| self.me.worker.clone());
-                match self.leases.apply(&row.assign(&owner)).await {
+                // Ours by id, from before a restart or a pause: raising the counter fences writers of that time. A
+                // hand-off that was under way is over: no consumer holds anything back.
+                let owner = row.owner.clone().unwrap_or_else(|| self.deps.me.worker.clone());
+                match self.deps.leases.apply(&row.assign(&owner)).await {
                     Ok(Outcome::Applied(row)) if is_mine => self.start(row, "returned"),
                     Ok(Outcome::Applied(row)) => self.hint(&owner, hint(&row.key)),
                     Ok(Outcome::Conflict(_)) => self.recheck(row.key.clone()),
                     Err(error) => {
-                        pass(error, "taking a lease back")?;
+                        pass(error, "taking back a lease")?;
                         self.wants_scan = true;
                     }
                 }
@@ -238,8 +210,8 @@ impl LeaseManager {
         Ok(())
     }
 
-    async fn look(&mut self, keys: &BTreeSet<ShardId>) -> Result<(), Error> {
-        match self.leases.read_many(keys).await {
+    async fn read(&mut self, keys: &BTreeSet<ShardId>) -> Result<(), Error> {
+        match self.deps.leases.read_many(keys).await {
             Ok(rows) => {
                 let mut gone = keys.clone();
                 for row in rows {
@@ -263,7 +235,7 @@ impl LeaseManager {
         if self.left.get(&row.key).is_some_and(|left| row.counter < *left) {
             return;
         }
-        let me = &self.me.worker;
+        let me = &self.deps.me.worker;
         let (is_owner, is_holder) = (row.owner.as_ref() == Some(me), row.holder() == Some(me));
         let running = self.running.get_mut(&row.key);
         if row.is_finished() {
@@ -286,10 +258,10 @@ impl LeaseManager {
             self.pending.remove(&row.key);
             if let Some(running) = running {
                 running.is_owned = false;
-                running.told.get_or_insert_with(Instant::now);
+                running.moving_since.get_or_insert_with(Instant::now);
                 running.handle.wish(if is_holder { ConsumerCommand::HandOver } else { ConsumerCommand::Stop });
             } else if is_holder {
-                self.wants_scan = true; // held by a consumer that is no more: passed on there
+                self.wants_scan = true; // held by a consumer that has ended: the scan passes it on
             }
         }
     }
@@ -298,23 +270,23 @@ impl LeaseManager {
         tracing::info!(shard = %row.key, checkpoint = %row.checkpoint, reason, "lease taken");
         let key = row.key.clone();
         note_acquired(reason);
-        let handle = self.starter.start(row, self.rng.fork(), self.exit_sender.clone());
+        let handle = self.deps.spawner.start(row, self.rng.fork(), self.exit_sender.clone());
         if self.leaving.as_ref().is_some_and(|leaving| leaving.has_released) {
             handle.wish(ConsumerCommand::Release);
         }
-        self.board.begin(key.clone(), Arc::clone(&handle.status));
-        self.running.insert(key, Running { handle, is_owned: true, told: None });
+        self.deps.telemetry.begin(key.clone(), Arc::clone(&handle.status));
+        self.running.insert(key, Running { handle, is_owned: true, moving_since: None });
     }
 
     async fn on_exit(&mut self, key: ShardId, exit: Exit) -> Result<(), Error> {
         let ended = self.running.remove(&key);
-        self.board.end(&key);
+        self.deps.telemetry.end(&key);
         let was_stuck = self.watchdog.forget(&key);
-        note_left(&exit, was_stuck, ended.as_ref().and_then(|ended| ended.told));
+        note_left(&exit, was_stuck, ended.as_ref().and_then(|ended| ended.moving_since));
         if was_stuck {
-            tracing::info!(shard = %key, "the call that hung has returned; what it did is not checkpointed");
-            self.show_presence();
-            self.presence.publish();
+            tracing::info!(shard = %key, "the call that hung has returned; its records are not checkpointed");
+            self.update_record();
+            self.deps.record.publish();
         }
         match exit {
             Exit::Ended { row, children } => {
@@ -344,10 +316,10 @@ impl LeaseManager {
         }
     }
 
-    /// The children of a finished shard start at once: here, or at their owner's.
+    /// Starts the children of a finished shard at once: here, or at their owner's.
     async fn on_ended(&mut self, row: Lease, children: Vec<Lease>) -> Result<(), Error> {
         tracing::info!(shard = %row.key, children = row.children.len(), "shard finished");
-        let owner = row.owner.clone().filter(|owner| *owner != self.me.worker);
+        let owner = row.owner.clone().filter(|owner| *owner != self.deps.me.worker);
         let others = other_children(&row, &children);
         match owner {
             None => children.into_iter().for_each(|child| self.reconcile(child)),
@@ -360,11 +332,11 @@ impl LeaseManager {
             return Ok(());
         }
         // Children that had an owner before: it waits for this end.
-        match self.leases.read_many(&others).await {
+        match self.deps.leases.read_many(&others).await {
             Ok(rows) => {
                 for child in rows.into_iter().flatten() {
                     match child.owner.clone() {
-                        Some(owner) if owner != self.me.worker => self.hint(&owner, hint(&child.key)),
+                        Some(owner) if owner != self.deps.me.worker => self.hint(&owner, hint(&child.key)),
                         _ => self.reconcile(child),
                     }
                 }
@@ -375,7 +347,7 @@ impl LeaseManager {
     }
 
     fn hint(&mut self, worker: &WorkerId, hints: Hints) {
-        let (fleet, worker) = (self.fleet.clone(), worker.clone());
+        let (fleet, worker) = (self.deps.fleet.clone(), worker.clone());
         self.hints.spawn(async move {
             if let Err(error) = fleet.hint(&worker, &hints).await {
                 tracing::debug!(%worker, %error, "a hint was lost");
@@ -405,8 +377,8 @@ impl LeaseManager {
         }
     }
 
-    /// Puts into the next heartbeat which leases this worker knows to own and how far it has come.
-    fn show_presence(&mut self) {
+    /// Updates the record that the next heartbeat shows: this worker's leases and its progress.
+    fn update_record(&mut self) {
         let owned: BTreeSet<&ShardId> = self
             .running
             .iter()
@@ -415,25 +387,25 @@ impl LeaseManager {
             .chain(&self.pending)
             .collect();
         let caught_up_to_ms = self.caught_up_to_ms();
-        let since = [Stage::Processed, Stage::Checkpointed].map(|stage| self.board.waiting_since_ms(stage));
+        let since = [Stage::Processed, Stage::Checkpointed].map(|stage| self.deps.telemetry.waiting_since_ms(stage));
         let [unprocessed_since_ms, unsaved_since_ms] = since;
-        let overloaded = self.pressure.look(self.running.iter().map(|(key, running)| (key, &*running.handle.status)));
+        let overloaded =
+            self.overload_monitor.sample(self.running.iter().map(|(key, running)| (key, &*running.handle.status)));
         let stuck = self.watchdog.stuck();
-        let halts = self.running.iter().filter_map(|(key, held)| Some((key.clone(), held.handle.status.halt()?)));
-        let halted = halts.take(MOST_HALTED).collect();
-        let (leases, digest) = (owned.len(), digest(owned));
-        self.post(leases, overloaded);
-        let kbps = self.board.kbps();
-        self.presence.update(|presence| {
-            presence.leases = leases as u64;
-            presence.digest = digest;
-            presence.caught_up_to_ms = caught_up_to_ms;
-            presence.unprocessed_since_ms = unprocessed_since_ms;
-            presence.unsaved_since_ms = unsaved_since_ms;
-            presence.kbps = kbps;
-            presence.overloaded = overloaded;
-            presence.stuck = stuck;
-            presence.blocked = halted;
+        let blocked = self.running.iter().filter_map(|(key, held)| Some((key.clone(), held.handle.status.halt()?)));
+        let blocked = blocked.take(MOST_BLOCKED).collect();
+        let (leases, digest) = (owned.len() as u64, digest(owned));
+        let kbps = self.deps.telemetry.kbps();
+        self.deps.record.update(|record| {
+            record.leases = leases;
+            record.digest = digest;
+            record.caught_up_to_ms = caught_up_to_ms;
+            record.unprocessed_since_ms = unprocessed_since_ms;
+            record.unsaved_since_ms = unsaved_since_ms;
+            record.kbps = kbps;
+            record.overloaded = overloaded;
+            record.stuck = stuck;
+            record.blocked = blocked;
         });
     }
 
@@ -443,7 +415,7 @@ impl LeaseManager {
             return None;
         }
         let is_read =
-            |key: &ShardId, running: &Running| !running.handle.status.is_blocked() && !self.watchdog.gave_up(key);
+            |key: &ShardId, running: &Running| !running.handle.status.is_blocked() && !self.watchdog.is_stuck(key);
         let reading = self.running.iter().filter(|(key, running)| is_read(key, running));
         let oldest = reading.map(|(_, running)| running.handle.status.caught_up_to_ms()).min();
         match oldest {
@@ -452,16 +424,16 @@ impl LeaseManager {
         }
     }
 
-    /// Whether everything that was in the stream when this worker started is delivered and checkpointed, by whomever.
+    /// Whether all workers together have delivered and checkpointed everything that was in the stream when this worker
+    /// started.
     async fn is_caught_up(&mut self) -> Result<bool, Error> {
-        let started = self.me.started_ms.next_multiple_of(1000); // records' times are whole seconds
+        let started = self.deps.me.started_ms.next_multiple_of(1000); // records' times are whole seconds
         let is_past = |moment: Option<u64>| moment.is_some_and(|moment| moment >= started);
         let view = self.view.borrow().clone();
-        let is_listed = view.leadership.as_ref().is_some_and(|leadership| leadership.initial_sync_done);
-        if !is_listed || self.wants_scan || !is_past(self.caught_up_to_ms()) {
+        if !view.initial_sync_done() || self.wants_scan || !is_past(self.caught_up_to_ms()) {
             return Ok(false);
         }
-        let rows = match self.leases.scan().await {
+        let rows = match self.deps.leases.scan().await {
             Ok(rows) => rows,
             Err(error) => return pass(error, "reading the lease table").map(|()| false),
         };
@@ -474,12 +446,12 @@ impl LeaseManager {
         });
         for row in reading {
             let is_done = match row.owner.as_ref() {
-                Some(owner) if *owner == self.me.worker => self.running.contains_key(&row.key),
+                Some(owner) if *owner == self.deps.me.worker => self.running.contains_key(&row.key),
                 Some(owner) => {
                     let owned = rows.values().filter(|row| row.owner.as_ref() == Some(owner) && !row.is_finished());
                     let owned = digest(owned.map(|row| &row.key));
                     let seen = view.worker(owner).filter(|seen| seen.is_alive).map(|seen| &seen.member.record);
-                    seen.is_some_and(|presence| presence.digest == owned && is_past(presence.caught_up_to_ms))
+                    seen.is_some_and(|record| record.digest == owned && is_past(record.caught_up_to_ms))
                 }
                 None => false,
             };
@@ -490,36 +462,35 @@ impl LeaseManager {
         Ok(true)
     }
 
-    fn leave(&mut self, ending: WorkerExit) {
+    fn leave(&mut self, exit: WorkerExit) {
         if self.leaving.is_some() {
             return;
         }
-        tracing::info!(leases = self.running.len(), ?ending, "leaving the fleet");
-        self.leaving = Some(Leaving { ending, since: Instant::now(), has_released: false, has_given_up: false });
-        self.presence.update(|presence| presence.leaving = true);
-        self.board.set_leaving();
-        self.presence.publish();
-        self.go_on_leaving();
+        tracing::info!(leases = self.running.len(), ending = ?exit, "leaving the fleet");
+        self.leaving = Some(Leaving { exit, since: Instant::now(), has_released: false, has_timed_out: false });
+        self.deps.record.update(|record| record.leaving = true);
+        self.deps.telemetry.set_leaving();
+        self.deps.record.publish();
+        self.continue_leaving();
     }
 
-    /// Leaves the moving to the leader, as long as there is one and somebody to move leases to.
-    fn go_on_leaving(&mut self) {
+    /// Leaves hand-offs to the leader, as long as there is one and another worker to take the leases.
+    fn continue_leaving(&mut self) {
         let view = self.view.borrow().clone();
         let Some(leaving) = &mut self.leaving else { return };
-        let is_taker = |id: &WorkerId| *id != self.me.worker;
-        let takers = view.live().filter(|seen| !seen.member.record.leaving && is_taker(&seen.member.id)).count();
+        let has_taker = view.staying().any(|seen| seen.member.id != self.deps.me.worker);
         let is_led = view.leader().is_some();
         let waited = leaving.since.elapsed();
-        let patience = self.options.drain_timeout.min(self.options.lease_duration * 2);
-        if !leaving.has_released && (takers == 0 || !is_led || waited >= patience) {
+        let patience = self.deps.options.drain_timeout.min(self.deps.options.lease_duration * 2);
+        if !leaving.has_released && (!has_taker || !is_led || waited >= patience) {
             leaving.has_released = true;
-            // Those that are on their way to another are handed over; the rest is given up.
+            // Leases that are on their way to another worker are handed over; the others become unowned.
             for running in self.running.values().filter(|running| running.is_owned) {
                 running.handle.wish(ConsumerCommand::Release);
             }
         }
-        if waited >= self.options.drain_timeout && !leaving.has_given_up {
-            leaving.has_given_up = true;
+        if waited >= self.deps.options.drain_timeout && !leaving.has_timed_out {
+            leaving.has_timed_out = true;
             tracing::warn!(
                 leases = self.running.len(),
                 "processors did not finish in time; their leases are left to expire"
@@ -530,20 +501,25 @@ impl LeaseManager {
     fn has_left(&self) -> Option<WorkerExit> {
         let leaving = self.leaving.as_ref()?;
         let has_nothing = self.running.is_empty() && self.pending.is_empty();
-        (has_nothing || leaving.has_given_up).then_some(leaving.ending)
+        (has_nothing || leaving.has_timed_out).then_some(leaving.exit)
     }
 }
 
-/// Resolves when the worker is to stop, also when nobody is left who could say so.
+/// Resolves when the worker is to stop, or when its owner has dropped the other end.
 async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// A failed call that may go better the next time is only noted.
+/// Logs a transient error, whose call a later tick repeats; passes any other on.
 fn pass(error: TableError, what: &'static str) -> Result<(), Error> {
     if error.is_transient() {
-        tracing::debug!(%error, what, "failed, trying again");
+        tracing::debug!(%error, what, "failed, retrying");
         return Ok(());
     }
     Err(error.into())
+}
+
+/// The children of a finished row that are not among `known`.
+fn other_children(row: &Lease, known: &[Lease]) -> BTreeSet<ShardId> {
+    row.children.iter().filter(|child| !known.iter().any(|lease| lease.key == **child)).cloned().collect()
 }

@@ -109,7 +109,7 @@ fn a_worker_that_was_paused_past_its_leases_delivers_nothing_of_them_and_joins_a
     // Its heartbeat is answered slowly, so that it must know by itself that its time is over.
     fixture.service.faults(&json!({"latency_ms": {"GetRecords": 0, "GetShardIterator": 0, "*": 200}}));
     paused.signal("CONT");
-    paused.wait_for_log("could not prove itself alive in time");
+    paused.wait_for_log("heartbeat deadline missed");
     fixture.service.faults(&json!({}));
     wait_for("two shards each again", || fixture.service.shares("audit") == both);
     fixture.service.write(TABLE, &mut written, 400);

@@ -30,7 +30,7 @@ async fn watch(lasts: Duration, mut look: impl FnMut()) {
 
 /// The lag of the one shard that the worker reads.
 fn shown_lag(worker: &Running) -> Duration {
-    let lags = worker.board.shard_lags();
+    let lags = worker.telemetry.shard_lags();
     assert_eq!(lags.len(), 1, "one shard and its lag");
     lags[0].1
 }
@@ -128,10 +128,10 @@ async fn a_lag_grows_while_polls_fail_and_never_freezes() {
         last = shown;
     })
     .await;
-    assert!(worker.board.health().complaints[0].contains("reading it keeps failing"));
+    assert!(worker.telemetry.health().not_ready_reasons[0].contains("reading it keeps failing"));
     harness.faults(&json!({}));
     harness.until("it is caught up", 20 * SECOND, || shown_lag(&worker) == Duration::ZERO).await;
-    assert!(worker.board.health().is_ready(), "{:?}", worker.board.health());
+    assert!(worker.telemetry.health().is_ready(), "{:?}", worker.telemetry.health());
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
@@ -145,7 +145,7 @@ async fn the_groups_lag_covers_the_shards_of_a_dead_worker_and_of_one_that_hangs
     harness.until("an even share", 60 * SECOND, || harness.owned_by("other") == 2).await;
     tokio::time::sleep(10 * SECOND).await;
     let group = || {
-        leader.board.draw();
+        leader.telemetry.record_gauges();
         let lag = notes.value("shardkeeper_group_lag_seconds").expect("a leader shows it");
         Duration::from_secs_f64(lag)
     };
@@ -191,7 +191,7 @@ async fn figures_that_only_a_leader_has_go_with_its_office() {
     let harness = Harness::new(2);
     let leader = harness.start_worker("leader", 7);
     harness.until("all leases", 30 * SECOND, || harness.owned_by("leader") == 2).await;
-    leader.board.draw();
+    leader.telemetry.record_gauges();
     assert!(notes.value("shardkeeper_desired_workers").is_some_and(|wanted| wanted == 1.0));
     // Its item in the fleet table is overwritten, as by another worker that takes its office.
     let successor = json!({
@@ -201,7 +201,7 @@ async fn figures_that_only_a_leader_has_go_with_its_office() {
     });
     harness.fleet.call("UpdateItem", &successor);
     tokio::time::sleep(2 * SECOND).await;
-    leader.board.draw();
+    leader.telemetry.record_gauges();
     assert!(notes.value("shardkeeper_desired_workers").is_some_and(f64::is_nan));
     assert!(notes.value("shardkeeper_group_lag_seconds").is_some_and(f64::is_nan));
 }

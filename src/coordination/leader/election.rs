@@ -1,0 +1,197 @@
+//! Observation of the fleet, and the election of its leader.
+//!
+//! Every worker reads the fleet table. When nobody leads, or the leader is dead, a worker writes its own name into the
+//! leader's record, on the condition that the record is still the one it saw.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::coordination::{Deps, Error, FleetObserver, Notice};
+use crate::model::fleet_view::FleetView;
+use crate::model::lease::WorkerId;
+use crate::model::liveness::Observations;
+use crate::model::worker_record::LeaderRecord;
+
+/// Workers that observe as closely as the leader, so that one of them can follow it at once.
+const STANDBYS: usize = 3;
+/// Reads of the fleet table that a new worker makes closely, to learn whether it is a standby.
+const FIRST_READS: u64 = 3;
+/// The most departed workers that are remembered.
+const DEPARTED_LIMIT: usize = 1000;
+
+/// A worker's view of its fleet, and its candidacy.
+pub(super) struct Election {
+    pub(super) deps: Deps,
+    pub(super) notices: mpsc::UnboundedSender<Notice>,
+    pub(super) rng: Rng,
+    pub(super) observer: FleetObserver,
+    pub(super) view: FleetView,
+    view_sender: watch::Sender<FleetView>,
+    /// Leaders whose worker record is missing, by term.
+    missing_leaders: Observations<u64, ()>,
+    /// Workers whose records were there once: they are not foreign.
+    departed: BTreeMap<WorkerId, Departure>,
+}
+
+/// A worker whose record has gone from the fleet table.
+#[derive(Clone, Copy, Debug)]
+struct Departure {
+    last_seen: Instant,
+    /// A worker that was leaving no longer holds anything.
+    was_leaving: bool,
+}
+
+impl Election {
+    pub(super) fn new(
+        deps: Deps,
+        view_sender: watch::Sender<FleetView>,
+        notices: mpsc::UnboundedSender<Notice>,
+        rng: Rng,
+    ) -> Self {
+        let observer = FleetObserver::new(deps.fleet.clone(), deps.options.lease_duration);
+        Self {
+            deps,
+            notices,
+            rng,
+            observer,
+            view: FleetView::default(),
+            view_sender,
+            missing_leaders: Observations::default(),
+            departed: BTreeMap::new(),
+        }
+    }
+
+    /// Reads the fleet table, and takes the lead if nobody has it. Returns whether this worker has just done so.
+    pub(super) async fn observe(&mut self) -> Result<bool, Error> {
+        let view = self.observer.refresh().await?;
+        self.note_departures(&view);
+        self.view = view;
+        if let Some(leadership) = &self.view.leadership {
+            let term = leadership.term;
+            self.missing_leaders.retain(|seen| *seen == term);
+            if leadership.worker.as_ref().is_some_and(|leader| self.view.worker(leader).is_none()) {
+                let (sent, arrived) = self.observer.last_scan();
+                self.missing_leaders.observe(&term, (), sent, arrived);
+            }
+        }
+        let is_elected = self.is_vacant() && !self.deps.record.get().leaving && self.try_acquire_leadership().await?;
+        self.publish_view();
+        self.check_stream()?;
+        Ok(is_elected)
+    }
+
+    /// Shows the present view to the other tasks of this worker.
+    pub(super) fn publish_view(&self) {
+        self.view_sender.send_replace(self.view.clone());
+    }
+
+    fn note_departures(&mut self, view: &FleetView) {
+        for seen in &self.view.workers {
+            if view.worker(&seen.member.id).is_none() {
+                let was_leaving = seen.member.record.leaving;
+                let departure = Departure { last_seen: Instant::now(), was_leaving };
+                self.departed.insert(seen.member.id.clone(), departure);
+            }
+        }
+        self.departed.retain(|id, _| view.worker(id).is_none());
+        while self.departed.len() > DEPARTED_LIMIT {
+            let oldest = self.departed.iter().min_by_key(|(_, departure)| departure.last_seen);
+            let Some(oldest) = oldest.map(|(id, _)| id.clone()) else { break };
+            self.departed.remove(&oldest);
+        }
+    }
+
+    /// Whether a worker may be delivering: its heartbeat lives, or its record vanished less than a lease duration ago
+    /// though it was not leaving.
+    pub(super) fn may_be_alive(&self, id: &WorkerId) -> bool {
+        let lingers = |departure: &Departure| {
+            !departure.was_leaving && departure.last_seen.elapsed() < self.deps.options.lease_duration
+        };
+        self.view.is_alive(id) || self.departed.get(id).is_some_and(lingers)
+    }
+
+    /// Whether a worker isn't in the fleet table and was not seen there before: one of KCL's, or one of ours whose
+    /// record was lost.
+    pub(super) fn is_foreign(&self, id: &WorkerId) -> bool {
+        self.view.worker(id).is_none() && !self.departed.contains_key(id)
+    }
+
+    /// The time since a worker last gave a sign of life; nothing for one that this worker has never seen.
+    pub(super) fn silent_for(&self, id: &WorkerId) -> Option<Duration> {
+        match self.observer.unchanged_since(id) {
+            Some(since) => Some(self.observer.elapsed().saturating_sub(since)),
+            None => self.departed.get(id).map(|departure| departure.last_seen.elapsed()),
+        }
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        let me = &self.deps.me;
+        self.view.leadership.as_ref().is_some_and(|leadership| {
+            leadership.worker.as_ref() == Some(&me.worker) && leadership.incarnation == me.incarnation
+        })
+    }
+
+    /// Whether nobody leads: there is no leader's record, or one of a leader that left or died, or of this worker's
+    /// last process.
+    fn is_vacant(&self) -> bool {
+        let Some(leadership) = &self.view.leadership else { return true };
+        let Some(leader) = &leadership.worker else { return true };
+        if *leader == self.deps.me.worker {
+            return leadership.incarnation != self.deps.me.incarnation;
+        }
+        match self.view.worker(leader) {
+            Some(seen) => !seen.is_alive || seen.member.record.incarnation != leadership.incarnation,
+            None => self.missing_leaders.is_stale(&leadership.term, self.deps.options.lease_duration),
+        }
+    }
+
+    async fn try_acquire_leadership(&mut self) -> Result<bool, Error> {
+        let seen = self.view.leadership.clone();
+        let wanted = LeaderRecord {
+            worker: Some(self.deps.me.worker.clone()),
+            incarnation: self.deps.me.incarnation.clone(),
+            term: seen.as_ref().map_or(0, |seen| seen.term + 1),
+            stream_arn: Some(self.deps.stream.arn().to_owned()),
+            ..seen.clone().unwrap_or_default()
+        };
+        if !self.deps.fleet.write_leadership(&wanted, seen.as_ref().map(|seen| seen.term)).await? {
+            return Ok(false);
+        }
+        let before = seen.as_ref().and_then(|seen| seen.worker.as_ref());
+        tracing::info!(term = wanted.term, before = ?before, "this worker leads the fleet");
+        self.view.leadership = Some(wanted);
+        Ok(true)
+    }
+
+    fn check_stream(&self) -> Result<(), Error> {
+        let bound = self.view.leadership.as_ref().and_then(|leadership| leadership.stream_arn.as_deref());
+        match bound {
+            Some(bound) if bound != self.deps.stream.arn() => Err(Error::OtherStream {
+                app: self.deps.leases.name().to_owned(),
+                other: bound.to_owned(),
+                wanted: self.deps.stream.arn().to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The first moment after now at which a read could prove a live worker dead.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let now = self.observer.elapsed();
+        let unchanged_since = self.view.live().filter_map(|seen| self.observer.unchanged_since(&seen.member.id));
+        let expiries = unchanged_since.map(|since| since + self.deps.options.lease_duration);
+        let next = expiries.filter(|at| *at > now).min()?;
+        Some(self.observer.origin() + next + Duration::from_millis(1))
+    }
+
+    /// Whether this worker is among the first of those who would follow the leader.
+    pub(super) fn is_standby(&self) -> bool {
+        let leader = self.view.leader();
+        let followers = self.view.live().map(|seen| &seen.member.id).filter(|id| Some(*id) != leader);
+        self.view.reads < FIRST_READS || followers.take(STANDBYS).any(|id| *id == self.deps.me.worker)
+    }
+}

@@ -1,0 +1,193 @@
+//! Leases for the stream's shards: made when a listing shows a shard without one, deleted when nobody needs them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::time::Instant;
+
+use super::concurrently;
+use super::election::Election;
+use super::state::LeaderState;
+use crate::aws::lease_table::Outcome;
+use crate::coordination::discovery::{self, Listing};
+use crate::coordination::{Error, Notice};
+use crate::model::assignment::Move;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
+use crate::model::worker_record::{Hints, LeaderRecord};
+
+impl LeaderState {
+    pub(super) fn begin_listing(&mut self, election: &mut Election) {
+        self.listing_began = Some(Instant::now());
+        let known = self.rows.values().flat_map(|row| row.parents.iter().chain([&row.key]));
+        let known: BTreeSet<ShardId> = known.chain(&self.bad).cloned().collect();
+        let (stream, mut rng) = (election.deps.stream.clone(), election.rng.fork());
+        self.lister.spawn(async move { discovery::list_whole(&stream, &known, &mut rng).await });
+    }
+
+    /// Acts upon a listing that has come in. Returns the owners of new leases, who are to be told.
+    pub(super) async fn sync_shards(&mut self, election: &mut Election) -> Result<BTreeMap<WorkerId, Hints>, Error> {
+        let mut hints = BTreeMap::new();
+        if let Some(listing) = self.listing.take() {
+            // No lease is deleted until this listing is acted upon, nor by this listing afterwards: an old listing would
+            // make a shard look new whose lease was deleted since.
+            self.listed = None;
+            self.make_missing(election, &listing, &mut hints).await?;
+            self.clean_up(election, &listing).await?;
+            self.listed = Some(Instant::now());
+        }
+        Ok(hints)
+    }
+
+    /// Makes the leases that a listing calls for, each with its first owner where it can start at once.
+    async fn make_missing(
+        &mut self,
+        election: &mut Election,
+        listing: &Listing,
+        hints: &mut BTreeMap<WorkerId, Hints>,
+    ) -> Result<(), Error> {
+        let Some(leadership) = election.view.leadership.clone() else { return Ok(()) };
+        let start =
+            if leadership.initial_sync_done { Checkpoint::TrimHorizon } else { election.deps.options.start.clone() };
+        // A stale listing may hide a shard's child; the child's lease still says that the shard was read.
+        let parents: BTreeSet<&ShardId> = self.rows.values().flat_map(|row| &row.parents).collect();
+        let had_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains(id) || parents.contains(id);
+        let mut missing = listing.graph.missing_leases(had_lease, &start);
+        self.newcomers = if leadership.initial_sync_done {
+            hold_back(&mut missing, &listing.graph.newcomers(had_lease), &self.newcomers)
+        } else {
+            BTreeSet::new() // all are new
+        };
+        if !missing.is_empty() {
+            tracing::info!(leases = missing.len(), shards = listing.graph.len(), "making leases");
+            let mut all = self.rows.clone();
+            all.extend(missing.iter().map(|lease| (lease.key.clone(), lease.clone())));
+            for step in self.plan(election, &all) {
+                if let Move::Assign { lease, to } = step
+                    && let Some(row) = missing.iter_mut().find(|row| row.key == lease)
+                {
+                    row.owner = Some(to);
+                }
+            }
+        }
+        // Generation by generation, so that a child's lease never exists without its parent's.
+        while !missing.is_empty() {
+            let keys: BTreeSet<ShardId> = missing.iter().map(|lease| lease.key.clone()).collect();
+            let (ready, rest): (Vec<_>, Vec<_>) =
+                missing.into_iter().partition(|lease| lease.parents.is_disjoint(&keys));
+            if ready.is_empty() {
+                break; // the listing has a cycle
+            }
+            missing = rest;
+            let leases = election.deps.leases.clone();
+            let made = concurrently(ready, move |lease| {
+                let leases = leases.clone();
+                async move { leases.create(&lease).await }
+            });
+            for outcome in made.await {
+                match outcome? {
+                    Outcome::Applied(row) => {
+                        if let Some(owner) = &row.owner {
+                            hints.entry(owner.clone()).or_default().keys.insert(row.key.clone());
+                        }
+                        self.rows.insert(row.key.clone(), row);
+                    }
+                    Outcome::Conflict(Some(row)) => drop(self.rows.insert(row.key.clone(), row)),
+                    Outcome::Conflict(None) => {}
+                }
+            }
+        }
+        if !leadership.initial_sync_done {
+            let wanted = LeaderRecord { initial_sync_done: true, term: leadership.term + 1, ..leadership.clone() };
+            if election.deps.fleet.write_leadership(&wanted, Some(leadership.term)).await? {
+                election.view.leadership = Some(wanted);
+                election.publish_view();
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts late children on their parents' rows, and deletes finished leases that nobody needs any longer.
+    async fn clean_up(&mut self, election: &Election, listing: &Listing) -> Result<(), Error> {
+        if !self.bad.is_empty() {
+            return Ok(()); // a row that cannot be read may be somebody's parent
+        }
+        let late: Vec<Transition> = listing
+            .graph
+            .unknown_children(&self.rows)
+            .filter(|(_, children)| children.iter().all(|child| self.rows.contains_key(child)))
+            .map(|(row, children)| row.with_children(&children))
+            .collect();
+        for transition in late {
+            if let Outcome::Applied(row) = election.deps.leases.apply(&transition).await? {
+                self.rows.insert(row.key.clone(), row);
+            }
+        }
+        for key in listing.graph.deletable(&self.rows) {
+            let Some(row) = self.rows.get(&key).filter(|row| self.had_settled(&row.key)) else { continue };
+            if election.deps.leases.delete(row).await? {
+                tracing::debug!(shard = %key, "finished lease deleted");
+            }
+            self.rows.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// Ends the fleet's work when the stream is switched off and read to its end.
+    pub(super) fn check_end_of_stream(&self, election: &Election) {
+        let is_synced = election.view.initial_sync_done();
+        if self.is_disabled && is_synced && !self.rows.is_empty() && self.rows.values().all(Lease::is_finished) {
+            tracing::warn!("the stream is switched off and everything in it is delivered");
+            let _ = election.notices.send(Notice::StreamEnded);
+        }
+    }
+}
+
+/// Holds back the leases of shards that continue no known one, and of their descendants, until a second listing shows
+/// them too. While the pages of the first were read, a whole family may have been trimmed, the root after its page,
+/// its descendants before theirs: then a shard that was read long ago looks new. `seen` are the newcomers of the listing
+/// before this one. Returns those held back.
+fn hold_back(missing: &mut Vec<Lease>, newcomers: &BTreeSet<ShardId>, seen: &BTreeSet<ShardId>) -> BTreeSet<ShardId> {
+    let mut held_back = BTreeSet::new();
+    // Parents come before their children here.
+    missing.retain(|lease| {
+        let waits =
+            newcomers.contains(&lease.key) && !seen.contains(&lease.key) || !lease.parents.is_disjoint(&held_back);
+        if waits {
+            held_back.insert(lease.key.clone());
+        }
+        !waits
+    });
+    held_back
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(key: &str, parent: Option<&str>) -> Lease {
+        Lease::new(key.into(), parent.into_iter().map(ShardId::from).collect(), Checkpoint::TrimHorizon)
+    }
+
+    fn ids(names: &[&str]) -> BTreeSet<ShardId> {
+        names.iter().map(|name| ShardId::from(*name)).collect()
+    }
+
+    #[test]
+    fn a_shard_that_continues_nothing_gets_its_lease_when_a_second_listing_shows_it() {
+        let missing = vec![lease("root", None), lease("follower", Some("leased")), lease("child", Some("root"))];
+        let newcomers = ids(&["root", "child"]);
+        let mut first = missing.clone();
+        assert_eq!(hold_back(&mut first, &newcomers, &ids(&[])), newcomers);
+        assert_eq!(first, [lease("follower", Some("leased"))], "what continues a leased shard waits for nothing");
+        let mut second = missing.clone();
+        assert_eq!(hold_back(&mut second, &newcomers, &newcomers), ids(&[]));
+        assert_eq!(second, missing);
+    }
+
+    #[test]
+    fn no_lease_is_made_below_one_that_is_held_back() {
+        let mut missing = vec![lease("root", None), lease("child", Some("root"))];
+        hold_back(&mut missing, &ids(&["root", "child"]), &ids(&["child"]));
+        assert_eq!(missing, []);
+    }
+}
