@@ -1,6 +1,6 @@
-//! What the tables show of a fleet, in words for people and fields for programs.
+//! The status of a fleet from its tables, in words for people and fields for programs.
 //!
-//! Pure: rows, the fleet as seen and a listing of the stream's shards in; a [`FleetStatus`] out, whose JSON form is
+//! Pure: rows, the fleet as observed and a listing of the stream's shards in; a [`FleetStatus`] out, whose JSON form is
 //! stable: fields may be added, none changes its meaning. Names are snake_case, times and lengths of time are in
 //! milliseconds, and what isn't known is `null`.
 
@@ -19,16 +19,16 @@ use crate::model::fleet_state::{ShardState, WorkerState};
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::Lease;
 
-/// What is known of a fleet from outside.
+/// An outsider's knowledge of a fleet.
 #[derive(Clone, Copy, Debug)]
-pub struct Sources<'a> {
+pub struct StatusInputs<'a> {
     /// The application.
     pub app: &'a str,
     /// All rows of the lease table.
     pub rows: &'a [Result<Lease, BadRow>],
     /// The fleet table, as observed.
     pub view: &'a FleetView,
-    /// The stream that was looked at; without one, shards are known by their leases alone.
+    /// The stream that was listed; without one, shards are known by their leases alone.
     pub stream_arn: Option<&'a str>,
     /// The stream's shards; none when they could not be listed.
     pub listing: Option<&'a Listing>,
@@ -53,28 +53,28 @@ pub struct FleetStatus {
     pub workers: Vec<WorkerStatus>,
     /// The shards that have a lease or should have one, by id.
     pub shards: Vec<ShardStatus>,
-    /// What waits for what, and why; empty when everything that can be read is being read.
+    /// Shards that wait, with the reasons; empty when everything that can be read is being read.
     pub waits: Vec<Wait>,
-    /// What concerns the fleet as a whole and is not as it should be.
+    /// Troubles of the fleet as a whole.
     pub remarks: Vec<String>,
 }
 
 /// The stream of an application.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StreamStatus {
-    /// The stream that was looked at.
+    /// The stream that was listed.
     pub arn: Option<String>,
     /// The stream that the application is bound to.
     pub bound_arn: Option<String>,
-    /// Whether it is switched off: nothing is added to it any more, what it holds stays readable for a day.
+    /// Whether it is switched off: nothing is added to it, and its records stay readable for a day.
     pub is_disabled: Option<bool>,
-    /// How many shards it lists.
+    /// Number of shards that it lists.
     pub listed_shards: Option<usize>,
-    /// How many of them nobody has closed.
+    /// Number of these that are open.
     pub open_shards: Option<usize>,
 }
 
-/// Who leads.
+/// The leader.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LeaderStatus {
     /// The worker.
@@ -85,7 +85,7 @@ pub struct LeaderStatus {
     pub is_alive: bool,
 }
 
-/// How many there are, by state.
+/// Counts by state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// Workers; states that no worker is in are left out.
@@ -99,13 +99,13 @@ pub struct Totals {
 pub struct WorkerStatus {
     /// Its id.
     pub id: String,
-    /// How it is.
+    /// State.
     pub state: WorkerState,
     /// Whether it leads.
     pub is_leader: bool,
     /// Its version.
     pub version: String,
-    /// How many unfinished shards are its own, by the lease rows.
+    /// Number of unfinished shards that it owns, by the lease rows.
     pub shards: usize,
     /// The most it will hold.
     pub max_leases: Option<u64>,
@@ -113,9 +113,9 @@ pub struct WorkerStatus {
     pub throughput_kbps: Option<f64>,
     /// Everything created before this moment (ms since the epoch) in its shards is delivered and checkpointed.
     pub caught_up_to_ms: Option<u64>,
-    /// How far that is behind the time of day of whoever looks.
+    /// The time since then, by the clock of the reader.
     pub lag_ms: Option<u64>,
-    /// For how long its heartbeat was seen to stand still, in this look.
+    /// The time for which its heartbeat was seen unchanged, in this reading.
     pub heartbeat_still_ms: u64,
 }
 
@@ -124,11 +124,11 @@ pub struct WorkerStatus {
 pub struct ShardStatus {
     /// Its id, which is its lease's key.
     pub id: String,
-    /// How it is.
+    /// State.
     pub state: ShardState,
-    /// Its lease's owner; during a hand-over the new one.
+    /// Its lease's owner; during a hand-off the new one.
     pub owner: Option<String>,
-    /// Who reads it until the hand-over is done.
+    /// The worker that reads it until the hand-off is done.
     pub handed_over_by: Option<String>,
     /// The checkpoint, in KCL's notation.
     pub checkpoint: Option<String>,
@@ -138,9 +138,9 @@ pub struct ShardStatus {
     pub counter: Option<u64>,
     /// Its throughput (KiB a second), as far as the row says.
     pub throughput_kbps: Option<f64>,
-    /// It is no further behind than this, its owner says of all its shards together.
+    /// The greatest lag that it can have, by its owner's report on all its shards together.
     pub lag_at_most_ms: Option<u64>,
-    /// The record that keeps failing and that it waits for, its owner says.
+    /// The record that keeps failing and that it waits for, by its owner's report.
     pub halted: Option<BlockedRecord>,
 }
 
@@ -160,18 +160,18 @@ pub struct Wait {
 }
 
 impl FleetStatus {
-    /// Puts together what `sources` show.
-    pub fn new(sources: &Sources) -> Self {
-        let picture = StatusBuilder::new(sources);
-        let workers = picture.workers();
-        let (shards, waits) = picture.shards(&workers);
+    /// Makes the status from its inputs.
+    pub fn new(inputs: &StatusInputs) -> Self {
+        let builder = StatusBuilder::new(inputs);
+        let workers = builder.workers();
+        let (shards, waits) = builder.shards(&workers);
         let mut totals = Totals::default();
         workers.iter().for_each(|worker| *totals.workers.entry(worker.state).or_default() += 1);
         shards.iter().for_each(|shard| *totals.shards.entry(shard.state).or_default() += 1);
-        let stream = picture.stream();
-        let leader = picture.leader();
-        let remarks = picture.remarks(&stream, leader.as_ref());
-        Self { app: sources.app.to_owned(), stream, leader, totals, workers, shards, waits, remarks }
+        let stream = builder.stream();
+        let leader = builder.leader();
+        let remarks = builder.remarks(&stream, leader.as_ref());
+        Self { app: inputs.app.to_owned(), stream, leader, totals, workers, shards, waits, remarks }
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
 
     fn worker(id: &str, still_ms: u64, owned: &[&str]) -> ObservedWorker {
         let keys: Vec<ShardId> = owned.iter().map(|key| ShardId::from(*key)).collect();
-        let presence = WorkerRecord {
+        let record = WorkerRecord {
             incarnation: "i".into(),
             version: "0.1.0".into(),
             caught_up_to_ms: Some(9_000),
@@ -204,7 +204,7 @@ mod tests {
         };
         let still_for = Duration::from_millis(still_ms);
         ObservedWorker {
-            member: Member { id: id.into(), record: presence, inbox: Hints::default(), challenger: None },
+            member: Member { id: id.into(), record, inbox: Hints::default(), challenger: None },
             is_alive: still_for < LEASE_DURATION,
             has_changed: still_ms < 1000,
             still_for,
@@ -224,7 +224,7 @@ mod tests {
     }
 
     fn status(rows: &[Result<Lease, BadRow>], view: &FleetView, listing: Option<&Listing>) -> FleetStatus {
-        FleetStatus::new(&Sources {
+        FleetStatus::new(&StatusInputs {
             app: "audit",
             rows,
             view,

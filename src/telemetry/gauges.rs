@@ -51,7 +51,7 @@ impl WorkerTelemetry {
 
     /// The lag of each shard that this worker reads, as far as it is known: [`catalogue::SHARD_LAG`].
     ///
-    /// These are no gauges: shards come and go every few hours, and a recorder would go on showing the last value of
+    /// These are no gauges: shards come and go every few hours, and a recorder would keep showing the last value of
     /// one that is finished or another worker's.
     pub fn shard_lags(&self) -> Vec<(ShardId, Duration)> {
         let now_ms = self.0.options.clock.now_ms();

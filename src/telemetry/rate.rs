@@ -1,9 +1,9 @@
-//! How much a worker processes: bytes a second over the last [`WINDOW`].
+//! A worker's rate of processing: bytes a second over the last [`WINDOW`].
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Over how long it is measured.
+/// The time over which the rate is measured.
 const WINDOW: Duration = Duration::from_secs(15);
 
 /// A total that grows, as seen at moments of the last [`WINDOW`].
@@ -11,7 +11,7 @@ const WINDOW: Duration = Duration::from_secs(15);
 pub(crate) struct Rate(VecDeque<(Duration, u64)>);
 
 impl Rate {
-    /// The total is `total` now (a duration since any fixed moment).
+    /// Notes the total at `now`, a duration since any fixed moment.
     pub(crate) fn note(&mut self, now: Duration, total: u64) {
         while self.0.get(1).is_some_and(|(at, _)| now.saturating_sub(*at) >= WINDOW) {
             self.0.pop_front();
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_follows_what_was_processed_of_late() {
+    fn a_rate_forgets_what_is_older_than_its_window() {
         let mut rate = Rate::default();
         let second = Duration::from_secs(1);
         (0..60).for_each(|now| rate.note(second * now, u64::from(now) * 2048));

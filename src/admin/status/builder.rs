@@ -1,50 +1,49 @@
-//! Putting a status together from the rows, the fleet as seen and the listing.
+//! The making of a status from the rows, the fleet as observed and the listing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{LeaderStatus, ShardState, ShardStatus, Sources, StreamStatus, Wait, WorkerState, WorkerStatus};
+use super::{LeaderStatus, ShardState, ShardStatus, StatusInputs, StreamStatus, Wait, WorkerState, WorkerStatus};
 use crate::model::blocked_record::BlockedRecord;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::shard_graph::unfinished_parents;
-use crate::model::worker_record::ObservedWorker;
-use crate::model::worker_record::digest;
+use crate::model::worker_record::{ObservedWorker, digest};
 
-/// The sources, sorted.
+/// The inputs, sorted.
 pub(super) struct StatusBuilder<'a> {
-    sources: &'a Sources<'a>,
+    inputs: &'a StatusInputs<'a>,
     rows: BTreeMap<ShardId, Lease>,
     bad: BTreeMap<ShardId, &'a str>,
 }
 
 impl<'a> StatusBuilder<'a> {
-    pub(super) fn new(sources: &'a Sources<'a>) -> Self {
-        let good = sources.rows.iter().flatten().map(|row| (row.key.clone(), row.clone()));
-        let bad = sources.rows.iter().filter_map(|row| row.as_ref().err());
-        Self { sources, rows: good.collect(), bad: bad.map(|bad| (bad.key.clone(), bad.reason.as_str())).collect() }
+    pub(super) fn new(inputs: &'a StatusInputs<'a>) -> Self {
+        let good = inputs.rows.iter().flatten().map(|row| (row.key.clone(), row.clone()));
+        let bad = inputs.rows.iter().filter_map(|row| row.as_ref().err());
+        Self { inputs, rows: good.collect(), bad: bad.map(|bad| (bad.key.clone(), bad.reason.as_str())).collect() }
     }
 
     fn state_of(&self, worker: &WorkerId) -> Option<WorkerState> {
-        self.sources.view.worker(worker).map(|seen| WorkerState::of(seen, self.sources.lease_duration))
+        self.inputs.view.worker(worker).map(|seen| WorkerState::of(seen, self.inputs.lease_duration))
     }
 
-    fn lives(&self, worker: &WorkerId) -> bool {
+    fn is_alive(&self, worker: &WorkerId) -> bool {
         self.state_of(worker).is_some_and(WorkerState::is_alive)
     }
 
     pub(super) fn leader(&self) -> Option<LeaderStatus> {
-        let leadership = self.sources.view.leadership.as_ref()?;
+        let leadership = self.inputs.view.leadership.as_ref()?;
         let worker = leadership.worker.as_ref()?;
-        let seen = self.sources.view.worker(worker);
+        let seen = self.inputs.view.worker(worker);
         let is_same = seen.is_some_and(|seen| seen.member.record.incarnation == leadership.incarnation);
-        let is_alive = is_same && self.lives(worker);
+        let is_alive = is_same && self.is_alive(worker);
         Some(LeaderStatus { worker: worker.to_string(), term: leadership.term, is_alive })
     }
 
     pub(super) fn stream(&self) -> StreamStatus {
-        let listing = self.sources.listing;
+        let listing = self.inputs.listing;
         StreamStatus {
-            arn: self.sources.stream_arn.map(ToOwned::to_owned),
+            arn: self.inputs.stream_arn.map(ToOwned::to_owned),
             bound_arn: self.bound_arn().map(ToOwned::to_owned),
             is_disabled: listing.map(|listing| listing.is_disabled),
             listed_shards: listing.map(|listing| listing.graph.len()),
@@ -53,36 +52,36 @@ impl<'a> StatusBuilder<'a> {
     }
 
     fn bound_arn(&self) -> Option<&str> {
-        self.sources.view.leadership.as_ref()?.stream_arn.as_deref()
+        self.inputs.view.leadership.as_ref()?.stream_arn.as_deref()
     }
 
     fn is_other_stream(&self) -> bool {
-        matches!((self.sources.stream_arn, self.bound_arn()), (Some(looked), Some(bound)) if looked != bound)
+        matches!((self.inputs.stream_arn, self.bound_arn()), (Some(looked), Some(bound)) if looked != bound)
     }
 
     // Workers.
 
     pub(super) fn workers(&self) -> Vec<WorkerStatus> {
-        self.sources.view.workers.iter().map(|seen| self.worker(seen)).collect()
+        self.inputs.view.workers.iter().map(|seen| self.worker(seen)).collect()
     }
 
     fn worker(&self, seen: &ObservedWorker) -> WorkerStatus {
         let id = &seen.member.id;
-        let presence = &seen.member.record;
+        let record = &seen.member.record;
         let owned: Vec<&Lease> = self.owned_by(id).collect();
         let throughputs: Vec<f64> = owned.iter().filter_map(|row| row.throughput_kbps).collect();
         // A worker that has nothing to read has caught up with the end of time.
-        let caught_up_to_ms = presence.caught_up_to_ms.filter(|moment| *moment != u64::MAX);
+        let caught_up_to_ms = record.caught_up_to_ms.filter(|moment| *moment != u64::MAX);
         WorkerStatus {
             id: id.to_string(),
-            state: WorkerState::of(seen, self.sources.lease_duration),
-            is_leader: self.sources.view.leadership.as_ref().is_some_and(|item| item.worker.as_ref() == Some(id)),
-            version: presence.version.clone(),
+            state: WorkerState::of(seen, self.inputs.lease_duration),
+            is_leader: self.inputs.view.leadership.as_ref().is_some_and(|item| item.worker.as_ref() == Some(id)),
+            version: record.version.clone(),
             shards: owned.len(),
-            max_leases: presence.max_leases,
+            max_leases: record.max_leases,
             throughput_kbps: (!throughputs.is_empty()).then(|| throughputs.iter().sum()),
             caught_up_to_ms,
-            lag_ms: caught_up_to_ms.map(|moment| self.sources.now_ms.saturating_sub(moment)),
+            lag_ms: caught_up_to_ms.map(|moment| self.inputs.now_ms.saturating_sub(moment)),
             heartbeat_still_ms: u64::try_from(seen.still_for.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -105,9 +104,9 @@ impl<'a> StatusBuilder<'a> {
         (shards, waits)
     }
 
-    /// How far behind the shards of each worker are at most: of those whose idea of their leases is that of the rows.
+    /// The greatest lag of each worker's shards, for workers that know their leases as the rows do.
     fn lags(&self, workers: &[WorkerStatus]) -> BTreeMap<&'a str, u64> {
-        let seen = self.sources.view.workers.iter().zip(workers);
+        let seen = self.inputs.view.workers.iter().zip(workers);
         seen.filter(|(seen, worker)| {
             let owned = digest(self.owned_by(&seen.member.id).map(|row| &row.key));
             worker.state.is_alive() && owned == seen.member.record.digest
@@ -132,23 +131,23 @@ impl<'a> StatusBuilder<'a> {
             halted: row
                 .holder()
                 .filter(|_| state == ShardState::Reading)
-                .and_then(|holder| self.sources.view.worker(holder)?.member.record.blocked.get(&row.key).cloned()),
+                .and_then(|holder| self.inputs.view.worker(holder)?.member.record.blocked.get(&row.key).cloned()),
         }
     }
 
     fn shard_state(&self, row: &Lease) -> ShardState {
-        ShardState::of(row, self.parent_in_the_way(row).is_some(), |holder| self.lives(holder))
+        ShardState::of(row, self.unfinished_parent(row).is_some(), |holder| self.is_alive(holder))
     }
 
-    /// The first parent that is not yet read to its end, or whose row cannot be read.
-    fn parent_in_the_way(&self, row: &Lease) -> Option<ShardId> {
+    /// The first parent that is not finished, or whose row cannot be read.
+    fn unfinished_parent(&self, row: &Lease) -> Option<ShardId> {
         let unfinished = unfinished_parents(row, &self.rows).next();
         unfinished.or_else(|| row.parents.iter().find(|parent| self.bad.contains_key(*parent))).cloned()
     }
 
     /// The leases that the leader will make for listed shards.
     fn without_lease(&self) -> Vec<Lease> {
-        let Some(listing) = self.sources.listing.filter(|_| !self.is_other_stream()) else { return Vec::new() };
+        let Some(listing) = self.inputs.listing.filter(|_| !self.is_other_stream()) else { return Vec::new() };
         let has_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains_key(id);
         listing.graph.missing_leases(has_lease, &Checkpoint::TrimHorizon)
     }
@@ -162,7 +161,7 @@ impl<'a> StatusBuilder<'a> {
                     shard.halted.as_ref()?;
                 for_worker = shard.owner.clone();
                 let (event, owner) = (event_id.as_deref().unwrap_or("unnamed"), or_nobody(&shard.owner));
-                let lasts_s = self.sources.now_ms.saturating_sub(*since_ms) / 1_000;
+                let lasts_s = self.inputs.now_ms.saturating_sub(*since_ms) / 1_000;
                 format!(
                     "shard {id} waits for record {sequence_number} (event {event}, key {keys}), which worker {owner} has \
                      tried {attempts} times in {lasts_s} s: {error}"
@@ -171,7 +170,7 @@ impl<'a> StatusBuilder<'a> {
             ShardState::Finished => return None,
             ShardState::BlockedOnParent => {
                 let row = self.rows.get(&id)?;
-                let parent = self.parent_in_the_way(row)?;
+                let parent = self.unfinished_parent(row)?;
                 let (text, worker) = self.why_unfinished(&parent);
                 (for_shard, for_worker) = (Some(parent.to_string()), worker);
                 format!("shard {id} waits for its parent {parent}, {text}")
@@ -211,7 +210,7 @@ impl<'a> StatusBuilder<'a> {
     }
 
     fn silence_of(&self, worker: &WorkerId) -> String {
-        match self.sources.view.worker(worker) {
+        match self.inputs.view.worker(worker) {
             None => "is not in the fleet table".to_owned(),
             Some(seen) => {
                 let still_s = seen.still_for.as_secs_f64();
@@ -229,7 +228,7 @@ impl<'a> StatusBuilder<'a> {
 
     pub(super) fn remarks(&self, stream: &StreamStatus, leader: Option<&LeaderStatus>) -> Vec<String> {
         let mut remarks = Vec::new();
-        let live = self.sources.view.workers.iter().filter(|seen| self.lives(&seen.member.id)).count();
+        let live = self.inputs.view.workers.iter().filter(|seen| self.is_alive(&seen.member.id)).count();
         if live == 0 {
             remarks.push("no worker is alive: nothing is read".to_owned());
         } else if leader.is_none_or(|leader| !leader.is_alive) {
@@ -241,7 +240,7 @@ impl<'a> StatusBuilder<'a> {
         if let (Some(bound), true) = (&stream.bound_arn, self.is_other_stream()) {
             remarks.push(format!("the application is bound to another stream: {bound}"));
         }
-        if self.sources.view.leadership.as_ref().is_some_and(|leadership| !leadership.initial_sync_done) {
+        if self.inputs.view.leadership.as_ref().is_some_and(|leadership| !leadership.initial_sync_done) {
             remarks.push("the stream's shards have not all been listed by a leader yet".to_owned());
         }
         remarks

@@ -13,7 +13,7 @@ use self::config::StatusConfig;
 use super::connection::Connection;
 use super::output;
 use super::run_config::{AwsOptions, Source};
-use crate::admin::status::{FleetStatus, Sources};
+use crate::admin::status::{FleetStatus, StatusInputs};
 use crate::aws::stream::{self, find_stream};
 use crate::consumer::WallClock;
 use crate::coordination::{self, FleetObserver, Listing};
@@ -93,7 +93,7 @@ impl Looker {
         };
         let view = watch(&mut self.watcher, self.lease_duration, first);
         let (rows, view, listing) = tokio::try_join!(connection.rows(), view, listing)?;
-        let mut status = FleetStatus::new(&Sources {
+        let mut status = FleetStatus::new(&StatusInputs {
             app: &self.app,
             rows: &rows,
             view: &view,

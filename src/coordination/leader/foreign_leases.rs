@@ -1,9 +1,9 @@
-//! Leases whose owner is not in the fleet table: is a KCL fleet at work on them, or were they left behind?
+//! Leases whose owner is not in the fleet table: a KCL fleet may be at work on them, or they were left behind.
 //!
 //! A KCL worker renews each of its leases every few seconds: the counter rises, the checkpoint stays. One of ours may
-//! be missing from the fleet table as well, when its item was lost. It raises a counter without moving the checkpoint
-//! twice at most: it takes the lease back and claims it. And a lease duration later it has stopped: at most a write that
-//! was on its way by then still arrives, and the one by which it finds out after a pause. Whoever does more is KCL.
+//! be missing from the fleet table as well, when its record was lost. It raises a counter without moving the checkpoint
+//! twice at most: it takes the lease back and claims it. A lease duration later it has stopped: at most a write that was
+//! on its way by then still arrives, and the one by which it notices after a pause. An owner that writes more is KCL's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::model::liveness::Observations;
 /// So many renewals, or so many writes after a lease duration, prove a KCL worker alive.
 const PROOF: u64 = 3;
 
-/// What a leader has seen of such leases. Times are since any fixed moment of its clock.
+/// A leader's observations of such leases. Times are since any fixed moment of its clock.
 #[derive(Debug, Default)]
 pub(super) struct ForeignLeases {
     counters: Observations<ShardId, (WorkerId, u64)>,
@@ -31,12 +31,12 @@ struct ForeignLease {
     since: Duration,
     /// Writes that left the checkpoint where it was.
     renewals: u64,
-    /// Looks that showed a write and began a lease duration after `since`, or later.
+    /// Reads that showed a write and began a lease duration after `since`, or later.
     late_writes: u64,
 }
 
 impl ForeignLeases {
-    /// Notes a row that names a stranger as its holder, read by a call that was sent and answered at these times.
+    /// Notes a row with a foreign holder, read by a call that was sent and answered at these times.
     pub(super) fn observe(&mut self, row: &Lease, sent: Duration, arrived: Duration, lease_duration: Duration) {
         let Some(owner) = row.holder().cloned() else { return };
         self.counters.observe(&row.key, (owner.clone(), row.counter), sent, arrived);
@@ -53,7 +53,7 @@ impl ForeignLeases {
         }
     }
 
-    /// Forgets all leases but these: what is finished, gone, or its owner's known again is waited for no more.
+    /// Forgets all leases but these: the others are finished or gone, or their owners are known again.
     pub(super) fn retain(&mut self, leases: &BTreeSet<ShardId>) {
         self.leases.retain(|key, _| leases.contains(key));
         self.counters.retain(|key| leases.contains(key));
@@ -61,22 +61,22 @@ impl ForeignLeases {
 
     /// A KCL worker that is proved to be alive, with a lease that it renews.
     pub(super) fn living(&self) -> Option<(&WorkerId, &ShardId)> {
-        let is_living = |stranger: &ForeignLease| stranger.renewals >= PROOF || stranger.late_writes >= PROOF;
-        let living = self.leases.iter().find(|(_, stranger)| is_living(stranger));
-        living.map(|(key, stranger)| (&stranger.owner, key))
+        let is_living = |lease: &ForeignLease| lease.renewals >= PROOF || lease.late_writes >= PROOF;
+        let living = self.leases.iter().find(|(_, lease)| is_living(lease));
+        living.map(|(key, lease)| (&lease.owner, key))
     }
 
-    /// Whether each of the leases has stood still for `limit`: then their owners are dead.
+    /// Whether each of the leases has been unchanged for `limit`: then their owners are dead.
     pub(super) fn are_still(&self, limit: Duration) -> bool {
         self.leases.keys().all(|key| self.counters.is_stale(key, limit))
     }
 
-    /// Whether a lease that names a stranger has stood still for `limit`; one that was never looked at has not.
+    /// Whether a foreign lease has been unchanged for `limit`; one that was never read has not.
     pub(super) fn is_still(&self, lease: &ShardId, limit: Duration) -> bool {
         self.counters.is_stale(lease, limit)
     }
 
-    /// How many leases are watched.
+    /// The number of leases observed.
     pub(super) fn len(&self) -> usize {
         self.leases.len()
     }
@@ -95,12 +95,12 @@ mod tests {
 
     /// Looks at rows, each at its second.
     fn look(rows: &[(u64, u64, &str)]) -> ForeignLeases {
-        let mut strangers = ForeignLeases::default();
+        let mut leases = ForeignLeases::default();
         for (second, counter, checkpoint) in rows {
             let at = Duration::from_secs(*second);
-            strangers.observe(&row(*counter, checkpoint), at, at, LEASE_DURATION);
+            leases.observe(&row(*counter, checkpoint), at, at, LEASE_DURATION);
         }
-        strangers
+        leases
     }
 
     #[test]
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn one_of_ours_that_lost_its_item_is_not_taken_for_kcl() {
         // It takes the lease back, claims it, checkpoints while it may; a last write is delayed for long, and another is
-        // made when it goes on after a pause.
+        // made when it resumes after a pause.
         let ours = [(0, 17, "4"), (1, 18, "4"), (2, 19, "4"), (3, 20, "5"), (4, 21, "6"), (50, 22, "7"), (60, 23, "8")];
         let seen = look(&ours);
         assert!(seen.living().is_none());
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_whose_leases_stand_still_is_dead() {
+    fn an_owner_whose_leases_never_change_is_dead() {
         assert!(look(&[(0, 17, "4"), (11, 17, "4")]).are_still(Duration::from_secs(10)));
         assert!(!look(&[(0, 17, "4"), (9, 17, "4")]).are_still(Duration::from_secs(10)));
         assert!(look(&[(0, 17, "4"), (11, 17, "4")]).is_still(&"s".into(), Duration::from_secs(10)));
