@@ -11,15 +11,16 @@ use super::report::{Machine, Outcome, figure_text};
 const INTRODUCTION: &str = "\
 # Benchmarks
 
+For those who choose or size a worker: its throughput, cost, delays and gaps, measured beside a loop on the AWS SDK.
 Written by `cargo bench --bench fleet -- --write-docs`; don't edit. Run it on your own machine: it needs nothing else.
 
-Real processes on one machine: `shardkeeper run`, the local service (`shardkeeper local`) and, for comparison, a loop as
-one would write it by hand on the AWS SDK for Rust: a task a shard, GetRecords, and a count, without leases, checkpoints or
-retries ([benches/fleet/bare.rs](../benches/fleet/bare.rs)). CPU time and peak memory (VmHWM) are the kernel's figures
-for the whole process from its start to its end. The service gives out pages that were made ahead; what it took of the CPU
-all the same is in the tables. Plain HTTP over loopback: TLS comes on top for both, the limits of the real service (some
-2 to 5 MB a second for each shard) hold for both, and neither shows here. Figures of different machines don't compare;
-the ratios within a run do.
+The bench runs real processes on one machine: `shardkeeper run`, the local service (`shardkeeper local`) and, for
+comparison, a hand-written loop on the AWS SDK for Rust: a task a shard, GetRecords, and a count, without leases,
+checkpoints or retries ([benches/fleet/bare.rs](../benches/fleet/bare.rs)). CPU time and peak memory (VmHWM) are the
+kernel's figures for the whole process from its start to its end. The service returns pages that were made ahead; the
+tables show its remaining part of the CPU time. All calls are plain HTTP over loopback: TLS costs both readers more, the
+limits of the real service (some 2 to 5 MB a second for each shard) hold for both, and neither shows here. Compare the
+ratios within a run, not the figures of different machines.
 ";
 
 /// Writes the page and its plots.
@@ -56,7 +57,7 @@ fn section(page: &mut String, outcome: &Outcome) {
         let _ = writeln!(page, "| {name}{unit} | {} |", figures.join(" | "));
     }
     if !outcome.goals.is_empty() {
-        page.push_str("\nHeld against what was wanted:\n\n");
+        page.push_str("\nGoals:\n\n");
     }
     for goal in &outcome.goals {
         let _ = writeln!(page, "- {}", goal.text());

@@ -84,7 +84,7 @@ fn changes(stage: &Stage) -> Result<Outcome, anyhow::Error> {
     }
     let setup = format!(
         "{per_second} records a second in {shards} shards, three workers (two from the kill to the join and at the end) \
-         with default settings (leases of 5 s). The longest delay is how long a shard stood still."
+         with default settings (leases of 5 s). The longest delay is the longest stall of a shard."
     );
     Ok(outcome(&CHANGES, setup, runs))
 }

@@ -49,7 +49,7 @@ fn backlog(stage: &Stage) -> Result<Outcome, anyhow::Error> {
         Figure::some("CPU a record", ended.cpu.as_secs_f64() * 1e6 / total as f64, "µs"),
         Figure::some("peak memory", peak, "MiB"),
     ];
-    let setup = format!("{shards} shards of 100 records each, one new worker that makes all the leases first.");
+    let setup = format!("{shards} shards of 100 records each, one new worker that creates all the leases first.");
     let runs = vec![Run { label: "one worker".to_owned(), figures }];
     let mut outcome = outcome(&BACKLOG, setup, runs);
     outcome.goals =

@@ -103,7 +103,7 @@ fn stopped(stage: &Stage) -> Result<Outcome, anyhow::Error> {
     let peak = worker.process.peak_bytes() as f64 / MIB;
     let total = u64::from(shards) * records_per_shard;
     let figures = vec![
-        Figure::some("records fetched before it stood still", served as f64, ""),
+        Figure::some("records fetched before it stalled", served as f64, ""),
         Figure::some("peak memory", peak, "MiB"),
     ];
     let setup = format!(
