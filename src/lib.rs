@@ -54,12 +54,13 @@ pub use aws::stream::FindError;
 #[doc(hidden)]
 pub use cli::{exit_code, layers::Environment, run_program};
 pub use consumer::{
-    BatchError, BoxError, CheckpointError, Checkpointer, CommitError, Committed, Counters, DeadLetterQueue,
-    FailurePolicy, ForEach, ForEachRecord, MAX_WRITES, OnFailure, ProcessRecordsInput, ProcessorFactory,
-    RecordProcessor, RefusedWrite, ShardContext, Totals, TransactWriteItem, WallClock, for_each,
+    BatchError, BoxError, CheckpointError, Checkpointer, CommitError, Committed, Counters, FailurePolicy, ForEach,
+    ForEachRecord, MAX_WRITES, OnFailure, ProcessRecordsInput, ProcessorFactory, RecordProcessor, RefusedWrite,
+    ShardContext, Totals, TransactWriteItem, WallClock, for_each,
 };
 pub use coordination::{Error as CoordinationError, WorkerExit};
-pub use dead_letters::letter::{DeadLetter, GaveUp};
+pub use dead_letters::letter::{DeadLetter, FailureLimit};
+pub use dead_letters::queue::{DeadLetterQueue, PrepareError, QueueFuture};
 #[cfg(feature = "sqs")]
 pub use dead_letters::sqs::SqsQueue;
 pub use dead_letters::table::DeadLetterTable;

@@ -24,6 +24,7 @@ use crate::consumer::{
     Budget, ConsumerDeps, ConsumerSpawner, Counters, LeaseDeadline, OnFailure, ProcessorFactory, Totals,
 };
 use crate::coordination::{self, Coordinator, Identity, WorkerExit};
+use crate::dead_letters::queue::PrepareError;
 use crate::model::filter;
 use crate::model::lease::WorkerId;
 use crate::model::polling::Backoff;
@@ -63,9 +64,9 @@ pub enum Error {
     /// WorkerOptions that make no sense together.
     #[error("{0}")]
     Options(&'static str),
-    /// Records that are given up could not be kept.
-    #[error("dead letters cannot be kept: {0}")]
-    DeadLetters(String),
+    /// The dead letter queue cannot keep letters.
+    #[error("dead letters cannot be kept")]
+    DeadLetters(#[source] PrepareError),
     /// The coordination thread could not be started, or died.
     #[error("the coordination thread failed: {0}")]
     Thread(String),
@@ -272,9 +273,9 @@ impl Startup<'_> {
         described?;
         leases_ready.map_err(|error| start_error(error, create))?;
         fleet_ready.map_err(|error| start_error(error, create))?;
-        letters_ready.map_err(|error| match error.downcast::<TableError>() {
-            Ok(error) => start_error(*error, create),
-            Err(error) => Error::DeadLetters(error.to_string()),
+        letters_ready.map_err(|error| match error {
+            PrepareError::Table(error) => start_error(error, create),
+            error => Error::DeadLetters(error),
         })?;
         let leadership = coordination::bind_stream(&leases, &fleet, &stream, self.options.clock).await;
         match leadership {

@@ -1,4 +1,4 @@
-//! The tables of an application and its stream, for sub-commands that look at a fleet from outside.
+//! The tables of an application and its stream, for sub-commands that read a fleet from outside.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::aws::lease_table::{BadRow, LeaseTable};
 use crate::aws::stream::Stream;
 use crate::model::lease::Lease;
 
-/// The way to an application's tables.
+/// The clients and tables of an application.
 pub struct Connection {
-    /// For all calls.
+    /// The clients.
     pub clients: Clients,
     /// The lease table.
     pub leases: LeaseTable,
@@ -39,7 +39,7 @@ impl Connection {
     /// All rows of the lease table.
     ///
     /// # Errors
-    /// When it isn't there, or cannot be read.
+    /// When the table does not exist, or cannot be read.
     pub async fn rows(&self) -> Result<Vec<Result<Lease, BadRow>>, anyhow::Error> {
         self.leases.scan().await.map_err(|error| match error {
             TableError::Missing { table } => anyhow!(

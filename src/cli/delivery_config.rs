@@ -3,11 +3,11 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::dead_letters::place::Place;
 use super::layers::Layers;
 use super::setting::{Default, Kind, Setting};
 use super::value;
 use crate::consumer::{self, FailurePolicy};
+use crate::dead_letters::target::DeadLetterTarget as Place;
 use crate::model::batcher::{MOST_BYTES, MOST_RECORDS};
 use crate::options::WorkerOptions;
 

@@ -1,4 +1,4 @@
-//! Logs: to standard error, for people or for machines, as much as was asked for.
+//! Logs on standard error.
 
 use std::io::IsTerminal;
 
@@ -11,14 +11,14 @@ use super::value;
 
 const GROUP: &str = "Logs";
 
-/// How much is logged.
+/// The most detailed level that is logged, or a filter.
 pub const LEVEL: Setting<Filter> =
     Setting::new("log-level", "LEVEL", parse_filter).group(GROUP).default(Default::Value("info")).help(
         "How much is logged to standard error: off, error, warn, info, debug or trace of shardkeeper's own doings \
          (libraries speak from warn on), or a filter such as info,aws_sdk_dynamodb=debug.",
     );
 
-/// In which form it is logged.
+/// The form of log lines.
 pub const FORMAT: Setting<Format> = Setting::new("log-format", "human|json", |text| {
     value::one_of(text, &[("human", Format::Human), ("json", Format::Json)])
 })
@@ -26,17 +26,17 @@ pub const FORMAT: Setting<Format> = Setting::new("log-format", "human|json", |te
 .default(Default::Described("human on a terminal, json elsewhere"))
 .help("In which form logs are written.");
 
-/// What the options say about logs.
+/// The options of logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// What is let through.
+    /// The lines that are logged.
     pub filter: Filter,
-    /// In which form.
+    /// Their form.
     pub format: Format,
 }
 
 impl LogConfig {
-    /// What `layers` say about logs; the form follows from whether standard error is a terminal unless it was given.
+    /// Reads the options of logs. Without a given format, it is `human` on a terminal and `json` elsewhere.
     pub fn from_layers(layers: &mut Layers) -> LogConfig {
         let for_stderr = match std::io::stderr().is_terminal() {
             true => Format::Human,
@@ -53,9 +53,9 @@ pub struct Filter(String);
 /// The form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// A line for people, coloured on a terminal.
+    /// A line for people, colored on a terminal.
     Human,
-    /// An object a line, its fields at the top.
+    /// One JSON object per line, with the fields at the top level.
     Json,
 }
 
@@ -68,7 +68,7 @@ fn parse_filter(text: &str) -> Result<Filter, String> {
         "info" | "debug" | "trace" => return Ok(Filter(format!("warn,shardkeeper={level}"))),
         _ => {}
     }
-    // The notation would take a lone misspelt level for the name of a module, and then log all of that.
+    // The notation takes a lone misspelt level for a module's name, and then logs everything of that module.
     if !text.contains(['=', ',']) {
         let hint = did_you_mean(&level, LEVELS);
         return Err(format!(
@@ -82,11 +82,11 @@ fn parse_filter(text: &str) -> Result<Filter, String> {
     }
 }
 
-/// Sends the process's log lines to standard error as `config` says. To be called once; later calls change nothing.
+/// Sends the process's log lines to standard error. Later calls change nothing.
 pub fn start(config: &LogConfig) {
     let lines =
         tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&config.filter.0)).with_writer(std::io::stderr);
-    // An error would mean that logs are already set up, by a program around this one: its wish counts.
+    // An error means that a program around this one has set up its logs already.
     let _ = match config.format {
         Format::Human => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
         Format::Json => lines.json().flatten_event(true).try_init(),
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_speaks_of_this_program_and_leaves_libraries_at_warnings() {
+    fn a_level_applies_to_this_program_and_leaves_libraries_at_warnings() {
         let filter = |text: &str| parse_filter(text).unwrap().0;
         assert_eq!(filter("debug"), "warn,shardkeeper=debug");
         assert_eq!(filter("ERROR"), "error");

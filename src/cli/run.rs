@@ -104,9 +104,9 @@ impl WithProcessors for Work<'_> {
         options.failure = config.delivery.policy(match config.delivery.on_failure {
             OnFailure::BlockedRecord => consumer::OnFailure::BlockedRecord,
             OnFailure::Skip => consumer::OnFailure::Skip,
-            OnFailure::DeadLetter => {
-                consumer::OnFailure::DeadLetter(config.delivery.dead_letters.open(&config.app, &config.aws).await?)
-            }
+            OnFailure::DeadLetter => consumer::OnFailure::DeadLetter(
+                config.delivery.dead_letters.open(&config.app, &config.aws.endpoints()).await?,
+            ),
         });
         let worker = Worker::new(options, factory);
         admin_server::start(config, worker.telemetry()).await?;

@@ -1,10 +1,10 @@
-//! Signals that ask the process to stop: the first politely, the second at once.
+//! The signals that stop the process: the first one gracefully, the second one at once.
 
 use std::fmt;
 use std::future::Future;
 use std::io;
 
-/// What asked the process to stop.
+/// A signal that asks the process to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopSignal {
     /// SIGINT: Ctrl-C on a terminal.
@@ -14,7 +14,7 @@ pub enum StopSignal {
 }
 
 impl StopSignal {
-    /// What a shell reports for a process that the signal ended: 128 and the signal's number.
+    /// The exit code that a shell reports for a process killed by the signal: 128 and the signal's number.
     pub fn exit_code(self) -> i32 {
         match self {
             StopSignal::Interrupt => 130,
@@ -32,25 +32,25 @@ impl fmt::Display for StopSignal {
     }
 }
 
-/// Takes the two signals over, from now on, and returns a future that resolves at the first one. The second one ends
-/// the process at once with [`StopSignal::exit_code`], whether or not the future was awaited.
+/// Installs handlers for both signals and returns a future that resolves at the first signal. The second signal ends the
+/// process at once with [`StopSignal::exit_code`], whether or not the future was awaited.
 ///
-/// Must be called inside a tokio runtime that goes on running until the process ends.
+/// Must be called inside a tokio runtime that runs until the process ends.
 ///
 /// # Errors
 /// When the operating system refuses the handlers.
 pub fn first_stop() -> io::Result<impl Future<Output = StopSignal> + Send> {
     let mut signals = Signals::install()?;
-    let (tell, told) = tokio::sync::oneshot::channel();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
-        // The receiver may be gone: then nobody cares for the first signal, and the second one still counts.
-        let _ = tell.send(signals.next().await);
+        // The receiver may be gone. The second signal still counts then.
+        let _ = sender.send(signals.next().await);
         std::process::exit(signals.next().await.exit_code());
     });
     Ok(async move {
-        match told.await {
+        match receiver.await {
             Ok(signal) => signal,
-            // The task ended with its runtime, and no signal can come any more.
+            // The task ended with its runtime, so no signal can arrive.
             Err(_) => std::future::pending().await,
         }
     })
@@ -100,7 +100,7 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
-    /// Runs in a process of its own, started by the test below: says when it listens, and what it heard.
+    /// Runs in its own process, started by the test below. Prints when it listens, and which signal came.
     #[test]
     #[ignore = "the child process of the next test"]
     fn child() {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_signal_is_told_and_the_second_ends_the_process() {
+    fn the_first_signal_is_reported_and_the_second_ends_the_process() {
         for (name, code) in [("TERM", 143), ("INT", 130)] {
             let mut child = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "cli::signals::tests::child", "--ignored", "--nocapture"])

@@ -1,14 +1,11 @@
 //! What happens to records whose processing fails.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::processor::BoxError;
-use crate::dead_letters::letter::DeadLetter;
-use crate::dead_letters::table::DeadLetterTable;
+use crate::dead_letters::queue::DeadLetterQueue;
 use crate::model::sequence_number::SequenceNumber;
 
 /// Why a batch is not done. Anything that is an error becomes one by `?`, and then the whole batch failed.
@@ -102,52 +99,5 @@ impl Default for FailurePolicy {
             handler_timeout: None,
             on_failure: OnFailure::BlockedRecord,
         }
-    }
-}
-
-/// Keeps dead letters.
-pub trait DeadLetterQueue: Send + Sync + 'static {
-    /// Makes sure that letters can be kept, before the worker reads anything; `create` says whether what is missing may
-    /// be made.
-    ///
-    /// # Errors
-    /// Any. The worker tries again, up to its limit for starting, when it is a transient
-    /// [`TableError`](crate::aws::TableError); any other ends it.
-    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>> {
-        let _ = create;
-        Box::pin(async { Ok(()) })
-    }
-
-    /// Keeps a letter. When this is done it is durable; put again, it is still one letter.
-    ///
-    /// # Errors
-    /// Any; the worker waits and puts it again, and its record stays unacknowledged until that went well.
-    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>>;
-}
-
-impl DeadLetterQueue for DeadLetterTable {
-    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>> {
-        Box::pin(async move { self.ensure(create).await.map_err(Into::into) })
-    }
-
-    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>> {
-        Box::pin(async move { DeadLetterTable::put(self, letter).await.map_err(Into::into) })
-    }
-}
-
-#[cfg(feature = "sqs")]
-impl DeadLetterQueue for crate::dead_letters::sqs::SqsQueue {
-    fn prepare<'a>(&'a self, create: bool) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>> {
-        use crate::dead_letters::sqs::QueueError;
-        Box::pin(async move {
-            Self::prepare(self, create).await.map_err(|error| match error {
-                QueueError::Table(error) => BoxError::from(error),
-                error => error.into(),
-            })
-        })
-    }
-
-    fn put<'a>(&'a self, letter: &'a DeadLetter) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + 'a>> {
-        Box::pin(async move { Self::put(self, letter).await.map_err(Into::into) })
     }
 }

@@ -30,7 +30,7 @@ pub use self::budget::Budget;
 pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
 pub use self::clock::{LeaseDeadline, WallClock};
 pub use self::counters::{Counters, Totals};
-pub use self::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
+pub use self::failure::{BatchError, FailurePolicy, OnFailure};
 pub use self::for_each::{ForEach, ForEachRecord, for_each};
 pub use self::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 pub use self::replay::{Replayer, StillFails};

@@ -1,4 +1,4 @@
-//! Dead letters: records that the worker gave up on, whole, with what there is to know about their failure.
+//! A dead letter: a whole record that the failure policy stopped retrying, with a description of its failure.
 
 mod json;
 
@@ -15,8 +15,8 @@ pub use json::JsonError;
 
 /// A record that could not be processed within the limits of the failure policy.
 ///
-/// The stream, the shard and the sequence number are its identity: the same record that is given up on once more,
-/// after a crash, is the same dead letter.
+/// The stream, the shard and the sequence number are its identity: a record that is dead-lettered again, after a crash,
+/// is the same dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
@@ -24,43 +24,44 @@ pub struct DeadLetter {
     pub stream_arn: String,
     /// The shard.
     pub shard_id: ShardId,
-    /// Where the record stands in the shard.
+    /// The record's position in the shard.
     pub sequence_number: SequenceNumber,
-    /// The service's id of the change, where the record has one.
+    /// The service's id of the change, if the record has one.
     pub event_id: Option<String>,
     /// The record as JSON, byte for byte as the service sent it.
     pub record: String,
     /// The last error, cut to [`DeadLetter::MAX_ERROR_BYTES`].
     pub error: String,
-    /// Why no further attempt was made.
-    pub reason: GaveUp,
-    /// How often the record was handed to the processor.
+    /// The limit that ended the attempts.
+    pub reason: FailureLimit,
+    /// Calls of the processor with the record.
     pub attempts: u32,
-    /// When its change happened (ms since the epoch; the service gives whole seconds), where the record says so.
+    /// The time of its change (ms since the epoch; the service gives whole seconds), if the record has one.
     pub created_ms: Option<u64>,
-    /// When it failed first (ms since the epoch).
+    /// The time of its first failure (ms since the epoch).
     pub first_failed_ms: u64,
-    /// When it failed last (ms since the epoch).
+    /// The time of its last failure (ms since the epoch).
     pub last_failed_ms: u64,
-    /// The worker that gave it up.
+    /// The id of the worker that dead-lettered it.
     pub worker: String,
 }
 
-/// The limit that was reached.
+/// The limit that ended the attempts with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum GaveUp {
-    /// As many attempts as are allowed.
+pub enum FailureLimit {
+    /// The most attempts.
     Attempts,
-    /// The record is older than is allowed.
+    /// The record's greatest age.
     Age,
 }
 
 impl DeadLetter {
-    /// How much of an error's text is kept.
+    /// The most that a letter keeps of an error's text.
     pub const MAX_ERROR_BYTES: usize = 4096;
 
-    /// A letter without its failure's story: one attempt, failed at `failed_ms`.
+    /// A letter of one attempt, which failed at `failed_ms`; its other fields can be set afterwards. For tests of a
+    /// [`DeadLetterQueue`](crate::DeadLetterQueue).
     pub fn new(
         stream_arn: impl Into<String>,
         shard_id: ShardId,
@@ -69,15 +70,14 @@ impl DeadLetter {
         error: &str,
         failed_ms: u64,
     ) -> Self {
-        let end = error.floor_char_boundary(Self::MAX_ERROR_BYTES);
         Self {
             stream_arn: stream_arn.into(),
             shard_id,
             sequence_number,
             event_id: None,
             record: record.into(),
-            error: error[..end].to_owned(),
-            reason: GaveUp::Attempts,
+            error: Self::cut_error(error),
+            reason: FailureLimit::Attempts,
             attempts: 1,
             created_ms: None,
             first_failed_ms: failed_ms,
@@ -86,12 +86,17 @@ impl DeadLetter {
         }
     }
 
-    /// What names the letter in its stream.
+    /// The part of an error's text that a letter keeps.
+    pub(crate) fn cut_error(text: &str) -> String {
+        text[..text.floor_char_boundary(Self::MAX_ERROR_BYTES)].to_owned()
+    }
+
+    /// The letter's name in its stream.
     pub fn id(&self) -> LetterId {
         LetterId { shard_id: self.shard_id.clone(), sequence_number: self.sequence_number.clone() }
     }
 
-    /// The record as a processor takes it: a batch of one.
+    /// The record as a batch of one, for a processor.
     ///
     /// # Errors
     /// When the kept text is not a record, or holds more than one.
@@ -104,7 +109,7 @@ impl DeadLetter {
         Ok(records)
     }
 
-    /// What tells the changes of one item from those of all others.
+    /// The key of the item that the record changed.
     ///
     /// # Errors
     /// When the kept text is not a record.
@@ -117,36 +122,35 @@ impl DeadLetter {
     }
 }
 
-/// Stands for an item: its table, and a number that follows from its primary key. Two items may have the same one: then
-/// they only wait for each other.
+/// An item's table and a hash of its primary key. Two items with the same hash only wait for each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ItemKey(String, u64);
 
 impl ItemKey {
-    /// The key of a letter that holds no record: it waits for no other.
-    pub fn of_none(letter: &DeadLetter) -> Self {
+    /// The key of a letter that holds no readable record: no other letter has it.
+    pub fn unique_to(letter: &DeadLetter) -> Self {
         Self(format!("{}/{}", letter.stream_arn, letter.id()), 0)
     }
 }
 
-/// Why a letter's record cannot be handed to a processor.
+/// A letter whose text is not one record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadRecord {
     /// The text is not a record.
-    #[error("what is kept is not a record: {0}")]
+    #[error("the kept text is not a record: {0}")]
     Malformed(#[from] DecodeError),
-    /// The text holds none, or more than one.
-    #[error("what is kept are {0} records, not one")]
+    /// The text holds no record, or more than one.
+    #[error("the kept text holds {0} records, not one")]
     Count(usize),
 }
 
-/// What names a letter in its stream: `SHARD_ID/SEQUENCE_NUMBER`, as the worker's log has both.
+/// A letter's name in its stream: `SHARD_ID/SEQUENCE_NUMBER`, both as in the worker's log.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LetterId {
     /// The shard.
     pub shard_id: ShardId,
-    /// Where the record stands in the shard.
+    /// The record's position in the shard.
     pub sequence_number: SequenceNumber,
 }
 
@@ -173,7 +177,7 @@ impl fmt::Display for LetterId {
     }
 }
 
-impl GaveUp {
+impl FailureLimit {
     /// One word: `attempts` or `age`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -182,7 +186,7 @@ impl GaveUp {
         }
     }
 
-    /// The limit that the word stands for.
+    /// The limit with this word.
     pub fn from_word(word: &str) -> Option<Self> {
         [Self::Attempts, Self::Age].into_iter().find(|reason| reason.as_str() == word)
     }

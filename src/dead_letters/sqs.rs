@@ -1,72 +1,55 @@
-//! Dead letters in an SQS queue, a message each.
+//! Dead letters in an SQS queue, one message each.
 //!
-//! A message is the letter's JSON. What a message cannot hold, for its size or for a character that SQS refuses, goes to
-//! the dead letter table first, and the message says where it is there. To a FIFO queue letters go by shard, with their
-//! identity for deduplication; in any other queue, a letter that is put again after a crash is a second message with
-//! the same id.
+//! A message is the letter's JSON. A letter that no message can hold, for its size or for a character that SQS refuses,
+//! goes to the dead letter table first, and its message names the table and the key there. In a FIFO queue the message
+//! group is the shard, and the deduplication id is the letter's identity; in any other queue, a letter that is put again
+//! after a crash is a second message with the same id.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
 use aws_config::{Region, SdkConfig};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::ProvideErrorMetadata;
 use aws_sdk_sqs::types::QueueAttributeName;
 use serde_json::json;
 
-use super::table::{DeadLetterTable, Place};
-use crate::aws::{TableError, describe};
-use crate::dead_letters::letter::DeadLetter;
+use super::letter::DeadLetter;
+use super::queue::{DeadLetterQueue, PrepareError, QueueFuture};
+use super::table::{DeadLetterTable, LetterKey, timeouts};
+use crate::aws::describe;
 use crate::model::fnv1a;
 
-/// What a message may hold in any queue, in bytes, unless somebody has lowered it. A queue's own limit may be up to
+/// The size of a message that every queue accepts by default. A queue's own limit may be up to
 /// 1 MiB (API reference, SendMessage and the queue attribute `MaximumMessageSize`).
 const SAFE_MESSAGE_BYTES: usize = 256 << 10;
-const CALL_LIMIT: Duration = Duration::from_secs(10);
 
-/// A queue for dead letters.
+/// A dead letter queue in SQS.
 #[derive(Debug)]
 pub struct SqsQueue {
     client: Client,
     url: String,
-    /// For letters that no message can hold.
+    /// Keeps letters that no message can hold.
     table: DeadLetterTable,
-    /// What a message of this queue may hold, in bytes.
+    /// The queue's limit for a message.
     message_bytes: AtomicUsize,
 }
 
-/// Why a letter was not kept, or the queue cannot be used.
+/// A call to the queue that failed.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum QueueError {
-    /// The table for large letters.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// The queue.
-    #[error("{operation} on queue {url} failed: {reason}")]
-    Queue {
-        /// The API operation.
-        operation: &'static str,
-        /// The queue's URL.
-        url: String,
-        /// The service's or the client's words.
-        reason: String,
-    },
+#[error("{operation} on queue {url} failed: {reason}")]
+struct QueueError {
+    operation: &'static str,
+    url: String,
+    reason: String,
 }
 
 impl SqsQueue {
-    /// The queue with this URL, which also says where the service is and, for AWS's own, in which region.
+    /// The queue with this URL, which also names the service's endpoint and, for AWS's own, its region.
     pub fn new(config: &SdkConfig, url: &str, table: DeadLetterTable) -> Self {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(Duration::from_secs(3))
-            .operation_attempt_timeout(CALL_LIMIT)
-            .operation_timeout(CALL_LIMIT * 2)
-            .build();
         let mut builder = aws_sdk_sqs::config::Builder::from(config)
             .endpoint_url(endpoint(url))
-            .timeout_config(timeouts)
+            .timeout_config(timeouts())
             .retry_config(RetryConfig::standard());
         if let Some(region) = region(url) {
             builder = builder.region(Region::new(region.to_owned()));
@@ -75,53 +58,7 @@ impl SqsQueue {
         Self { client, url: url.to_owned(), table, message_bytes: AtomicUsize::new(SAFE_MESSAGE_BYTES) }
     }
 
-    /// Makes sure of the table for large letters, and asks the queue how much a message of it may hold.
-    ///
-    /// # Errors
-    /// When the table is missing and may not be made, or there is no such queue.
-    pub async fn prepare(&self, create: bool) -> Result<(), QueueError> {
-        self.table.ensure(create).await?;
-        let call = self.client.get_queue_attributes().queue_url(&self.url);
-        let answer = call.attribute_names(QueueAttributeName::MaximumMessageSize).send().await;
-        let attributes = match answer {
-            Ok(answer) => answer.attributes.unwrap_or_default(),
-            Err(error) if is_missing(error.code()) => return Err(self.error("GetQueueAttributes", describe(&error))),
-            Err(error) => {
-                // A worker may be allowed to send and to do nothing else.
-                let (reason, bytes) = (describe(&error), SAFE_MESSAGE_BYTES);
-                tracing::info!(url = self.url, reason, bytes, "the queue does not tell its limit for a message");
-                return Ok(());
-            }
-        };
-        let limit = attributes.get(&QueueAttributeName::MaximumMessageSize).and_then(|bytes| bytes.parse().ok());
-        if let Some(bytes) = limit {
-            self.message_bytes.store(bytes, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    /// Sends a letter, whole or with the place in the table where it is whole.
-    ///
-    /// # Errors
-    /// When it is not known whether it was sent.
-    pub async fn put(&self, letter: &DeadLetter) -> Result<(), QueueError> {
-        let body = letter.to_json();
-        if body.len() <= self.message_bytes.load(Ordering::Relaxed) && body.chars().all(is_allowed) {
-            match self.send(letter, body).await {
-                Ok(()) => return Ok(()),
-                Err((true, reason)) => tracing::debug!(letter = %letter.id(), reason, "no message can hold the letter"),
-                Err((false, reason)) => return Err(self.error("SendMessage", reason)),
-            }
-        }
-        self.table.put(letter).await?;
-        let place = Place::of(letter);
-        let place = json!({"table": self.table.name(), "shard": place.shard(), "position": place.position()});
-        let pointer = letter.to_json_without_record(&place.to_string());
-        let pointer = if pointer.chars().all(is_allowed) { pointer } else { without_error(letter, &place.to_string()) };
-        self.send(letter, pointer).await.map_err(|(_, reason)| self.error("SendMessage", reason))
-    }
-
-    /// Sends a message. An error says whether it is the message that was refused, and why.
+    /// Sends a message. An error says whether SQS refused this message, and why the call failed.
     async fn send(&self, letter: &DeadLetter, body: String) -> Result<(), (bool, String)> {
         let call = self.client.send_message().queue_url(&self.url).message_body(body);
         let call = if self.url.ends_with(".fifo") {
@@ -141,18 +78,71 @@ impl SqsQueue {
     }
 
     fn error(&self, operation: &'static str, reason: String) -> QueueError {
-        QueueError::Queue { operation, url: self.url.clone(), reason }
+        QueueError { operation, url: self.url.clone(), reason }
     }
 }
 
-/// The letter without what a handler said, which may be anything; the table has it.
-fn without_error(letter: &DeadLetter, place: &str) -> String {
-    let mut plain = letter.clone();
-    plain.error.retain(is_allowed);
-    plain.to_json_without_record(place)
+impl DeadLetterQueue for SqsQueue {
+    /// Prepares the table for large letters, and asks the queue how much a message of it may hold.
+    fn prepare(&self, create: bool) -> QueueFuture<'_, PrepareError> {
+        Box::pin(async move {
+            self.table.ensure(create).await?;
+            let call = self.client.get_queue_attributes().queue_url(&self.url);
+            let answer = call.attribute_names(QueueAttributeName::MaximumMessageSize).send().await;
+            let attributes = match answer {
+                Ok(answer) => answer.attributes.unwrap_or_default(),
+                Err(error) if is_missing(error.code()) => {
+                    let error = self.error("GetQueueAttributes", describe(&error));
+                    return Err(PrepareError::Other(error.into()));
+                }
+                Err(error) => {
+                    // A worker may be allowed to send and to do nothing else.
+                    let (reason, bytes) = (describe(&error), SAFE_MESSAGE_BYTES);
+                    tracing::info!(url = self.url, reason, bytes, "message size limit unknown, using the default");
+                    return Ok(());
+                }
+            };
+            let limit = attributes.get(&QueueAttributeName::MaximumMessageSize).and_then(|bytes| bytes.parse().ok());
+            if let Some(bytes) = limit {
+                self.message_bytes.store(bytes, Ordering::Relaxed);
+            }
+            Ok(())
+        })
+    }
+
+    /// Sends the letter, whole or with its key in the table that has it whole.
+    fn put<'a>(&'a self, letter: &'a DeadLetter) -> QueueFuture<'a> {
+        Box::pin(async move {
+            let body = letter.to_json();
+            if body.len() <= self.message_bytes.load(Ordering::Relaxed) && body.chars().all(is_allowed) {
+                match self.send(letter, body).await {
+                    Ok(()) => return Ok(()),
+                    Err((true, reason)) => {
+                        tracing::debug!(letter = %letter.id(), reason, "message refused, using the table");
+                    }
+                    Err((false, reason)) => return Err(self.error("SendMessage", reason).into()),
+                }
+            }
+            self.table.put(letter).await?;
+            let key = LetterKey::of(letter);
+            let key = json!({"table": self.table.name(), "shard": key.shard(), "position": key.position()}).to_string();
+            let mut pointer = letter.to_json_without_record(&key);
+            if !pointer.chars().all(is_allowed) {
+                pointer = without_forbidden_characters(letter).to_json_without_record(&key);
+            }
+            self.send(letter, pointer).await.map_err(|(_, reason)| self.error("SendMessage", reason).into())
+        })
+    }
 }
 
-/// The names under which the service says that there is no such queue.
+/// The letter with an error text that a message may hold; the table has the whole text.
+fn without_forbidden_characters(letter: &DeadLetter) -> DeadLetter {
+    let mut plain = letter.clone();
+    plain.error.retain(is_allowed);
+    plain
+}
+
+/// Whether the code is one of the service's names for a missing queue.
 fn is_missing(code: Option<&str>) -> bool {
     code.is_some_and(|code| code.ends_with("NonExistentQueue") || code.contains("QueueDoesNotExist"))
 }
@@ -190,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_queues_url_says_where_its_service_is() {
+    fn a_queues_url_names_its_endpoint_and_region() {
         let url = "https://sqs.eu-west-1.amazonaws.com/123456789012/letters.fifo";
         assert_eq!((endpoint(url), region(url)), ("https://sqs.eu-west-1.amazonaws.com", Some("eu-west-1")));
         let url = "http://127.0.0.1:9324/000000000000/letters";
@@ -199,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_letters_apart_in_a_fifo_queue_fits() {
+    fn a_deduplication_id_fits_and_differs_between_streams() {
         let shard = "s".repeat(65);
         let number = "9".repeat(40).parse().expect("a sequence number");
         let letter = DeadLetter::new("arn:x", shard.as_str().into(), number, "{}", "no", 1);

@@ -1,21 +1,28 @@
-//! The dead letter table, `<app>-DeadLetters`: records that were given up, one item each.
+//! The dead letter table, `<app>-DeadLetters`: one item per letter.
 //!
-//! Hash key `shard`, the shard's id; sort key `position`, the sequence number padded so that the order of the texts is
-//! that of the numbers, and behind it the stream's ARN. So a shard's letters are listed in order, and one that is put
-//! again meets its own item.
+//! The hash key `shard` is the shard's id. The sort key `position` is the sequence number, padded so that texts sort as
+//! numbers do, followed by the stream's ARN. So a shard's letters are listed in order, and a letter that is put again
+//! updates its own item.
 //!
-//! A record may be larger than an item can be: it may hold two images of an item that had the full size. Such a record
-//! lies in several items of their own, the parts, under a hash key that holds a digest of its text. They are written
-//! before the letter's item: a letter that can be seen is whole.
+//! A record may exceed the largest item: it may hold two images of an item of full size. Such a record is split into
+//! parts, which are items under a hash key with a digest of the record's text. They are written before the letter's
+//! item, so a visible letter is whole.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use aws_config::SdkConfig;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use aws_smithy_runtime::client::retries::RetryPartition;
 
+use super::letter::{DeadLetter, FailureLimit, LetterId};
+use super::queue::{DeadLetterQueue, PrepareError, QueueFuture};
+use crate::aws::calls::MetricsInterceptor;
 use crate::aws::{ErrorKind, TableError, tables};
-use crate::dead_letters::letter::{DeadLetter, GaveUp, LetterId};
 use crate::model::fnv1a;
 use crate::model::lease::ShardId;
 use crate::model::sequence_number::MAX_DIGITS;
@@ -40,12 +47,15 @@ const LAST_FAILED_AT: &str = "lastFailedAt";
 const WORKER: &str = "worker";
 const PART: &str = "part";
 
-/// Begins the hash key of a record's parts; no shard's id holds a slash.
+/// The start of the hash key of a record's parts; no shard's id holds a slash.
 const PARTS_PREFIX: &str = "parts/";
-/// How much of a record one item holds, in bytes: an item has at most 409,600 with its names (developer guide,
-/// "Limits"), and beside the record there is the error's text.
+/// The most bytes of a record in one item: an item has at most 409,600 with its names (developer guide, "Limits"), and
+/// holds the error's text beside the record.
 const PART_BYTES: usize = 350_000;
-/// Stands for an empty text, which some versions of DynamoDB refuse.
+/// The limit for one attempt at a call. It may be longer than the worker's other calls have: no lease depends on it, and a
+/// record of full size is written, or read, in one call.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// An empty text, which some versions of DynamoDB refuse.
 const NO_TEXT: &str = "-";
 
 /// The dead letter table of an application.
@@ -55,9 +65,9 @@ pub struct DeadLetterTable {
     name: String,
 }
 
-/// Where in the table a letter is.
+/// The primary key of a letter's item.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct LetterKey {
     shard: String,
     position: String,
 }
@@ -65,27 +75,27 @@ pub struct Place {
 /// An item of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it is.
-    pub place: Place,
-    /// The letter, or why the item cannot be read as one.
+    /// The item's key.
+    pub key: LetterKey,
+    /// The letter, or the reason why the item cannot be read as one.
     pub letter: Result<DeadLetter, String>,
 }
 
-/// Some entries, and where the listing goes on.
+/// A page of a listing.
 #[derive(Clone, Debug)]
 pub struct EntryPage {
-    /// The entries; those of a shard stand together, in the shard's order. May be empty although others follow.
+    /// The entries, each shard's together and in the shard's order. May be empty although others follow.
     pub entries: Vec<Entry>,
-    /// Where the next page begins, if there is one.
+    /// The start of the next page, if there is one.
     pub next: Option<Cursor>,
 }
 
-/// Where a listing goes on.
+/// The start of a page of a listing.
 #[derive(Clone, Debug)]
 pub struct Cursor(Item);
 
-impl Place {
-    /// Where a letter is, or would be.
+impl LetterKey {
+    /// The key of this letter's item.
     pub fn of(letter: &DeadLetter) -> Self {
         let position = format!("{}{}", position_prefix(&letter.id()), letter.stream_arn);
         Self { shard: letter.shard_id.to_string(), position }
@@ -101,8 +111,16 @@ impl Place {
         &self.position
     }
 
-    fn to_key(&self) -> Item {
+    fn to_item(&self) -> Item {
         Item::from([(SHARD.into(), string(&self.shard)), (POSITION.into(), string(&self.position))])
+    }
+
+    /// The id of the letter with this key; nothing when it is the key of no letter.
+    #[cfg(feature = "cli")]
+    pub(super) fn letter_id(&self) -> Option<LetterId> {
+        let digits = self.position.split('/').next()?.trim_start_matches('0');
+        let digits = if digits.is_empty() { "0" } else { digits };
+        Some(LetterId { shard_id: self.shard.as_str().into(), sequence_number: digits.parse().ok()? })
     }
 
     fn of_item(item: &Item) -> Option<Self> {
@@ -116,9 +134,22 @@ impl Place {
 }
 
 impl DeadLetterTable {
+    /// The part of the table's name behind the application's.
+    pub(super) const SUFFIX: &str = "-DeadLetters";
+
     /// The dead letter table of an application.
     pub fn new(client: Client, app: &str) -> Self {
-        Self { client, name: format!("{app}-DeadLetters") }
+        Self { client, name: format!("{app}{}", Self::SUFFIX) }
+    }
+
+    /// The same, with a client of its own, whose time-outs leave time for records of full size.
+    pub fn from_config(config: &SdkConfig, app: &str) -> Self {
+        let config = aws_sdk_dynamodb::config::Builder::from(config)
+            .timeout_config(timeouts())
+            .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(25)))
+            .retry_partition(RetryPartition::new("dead-letters"))
+            .interceptor(MetricsInterceptor);
+        Self::new(Client::from_conf(config.build()), app)
     }
 
     /// The table's name.
@@ -126,42 +157,42 @@ impl DeadLetterTable {
         &self.name
     }
 
-    /// Makes sure that the table can be used, and makes it when it is missing and `create` allows that.
+    /// Waits until the table can be used; with `create`, makes it when it is missing.
     ///
     /// # Errors
-    /// [`TableError::Missing`] when it is missing and may not be made.
+    /// [`TableError::Missing`] when it is missing and `create` is false.
     pub async fn ensure(&self, create: bool) -> Result<(), TableError> {
         tables::ensure(&self.client, &self.name, &[SHARD, POSITION], create).await
     }
 
-    /// Keeps a letter. One that is there already keeps its record and the time of its first failure, and takes over
-    /// the rest.
+    /// Keeps a letter. A letter that is there already keeps its record and the time of its first failure; the rest is
+    /// replaced.
     ///
     /// # Errors
     /// When it is not known whether the letter is kept.
     pub async fn put(&self, letter: &DeadLetter) -> Result<(), TableError> {
-        let place = Place::of(letter);
+        let key = LetterKey::of(letter);
         if letter.record.len() <= PART_BYTES {
-            self.write(&place, letter, vec![(RECORD, string(&letter.record))]).await?;
+            self.write(&key, letter, vec![(RECORD, string(&letter.record))]).await?;
             return Ok(());
         }
-        while !self.update(&place, letter).await? {
+        while !self.update(&key, letter).await? {
             let digest = digest(&letter.record);
             let parts = split(&letter.record);
             for (number, part) in parts.iter().enumerate() {
-                self.put_part(&place.parts_key(&digest), number, part).await?;
+                self.put_part(&key.parts_key(&digest), number, part).await?;
             }
             let kept = vec![
                 (RECORD_PARTS, number(parts.len())),
                 (RECORD_BYTES, number(letter.record.len())),
                 (RECORD_DIGEST, string(&digest)),
             ];
-            let item = self.write(&place, letter, kept).await?;
+            let item = self.write(&key, letter, kept).await?;
             if text(&item, RECORD_DIGEST) == Some(&*digest) {
                 return Ok(());
             }
-            // Another worker has put the same letter meanwhile, and the service wrote its record in another way.
-            self.delete_parts(&place, &digest, parts.len()).await?;
+            // Another worker has put the same letter meanwhile, with a record that the service wrote differently.
+            self.delete_parts(&key, &digest, parts.len()).await?;
         }
         Ok(())
     }
@@ -190,7 +221,7 @@ impl DeadLetterTable {
         Ok(EntryPage { entries, next: next.filter(|key| !key.is_empty()).map(Cursor) })
     }
 
-    /// The letters that this id names: one, unless the application has read several streams whose shards share a name.
+    /// The letters with this id: one, unless the application has read several streams whose shards share a name.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -208,38 +239,38 @@ impl DeadLetterTable {
         }
     }
 
-    /// What is at this place, if anything.
+    /// The entry with this key, if there is one.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn read(&self, place: &Place) -> Result<Option<Entry>, TableError> {
+    pub async fn read(&self, key: &LetterKey) -> Result<Option<Entry>, TableError> {
         let call = self.client.get_item().table_name(&self.name).consistent_read(true);
-        let answer = call.set_key(Some(place.to_key())).send().await.map_err(|error| self.error("GetItem", &error))?;
+        let answer = call.set_key(Some(key.to_item())).send().await.map_err(|error| self.error("GetItem", &error))?;
         match answer.item {
             Some(item) => self.read_entry(item).await,
             None => Ok(None),
         }
     }
 
-    /// Takes a letter out. Says whether it was there.
+    /// Deletes a letter. Returns whether it was there.
     ///
     /// # Errors
-    /// When it is not known whether it is out.
-    pub async fn delete(&self, place: &Place) -> Result<bool, TableError> {
-        let call = self.client.delete_item().table_name(&self.name).set_key(Some(place.to_key()));
+    /// When it is not known whether it is deleted.
+    pub async fn delete(&self, key: &LetterKey) -> Result<bool, TableError> {
+        let call = self.client.delete_item().table_name(&self.name).set_key(Some(key.to_item()));
         let answer = call.return_values(ReturnValue::AllOld).send().await;
         let answer = answer.map_err(|error| self.error("DeleteItem", &error))?;
         let Some(item) = answer.attributes.filter(|item| !item.is_empty()) else { return Ok(false) };
         if let (Some(digest), Some(count)) = (text(&item, RECORD_DIGEST), count(&item, RECORD_PARTS)) {
-            self.delete_parts(place, digest, usize::try_from(count).unwrap_or_default()).await?;
+            self.delete_parts(key, digest, usize::try_from(count).unwrap_or_default()).await?;
         }
         Ok(true)
     }
 
-    /// Writes what is new of a letter that is there; says whether it is.
-    async fn update(&self, place: &Place, letter: &DeadLetter) -> Result<bool, TableError> {
+    /// Updates a letter that is there, except its record. Returns whether it is there.
+    async fn update(&self, key: &LetterKey, letter: &DeadLetter) -> Result<bool, TableError> {
         let update = Update::of(letter, Vec::new());
-        let call = self.client.update_item().table_name(&self.name).set_key(Some(place.to_key()));
+        let call = self.client.update_item().table_name(&self.name).set_key(Some(key.to_item()));
         let call = call.update_expression(update.expression).set_expression_attribute_values(Some(update.values));
         let names = update.names.into_iter().chain([("#shard".to_owned(), SHARD.to_owned())]).collect();
         let call = call.set_expression_attribute_names(Some(names)).condition_expression("attribute_exists(#shard)");
@@ -250,18 +281,18 @@ impl DeadLetterTable {
         }
     }
 
-    /// Writes a letter whose record is in, or described by, the attributes `kept`, where these are not there yet.
+    /// Writes a letter whose record is in, or described by, the attributes `kept`; of these, sets only missing ones.
     /// Returns the item as it is now, if the record is only described.
     async fn write(
         &self,
-        place: &Place,
+        key: &LetterKey,
         letter: &DeadLetter,
         kept: Vec<(&'static str, AttributeValue)>,
     ) -> Result<Item, TableError> {
         // A record that was sent whole need not come back.
         let wanted = if kept.iter().any(|(name, _)| *name == RECORD) { ReturnValue::None } else { ReturnValue::AllNew };
         let update = Update::of(letter, kept);
-        let call = self.client.update_item().table_name(&self.name).set_key(Some(place.to_key()));
+        let call = self.client.update_item().table_name(&self.name).set_key(Some(key.to_item()));
         let call = call.update_expression(update.expression).set_expression_attribute_values(Some(update.values));
         let call = call.set_expression_attribute_names(Some(update.names)).return_values(wanted);
         let answer = call.send().await.map_err(|error| self.error("UpdateItem", &error))?;
@@ -278,17 +309,17 @@ impl DeadLetterTable {
         call.send().await.map_err(|error| self.error("PutItem", &error)).map(drop)
     }
 
-    async fn delete_parts(&self, place: &Place, digest: &str, count: usize) -> Result<(), TableError> {
-        let key = place.parts_key(digest);
+    async fn delete_parts(&self, key: &LetterKey, digest: &str, count: usize) -> Result<(), TableError> {
+        let parts_key = key.parts_key(digest);
         for number in 0..count {
             let call = self.client.delete_item().table_name(&self.name);
-            let call = call.key(SHARD, string(&key)).key(POSITION, string(part_position(number)));
+            let call = call.key(SHARD, string(&parts_key)).key(POSITION, string(part_position(number)));
             call.send().await.map_err(|error| self.error("DeleteItem", &error))?;
         }
         Ok(())
     }
 
-    /// A page of one hash key's items, whose sort key begins with `prefix`.
+    /// A page of one hash key's items whose sort keys begin with `prefix`.
     async fn query(
         &self,
         shard: &str,
@@ -310,23 +341,23 @@ impl DeadLetterTable {
     }
 
     async fn read_entry(&self, mut item: Item) -> Result<Option<Entry>, TableError> {
-        let Some(place) = Place::of_item(&item) else { return Ok(None) };
+        let Some(key) = LetterKey::of_item(&item) else { return Ok(None) };
         let parts = count(&item, RECORD_PARTS);
         let letter = match (item.remove(RECORD), text(&item, RECORD_DIGEST)) {
             (Some(AttributeValue::S(record)), _) => read_letter(&item, record),
-            (None, Some(digest)) => match self.read_parts(&place.parts_key(digest), parts.unwrap_or_default()).await? {
+            (None, Some(digest)) => match self.read_parts(&key.parts_key(digest), parts.unwrap_or_default()).await? {
                 Ok(record) if count(&item, RECORD_BYTES) == u64::try_from(record.len()).ok() => {
                     read_letter(&item, record)
                 }
-                Ok(record) => Err(format!("of its record's parts there are {} bytes", record.len())),
+                Ok(record) => Err(format!("its record's parts have {} bytes", record.len())),
                 Err(reason) => Err(reason),
             },
             _ => Err("it has no record".to_owned()),
         };
-        Ok(Some(Entry { place, letter }))
+        Ok(Some(Entry { key, letter }))
     }
 
-    /// The text of a record that lies in parts; in words what is wrong with them.
+    /// The text of a record that was split, or what is wrong with its parts.
     async fn read_parts(&self, key: &str, wanted: u64) -> Result<Result<String, String>, TableError> {
         let (mut record, mut found, mut start) = (String::new(), 0, None);
         loop {
@@ -341,7 +372,7 @@ impl DeadLetterTable {
                 return Ok(if is_whole {
                     Ok(record)
                 } else {
-                    Err(format!("of its record's {wanted} parts there are {found}"))
+                    Err(format!("it has {found} of its record's {wanted} parts"))
                 });
             }
         }
@@ -356,7 +387,17 @@ impl DeadLetterTable {
     }
 }
 
-/// What an UpdateItem takes.
+impl DeadLetterQueue for DeadLetterTable {
+    fn prepare(&self, create: bool) -> QueueFuture<'_, PrepareError> {
+        Box::pin(async move { Ok(self.ensure(create).await?) })
+    }
+
+    fn put<'a>(&'a self, letter: &'a DeadLetter) -> QueueFuture<'a> {
+        Box::pin(async move { Ok(self.put(letter).await?) })
+    }
+}
+
+/// The arguments of an UpdateItem.
 struct Update {
     expression: String,
     names: HashMap<String, String>,
@@ -402,25 +443,39 @@ impl Update {
     }
 }
 
-fn read_letter(item: &Item, record: String) -> Result<DeadLetter, String> {
-    let needed = |name: &str| text(item, name).ok_or_else(|| format!("it has no {name}"));
-    let shard: ShardId = needed(SHARD)?.into();
-    let digits = needed(SEQUENCE_NUMBER)?;
-    let sequence_number = digits.parse().map_err(|error| format!("{error}"))?;
-    let error = needed(ERROR).map(real_text)?;
-    let last_failed_ms = count(item, LAST_FAILED_AT).ok_or_else(|| format!("it has no {LAST_FAILED_AT}"))?;
-    let mut letter = DeadLetter::new(needed(STREAM_ARN)?, shard, sequence_number, record, error, last_failed_ms);
-    let reason = needed(REASON)?;
-    letter.reason = GaveUp::from_word(reason).ok_or_else(|| format!("{reason:?} is no reason to give a record up"))?;
-    letter.event_id = text(item, EVENT_ID).map(|id| real_text(id).to_owned());
-    letter.attempts = count(item, ATTEMPTS).and_then(|count| count.try_into().ok()).unwrap_or(1);
-    letter.created_ms = count(item, CREATED_AT);
-    letter.first_failed_ms = count(item, FIRST_FAILED_AT).unwrap_or(last_failed_ms);
-    letter.worker = text(item, WORKER).map(real_text).unwrap_or_default().to_owned();
-    Ok(letter)
+/// The time-outs of calls for dead letters.
+pub(super) fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(3))
+        .operation_attempt_timeout(CALL_LIMIT)
+        .operation_timeout(CALL_LIMIT * 2)
+        .build()
 }
 
-/// What the sort keys of the letters with this id begin with.
+fn read_letter(item: &Item, record: String) -> Result<DeadLetter, String> {
+    let lacks = |name: &str| format!("it has no {name}");
+    let needed = |name: &str| text(item, name).ok_or_else(|| lacks(name));
+    let sequence_number = needed(SEQUENCE_NUMBER)?.parse().map_err(|error| format!("{error}"))?;
+    let known =
+        |reason: &str| FailureLimit::from_word(reason).ok_or_else(|| format!("its reason {reason:?} is unknown"));
+    let last_failed_ms = count(item, LAST_FAILED_AT).ok_or_else(|| lacks(LAST_FAILED_AT))?;
+    Ok(DeadLetter {
+        stream_arn: needed(STREAM_ARN)?.to_owned(),
+        shard_id: needed(SHARD)?.into(),
+        sequence_number,
+        event_id: text(item, EVENT_ID).map(|id| real_text(id).to_owned()),
+        record,
+        error: DeadLetter::cut_error(needed(ERROR).map(real_text)?),
+        reason: needed(REASON).and_then(known)?,
+        attempts: count(item, ATTEMPTS).and_then(|count| count.try_into().ok()).unwrap_or(1),
+        created_ms: count(item, CREATED_AT),
+        first_failed_ms: count(item, FIRST_FAILED_AT).unwrap_or(last_failed_ms),
+        last_failed_ms,
+        worker: text(item, WORKER).map(real_text).unwrap_or_default().to_owned(),
+    })
+}
+
+/// The start of the sort keys of the letters with this id.
 fn position_prefix(id: &LetterId) -> String {
     let digits = id.sequence_number.as_str().trim_start_matches('0');
     format!("{digits:0>MAX_DIGITS$}/")
@@ -430,7 +485,6 @@ fn part_position(number: usize) -> String {
     format!("{number:08}")
 }
 
-/// The record's parts, each as long as an item allows.
 fn split(record: &str) -> Vec<&str> {
     let (mut parts, mut rest) = (Vec::new(), record);
     while !rest.is_empty() {
@@ -441,7 +495,7 @@ fn split(record: &str) -> Vec<&str> {
     parts
 }
 
-/// Tells two ways of writing a record apart.
+/// A digest that differs between two texts of the same record.
 fn digest(record: &str) -> String {
     format!("{:016x}", fnv1a(record))
 }
@@ -481,7 +535,7 @@ mod tests {
 
     #[test]
     fn positions_sort_as_sequence_numbers_do_and_forget_leading_zeros() {
-        let position = |number: &str| Place::of(&letter(number)).position;
+        let position = |number: &str| LetterKey::of(&letter(number)).position;
         assert!(position("900") < position("1000"));
         assert!(position("99") < position(&"1".repeat(MAX_DIGITS)));
         assert_eq!(position("000341"), position("341"));
@@ -503,7 +557,7 @@ mod tests {
     fn an_item_that_lacks_something_says_what() {
         let full = Update::of(&letter("1"), Vec::new());
         let mut item: Item = full.values.into_iter().map(|(name, value)| (name[1..].to_owned(), value)).collect();
-        item.extend(Place::of(&letter("1")).to_key());
+        item.extend(LetterKey::of(&letter("1")).to_item());
         assert_eq!(read_letter(&item, "{}".into()), Ok(letter("1")));
         item.insert(REASON.into(), string("mood"));
         assert!(read_letter(&item, "{}".into()).unwrap_err().contains("\"mood\""));

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use shardkeeper::internals::dead_letters::letter::DeadLetter;
+use shardkeeper::internals::dead_letters::queue::DeadLetterQueue;
 use shardkeeper::internals::dead_letters::sqs::SqsQueue;
 use shardkeeper::internals::dead_letters::table::DeadLetterTable;
 
@@ -141,10 +142,7 @@ async fn a_message_is_the_letter_and_what_no_message_holds_is_in_the_table() {
         let place = &message["record_in"];
         assert_eq!(place["table"], "audit-DeadLetters");
         let found = table.find(&letter.id()).await.expect("it reads").remove(0);
-        assert_eq!(
-            (&place["shard"], &place["position"]),
-            (&json!(found.place.shard()), &json!(found.place.position()))
-        );
+        assert_eq!((&place["shard"], &place["position"]), (&json!(found.key.shard()), &json!(found.key.position())));
         assert!(found.letter.expect("a letter") == letter, "not byte for byte");
     }
     assert!(table.find(&small.id()).await.expect("it reads").is_empty());

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use shardkeeper::internals::dead_letters::letter::{DeadLetter, GaveUp};
-use shardkeeper::internals::dead_letters::table::{DeadLetterTable, Entry, Place};
+use shardkeeper::internals::dead_letters::letter::{DeadLetter, FailureLimit};
+use shardkeeper::internals::dead_letters::table::{DeadLetterTable, Entry, LetterKey};
 
 use crate::support::http::good;
 use crate::support::sdk;
@@ -51,7 +51,7 @@ async fn a_letter_put_again_is_the_same_one(service: &Service, table: &DeadLette
     let mut again = letter.clone();
     again.record = r#"{"a":1e3,"b":"Aé\n"}"#.into();
     (again.first_failed_ms, again.last_failed_ms, again.attempts) = (8_000, 9_000, 12);
-    (again.error, again.worker, again.reason) = ("worse".into(), "w-2".into(), GaveUp::Age);
+    (again.error, again.worker, again.reason) = ("worse".into(), "w-2".into(), FailureLimit::Age);
     table.put(&again).await.expect("it is kept");
     let kept = all(table).await;
     assert_eq!(kept.len(), 1, "{kept:?}");
@@ -60,14 +60,14 @@ async fn a_letter_put_again_is_the_same_one(service: &Service, table: &DeadLette
     assert_eq!(kept[0], again, "the rest as it is now");
 
     assert_eq!(
-        table.read(&Place::of(&letter)).await.expect("it reads").and_then(|entry| entry.letter.ok()),
+        table.read(&LetterKey::of(&letter)).await.expect("it reads").and_then(|entry| entry.letter.ok()),
         Some(again)
     );
     let found = table.find(&"shardId-1/341".parse().expect("an id")).await.expect("it reads");
     assert_eq!(found.len(), 1);
     assert!(table.find(&"shardId-1/3410".parse().expect("an id")).await.expect("it reads").is_empty());
-    assert!(table.delete(&Place::of(&letter)).await.expect("it is deleted"));
-    assert!(!table.delete(&Place::of(&letter)).await.expect("it was deleted"));
+    assert!(table.delete(&LetterKey::of(&letter)).await.expect("it is deleted"));
+    assert!(!table.delete(&LetterKey::of(&letter)).await.expect("it was deleted"));
     assert_eq!(items(service).len(), 0);
 }
 
@@ -97,9 +97,9 @@ async fn a_record_larger_than_an_item_is_whole(service: &Service, table: &DeadLe
     good(service.address, "DeleteItem", &key);
     let entries = entries(table).await;
     let reason = entries[0].letter.as_ref().expect_err("it is not whole");
-    assert!(reason.contains(&format!("of its record's {parts} parts there are {}", parts - 1)), "{reason}");
+    assert!(reason.contains(&format!("it has {} of its record's {parts} parts", parts - 1)), "{reason}");
 
-    assert!(table.delete(&Place::of(&large)).await.expect("it is deleted"));
+    assert!(table.delete(&LetterKey::of(&large)).await.expect("it is deleted"));
     assert_eq!(items(service).len(), 0, "no part is left behind");
 }
 
@@ -113,7 +113,7 @@ async fn two_workers_at_once_leave_one_whole_letter(service: &Service, table: &D
         let kept = all(table).await;
         assert!(kept.len() == 1 && (kept[0].record == one.record || kept[0].record == other.record), "round {round}");
         assert_eq!(items(service).len(), 1 + 3, "round {round}");
-        table.delete(&Place::of(&one)).await.expect("it is deleted");
+        table.delete(&LetterKey::of(&one)).await.expect("it is deleted");
         assert_eq!(items(service).len(), 0, "round {round}");
     }
 }
@@ -146,9 +146,9 @@ async fn a_large_table_is_listed_in_pages_and_a_shard_in_order(service: &Service
     let numbers: Vec<_> =
         page.entries.iter().map(|entry| entry.letter.as_ref().expect("a letter").sequence_number.clone()).collect();
     assert!(numbers.is_sorted() && numbers.len() > 3, "{numbers:?}");
-    assert!(page.entries.iter().all(|entry| entry.place.shard() == "shardId-2"));
+    assert!(page.entries.iter().all(|entry| entry.key.shard() == "shardId-2"));
     for letter in &letters {
-        table.delete(&Place::of(letter)).await.expect("it is deleted");
+        table.delete(&LetterKey::of(letter)).await.expect("it is deleted");
     }
     assert_eq!(items(service).len(), 0);
 }
@@ -158,7 +158,7 @@ async fn what_is_no_letter_is_listed_and_can_be_deleted(service: &Service, table
     good(service.address, "PutItem", &json!({"TableName": table.name(), "Item": item}));
     let entries = entries(table).await;
     assert_eq!(entries[0].letter, Err("it has no sequenceNumber".to_owned()));
-    assert!(table.delete(&entries[0].place).await.expect("it is deleted"));
+    assert!(table.delete(&entries[0].key).await.expect("it is deleted"));
 }
 
 fn letter(shard: &str, number: &str, record: &str) -> DeadLetter {

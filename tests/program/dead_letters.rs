@@ -257,7 +257,7 @@ async fn letters_in_a_file_are_treated_as_those_in_a_table() {
     assert_eq!((list.code, list.stdout.lines().count()), (0, 2));
     assert!(list.stderr.contains("letters.jsonl:1: expected"), "{}", list.stderr);
     let refused = harness.run(&format!("purge --all --yes{from}"));
-    assert!(refused.stderr.contains("mend or remove what is no dead letter"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("correct or remove the lines that are no dead letters"), "{}", refused.stderr);
     assert_eq!(std::fs::read_to_string(harness.file()).expect("the file"), bad, "nothing was touched");
 }
 

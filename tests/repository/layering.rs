@@ -11,12 +11,12 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("aws", &["model", "telemetry"]),
     ("options", &["model", "aws", "consumer"]),
-    ("dead_letters", &["model", "aws", "consumer"]),
+    ("dead_letters", &["model", "aws"]),
     ("consumer", &["model", "aws", "telemetry", "options", "dead_letters"]),
     ("telemetry", &["model", "aws", "consumer", "options"]),
     ("coordination", &["model", "aws", "consumer", "telemetry", "options"]),
     ("admin", &["model", "aws", "coordination", "options"]),
-    ("worker", &["model", "aws", "consumer", "coordination", "telemetry", "options"]),
+    ("worker", &["model", "aws", "consumer", "coordination", "telemetry", "dead_letters", "options"]),
     ("cli", &["model", "aws", "consumer", "coordination", "telemetry", "dead_letters", "admin", "options", "worker"]),
 ];
 

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::cli::run_config::{AwsOptions, RunConfig, Source};
-use crate::cli::status::Looker;
+use crate::cli::status::StatusReader;
 
 /// The least and the most time that a page is good for.
 const SHORTEST: Duration = Duration::from_secs(2);
@@ -31,7 +31,7 @@ pub struct StatusPage {
 
 #[derive(Default)]
 struct State {
-    looker: Option<Looker>,
+    reader: Option<StatusReader>,
     page: Option<(Instant, Result<Bytes, String>)>,
 }
 
@@ -55,7 +55,7 @@ impl StatusPage {
         {
             return page.clone();
         }
-        let (good_for, page) = match tokio::time::timeout(READ_LIMIT, self.read(&mut state.looker)).await {
+        let (good_for, page) = match tokio::time::timeout(READ_LIMIT, self.read(&mut state.reader)).await {
             Ok(Ok((good_for, page))) => (good_for, Ok(page)),
             Ok(Err(error)) => (SHORTEST, Err(format!("{error:#}"))),
             Err(_) => (SHORTEST, Err(format!("reading the status took longer than {} s", READ_LIMIT.as_secs()))),
@@ -64,17 +64,17 @@ impl StatusPage {
         page
     }
 
-    async fn read(&self, looker: &mut Option<Looker>) -> Result<(Duration, Bytes), anyhow::Error> {
+    async fn read(&self, reader: &mut Option<StatusReader>) -> Result<(Duration, Bytes), anyhow::Error> {
         // A reader that failed is not used again.
-        let mut used = match looker.take() {
+        let mut used = match reader.take() {
             Some(used) => used,
             None => {
                 let source = Some(self.source.clone());
-                Looker::new(&self.app, source, &self.aws, self.lease_duration).await?
+                StatusReader::new(&self.app, source, &self.aws, self.lease_duration).await?
             }
         };
-        let status = used.look(LISTING_AGE).await?;
-        *looker = Some(used);
+        let status = used.read(LISTING_AGE).await?;
+        *reader = Some(used);
         let shards = u32::try_from(status.shards.len()).unwrap_or(u32::MAX);
         let good_for = (Duration::from_secs(1) * shards / SHARDS_A_SECOND).clamp(SHORTEST, LONGEST);
         let page = format!("{}\n", serde_json::to_string_pretty(&status)?);

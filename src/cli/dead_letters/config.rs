@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::place::Place;
 use crate::cli::delivery_config::{self, DEAD_LETTERS as DEAD_LETTERS_OF_RUN};
 use crate::cli::flags::{self, Operands, SubCommand};
 use crate::cli::layers::{Environment, Layers};
@@ -16,6 +15,7 @@ use crate::cli::run_config::{
 use crate::cli::setting::{Default, Reach, Setting};
 use crate::cli::value;
 use crate::dead_letters::letter::LetterId;
+use crate::dead_letters::target::DeadLetterTarget as Place;
 use crate::model::lease::ShardId;
 
 /// What an operator wants of dead letters.

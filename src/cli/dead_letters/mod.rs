@@ -1,31 +1,24 @@
-//! `shardkeeper dead-letters`: records that were given up, listed, shown, handed over again, or deleted.
-//!
-//! - [`place`]: where letters are kept, as `run` and these commands are told
-//! - [`mod@file`]: the store in a file; the one in a table is [`crate::dead_letters::table`]
-//! - `store`: either of them, for these commands
-//! - `replay`: handing over again
+//! `shardkeeper dead-letters`: lists, shows, replays and purges dead letters.
 
 pub mod config;
-pub mod place;
 mod replay;
-mod store;
 
 use std::fmt::Write;
 
 use anyhow::Context;
 
-use self::config::{DeadLettersConfig, Request};
-use self::store::{Found, LetterRef, Store};
+use self::config::{DeadLettersConfig, Request, Selection};
 use super::confirm::confirm;
 use super::output;
 use super::status::table::{aligned, columns, length};
 use crate::consumer::{FailurePolicy, WallClock};
 use crate::dead_letters::letter::DeadLetter;
+use crate::dead_letters::store::{LetterRef, LetterStore, StoredLetter};
 
-/// How much of an error a line of the list shows, in characters.
+/// The most characters of an error in a line of the list.
 const LONGEST_ERROR: usize = 100;
 
-/// Does what `shardkeeper dead-letters` is for, as `config` says.
+/// Runs `shardkeeper dead-letters`.
 ///
 /// # Errors
 /// When letters cannot be read, deleted or replayed.
@@ -48,50 +41,62 @@ pub fn run(config: &DeadLettersConfig) -> Result<(), anyhow::Error> {
     outcome
 }
 
+/// Calls `visit` with the selected letters of the store, page by page; each shard's together and in order.
+async fn visit_selected(
+    store: &LetterStore,
+    config: &DeadLettersConfig,
+    mut visit: impl FnMut(Vec<StoredLetter>) -> Result<(), anyhow::Error>,
+) -> Result<(), anyhow::Error> {
+    match &config.selection {
+        Selection::All => store.scan(None, &mut visit).await,
+        Selection::Shard(shard) => store.scan(Some(shard), &mut visit).await,
+        Selection::Ids(ids) => visit(store.find(ids).await?),
+    }
+}
+
 async fn list(config: &DeadLettersConfig) -> Result<(), anyhow::Error> {
-    let store = Store::look(&config.from, &config.app, &config.aws).await?;
+    let store = LetterStore::open_read_only(&config.from, &config.app, &config.aws.endpoints()).await?;
     let now_ms = WallClock::System.now_ms();
     let mut count = 0;
-    store
-        .each(&config.selection, |page| {
-            if page.is_empty() {
-                return Ok(());
-            }
-            let is_first = count == 0;
-            count += page.len();
-            match config.json {
-                true => output::print(&page.iter().filter_map(json_line).collect::<String>()),
-                false => output::print(&lines(&page, now_ms, is_first)),
-            }
-        })
-        .await?;
+    visit_selected(&store, config, |page| {
+        if page.is_empty() {
+            return Ok(());
+        }
+        let is_first = count == 0;
+        count += page.len();
+        match config.json {
+            true => output::print(&page.iter().filter_map(json_line).collect::<String>()),
+            false => output::print(&lines(&page, now_ms, is_first)),
+        }
+    })
+    .await?;
     if count == 0 {
         eprintln!("no dead letters");
     }
     Ok(())
 }
 
-/// The letter as a line of JSON. What cannot be read is told on standard error.
-fn json_line(found: &Found) -> Option<String> {
-    match &found.letter {
+/// The letter as a line of JSON. Logs a warning about an unreadable one.
+fn json_line(stored: &StoredLetter) -> Option<String> {
+    match &stored.letter {
         Ok(letter) => Some(format!("{}\n", letter.to_json())),
         Err(reason) => {
-            tracing::warn!("passed over: {} cannot be read: {reason}", found.name());
+            tracing::warn!(letter = stored.name(), reason, "dead letter cannot be read, skipped");
             None
         }
     }
 }
 
-fn lines(page: &[Found], now_ms: u64, has_header: bool) -> String {
-    let rows = page.iter().map(|found| match &found.letter {
+fn lines(page: &[StoredLetter], now_ms: u64, has_header: bool) -> String {
+    let rows = page.iter().map(|stored| match &stored.letter {
         Ok(letter) => [
-            found.name(),
+            stored.name(),
             ago(letter.last_failed_ms, now_ms),
             letter.attempts.to_string(),
             letter.reason.as_str().to_owned(),
             first_line(&letter.error),
         ],
-        Err(reason) => [found.name(), "-".into(), "-".into(), "-".into(), format!("cannot be read: {reason}")],
+        Err(reason) => [stored.name(), "-".into(), "-".into(), "-".into(), format!("cannot be read: {reason}")],
     });
     let text = columns(&["ID", "FAILED", "ATTEMPTS", "LIMIT", "ERROR"], rows);
     match has_header {
@@ -111,17 +116,16 @@ fn first_line(error: &str) -> String {
 }
 
 async fn show(config: &DeadLettersConfig) -> Result<(), anyhow::Error> {
-    let store = Store::look(&config.from, &config.app, &config.aws).await?;
+    let store = LetterStore::open_read_only(&config.from, &config.app, &config.aws.endpoints()).await?;
     let now_ms = WallClock::System.now_ms();
-    store
-        .each(&config.selection, |page| {
-            let texts = page.iter().filter_map(|found| match (&found.letter, config.json) {
-                (Ok(letter), false) => Some(describe(letter, now_ms)),
-                _ => json_line(found),
-            });
-            output::print(&texts.collect::<String>())
-        })
-        .await
+    visit_selected(&store, config, |page| {
+        let texts = page.iter().filter_map(|stored| match (&stored.letter, config.json) {
+            (Ok(letter), false) => Some(describe(letter, now_ms)),
+            _ => json_line(stored),
+        });
+        output::print(&texts.collect::<String>())
+    })
+    .await
 }
 
 fn describe(letter: &DeadLetter, now_ms: u64) -> String {
@@ -144,17 +148,16 @@ fn describe(letter: &DeadLetter, now_ms: u64) -> String {
 }
 
 async fn purge(config: &DeadLettersConfig, dry_run: bool, yes: bool) -> Result<(), anyhow::Error> {
-    let store = Store::open(&config.from, &config.app, &config.aws).await?;
-    let mut spots: Vec<LetterRef> = Vec::new();
-    store
-        .each(&config.selection, |page| {
-            spots.extend(page.iter().map(|found| found.spot.clone()));
-            let lines = page.iter().map(|found| format!("{}\n", found.name()));
-            output::print(&lines.collect::<String>())
-        })
-        .await?;
-    let letters = counted(spots.len());
-    if spots.is_empty() {
+    let store = LetterStore::open(&config.from, &config.app, &config.aws.endpoints()).await?;
+    let mut selected: Vec<LetterRef> = Vec::new();
+    visit_selected(&store, config, |page| {
+        selected.extend(page.iter().map(|stored| stored.at.clone()));
+        let lines = page.iter().map(|stored| format!("{}\n", stored.name()));
+        output::print(&lines.collect::<String>())
+    })
+    .await?;
+    let letters = counted(selected.len());
+    if selected.is_empty() {
         return output::print("no dead letters: nothing to delete\n");
     }
     if dry_run {
@@ -163,7 +166,7 @@ async fn purge(config: &DeadLettersConfig, dry_run: bool, yes: bool) -> Result<(
     if !yes {
         confirm(&format!("Delete {letters} for good?"), "deleted")?;
     }
-    store.delete_all(&spots).await?;
+    store.delete_all(&selected).await?;
     output::print(&format!("{letters} deleted\n"))
 }
 

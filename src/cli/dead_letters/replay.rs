@@ -1,8 +1,8 @@
-//! `shardkeeper dead-letters replay`: the records of letters, handed over again in the order of their items' changes.
+//! `shardkeeper dead-letters replay`: hands records to the handler again, in the order of their items' changes.
 //!
-//! First it reads all letters selected and keeps of each only where it is and whose change it holds. Then it takes one
-//! after the other: reads it again, hands it over, and deletes it when that went well. Stopped in between, it has at
-//! worst handed one over whose letter is still there.
+//! The first pass reads all selected letters and keeps only the key and the item of each. The second pass reads one
+//! letter after the other again, hands its record over, and deletes the letter on success. If the program is stopped,
+//! at most one record has been handed over whose letter is still there.
 
 use std::collections::BTreeSet;
 
@@ -11,16 +11,16 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::config::DeadLettersConfig;
-use super::store::{Found, LetterRef, Store};
-use super::{counted, output};
+use super::{counted, output, visit_selected};
 use crate::cli::run::{WithProcessors, with_processors};
 use crate::cli::run_config::Sink;
 use crate::cli::signals;
 use crate::consumer::{FailurePolicy, ProcessorFactory, Replayer, StillFails, WallClock};
 use crate::dead_letters::letter::{DeadLetter, ItemKey, LetterId};
+use crate::dead_letters::store::{LetterRef, LetterStore, StoredLetter};
 use crate::model::sequence_number::SequenceNumber;
 
-/// Replays what is selected.
+/// Replays the selected letters.
 ///
 /// # Errors
 /// When something cannot be read or written, or not all letters could be replayed.
@@ -30,16 +30,16 @@ pub async fn run(
     policy: FailurePolicy,
     dry_run: bool,
 ) -> Result<(), anyhow::Error> {
-    let store = Store::open(&config.from, &config.app, &config.aws).await?;
-    let turns = turns(&store, config).await?;
+    let store = LetterStore::open(&config.from, &config.app, &config.aws.endpoints()).await?;
+    let pending = read_pending(&store, config).await?;
     let to_stderr = !dry_run && matches!(sink, Sink::Stdout);
     let report = Report { json: config.json, to_stderr };
-    if turns.is_empty() {
-        return report.remark("no dead letters: nothing to replay");
+    if pending.is_empty() {
+        return report.summary("no dead letters: nothing to replay");
     }
     if dry_run {
-        turns.iter().try_for_each(|turn| report.tell(&turn.id, &turn.stream_arn, &Outcome::Planned))?;
-        return report.remark(&format!("dry run: {} would be handed over in this order", counted(turns.len())));
+        pending.iter().try_for_each(|letter| report.outcome(letter, &Outcome::Planned))?;
+        return report.summary(&format!("dry run: {} would be handed over in this order", counted(pending.len())));
     }
     let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
     let signal = signals::first_stop().context("cannot listen for signals")?;
@@ -48,59 +48,57 @@ pub async fn run(
         signal.await;
         asked.cancel();
     });
-    let job = Job { store: &store, turns, policy, report: &report, stop: &stop, closed: &closed };
+    let job = Job { store: &store, pending, policy, report: &report, stop: &stop, closed: &closed };
     let outcome = with_processors(sink, &closed, job).await;
-    let tidied = store.tidy();
+    let compacted = store.compact();
     if closed.is_cancelled() {
         return Err(output::Closed.into());
     }
     let totals = outcome?;
-    tidied?;
-    totals.judge(&report)
+    compacted?;
+    totals.report(&report)
 }
 
-/// A letter that waits for its turn.
-struct Turn {
+/// A letter to be replayed.
+struct PendingLetter {
     stream_arn: String,
     id: LetterId,
-    spot: LetterRef,
-    /// Tells the changes of one item from those of others.
+    at: LetterRef,
     item: ItemKey,
 }
 
-impl Turn {
+impl PendingLetter {
     fn order(&self) -> (&str, &SequenceNumber) {
         (&self.stream_arn, &self.id.sequence_number)
     }
 }
 
-/// All letters selected, in the order in which they are to be handed over.
-async fn turns(store: &Store, config: &DeadLettersConfig) -> Result<Vec<Turn>, anyhow::Error> {
-    let mut turns = Vec::new();
-    store
-        .each(&config.selection, |page| {
-            turns.extend(page.into_iter().filter_map(turn));
-            Ok(())
-        })
-        .await?;
+/// The selected letters, in the order in which their records are to be handed over.
+async fn read_pending(store: &LetterStore, config: &DeadLettersConfig) -> Result<Vec<PendingLetter>, anyhow::Error> {
+    let mut pending = Vec::new();
+    visit_selected(store, config, |page| {
+        pending.extend(page.into_iter().filter_map(to_pending));
+        Ok(())
+    })
+    .await?;
     // A later stream of a table has a later label, which ends its ARN.
-    turns.sort_by(|one, other| one.order().cmp(&other.order()));
-    Ok(turns)
+    pending.sort_by(|one, other| one.order().cmp(&other.order()));
+    Ok(pending)
 }
 
-fn turn(found: Found) -> Option<Turn> {
-    let name = found.name();
-    let unreadable = |reason: String| tracing::error!("passed over: {name} cannot be read: {reason}");
-    let letter = found.letter.map_err(unreadable).ok()?;
-    // A record without readable keys is nobody's but its own; handing it over tells what is wrong with it.
-    let item = letter.item_key().unwrap_or_else(|_| ItemKey::of_none(&letter));
+fn to_pending(stored: StoredLetter) -> Option<PendingLetter> {
+    let name = stored.name();
+    let unreadable = |reason: String| tracing::error!(letter = name, reason, "dead letter cannot be read, skipped");
+    let letter = stored.letter.map_err(unreadable).ok()?;
+    // A letter without a readable key fails when its record is handed over, which reports what is wrong with it.
+    let item = letter.item_key().unwrap_or_else(|_| ItemKey::unique_to(&letter));
     let id = letter.id();
-    Some(Turn { stream_arn: letter.stream_arn, id, spot: found.spot, item })
+    Some(PendingLetter { stream_arn: letter.stream_arn, id, at: stored.at, item })
 }
 
 struct Job<'a> {
-    store: &'a Store,
-    turns: Vec<Turn>,
+    store: &'a LetterStore,
+    pending: Vec<PendingLetter>,
     policy: FailurePolicy,
     report: &'a Report,
     stop: &'a CancellationToken,
@@ -111,50 +109,49 @@ impl WithProcessors for Job<'_> {
     type Output = Totals;
 
     async fn call(self, factory: impl ProcessorFactory) -> Result<Totals, anyhow::Error> {
-        let Self { store, turns, policy, report, stop, closed } = self;
+        let Self { store, pending, policy, report, stop, closed } = self;
         let mut replayer = Replayer::new(factory, policy, WallClock::System, u64::from(std::process::id()));
-        let mut totals = Totals { all: turns.len(), ..Totals::default() };
+        let mut totals = Totals { all: pending.len(), ..Totals::default() };
         let mut failed: BTreeSet<&ItemKey> = BTreeSet::new();
-        for turn in &turns {
+        for letter in &pending {
             if stop.is_cancelled() || closed.is_cancelled() {
                 break;
             }
-            let outcome = match failed.contains(&turn.item) {
+            let outcome = match failed.contains(&letter.item) {
                 true => Outcome::HeldBack,
-                false => take(&mut replayer, store, turn, closed).await?,
+                false => replay(&mut replayer, store, letter, closed).await?,
             };
             if matches!(outcome, Outcome::FailedAgain { .. }) {
-                failed.insert(&turn.item);
+                failed.insert(&letter.item);
             }
             totals.count(&outcome);
-            report.tell(&turn.id, &turn.stream_arn, &outcome)?;
+            report.outcome(letter, &outcome)?;
         }
         replayer.finish().await;
         Ok(totals)
     }
 }
 
-/// Hands one letter over, and deletes it when that went well.
-async fn take<F: ProcessorFactory>(
+/// Hands one record over, and deletes its letter on success.
+async fn replay<F: ProcessorFactory>(
     replayer: &mut Replayer<F>,
-    store: &Store,
-    turn: &Turn,
+    store: &LetterStore,
+    pending: &PendingLetter,
     closed: &CancellationToken,
 ) -> Result<Outcome, anyhow::Error> {
-    let Some(found) = store.read(&turn.spot).await? else { return Ok(Outcome::Gone) };
-    let letter = match found.letter {
+    let Some(stored) = store.read(&pending.at).await? else { return Ok(Outcome::Gone) };
+    let letter = match stored.letter {
         Ok(letter) => letter,
         Err(error) => return Ok(Outcome::FailedAgain { attempts: 0, error }),
     };
     match replayer.deliver(&letter).await {
         Ok(()) => {
-            let id = &turn.id;
-            let stays = || format!("{id} went well, but its letter could not be deleted: a replay repeats it");
-            store.delete(&turn.spot).await.with_context(stays)?;
+            let stays = || format!("{} was processed, but could not be deleted: a replay repeats it", pending.id);
+            store.delete(&pending.at).await.with_context(stays)?;
             Ok(Outcome::Replayed)
         }
         Err(StillFails { attempts, error }) => {
-            // That standard output was closed is no failure of the record's.
+            // A closed standard output is no failure of the record.
             if attempts > 0 && !closed.is_cancelled() {
                 store.replace(&failed_again(&letter, attempts, &error.to_string())).await?;
             }
@@ -165,35 +162,25 @@ async fn take<F: ProcessorFactory>(
 
 /// The letter with its latest failure.
 fn failed_again(letter: &DeadLetter, attempts: u32, error: &str) -> DeadLetter {
-    let now_ms = WallClock::System.now_ms();
-    let mut latest = DeadLetter::new(
-        &letter.stream_arn,
-        letter.shard_id.clone(),
-        letter.sequence_number.clone(),
-        &letter.record,
-        error,
-        now_ms,
-    );
-    latest.event_id.clone_from(&letter.event_id);
-    latest.reason = letter.reason;
-    latest.attempts = letter.attempts.saturating_add(attempts);
-    latest.created_ms = letter.created_ms;
-    latest.first_failed_ms = letter.first_failed_ms;
-    latest.worker.clone_from(&letter.worker);
-    latest
+    DeadLetter {
+        error: DeadLetter::cut_error(error),
+        attempts: letter.attempts.saturating_add(attempts),
+        last_failed_ms: WallClock::System.now_ms(),
+        ..letter.clone()
+    }
 }
 
-/// What became of a letter.
+/// The result of one letter's replay.
 enum Outcome {
-    /// Its turn would come.
+    /// Dry run.
     Planned,
-    /// Its record went well, and it is deleted.
+    /// Processed and deleted.
     Replayed,
-    /// It stays.
+    /// Kept.
     FailedAgain { attempts: u32, error: String },
-    /// It stays: an earlier record of its item failed again.
+    /// Kept, because an earlier record of its item failed again.
     HeldBack,
-    /// Somebody else has replayed or purged it meanwhile.
+    /// Replayed or purged by another process meanwhile.
     Gone,
 }
 
@@ -215,20 +202,20 @@ impl Outcome {
             Self::FailedAgain { attempts: 1, error } => format!("failed again: {error}"),
             Self::FailedAgain { attempts, error } => format!("failed again, {attempts} times: {error}"),
             Self::HeldBack => "held back, because an earlier record of its item failed again".to_owned(),
-            Self::Gone => "gone: somebody else replayed or purged it".to_owned(),
+            Self::Gone => "gone: another process replayed or purged it".to_owned(),
         }
     }
 }
 
-/// Where outcomes are told.
 struct Report {
     json: bool,
-    /// Standard output is for the records.
+    /// Standard output has the records.
     to_stderr: bool,
 }
 
 impl Report {
-    fn tell(&self, id: &LetterId, stream_arn: &str, outcome: &Outcome) -> Result<(), anyhow::Error> {
+    fn outcome(&self, letter: &PendingLetter, outcome: &Outcome) -> Result<(), anyhow::Error> {
+        let (id, stream_arn) = (letter.id.to_string(), &letter.stream_arn);
         if !self.json {
             return self.print(&format!("{id}: {}", outcome.words()));
         }
@@ -236,15 +223,14 @@ impl Report {
             Outcome::FailedAgain { attempts, error } => (Some(attempts), Some(error)),
             _ => (None, None),
         };
-        let id = id.to_string();
         let line = json!({
             "id": id, "stream_arn": stream_arn, "outcome": outcome.word(), "attempts": attempts, "error": error,
         });
         self.print(&line.to_string())
     }
 
-    /// Something about all letters, which JSON has no place for.
-    fn remark(&self, text: &str) -> Result<(), anyhow::Error> {
+    /// Prints a sentence about all letters, except in JSON, which has no field for it.
+    fn summary(&self, text: &str) -> Result<(), anyhow::Error> {
         if self.json { Ok(()) } else { self.print(text) }
     }
 
@@ -277,15 +263,15 @@ impl Totals {
         }
     }
 
-    fn judge(&self, report: &Report) -> Result<(), anyhow::Error> {
-        report.remark(&format!("{} replayed", counted(self.replayed)))?;
+    fn report(&self, report: &Report) -> Result<(), anyhow::Error> {
+        report.summary(&format!("{} replayed", counted(self.replayed)))?;
         let untouched = self.all - self.replayed - self.failed - self.held_back - self.gone;
         if untouched > 0 {
-            bail!("stopped: {} were not reached and stay where they are", counted(untouched));
+            bail!("stopped: {} were not reached, and are kept", counted(untouched));
         }
         if self.failed + self.held_back > 0 {
             bail!(
-                "{} failed again and {} held back: they stay where they are",
+                "{} failed again and {} held back: all of them are kept",
                 counted(self.failed),
                 if self.held_back == 1 { "1 was".to_owned() } else { format!("{} were", self.held_back) }
             );
@@ -302,7 +288,7 @@ mod tests {
     use crate::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext};
     use crate::dead_letters::file::FileStore;
 
-    /// Notes the sequence numbers it is handed, and fails for those of `poison`.
+    /// Records the sequence numbers that it is given, and fails for those in `poison`.
     #[derive(Clone, Default)]
     struct Handler {
         seen: Arc<Mutex<Vec<String>>>,
@@ -323,7 +309,7 @@ mod tests {
         DeadLetter::new("arn:aws:dynamodb:r:1:table/T/stream/L", shard.into(), number, record, "no", 5)
     }
 
-    async fn replay(store: &Store, handler: Handler) -> Totals {
+    async fn replay_all(store: &LetterStore, handler: Handler) -> Totals {
         let config = match crate::cli::dead_letters::config::read(
             "replay",
             &["--all".into(), "--app".into(), "audit".into()],
@@ -332,16 +318,16 @@ mod tests {
             Ok(config) => config,
             Err(mistakes) => panic!("{mistakes}"),
         };
-        let turns = turns(store, &config).await.expect("the letters can be read");
+        let pending = read_pending(store, &config).await.expect("the letters can be read");
         let policy = FailurePolicy { attempts: Some(2), ..FailurePolicy::default() };
         let report = Report { json: false, to_stderr: true };
         let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
-        let job = Job { store, turns, policy, report: &report, stop: &stop, closed: &closed };
+        let job = Job { store, pending, policy, report: &report, stop: &stop, closed: &closed };
         job.call(move |_: &ShardContext| handler.clone()).await.expect("the store works")
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_items_later_records_wait_for_an_earlier_one_that_fails_and_others_go_on() {
+    async fn later_records_of_an_item_are_held_back_when_an_earlier_one_fails_and_other_items_are_replayed() {
         let path = std::env::temp_dir().join(format!("shardkeeper-replay-{}", std::process::id()));
         let file = FileStore::open(&path).expect("it opens");
         // The item `a` moved from one shard to its child, whose id comes first.
@@ -350,9 +336,9 @@ mod tests {
         {
             file.keep(&letter).expect("it is kept");
         }
-        let store = Store::Held(file.clone());
+        let store = LetterStore::File(file.clone());
         let handler = Handler { poison: vec!["9"], ..Handler::default() };
-        let totals = replay(&store, handler.clone()).await;
+        let totals = replay_all(&store, handler.clone()).await;
         assert_eq!(*handler.seen.lock().expect("no panic"), ["9", "9", "10", "11"]);
         assert_eq!((totals.replayed, totals.failed, totals.held_back, totals.gone), (2, 1, 1, 0));
         let left: Vec<String> = file.identities().iter().map(|(_, id)| id.to_string()).collect();
@@ -361,7 +347,7 @@ mod tests {
         assert_eq!((failed.attempts, failed.error.as_str(), failed.first_failed_ms), (3, "poison", 5));
 
         let mended = Handler::default();
-        let totals = replay(&store, mended.clone()).await;
+        let totals = replay_all(&store, mended.clone()).await;
         assert_eq!(*mended.seen.lock().expect("no panic"), ["9", "12"]);
         assert_eq!((totals.replayed, file.identities().len()), (2, 0));
         for suffix in ["", ".lock"] {

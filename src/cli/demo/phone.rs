@@ -1,4 +1,4 @@
-//! Phones: the items that the demonstration writes, and its reading of the records that tell of them.
+//! Phones, the items that the demonstration writes, and the records of their changes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,27 +14,27 @@ pub struct PhoneKey {
     pub model: Arc<str>,
 }
 
-/// What happened to a phone.
+/// A change of a phone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It is new.
+    /// A new phone.
     Insert,
-    /// It changed.
+    /// A changed phone.
     Modify,
-    /// It is gone.
+    /// A removed phone.
     Remove,
 }
 
-/// A stream record, as far as the demonstration looks at it.
+/// The parts of a stream record that the demonstration uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PhoneRecord {
-    /// Whose record it is.
+    /// The phone's key.
     pub key: PhoneKey,
-    /// What happened.
+    /// The change.
     pub event: Event,
     /// The version of the phone that the write made; a removal counts as one.
     pub version: u64,
-    /// What changed, for people: `Price 199 -> 189`.
+    /// The changed attributes as text: `Price 199 -> 189`.
     pub changes: String,
 }
 
@@ -52,7 +52,7 @@ impl fmt::Display for PhoneKey {
 }
 
 impl Event {
-    /// The service's word for it.
+    /// The service's name for the event.
     pub fn name(self) -> &'static str {
         match self {
             Event::Insert => "INSERT",
@@ -63,7 +63,7 @@ impl Event {
 }
 
 impl PhoneRecord {
-    /// Reads one line of a worker's standard output; nothing when it is no record of a phone.
+    /// Reads one line of a worker's standard output. Returns `None` when it is no record of a phone.
     pub fn read(line: &[u8]) -> Option<Self> {
         let record: Value = serde_json::from_slice(line).ok()?;
         let event = match record["eventName"].as_str()? {
@@ -90,10 +90,10 @@ fn version(image: &Map<String, Value>) -> Option<u64> {
     image.get("Version")?["N"].as_str()?.parse().ok()
 }
 
-/// What differs between two images, but for keys and version.
+/// The differences between two images, except keys and version.
 fn changes(old: &Map<String, Value>, new: &Map<String, Value>) -> String {
-    let told = ["Price", "Stock", "Color"];
-    let changes = told.into_iter().filter_map(|name| match (shown(old, name), shown(new, name)) {
+    let shown_names = ["Price", "Stock", "Color"];
+    let changes = shown_names.into_iter().filter_map(|name| match (shown(old, name), shown(new, name)) {
         (Some(old), Some(new)) if old == new => None,
         (Some(old), Some(new)) => Some(format!("{name} {old} -> {new}")),
         (None, Some(new)) => Some(format!("{name} {new}")),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_carries_the_new_version_and_tells_what_changed() {
+    fn a_change_carries_the_new_version_and_its_differences() {
         let record = read("MODIFY", &format!(r#","OldImage":{OLD},"NewImage":{NEW}"#)).unwrap();
         assert_eq!((record.event, record.version), (Event::Modify, 8));
         assert_eq!((record.key.to_string().as_str(), record.changes.as_str()), ("Nokia/3310", "Price 90 -> 80"));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_of_a_phone_is_not_read() {
+    fn a_line_that_is_no_record_of_a_phone_is_not_read() {
         assert_eq!(read("MODIFY", ""), None);
         assert_eq!(read("RENAME", &format!(r#","NewImage":{NEW}"#)), None);
         assert_eq!(PhoneRecord::read(b"{\"eventName\":"), None);

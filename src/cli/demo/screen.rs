@@ -1,7 +1,7 @@
-//! What the demonstration shows: records as they come, what happens, and a small table.
+//! The demonstration's output: records as they arrive, events, and a small table.
 //!
-//! On a terminal the table stays at the bottom while all else scrolls past above it, and each worker has a colour,
-//! unless the variable NO_COLOR is set. Elsewhere everything is plain lines, the table one of them each time.
+//! On a terminal the table stays at the bottom while the other lines scroll above it, and each worker has a color, unless
+//! the variable NO_COLOR is set. Elsewhere everything is plain text, the table included.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -9,30 +9,31 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::arrivals::Delivery;
-use super::ledger::{Arrival, Verdict};
+use super::checker::{Check, Verdict};
+use super::reorder::Delivery;
 use crate::cli::output;
 
-/// Lines that are too long are cut by the terminal rather than wrapped, so that the table's height is known.
+/// Makes the terminal cut long lines rather than wrap them, so that the table's height is known.
 const NO_WRAP: &str = "\x1b[?7l";
 const WRAP: &str = "\x1b[?7h";
 const BOLD: &str = "1";
 const DIM: &str = "2";
 const RED: &str = "1;31";
 const GREEN: &str = "1;32";
-/// Of the workers, in turns: cyan, yellow, magenta, green, blue.
-const WORKER_COLOURS: [&str; 5] = ["36", "33", "35", "32", "34"];
+/// The workers' colors, in turn: cyan, yellow, magenta, green, blue.
+const WORKER_COLORS: [&str; 5] = ["36", "33", "35", "32", "34"];
 
-/// Standard output, as this demonstration writes to it.
+/// Standard output.
 pub struct Screen {
     /// Whether the table stays at the bottom.
     is_live: bool,
-    has_colours: bool,
+    has_colors: bool,
     started: Instant,
-    /// Lines to be written.
+    /// Lines that are not written yet.
     lines: String,
-    /// The table at the bottom, if any, and how many of its lines are on the screen.
+    /// The table at the bottom, if any.
     table: String,
+    /// The number of lines of the table on the screen.
     table_height: usize,
     table_changed: bool,
 }
@@ -42,34 +43,34 @@ pub struct Screen {
 pub struct Row {
     /// The worker's id.
     pub name: String,
-    /// How many unfinished shards it holds, by the lease table.
+    /// The number of unfinished shards that it holds, by the lease table.
     pub shards: usize,
-    /// Records that it delivered.
+    /// The number of records that it delivered.
     pub delivered: u64,
-    /// The longest time from write to delivery, of the records since the last table.
+    /// The longest time from write to delivery, among the records since the last table.
     pub lag: Option<Duration>,
-    /// What there is to say about it, such as "killed".
-    pub remark: &'static str,
+    /// A note such as "killed".
+    pub note: &'static str,
 }
 
 /// The last line of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Total {
-    /// How it stands.
+    /// The result so far.
     pub verdict: Verdict,
-    /// For how long the record has been waiting that waits longest.
+    /// The age of the oldest write that is not delivered.
     pub longest_wait: Option<Duration>,
 }
 
 impl Screen {
-    /// Standard output as it is. Times that it shows count from now.
+    /// Standard output. The times that it shows count from now.
     pub fn new() -> Self {
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let is_live = std::io::stdout().is_terminal() && !is_dumb;
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             is_live,
-            has_colours: is_live && !no_colour,
+            has_colors: is_live && !no_color,
             started: Instant::now(),
             lines: String::new(),
             table: String::new(),
@@ -78,33 +79,33 @@ impl Screen {
         }
     }
 
-    /// Whether the table stays on the screen, so that it can be renewed often.
+    /// Whether the table stays on the screen, so that it can be updated often.
     pub fn is_live(&self) -> bool {
         self.is_live
     }
 
-    /// Shows a text as it is.
+    /// Shows a text.
     pub fn text(&mut self, text: &str) {
         self.lines.push_str(text);
         self.lines.push('\n');
     }
 
-    /// Shows that something happened, in bold letters.
-    pub fn happening(&mut self, text: &str) {
+    /// Shows an event, in bold letters.
+    pub fn event(&mut self, text: &str) {
         let line = format!("{}  == {text}", self.clock());
         let line = self.paint(BOLD, &line);
         self.text(&line);
     }
 
-    /// Shows that something went wrong.
-    pub fn trouble(&mut self, text: &str) {
+    /// Shows an error.
+    pub fn error(&mut self, text: &str) {
         let line = format!("{}  !! {text}", self.clock());
         let line = self.paint(RED, &line);
         self.text(&line);
     }
 
-    /// Shows a record, in a line.
-    pub fn record(&mut self, name: &str, delivery: &Delivery, arrival: Arrival) {
+    /// Shows a record in a line.
+    pub fn record(&mut self, name: &str, delivery: &Delivery, check: Check) {
         let record = &delivery.record;
         let line = format!(
             "{}  {name:<9}  {}  {:<19}  v{:<3}  {}",
@@ -114,15 +115,15 @@ impl Screen {
             record.version,
             record.changes
         );
-        let mut line = self.paint(colour_of(delivery.worker), &line);
-        let (style, remark) = match arrival {
-            Arrival::InOrder(_) => (DIM, ""),
-            Arrival::Again => (DIM, "  (again)"),
-            Arrival::OutOfOrder(_) => (RED, "  OUT OF ORDER"),
-            Arrival::NeverWritten => (RED, "  NEVER WRITTEN"),
+        let mut line = self.paint(color_of(delivery.worker), &line);
+        let (style, note) = match check {
+            Check::InOrder(_) => (DIM, ""),
+            Check::Repeated => (DIM, "  (again)"),
+            Check::OutOfOrder(_) => (RED, "  OUT OF ORDER"),
+            Check::NeverWritten => (RED, "  NEVER WRITTEN"),
         };
-        if !remark.is_empty() {
-            line.push_str(&self.paint(style, remark));
+        if !note.is_empty() {
+            line.push_str(&self.paint(style, note));
         }
         match self.is_live {
             true => self.text(&format!("{NO_WRAP}{line}{WRAP}")),
@@ -132,7 +133,7 @@ impl Screen {
 
     /// Shows the table.
     pub fn table(&mut self, rows: &[Row], total: Total) {
-        let table = self.draw(rows, total);
+        let table = self.format_table(rows, total);
         if self.is_live {
             self.table = table;
             self.table_changed = true;
@@ -141,15 +142,16 @@ impl Screen {
         }
     }
 
-    /// Shows the verdict, in place of the table.
+    /// Shows the verdict instead of the table.
     pub fn verdict(&mut self, verdict: &Verdict, crashes: usize) {
         self.table.clear();
         self.table_changed = true;
-        let mut lines = format!("\nVerdict, by the writer's own record, after {}:\n", self.clock().trim_start());
-        let mut count = |name: &str, number: u64, remark: &str| {
-            let _ = writeln!(lines, "{}", format!("  {name:<16}{number:>9}{remark}").trim_end());
+        let mut lines =
+            format!("\nVerdict, compared with the writer's own count, after {}:\n", self.clock().trim_start());
+        let mut count = |name: &str, number: u64, note: &str| {
+            let _ = writeln!(lines, "{}", format!("  {name:<16}{number:>9}{note}").trim_end());
         };
-        let allowed = "  (allowed: what a killed worker had not checkpointed comes again)";
+        let allowed = "  (allowed: records that a killed worker had not checkpointed are repeated)";
         count("written", verdict.written, "");
         count("delivered", verdict.delivered, "");
         count("missing", verdict.missing(), "");
@@ -169,7 +171,7 @@ impl Screen {
         self.text(&line);
     }
 
-    /// Writes what there is to write.
+    /// Writes everything that has been shown since the last flush.
     ///
     /// # Errors
     /// As [`output::print`].
@@ -179,7 +181,7 @@ impl Screen {
         }
         let mut text = String::new();
         if self.table_height > 0 {
-            // To the start of the table, and everything below away.
+            // Move to the start of the table and erase everything below.
             let _ = write!(text, "\x1b[{}A\r\x1b[J", self.table_height);
         }
         text.push_str(&std::mem::take(&mut self.lines));
@@ -191,15 +193,15 @@ impl Screen {
         output::print(&text)
     }
 
-    fn draw(&self, rows: &[Row], total: Total) -> String {
+    fn format_table(&self, rows: &[Row], total: Total) -> String {
         let mut table = String::from("\n");
         let heading = format!("{}  {:<9}  {:>6}  {:>9}  {:>7}", self.clock(), "worker", "shards", "delivered", "lag");
         let _ = writeln!(table, "{}", self.paint(BOLD, &heading));
         for (index, row) in rows.iter().enumerate() {
             let lag = row.lag.map_or("-".to_string(), seconds);
             let line =
-                format!("{:9}{:<9}  {:>6}  {:>9}  {lag:>7}  {}", "", row.name, row.shards, row.delivered, row.remark);
-            let _ = writeln!(table, "{}", self.paint(colour_of(index), line.trim_end()));
+                format!("{:9}{:<9}  {:>6}  {:>9}  {lag:>7}  {}", "", row.name, row.shards, row.delivered, row.note);
+            let _ = writeln!(table, "{}", self.paint(color_of(index), line.trim_end()));
         }
         let shards: usize = rows.iter().map(|row| row.shards).sum();
         let waiting = match (total.verdict.missing(), total.longest_wait) {
@@ -220,15 +222,15 @@ impl Screen {
     }
 
     fn paint(&self, style: &str, text: &str) -> String {
-        match self.has_colours {
+        match self.has_colors {
             true => format!("\x1b[{style}m{text}\x1b[0m"),
             false => text.to_owned(),
         }
     }
 }
 
-fn colour_of(worker: usize) -> &'static str {
-    WORKER_COLOURS[worker % WORKER_COLOURS.len()]
+fn color_of(worker: usize) -> &'static str {
+    WORKER_COLORS[worker % WORKER_COLORS.len()]
 }
 
 fn seconds(duration: Duration) -> String {

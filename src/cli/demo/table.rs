@@ -1,5 +1,4 @@
-//! The demonstration's table, through the local service's front door: `Phones` with its stream, the writes, and a look
-//! at the lease table.
+//! Requests to the local service: the table `Phones` with its stream, the writes, and a scan of the lease table.
 
 use std::collections::BTreeMap;
 
@@ -17,18 +16,18 @@ pub const APP: &str = "demo";
 /// The attributes of a phone, besides its key and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Phone {
-    /// What it costs.
+    /// The price.
     pub price: u64,
-    /// How many there are.
+    /// The number in stock.
     pub stock: u64,
-    /// Its colour.
-    pub colour: &'static str,
+    /// The color.
+    pub color: &'static str,
 }
 
-/// Makes the table, with a stream that has both images.
+/// Creates the table, with a stream that has both images.
 ///
 /// # Errors
-/// The service refused.
+/// When the service refuses.
 pub fn create(service: &LocalService) -> Result<(), anyhow::Error> {
     call(
         service,
@@ -50,10 +49,10 @@ pub fn create(service: &LocalService) -> Result<(), anyhow::Error> {
     Ok(())
 }
 
-/// Writes a phone, or removes it, on the condition that it is as the writer believes.
+/// Writes or removes a phone, on the condition that the table has its last version.
 ///
 /// # Errors
-/// The service refused: the table is not as the writer left it.
+/// When the service refuses: the table is not as the writer left it.
 pub fn write(
     service: &LocalService,
     key: &PhoneKey,
@@ -77,7 +76,7 @@ pub fn write(
                     "Version": {"N": version.to_string()},
                     "Price": {"N": phone.price.to_string()},
                     "Stock": {"N": phone.stock.to_string()},
-                    "Color": {"S": phone.colour},
+                    "Color": {"S": phone.color},
                 },
                 "ConditionExpression": "attribute_not_exists(Company)",
             }),
@@ -112,10 +111,10 @@ pub fn write(
     Ok(())
 }
 
-/// How many unfinished shards each worker holds, by the lease table. Empty while there is none.
+/// The number of unfinished shards that each worker holds, by the lease table. Empty while there is no lease table.
 ///
 /// # Errors
-/// The service's answer cannot be read.
+/// When the service's answer cannot be read.
 pub fn shards_held(service: &LocalService) -> Result<BTreeMap<String, usize>, anyhow::Error> {
     let mut held = BTreeMap::new();
     let mut request = json!({"TableName": APP, "ConsistentRead": true});

@@ -1,9 +1,9 @@
 //! The worker processes: this same program, with `run`.
 //!
-//! No worker outlives the demonstration, however that ends. Those that it still holds are killed when it drops them,
-//! and should it be killed itself, a guard does it: a shell that waits for the end of its standard input, which only
-//! the demonstration holds open, and then kills the process group that it and all workers are in. That group also
-//! keeps a Ctrl-C on the terminal from the workers: the demonstration stops them in its own time.
+//! No worker outlives the demonstration, however that ends. Dropping a worker kills it. If the demonstration itself is
+//! killed, a guard kills the workers: a shell that waits for the end of its standard input, which only the demonstration
+//! holds open, and then kills the process group of the guard and all workers. The group also keeps a Ctrl-C on the
+//! terminal from the workers, so that the demonstration decides when they stop.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -15,21 +15,21 @@ use anyhow::Context;
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 
-use super::arrivals::Delivery;
 use super::phone::PhoneRecord;
+use super::reorder::Delivery;
 use super::table::{APP, TABLE};
 
-/// Lines of a dead worker's log that are shown.
+/// The lines of a crashed worker's log that are shown.
 const LAST_LINES: usize = 8;
 
-/// All workers that were started, in that order, and where their logs are.
+/// All workers, in the order of their starts.
 pub struct Workers {
     all: Vec<Worker>,
     service: SocketAddr,
-    /// This program, as it was called at the start: it may be built anew meanwhile.
+    /// This program's path at the start: it may be rebuilt meanwhile.
     program: PathBuf,
-    folder: PathBuf,
-    /// Its process id is the process group's; none on a machine without a shell.
+    logs: PathBuf,
+    /// The leader of the process group; none on a machine without a shell.
     guard: Option<Child>,
 }
 
@@ -38,9 +38,9 @@ pub struct Worker {
     /// Its worker id.
     pub name: String,
     child: Child,
-    /// Standard output, until its end was read. Never waits: see [`Worker::read`].
+    /// Standard output, non-blocking, until its end was read.
     pipe: Option<File>,
-    /// The start of a line whose end has not come yet.
+    /// The start of a line whose end has not arrived.
     partial: Vec<u8>,
     log: PathBuf,
     state: State,
@@ -50,59 +50,59 @@ pub struct Worker {
 enum State {
     Running,
     /// It was asked to stop, or killed.
-    WorkerExit,
+    Stopping,
     Ended,
 }
 
-/// A worker's end that nobody asked for.
-pub struct Death {
-    /// The worker, by its place among all.
+/// A worker that ended without being asked to.
+pub struct Crash {
+    /// The worker's index.
     pub worker: usize,
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
     /// The last lines of its log.
     pub last_lines: Vec<String>,
 }
 
-/// What all pipes had to offer.
+/// The output of all workers since the last sweep.
 #[derive(Default)]
 pub struct Sweep {
-    /// The records that were delivered.
+    /// The delivered records.
     pub deliveries: Vec<Delivery>,
-    /// Lines that are no record of a phone.
-    pub strange_lines: Vec<(usize, String)>,
+    /// Lines that are no record of a phone, each with the worker's index.
+    pub other_lines: Vec<(usize, String)>,
 }
 
 impl Workers {
-    /// No workers yet, for the service at this address, with a new folder for their logs.
+    /// An empty set of workers for the service at this address. Makes a folder for their logs.
     ///
     /// # Errors
-    /// The folder cannot be made, or this program not be found.
+    /// When the folder cannot be made, or this program cannot be found.
     pub fn new(service: SocketAddr) -> Result<Self, anyhow::Error> {
-        let folder = std::env::temp_dir().join(format!("shardkeeper-demo-{}", std::process::id()));
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let logs = std::env::temp_dir().join(format!("shardkeeper-demo-{}", std::process::id()));
+        fs::create_dir_all(&logs).with_context(|| format!("cannot make the folder {}", logs.display()))?;
         let program = std::env::current_exe().context("cannot tell where this program is")?;
-        Ok(Self { all: Vec::new(), service, program, folder, guard: start_guard() })
+        Ok(Self { all: Vec::new(), service, program, logs, guard: start_guard() })
     }
 
-    /// Where their logs are.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// The folder of the workers' logs.
+    pub fn logs(&self) -> &Path {
+        &self.logs
     }
 
-    /// All that were started.
+    /// All workers.
     pub fn all(&self) -> &[Worker] {
         &self.all
     }
 
-    /// Starts another worker and tells its place among all.
+    /// Starts another worker and returns its index.
     ///
     /// # Errors
-    /// The process or its log cannot be started.
+    /// When the process cannot be started, or its log cannot be written.
     pub fn start(&mut self) -> Result<usize, anyhow::Error> {
         let index = self.all.len();
         let name = format!("worker-{}", index + 1);
-        let log = self.folder.join(format!("{name}.log"));
+        let log = self.logs.join(format!("{name}.log"));
         let stderr = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = self.command(&name);
         let mut child = command.stderr(stderr).spawn().with_context(|| format!("cannot start {name}"))?;
@@ -114,8 +114,8 @@ impl Workers {
         Ok(index)
     }
 
-    /// The running worker to be killed: the second, since the first is likely the leader, or else the first.
-    pub fn victim(&self) -> Option<usize> {
+    /// The worker to kill: the second running one, since the first is probably the leader, or else the first.
+    pub fn worker_to_kill(&self) -> Option<usize> {
         let mut running = self.all.iter().enumerate().filter(|(_, worker)| worker.is_running()).map(|(index, _)| index);
         let first = running.next();
         running.next().or(first)
@@ -124,17 +124,17 @@ impl Workers {
     /// Kills a worker, as `kill -9` does.
     ///
     /// # Errors
-    /// The operating system refused.
+    /// When the operating system refuses.
     pub fn kill(&mut self, index: usize) -> io::Result<()> {
         let worker = &mut self.all[index];
-        worker.state = State::WorkerExit;
+        worker.state = State::Stopping;
         worker.child.start_kill()
     }
 
-    /// Asks all that run to stop (SIGTERM).
+    /// Asks all running workers to stop (SIGTERM).
     pub fn stop(&mut self) {
         for worker in self.all.iter_mut().filter(|worker| worker.is_running()) {
-            worker.state = State::WorkerExit;
+            worker.state = State::Stopping;
             let pid = worker.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
             if let Some(pid) = pid {
                 // A process that ended meanwhile needs no signal.
@@ -143,18 +143,18 @@ impl Workers {
         }
     }
 
-    /// Kills whatever still runs, and tells how many that were.
+    /// Kills all workers that have not ended, and returns their number.
     pub fn kill_all(&mut self) -> usize {
         let left = self.all.iter_mut().filter(|worker| worker.state != State::Ended);
         left.map(|worker| drop(worker.child.start_kill())).count()
     }
 
-    /// Whether any runs that was not asked to end.
+    /// Whether a worker runs that was not asked to stop.
     pub fn any_running(&self) -> bool {
         self.all.iter().any(Worker::is_running)
     }
 
-    /// Whether all have ended and everything that they wrote is read.
+    /// Whether all workers have ended and all of their output is read.
     pub fn all_ended(&self) -> bool {
         self.all.iter().all(|worker| worker.state == State::Ended && worker.pipe.is_none())
     }
@@ -166,29 +166,28 @@ impl Workers {
             for line in worker.read() {
                 match PhoneRecord::read(&line) {
                     Some(record) => sweep.deliveries.push(Delivery { worker: index, record }),
-                    None => sweep.strange_lines.push((index, String::from_utf8_lossy(&line).into_owned())),
+                    None => sweep.other_lines.push((index, String::from_utf8_lossy(&line).into_owned())),
                 }
             }
         }
         sweep
     }
 
-    /// Takes note of the ends of processes, and tells those that were not asked for: any while running, and any but a
-    /// good one on SIGTERM.
-    pub fn deaths(&mut self) -> Vec<Death> {
-        let mut deaths = Vec::new();
+    /// Reaps ended processes and returns those that crashed: that ended without being asked to, or failed when asked.
+    pub fn crashes(&mut self) -> Vec<Crash> {
+        let mut crashes = Vec::new();
         for (index, worker) in self.all.iter_mut().enumerate() {
             if worker.state == State::Ended {
                 continue;
             }
             let Ok(Some(status)) = worker.child.try_wait() else { continue };
-            let was_killed = worker.state == State::WorkerExit && status.code().is_none();
+            let was_killed = worker.state == State::Stopping && status.code().is_none();
             if worker.is_running() || !(was_killed || status.success()) {
-                deaths.push(Death { worker: index, status, last_lines: last_lines(&worker.log) });
+                crashes.push(Crash { worker: index, status, last_lines: last_lines(&worker.log) });
             }
             worker.state = State::Ended;
         }
-        deaths
+        crashes
     }
 
     fn command(&self, name: &str) -> Command {
@@ -205,7 +204,7 @@ impl Workers {
             .args(["--log-format", "human"])
             .envs([("AWS_ENDPOINT_URL", endpoint.as_str()), ("AWS_REGION", "us-east-1")])
             .envs([("AWS_ACCESS_KEY_ID", "demo"), ("AWS_SECRET_ACCESS_KEY", "demo")])
-            // Whatever this machine's AWS profiles say is not for this service.
+            // This machine's AWS profiles are not for this service.
             .envs([("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -217,12 +216,12 @@ impl Workers {
 }
 
 impl Worker {
-    /// Whether it runs and was not asked to end.
+    /// Whether the worker runs and was not asked to stop.
     pub fn is_running(&self) -> bool {
         self.state == State::Running
     }
 
-    /// All whole lines that are there by now.
+    /// Reads the pipe until it is empty and returns the complete lines.
     fn read(&mut self) -> Vec<Vec<u8>> {
         let mut chunk = [0; 16 * 1024];
         while let Some(pipe) = &mut self.pipe {
@@ -237,7 +236,7 @@ impl Worker {
                 }
             }
         }
-        // What follows the last line break is a line's start, or was cut off by SIGKILL: then it was not delivered.
+        // The rest is the start of a line, or was cut off by SIGKILL: then its record was not delivered.
         let end = self.partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
         let rest = self.partial.split_off(end);
         let lines = std::mem::replace(&mut self.partial, rest);
@@ -245,7 +244,7 @@ impl Worker {
     }
 }
 
-/// Starts the guard. A machine without a shell goes without.
+/// Starts the guard, if this machine has a shell.
 fn start_guard() -> Option<Child> {
     Command::new("sh")
         .args(["-c", "read -r _; kill -9 0"])

@@ -1,4 +1,4 @@
-//! The writer: inserts, changes and removes phones, steadily.
+//! The writer, which inserts, changes and removes phones at a steady rate.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -8,66 +8,36 @@ use fastrand::Rng;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::Ledger;
+use super::checker::DeliveryChecker;
 use super::phone::{Event, PhoneKey};
 use super::table::{self, Phone};
 use shardkeeper_local::LocalService;
 
 const COMPANIES: [&str; 32] = [
-    "Alcatel",
-    "Apple",
-    "Asus",
-    "BenQ",
-    "BlackBerry",
-    "Ericsson",
-    "Fairphone",
-    "Google",
-    "HTC",
-    "Honor",
-    "Huawei",
-    "Kyocera",
-    "LG",
-    "Lenovo",
-    "Motorola",
-    "NEC",
-    "Nokia",
-    "Nothing",
-    "OnePlus",
-    "Oppo",
-    "Palm",
-    "Panasonic",
-    "Philips",
-    "Sagem",
-    "Samsung",
-    "Sharp",
-    "Siemens",
-    "Sony",
-    "Toshiba",
-    "Vivo",
-    "Xiaomi",
-    "ZTE",
+    "Alcatel", "Apple", "Asus", "BenQ", "Bosch", "Ericsson", "Gigaset", "Google", "HTC", "Honor", "Huawei", "Kyocera",
+    "LG", "Lenovo", "Motorola", "NEC", "Nokia", "Nothing", "OnePlus", "Oppo", "Palm", "Pantech", "Philips", "Sagem",
+    "Samsung", "Sharp", "Siemens", "Sony", "Toshiba", "Vivo", "Xiaomi", "ZTE",
 ];
 const MODELS: [&str; 6] = ["Classic", "Fold", "Lite", "Max", "Mini", "Pro"];
-const COLOURS: [&str; 6] = ["black", "blue", "green", "red", "silver", "white"];
+const COLORS: [&str; 6] = ["black", "blue", "green", "red", "silver", "white"];
 
-/// How often the writer looks how many records are due.
 const TICK: Duration = Duration::from_millis(5);
-/// The share of changes that remove a phone.
+/// The share of changes that are removals.
 const REMOVALS: f64 = 0.2;
 
 /// Writes `rate` records a second until `stop`.
 ///
 /// # Errors
-/// The service refused a write.
+/// When the service refuses a write.
 pub async fn write(
     service: LocalService,
-    ledger: Ledger,
+    checker: DeliveryChecker,
     rate: NonZeroU32,
     stop: CancellationToken,
 ) -> Result<(), anyhow::Error> {
     let mut shop = Shop::new();
     let mut ticks = tokio::time::interval(TICK);
-    // After a pause of the machine it goes on at the same rate, and does not make up for what it missed.
+    // After a pause of the machine the writer resumes at the same rate, without catching up.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Instant::now();
     let mut due = 0.0;
@@ -77,14 +47,14 @@ pub async fn write(
         due += seconds * f64::from(rate.get());
         while due >= 1.0 && !stop.is_cancelled() {
             due -= 1.0;
-            shop.change_something(&service, &ledger)?;
+            shop.change_something(&service, &checker)?;
             tokio::task::yield_now().await;
         }
     }
     Ok(())
 }
 
-/// What is on sale, as far as the writer knows: nobody else writes.
+/// The table's content, which only the writer changes.
 struct Shop {
     phones: BTreeMap<PhoneKey, Phone>,
     rng: Rng,
@@ -96,7 +66,7 @@ impl Shop {
         Self { phones: BTreeMap::new(), rng: Rng::with_seed(1973) }
     }
 
-    fn change_something(&mut self, service: &LocalService, ledger: &Ledger) -> Result<(), anyhow::Error> {
+    fn change_something(&mut self, service: &LocalService, checker: &DeliveryChecker) -> Result<(), anyhow::Error> {
         let key = PhoneKey::new(self.one_of(&COMPANIES), self.one_of(&MODELS));
         let event = match self.phones.get(&key) {
             None => Event::Insert,
@@ -105,9 +75,9 @@ impl Shop {
         };
         let phone = match self.phones.get(&key) {
             Some(phone) => self.changed(phone.clone(), event),
-            None => Phone { price: self.number(99, 999), stock: self.number(1, 99), colour: self.one_of(&COLOURS) },
+            None => Phone { price: self.number(99, 999), stock: self.number(1, 99), color: self.one_of(&COLORS) },
         };
-        let version = ledger.write(&key, event);
+        let version = checker.write(&key, event);
         table::write(service, &key, event, version, &phone)?;
         match event {
             Event::Remove => drop(self.phones.remove(&key)),

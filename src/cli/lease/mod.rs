@@ -1,10 +1,10 @@
-//! `shardkeeper lease`: an operator's hand on the leases.
+//! `shardkeeper lease`: lease changes by hand.
 //!
-//! First it looks: at the rows, and at whoever holds them until it knows whether they are alive. Then it decides, shows
-//! what it would write, asks, and writes each row on the condition that it is still as it was shown.
+//! The command reads the rows and watches their holders until it knows whether they are alive. Then it plans the writes,
+//! shows them, asks, and writes each row on the condition that the row is still as it was shown.
 
 pub mod config;
-mod survey;
+mod snapshot;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -20,22 +20,22 @@ use crate::aws::lease_table::Outcome;
 use crate::model::lease::{Lease, ShardId, Transition};
 use crate::model::worker_record::Hints;
 
-/// Does what `shardkeeper lease` is for, as `config` says.
+/// Runs `shardkeeper lease`.
 ///
 /// # Errors
-/// When something is refused, a row changed meanwhile, or the services cannot be asked.
+/// When a request is refused, a row has changed meanwhile, or a service cannot be reached.
 pub fn run(config: &LeaseConfig) -> Result<(), anyhow::Error> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(intervene(config))
+    runtime.block_on(change_leases(config))
 }
 
-async fn intervene(config: &LeaseConfig) -> Result<(), anyhow::Error> {
+async fn change_leases(config: &LeaseConfig) -> Result<(), anyhow::Error> {
     let connection = Connection::new(&config.app, &config.aws, config.lease_duration).await?;
-    let scene = survey::look(&connection, config).await?;
-    let steps = decide(config, &scene)?;
-    output::print(&steps.iter().map(|(key, step)| plan(key, step)).collect::<String>())?;
+    let snapshot = snapshot::load_snapshot(&connection, config).await?;
+    let planned = plan(config, &snapshot)?;
+    output::print(&planned.iter().map(|(key, planned)| describe_plan(key, planned)).collect::<String>())?;
     let writes: Vec<(&ShardId, &PlannedWrite, &Transition)> =
-        steps.iter().filter_map(|(key, step)| Some((*key, step, step.write.as_ref()?))).collect();
+        planned.iter().filter_map(|(key, planned)| Some((*key, planned, planned.write.as_ref()?))).collect();
     if writes.is_empty() {
         return Ok(());
     }
@@ -47,16 +47,12 @@ async fn intervene(config: &LeaseConfig) -> Result<(), anyhow::Error> {
         confirm(&format!("Write {leases}?"), "written")?;
     }
     let mut changed = Vec::new();
-    for (key, step, write) in writes {
-        match connection
-            .leases
-            .apply(write)
-            .await
-            .with_context(|| format!("{key}: not known whether it was written"))?
-        {
+    for (key, planned, write) in writes {
+        let outcome = connection.leases.apply(write).await;
+        match outcome.with_context(|| format!("{key}: it is not known whether the lease was written"))? {
             Outcome::Applied(row) => {
                 output::print(&format!("{key}: written\n  now     {}\n", describe(&row)))?;
-                send_hints(&connection, key, step).await;
+                send_hints(&connection, key, planned).await;
             }
             Outcome::Conflict(row) => {
                 let row = row.as_ref().map_or_else(|| "gone, or cannot be read".to_owned(), describe);
@@ -66,21 +62,21 @@ async fn intervene(config: &LeaseConfig) -> Result<(), anyhow::Error> {
         }
     }
     if !changed.is_empty() {
-        bail!("somebody else changed these leases meanwhile, and they were left alone: {}", changed.join(", "));
+        bail!("these leases have changed meanwhile and were not written: {}", changed.join(", "));
     }
     Ok(())
 }
 
-/// What is to be done to each lease; nothing to any when one is refused.
-fn decide<'a>(
+/// Plans the write of each lease. One refusal refuses all of them.
+fn plan<'a>(
     config: &'a LeaseConfig,
-    scene: &FleetSnapshot,
+    snapshot: &FleetSnapshot,
 ) -> Result<Vec<(&'a ShardId, PlannedWrite)>, anyhow::Error> {
-    let mut steps = Vec::new();
+    let mut writes = Vec::new();
     let mut refusals = String::new();
     for key in &config.shards {
-        match lease_ops::decide(&config.request, key, &config.shards, scene, config.force) {
-            Ok(step) => steps.push((key, step)),
+        match lease_ops::decide(&config.request, key, &config.shards, snapshot, config.force) {
+            Ok(planned) => writes.push((key, planned)),
             Err(refusal) => {
                 let _ = write!(refusals, "\n  {key}: {refusal}");
             }
@@ -89,15 +85,15 @@ fn decide<'a>(
     if !refusals.is_empty() {
         bail!("refused, and nothing was written:{refusals}");
     }
-    Ok(steps)
+    Ok(writes)
 }
 
-fn plan(key: &ShardId, step: &PlannedWrite) -> String {
-    let mut text = format!("{key}: {}\n", step.what);
-    for warning in &step.warnings {
+fn describe_plan(key: &ShardId, planned: &PlannedWrite) -> String {
+    let mut text = format!("{key}: {}\n", planned.summary);
+    for warning in &planned.warnings {
         let _ = writeln!(text, "  note    {warning}");
     }
-    if let Some(write) = &step.write {
+    if let Some(write) = &planned.write {
         let _ = writeln!(text, "  before  {}\n  after   {}", describe(&write.before), describe(&write.after));
     }
     text
@@ -112,12 +108,12 @@ fn describe(row: &Lease) -> String {
     format!("{owner}, checkpoint {}, counter {}", row.checkpoint, row.counter)
 }
 
-/// Tells those concerned to look; when that fails they find out by themselves, a little later.
-async fn send_hints(connection: &Connection, key: &ShardId, step: &PlannedWrite) {
-    for worker in &step.hints {
+/// Notifies the workers concerned. Without the hint they find the change by themselves, a little later.
+async fn send_hints(connection: &Connection, key: &ShardId, planned: &PlannedWrite) {
+    for worker in &planned.hints {
         let hints = Hints { keys: BTreeSet::from([key.clone()]), everything: false };
         if let Err(error) = connection.fleet.hint(worker, &hints).await {
-            tracing::warn!(%worker, %error, "a hint was lost; the worker finds the change by itself");
+            tracing::warn!(%worker, %error, "sending a hint failed; the worker finds the change by itself");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `shardkeeper status`: looks at a fleet from outside and says how it is.
+//! `shardkeeper status`: the state of a fleet, read from outside.
 
 pub mod config;
 pub(super) mod table;
@@ -20,42 +20,42 @@ use crate::coordination::{self, FleetObserver, Listing};
 use crate::model::fleet_view::FleetView;
 use crate::model::worker_record::overdue_after;
 
-/// How often the fleet table is looked at while heartbeats are waited for.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the listing of the shards may take: some five thousand of them, at the pace that leaves the workers their
+/// The time between two reads of the fleet table while heartbeats are awaited.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// The limit for listing the shards. It is enough for some five thousand of them, at a pace that leaves the workers their
 /// share of the calls.
 const LISTING_LIMIT: Duration = Duration::from_secs(10);
 
-/// Does what `shardkeeper status` is for, as `config` says.
+/// Runs `shardkeeper status`.
 ///
 /// # Errors
-/// When the application isn't there, or the services cannot be asked.
+/// When the application does not exist, or a service cannot be reached.
 pub fn run(config: &StatusConfig) -> Result<(), anyhow::Error> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let status = runtime.block_on(look(config))?;
+    let status = runtime.block_on(read(config))?;
     match config.json {
         true => output::print(&format!("{}\n", serde_json::to_string_pretty(&status)?)),
         false => output::print(&table::render(&status)),
     }
 }
 
-async fn look(config: &StatusConfig) -> Result<FleetStatus, anyhow::Error> {
-    let mut looker = Looker::new(&config.app, config.source.clone(), &config.aws, config.lease_duration).await?;
-    looker.look(Duration::ZERO).await
+async fn read(config: &StatusConfig) -> Result<FleetStatus, anyhow::Error> {
+    let mut reader = StatusReader::new(&config.app, config.source.clone(), &config.aws, config.lease_duration).await?;
+    reader.read(Duration::ZERO).await
 }
 
-/// Looks at a fleet from outside, once or again and again.
-pub struct Looker {
+/// Reads the status of a fleet from outside, once or repeatedly.
+pub struct StatusReader {
     app: String,
     source: Option<Source>,
     lease_duration: Duration,
     connection: Connection,
-    watcher: FleetObserver,
-    /// The last listing, by the stream's ARN, with the moment that it was made.
+    observer: FleetObserver,
+    /// The time of the last listing, the stream's ARN, and the listing.
     listing: Option<(Instant, Option<String>, Option<Listing>)>,
 }
 
-impl Looker {
+impl StatusReader {
     /// Loads the AWS environment. No call is made yet.
     ///
     /// # Errors
@@ -67,16 +67,16 @@ impl Looker {
         lease_duration: Duration,
     ) -> Result<Self, anyhow::Error> {
         let connection = Connection::new(app, aws, lease_duration).await?;
-        let watcher = FleetObserver::new(connection.fleet.clone(), lease_duration);
-        Ok(Self { app: app.to_owned(), source, lease_duration, connection, watcher, listing: None })
+        let observer = FleetObserver::new(connection.fleet.clone(), lease_duration);
+        Ok(Self { app: app.to_owned(), source, lease_duration, connection, observer, listing: None })
     }
 
-    /// Looks; the listing of the shards may be of the last look, if it is no older than `listing_age`.
+    /// Reads the status. Reuses the last listing of the shards if it is younger than `listing_age`.
     ///
     /// # Errors
-    /// When the application isn't there, or the services cannot be asked.
-    pub async fn look(&mut self, listing_age: Duration) -> Result<FleetStatus, anyhow::Error> {
-        let first = self.watcher.refresh_if_there().await?;
+    /// When the application does not exist, or a service cannot be reached.
+    pub async fn read(&mut self, listing_age: Duration) -> Result<FleetStatus, anyhow::Error> {
+        let first = self.observer.refresh_if_there().await?;
         let arn = match &self.source {
             Some(Source::StreamArn(arn)) => Some(arn.clone()),
             Some(Source::Table(table)) => Some(find_stream(&self.connection.clients, table).await?),
@@ -91,7 +91,7 @@ impl Looker {
                 None => list(connection, arn.as_deref()).await.map(|listing| (Instant::now(), listing)),
             })
         };
-        let view = watch(&mut self.watcher, self.lease_duration, first);
+        let view = watch(&mut self.observer, self.lease_duration, first);
         let (rows, view, listing) = tokio::try_join!(connection.rows(), view, listing)?;
         let mut status = FleetStatus::new(&StatusInputs {
             app: &self.app,
@@ -110,21 +110,21 @@ impl Looker {
     }
 }
 
-/// Looks until each heartbeat has changed or is overdue.
+/// Watches the workers until each heartbeat has changed or is overdue.
 async fn watch(
-    watcher: &mut FleetObserver,
+    observer: &mut FleetObserver,
     lease_duration: Duration,
     mut view: FleetView,
 ) -> Result<FleetView, anyhow::Error> {
     let overdue = overdue_after(lease_duration);
     while view.workers.iter().any(|seen| !seen.has_changed && seen.still_for < overdue) {
-        tokio::time::sleep(LOOK_INTERVAL).await;
-        view = watcher.refresh_if_there().await?;
+        tokio::time::sleep(POLL_INTERVAL).await;
+        view = observer.refresh_if_there().await?;
     }
     Ok(view)
 }
 
-/// All shards of the stream, if there is one; an error in words when they cannot be listed in time.
+/// All shards of the stream, if there is one, or the reason why they could not be listed in time.
 async fn list(connection: &Connection, arn: Option<&str>) -> Result<Option<Listing>, String> {
     let Some(arn) = arn else { return Ok(None) };
     let stream = connection.stream(arn);
@@ -133,6 +133,6 @@ async fn list(connection: &Connection, arn: Option<&str>) -> Result<Option<Listi
         Ok(Ok(listing)) => Ok(Some(listing)),
         Ok(Err(stream::Error::NotFound(_))) => Err(format!("there is no stream {arn}")),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("it took longer than {} s", LISTING_LIMIT.as_secs())),
+        Err(_) => Err(format!("no complete listing within {} s", LISTING_LIMIT.as_secs())),
     }
 }

@@ -1,4 +1,4 @@
-//! A fleet's status as text for people: aligned columns, a line a worker and a shard.
+//! A fleet's status as text: aligned columns, one line per worker and shard.
 
 use std::fmt::Write;
 
@@ -48,7 +48,7 @@ fn summary(status: &FleetStatus) -> String {
         about_stream.push(')');
     }
     let leader = match &status.leader {
-        None => "nobody".to_owned(),
+        None => "none".to_owned(),
         Some(leader) => {
             let life = if leader.is_alive { "" } else { ", no sign of life" };
             format!("{} (term {}{life})", leader.worker, leader.term)
@@ -90,7 +90,7 @@ fn worker(worker: &WorkerStatus) -> [String; 7] {
         worker.lag_ms.map_or_else(unknown, length),
         match worker.state.is_alive() {
             true => format!("{} ago", length(worker.heartbeat_still_ms)),
-            false => format!("none for {} of looking", length(worker.heartbeat_still_ms)),
+            false => format!("none for {}", length(worker.heartbeat_still_ms)),
         },
     ]
 }
@@ -116,7 +116,7 @@ fn unknown() -> String {
     "-".to_owned()
 }
 
-/// A length of time, as exact as anybody wants it.
+/// A duration, rounded down to one unit.
 pub fn length(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
@@ -127,14 +127,14 @@ pub fn length(ms: u64) -> String {
     }
 }
 
-/// Lines of cells below their headers, each column as wide as its widest cell.
+/// A table with a header, each column as wide as its widest cell.
 pub fn columns<const N: usize>(header: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut all = vec![header.map(str::to_owned)];
     all.extend(rows);
     aligned(all.iter().map(|row| row.as_slice()).collect())
 }
 
-/// Lines of cells without a header, each column as wide as its widest cell, two spaces between them and none at the end of a line.
+/// A table without a header: two spaces between columns, none at the end of a line.
 pub fn aligned(lines: Vec<&[String]>) -> String {
     let columns = lines.iter().map(|line| line.len()).max().unwrap_or(0);
     let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_lose_what_nobody_needs() {
+    fn durations_are_rounded_down_to_one_unit() {
         let lengths: Vec<String> = [0, 1_490, 9_999, 10_000, 125_000, 7_200_000].into_iter().map(length).collect();
         assert_eq!(lengths, ["0.0s", "1.4s", "9.9s", "10s", "2m", "2h"]);
     }

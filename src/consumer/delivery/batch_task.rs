@@ -7,13 +7,14 @@ use std::sync::Arc;
 use fastrand::Rng;
 
 use super::super::counters::Outcome;
-use super::super::failure::{BatchError, DeadLetterQueue, FailurePolicy, OnFailure};
+use super::super::failure::{BatchError, FailurePolicy, OnFailure};
 use super::super::processor::{ProcessorFactory, RecordProcessor};
 use super::super::reader::seconds_to_ms;
 use super::Retry;
 use super::context::{DeliveryContext, Left, Report};
 use super::processor_pool::{ProcessorGuard, catch_panic};
-use crate::dead_letters::letter::{DeadLetter, GaveUp};
+use crate::dead_letters::letter::{DeadLetter, FailureLimit};
+use crate::dead_letters::queue::DeadLetterQueue;
 use crate::model::batcher::Unit;
 use crate::model::blocked_record::BlockedRecord;
 use crate::model::polling::Backoff;
@@ -182,15 +183,15 @@ impl<F: ProcessorFactory> BatchTask<F> {
     }
 
     /// The limit that the part has reached, if it has reached one.
-    fn limit(&self, part: &Part) -> Option<GaveUp> {
+    fn limit(&self, part: &Part) -> Option<FailureLimit> {
         let policy = self.desk.policy();
         if policy.attempts.is_some_and(|most| part.attempts >= most) {
-            return Some(GaveUp::Attempts);
+            return Some(FailureLimit::Attempts);
         }
         let newest = self.unit.records.get(part.places.end - 1)?;
         let created_ms = newest.created_at().map(seconds_to_ms)?;
         let age_ms = u128::from(self.desk.shared.options.clock.now_ms().saturating_sub(created_ms));
-        policy.max_record_age.filter(|most| age_ms > most.as_millis()).map(|_| GaveUp::Age)
+        policy.max_record_age.filter(|most| age_ms > most.as_millis()).map(|_| FailureLimit::Age)
     }
 
     /// The unit's other records need not wait for the part: those of other items go on.
@@ -235,7 +236,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
     }
 
     /// Does with the part's records what the policy says of those that are given up.
-    async fn give_up(&mut self, part: &Part, reason: GaveUp, error: &BatchError) -> Result<(), Left> {
+    async fn give_up(&mut self, part: &Part, reason: FailureLimit, error: &BatchError) -> Result<(), Left> {
         self.hand = None;
         let (desk, records) = (Arc::clone(&self.desk), self.unit.records.clone());
         for place in part.places.clone() {
@@ -258,19 +259,26 @@ impl<F: ProcessorFactory> BatchTask<F> {
         Ok(())
     }
 
-    fn letter(&self, part: &Part, record: &Record<'_>, reason: GaveUp, error: &BatchError) -> DeadLetter {
+    fn letter(&self, part: &Part, record: &Record<'_>, reason: FailureLimit, error: &BatchError) -> DeadLetter {
         let desk = &self.desk;
-        let position = record.sequence_number().parse().expect("positions are checked when their page is decoded");
-        let (shard, now_ms) = (desk.context.shard_id.clone(), desk.shared.options.clock.now_ms());
-        let arn = desk.context.stream_arn.to_string();
-        let mut letter = DeadLetter::new(arn, shard, position, record.json(), &error.to_string(), now_ms);
-        letter.event_id = record.event_id().map(ToOwned::to_owned);
-        letter.reason = reason;
-        letter.attempts = part.calls;
-        letter.created_ms = record.created_at().map(seconds_to_ms);
-        letter.first_failed_ms = part.first_failed_ms.unwrap_or(now_ms);
-        letter.worker = desk.shared.worker.to_string();
-        letter
+        let now_ms = desk.shared.options.clock.now_ms();
+        DeadLetter {
+            stream_arn: desk.context.stream_arn.to_string(),
+            shard_id: desk.context.shard_id.clone(),
+            sequence_number: record
+                .sequence_number()
+                .parse()
+                .expect("positions are checked when their page is decoded"),
+            event_id: record.event_id().map(ToOwned::to_owned),
+            record: record.json().to_owned(),
+            error: DeadLetter::cut_error(&error.to_string()),
+            reason,
+            attempts: part.calls,
+            created_ms: record.created_at().map(seconds_to_ms),
+            first_failed_ms: part.first_failed_ms.unwrap_or(now_ms),
+            last_failed_ms: now_ms,
+            worker: desk.shared.worker.to_string(),
+        }
     }
 
     /// Puts a record's letter until it is durable.
@@ -279,7 +287,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
         queue: &dyn DeadLetterQueue,
         part: &Part,
         record: &Record<'_>,
-        reason: GaveUp,
+        reason: FailureLimit,
         error: &BatchError,
     ) -> Result<(), Left> {
         let letter = self.letter(part, record, reason, error);

@@ -5,21 +5,21 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{DeadLetter, GaveUp};
+use super::{DeadLetter, FailureLimit};
 
-/// Why a text is no dead letter.
+/// A text that is no dead letter.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JsonError {
     /// It is not JSON, or lacks a member.
     #[error(transparent)]
     Malformed(#[from] serde_json::Error),
-    /// A member has a value that means nothing.
+    /// A member has an unknown value.
     #[error("{0}")]
     Unknown(String),
 }
 
-/// All members but the record. It stands last: a look at the beginning of a line tells the story.
+/// All members but the record, which comes last, so that the start of a line says what happened.
 #[derive(Serialize, Deserialize)]
 struct Head<'a> {
     #[serde(borrow)]
@@ -47,9 +47,8 @@ struct RecordOnly<'a> {
 }
 
 impl DeadLetter {
-    /// One JSON object without a line break: the letter's fields under their names, `id`, and last the record as it
-    /// came. Of line breaks between a record's tokens, which mean nothing and which DynamoDB does not send, it loses
-    /// the breaks, and only them.
+    /// One JSON object on one line: `id`, the letter's fields under their names, and last the record as it came. Line
+    /// breaks between a record's tokens, which DynamoDB does not send, are dropped.
     pub fn to_json(&self) -> String {
         let mut json = self.open_head();
         json.push_str(r#","record":"#);
@@ -59,7 +58,7 @@ impl DeadLetter {
         json
     }
 
-    /// The same object with `elsewhere`, a JSON value, as the member `record_in` in the place of the record.
+    /// The same object with a member `record_in`, the JSON value `elsewhere`, instead of the record.
     pub fn to_json_without_record(&self, elsewhere: &str) -> String {
         let mut json = self.open_head();
         json.push_str(r#","record_in":"#);
@@ -68,29 +67,34 @@ impl DeadLetter {
         json
     }
 
-    /// Reads what [`DeadLetter::to_json`] wrote. Members that are not known are passed over.
+    /// Reads the output of [`DeadLetter::to_json`]. Unknown members are ignored.
     ///
     /// # Errors
-    /// When it is not JSON, lacks a member or has one that means nothing.
+    /// When the text is not JSON, lacks a member or has an unknown value.
     pub fn from_json(text: &str) -> Result<Self, JsonError> {
-        // Twice over the text, so that nothing of the record is decoded: it may hold what serde_json would refuse.
+        // Two passes, so that the record is not decoded: it may hold what serde_json would refuse.
         let head: Head<'_> = serde_json::from_str(text)?;
         let RecordOnly { record } = serde_json::from_str(text)?;
-        let number = head.sequence_number.parse().map_err(|error| JsonError::Unknown(format!("{error}")))?;
-        let reason = GaveUp::from_word(&head.reason)
-            .ok_or_else(|| JsonError::Unknown(format!("{:?} is no reason to give a record up", head.reason)))?;
-        let shard_id = (*head.shard_id).into();
-        let mut letter = Self::new(head.stream_arn, shard_id, number, record.get(), &head.error, head.last_failed_ms);
-        letter.event_id = head.event_id;
-        letter.reason = reason;
-        letter.attempts = head.attempts;
-        letter.created_ms = head.created_ms;
-        letter.first_failed_ms = head.first_failed_ms;
-        letter.worker = head.worker;
-        Ok(letter)
+        let sequence_number = head.sequence_number.parse().map_err(|error| JsonError::Unknown(format!("{error}")))?;
+        let reason = FailureLimit::from_word(&head.reason)
+            .ok_or_else(|| JsonError::Unknown(format!("the reason {:?} is unknown", head.reason)))?;
+        Ok(Self {
+            stream_arn: head.stream_arn.into_owned(),
+            shard_id: (*head.shard_id).into(),
+            sequence_number,
+            event_id: head.event_id,
+            record: record.get().to_owned(),
+            error: Self::cut_error(&head.error),
+            reason,
+            attempts: head.attempts,
+            created_ms: head.created_ms,
+            first_failed_ms: head.first_failed_ms,
+            last_failed_ms: head.last_failed_ms,
+            worker: head.worker,
+        })
     }
 
-    /// The object up to its last member but one, without the closing bracket.
+    /// The object without its last member and its closing bracket.
     fn open_head(&self) -> String {
         let head = Head {
             id: self.id().to_string().into(),
@@ -126,7 +130,7 @@ mod tests {
             7_000,
         );
         letter.event_id = Some("e-1".into());
-        letter.reason = GaveUp::Age;
+        letter.reason = FailureLimit::Age;
         letter.attempts = 9;
         letter.created_ms = Some(5_000);
         letter.first_failed_ms = 6_000;
@@ -147,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn line_breaks_between_tokens_are_all_that_a_line_loses() {
+    fn only_line_breaks_between_tokens_are_lost() {
         let json = letter("{\r\n  \"a\" : \"x\\ny\"\n}").to_json();
         let read = DeadLetter::from_json(&json).expect("a letter");
         assert_eq!(read.record, "{  \"a\" : \"x\\ny\"}");
     }
 
     #[test]
-    fn a_letter_without_its_record_says_where_that_is() {
+    fn a_letter_without_its_record_names_the_place_of_the_record() {
         let json = letter("{}").to_json_without_record(r#"{"table":"audit-DeadLetters"}"#);
         let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(value["record_in"]["table"], "audit-DeadLetters");
@@ -163,11 +167,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_letter_is_refused_with_the_reason() {
+    fn a_text_that_is_no_letter_is_refused_with_the_reason() {
         for (text, words) in [
             ("", "EOF"),
             ("{}", "missing field"),
-            (&letter("{}").to_json().replace("age", "mood"), "\"mood\" is no reason"),
+            (&letter("{}").to_json().replace("age", "mood"), "the reason \"mood\" is unknown"),
             (&letter("{}").to_json().replace(r#"number":"0042"#, r#"number":"x"#), "not a sequence number"),
         ] {
             let error = DeadLetter::from_json(text).expect_err(text).to_string();

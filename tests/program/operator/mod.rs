@@ -136,12 +136,12 @@ fn a_reset_shard_is_delivered_again_from_there() {
 
     let skip = harness.operator(&format!("lease reset {shard} --at latest --yes"));
     assert_eq!(skip.code, 1);
-    assert!(skip.stderr.contains("it would break: no record is passed over"), "{}", skip.stderr);
+    assert!(skip.stderr.contains("it would break: no record is skipped"), "{}", skip.stderr);
     let gone = harness.operator(&format!("lease reset {shard} --at 1 --yes --force"));
     assert!(gone.stderr.contains("the stream has no such place"), "{}", gone.stderr);
     let fourth = number(&records[3]);
     let dry = harness.operator(&format!("lease reset {shard} --at {fourth} --dry-run"));
-    assert!(dry.code == 0 && dry.stdout.contains("is delivered again"), "{}", dry.stderr);
+    assert!(dry.code == 0 && dry.stdout.contains("are delivered again"), "{}", dry.stderr);
     assert_eq!(harness.row(&shard), row, "nothing was written so far");
 
     let done = harness.operator(&format!("lease reset {shard} --at {fourth} --yes"));

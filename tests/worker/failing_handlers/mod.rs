@@ -41,7 +41,7 @@ async fn one_poison_record_of_ten_thousand_becomes_one_dead_letter_and_all_other
     assert_eq!(letter.record, harness.record(POISON), "byte for byte");
     assert_eq!(
         (letter.reason, letter.worker.as_str()),
-        (shardkeeper::internals::dead_letters::letter::GaveUp::Attempts, "w")
+        (shardkeeper::internals::dead_letters::letter::FailureLimit::Attempts, "w")
     );
     assert!(letter.attempts > 3 && letter.error.contains("poison") && letter.event_id.is_some(), "{letter:?}");
     assert_eq!((report.totals.records, report.totals.dead_lettered), (9_999, 1));

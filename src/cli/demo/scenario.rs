@@ -1,4 +1,4 @@
-//! The course of the demonstration: who comes when, and what is looked at all along.
+//! The course of the demonstration: when workers start, are killed and stop, and what is shown meanwhile.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::arrivals::Arrivals;
-use super::ledger::{Arrival, Ledger};
+use super::checker::{Check, DeliveryChecker};
+use super::reorder::ReorderBuffer;
 use super::screen::{Row, Screen, Total};
 use super::workers::Workers;
 use super::{table, writer};
@@ -18,61 +18,56 @@ use crate::cli::demo_config::DemoConfig;
 use crate::cli::signals::{self, StopSignal};
 use shardkeeper_local::{Clock, LocalOptions, LocalService};
 
-/// How often the workers' pipes are looked at.
-const SWEEP: Duration = Duration::from_millis(10);
-/// How often the table is shown, and how often where it is renewed in its place.
-const TABLE: Duration = Duration::from_secs(2);
-const LIVE_TABLE: Duration = Duration::from_millis(500);
-/// When a worker is killed and when another starts, unless the whole is too short for that.
+/// The time between two reads of the workers' pipes.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
+/// The time between two tables, and between two updates of one that stays on the screen.
+const TABLE_INTERVAL: Duration = Duration::from_secs(2);
+const LIVE_TABLE_INTERVAL: Duration = Duration::from_millis(500);
+/// The times at which a worker is killed and another one starts, unless the demonstration is too short.
 const KILL_AT: Duration = Duration::from_secs(15);
 const START_AT: Duration = Duration::from_secs(30);
-/// For how long the last records may be on their way: time for a lease to run out and be taken over, and more.
+/// The limit for the last deliveries. A lease may have to expire and be taken over meanwhile.
 const DELIVERY_LIMIT: Duration = Duration::from_secs(30);
-/// For how long workers may take to stop, a little more than they allow themselves.
+/// The limit for stopping, a little longer than the workers' own.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// For how long the end of killed processes is waited for.
+/// The limit for the end of killed processes.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Everything on stage.
-struct Stage {
+struct Scenario {
     service: LocalService,
-    ledger: Ledger,
+    checker: DeliveryChecker,
     writer: JoinHandle<Result<(), anyhow::Error>>,
     workers: Workers,
-    arrivals: Arrivals,
+    reorder: ReorderBuffer,
     screen: Screen,
-    /// What each worker delivered, by its place among all.
+    /// The deliveries of each worker, by its index.
     tallies: Vec<Tally>,
-    /// Workers that ended without being asked to.
     crashes: usize,
     next_table: Instant,
-    /// Resolves when somebody wants it to end; gone once it has.
+    /// The first signal to stop, until it came.
     signal: Option<Pin<Box<dyn Future<Output = StopSignal> + Send>>>,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Tally {
     delivered: u64,
-    /// The slowest delivery since the last table.
+    /// Since the last table.
     slowest: Option<Duration>,
     was_killed: bool,
 }
 
-/// Why a part of the course is over.
+/// The reason why a phase of the demonstration ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Cue {
-    /// Its time is over.
-    Time,
-    /// What it waited for is there.
+enum PhaseEnd {
+    Timeout,
     Done,
-    /// Somebody asked for the end.
     Signal,
 }
 
 /// Runs the demonstration to its verdict.
 ///
 /// # Errors
-/// It could not be run, or the verdict is bad.
+/// When it could not be run, or the verdict is bad.
 pub async fn run(config: DemoConfig) -> Result<(), anyhow::Error> {
     let signal = signals::first_stop().context("cannot listen for signals")?;
     let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on 127.0.0.1")?;
@@ -89,100 +84,102 @@ pub async fn run(config: DemoConfig) -> Result<(), anyhow::Error> {
     screen.text(&opening(&config, &workers, &format!("http://{address}")));
     screen.flush()?;
     let writer_stop = CancellationToken::new();
-    let ledger = Ledger::default();
-    let writing = writer::write(service.clone(), ledger.clone(), config.records_per_second, writer_stop.clone());
-    let mut stage = Stage {
+    let checker = DeliveryChecker::default();
+    let writing = writer::write(service.clone(), checker.clone(), config.records_per_second, writer_stop.clone());
+    let mut scenario = Scenario {
         service,
-        ledger,
+        checker,
         writer: tokio::spawn(writing),
         workers,
-        arrivals: Arrivals::default(),
+        reorder: ReorderBuffer::default(),
         screen,
         tallies: Vec::new(),
         crashes: 0,
-        next_table: Instant::now() + TABLE,
+        next_table: Instant::now() + TABLE_INTERVAL,
         signal: Some(Box::pin(signal)),
     };
-    stage.main_part(&config).await?;
+    scenario.run_workers(&config).await?;
     writer_stop.cancel();
-    stage.end().await?;
+    scenario.shut_down().await?;
     closing.cancel();
-    served.await.context("the local service died")?.context("the local service failed")?;
-    stage.verdict()
+    served.await.context("the local service panicked")?.context("the local service failed")?;
+    scenario.verdict()
 }
 
-impl Stage {
-    /// From the first worker's start to the writer's end.
-    async fn main_part(&mut self, config: &DemoConfig) -> Result<(), anyhow::Error> {
+impl Scenario {
+    /// Starts the workers, kills one of them and starts another, until the end of the demonstration.
+    async fn run_workers(&mut self, config: &DemoConfig) -> Result<(), anyhow::Error> {
         let start = Instant::now();
         for _ in 0..config.workers {
             self.start_worker()?;
         }
-        if self.play(Some(start + KILL_AT.min(config.length / 4)), Self::is_over).await? != Cue::Time {
+        if self.run_until(Some(start + KILL_AT.min(config.length / 4)), Self::is_over).await? != PhaseEnd::Timeout {
             return Ok(());
         }
         self.kill_worker()?;
-        if self.play(Some(start + START_AT.min(config.length / 2)), Self::is_over_for_the_living).await? != Cue::Time {
+        if self.run_until(Some(start + START_AT.min(config.length / 2)), Self::has_writer_failed).await?
+            != PhaseEnd::Timeout
+        {
             return Ok(());
         }
         let index = self.start_worker()?;
-        let text = format!("starting {}: it takes its share of the shards", self.workers.all()[index].name);
-        self.screen.happening(&text);
+        let text = format!("starting {}: it gets a share of the shards", self.workers.all()[index].name);
+        self.screen.event(&text);
         let end = (!config.keep_going).then(|| start + config.length);
-        self.play(end, Self::is_over).await?;
+        self.run_until(end, Self::is_over).await?;
         Ok(())
     }
 
-    /// From the writer's end to the workers'.
-    async fn end(&mut self) -> Result<(), anyhow::Error> {
-        (&mut self.writer).await.context("the writer died")??;
-        let verdict = self.ledger.verdict();
+    /// Waits for the last deliveries and stops the workers.
+    async fn shut_down(&mut self) -> Result<(), anyhow::Error> {
+        (&mut self.writer).await.context("the writer panicked")??;
+        let verdict = self.checker.verdict();
         let written = counted(verdict.written, "record");
         let text = match verdict.missing() {
             0 => format!("the writer stopped after {written}; all are delivered"),
             missing => format!(
-                "the writer stopped after {written}; waiting for {missing} still on the way (at most {}s)",
+                "the writer stopped after {written}; waiting for {missing} that are not delivered yet (at most {}s)",
                 DELIVERY_LIMIT.as_secs()
             ),
         };
-        self.screen.happening(&text);
+        self.screen.event(&text);
         let limit = Instant::now() + DELIVERY_LIMIT;
-        let all_there = |stage: &Self| stage.ledger.verdict().missing() == 0 || !stage.workers.any_running();
-        if self.play(Some(limit), all_there).await? == Cue::Time {
-            let missing = counted(self.ledger.verdict().missing(), "record");
-            self.screen.trouble(&format!("{missing} did not come in time"));
+        let all_delivered =
+            |scenario: &Self| scenario.checker.verdict().missing() == 0 || !scenario.workers.any_running();
+        if self.run_until(Some(limit), all_delivered).await? == PhaseEnd::Timeout {
+            let missing = counted(self.checker.verdict().missing(), "record");
+            self.screen.error(&format!("{missing} did not arrive in time"));
         }
-        self.screen.happening("asking the workers to stop (SIGTERM)");
+        self.screen.event("asking the workers to stop (SIGTERM)");
         self.workers.stop();
-        let all_gone = |stage: &Self| stage.workers.all_ended() && stage.arrivals.is_empty();
-        if self.play(Some(Instant::now() + STOP_LIMIT), all_gone).await? != Cue::Done {
+        let all_stopped = |scenario: &Self| scenario.workers.all_ended() && scenario.reorder.is_empty();
+        if self.run_until(Some(Instant::now() + STOP_LIMIT), all_stopped).await? != PhaseEnd::Done {
             let left = self.workers.kill_all();
             let text = format!("killed {} that did not stop in time", counted(left as u64, "worker"));
-            self.screen.trouble(&text);
+            self.screen.error(&text);
             self.crashes += left;
-            self.play(Some(Instant::now() + KILL_LIMIT), all_gone).await?;
+            self.run_until(Some(Instant::now() + KILL_LIMIT), all_stopped).await?;
         }
         Ok(())
     }
 
     fn verdict(mut self) -> Result<(), anyhow::Error> {
-        let verdict = self.ledger.verdict();
+        let verdict = self.checker.verdict();
         self.screen.verdict(&verdict, self.crashes);
         self.screen.flush()?;
         if verdict.is_good() && self.crashes == 0 {
             return Ok(());
         }
-        let logs = self.workers.folder().display();
-        bail!("the demonstration did not go as it should; the workers' logs are in {logs}")
+        let logs = self.workers.logs().display();
+        bail!("the demonstration failed; the workers' logs are in {logs}")
     }
 
-    /// Whether nothing more can come of going on: the writer failed, or all workers are gone.
+    /// Whether the writer failed or all workers are gone.
     fn is_over(&self) -> bool {
         self.writer.is_finished() || !self.workers.any_running()
     }
 
-    /// The same while another worker is still to be started.
-    fn is_over_for_the_living(&self) -> bool {
+    fn has_writer_failed(&self) -> bool {
         self.writer.is_finished()
     }
 
@@ -192,68 +189,72 @@ impl Stage {
     }
 
     fn kill_worker(&mut self) -> Result<(), anyhow::Error> {
-        let Some(victim) = self.workers.victim() else { return Ok(()) };
-        let name = self.workers.all()[victim].name.clone();
+        let Some(index) = self.workers.worker_to_kill() else { return Ok(()) };
+        let name = self.workers.all()[index].name.clone();
         let held = table::shards_held(&self.service)?.get(&name).copied().unwrap_or_default();
-        self.workers.kill(victim).with_context(|| format!("cannot kill {name}"))?;
-        self.tallies[victim].was_killed = true;
+        self.workers.kill(index).with_context(|| format!("cannot kill {name}"))?;
+        self.tallies[index].was_killed = true;
         let held = counted(held as u64, "shard");
-        let text = format!("killed {name} (kill -9), which held {held}: the others take over once its leases run out");
-        self.screen.happening(&text);
+        let text = format!("killed {name} (kill -9), which held {held}: the others take over when its leases expire");
+        self.screen.event(&text);
         Ok(())
     }
 
-    /// Goes on until `end`, or until `is_done`, or until somebody asks for the end, and shows all the while what comes.
-    async fn play(&mut self, end: Option<Instant>, is_done: impl Fn(&Self) -> bool) -> Result<Cue, anyhow::Error> {
-        let mut ticks = tokio::time::interval(SWEEP);
+    /// Shows everything that happens until `end`, `is_done` or a signal.
+    async fn run_until(
+        &mut self,
+        end: Option<Instant>,
+        is_done: impl Fn(&Self) -> bool,
+    ) -> Result<PhaseEnd, anyhow::Error> {
+        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 signal = wait_for(&mut self.signal) => {
                     self.signal = None;
-                    self.screen.happening(&format!("{signal}: ending in good order; once more ends it at once"));
-                    return Ok(Cue::Signal);
+                    self.screen.event(&format!("{signal}: stopping in order; a second signal stops at once"));
+                    return Ok(PhaseEnd::Signal);
                 }
                 _ = ticks.tick() => {}
             }
-            self.look()?;
+            self.update()?;
             if is_done(self) {
-                return Ok(Cue::Done);
+                return Ok(PhaseEnd::Done);
             }
             if end.is_some_and(|end| Instant::now() >= end) {
-                return Ok(Cue::Time);
+                return Ok(PhaseEnd::Timeout);
             }
         }
     }
 
-    /// Looks at everything once.
-    fn look(&mut self) -> Result<(), anyhow::Error> {
-        // Before the pipes are read: what a process wrote before its end is then found in this sweep.
-        let deaths = self.workers.deaths();
+    /// Reads and shows everything that has happened since the last call.
+    fn update(&mut self) -> Result<(), anyhow::Error> {
+        // Before the pipes are read, so that this sweep finds the last lines of a process that ended.
+        let crashes = self.workers.crashes();
         let sweep = self.workers.sweep();
-        for (delivery, arrival) in self.arrivals.sweep(&self.ledger, sweep.deliveries) {
+        for (delivery, check) in self.reorder.sweep(&self.checker, sweep.deliveries) {
             let tally = &mut self.tallies[delivery.worker];
             tally.delivered += 1;
-            if let Arrival::InOrder(delay) | Arrival::OutOfOrder(delay) = arrival {
+            if let Check::InOrder(delay) | Check::OutOfOrder(delay) = check {
                 tally.slowest = tally.slowest.max(Some(delay));
             }
-            self.screen.record(&self.workers.all()[delivery.worker].name, &delivery, arrival);
+            self.screen.record(&self.workers.all()[delivery.worker].name, &delivery, check);
         }
-        for (worker, line) in sweep.strange_lines {
+        for (worker, line) in sweep.other_lines {
             let name = &self.workers.all()[worker].name;
-            self.screen.trouble(&format!("{name} wrote a line that is no record of a phone: {line}"));
+            self.screen.error(&format!("{name} wrote a line that is no record of a phone: {line}"));
         }
-        for death in deaths {
+        for crash in crashes {
             self.crashes += 1;
-            let name = &self.workers.all()[death.worker].name;
-            self.screen.trouble(&format!("{name} died ({}); the end of its log:", death.status));
-            for line in death.last_lines {
+            let name = &self.workers.all()[crash.worker].name;
+            self.screen.error(&format!("{name} crashed ({}); the end of its log:", crash.status));
+            for line in crash.last_lines {
                 self.screen.text(&format!("           {line}"));
             }
         }
         if Instant::now() >= self.next_table {
-            self.next_table = Instant::now() + if self.screen.is_live() { LIVE_TABLE } else { TABLE };
+            self.next_table = Instant::now() + if self.screen.is_live() { LIVE_TABLE_INTERVAL } else { TABLE_INTERVAL };
             self.show_table()?;
         }
         self.screen.flush()
@@ -268,14 +269,14 @@ impl Stage {
                 shards: held.get(&worker.name).copied().unwrap_or_default(),
                 delivered: tally.delivered,
                 lag: tally.slowest.take(),
-                remark: match (tally.was_killed, worker.is_running()) {
+                note: match (tally.was_killed, worker.is_running()) {
                     (true, _) => "killed",
                     (false, true) => "",
                     (false, false) => "stopped",
                 },
             });
         }
-        let total = Total { verdict: self.ledger.verdict(), longest_wait: self.ledger.longest_wait() };
+        let total = Total { verdict: self.checker.verdict(), longest_wait: self.checker.longest_wait() };
         self.screen.table(&rows, total);
         Ok(())
     }
@@ -288,7 +289,7 @@ async fn wait_for(signal: &mut Option<Pin<Box<dyn Future<Output = StopSignal> + 
     }
 }
 
-/// A number of things: `1 shard`, `2 shards`.
+/// `1 shard`, `2 shards`.
 fn counted(number: u64, thing: &str) -> String {
     match number {
         1 => format!("1 {thing}"),
@@ -313,6 +314,6 @@ fn opening(config: &DemoConfig, workers: &Workers, endpoint: &str) -> String {
         rate = config.records_per_second,
         phones = table::TABLE,
         app = table::APP,
-        logs = workers.folder().display(),
+        logs = workers.logs().display(),
     )
 }

@@ -1,0 +1,143 @@
+//! The fleet's state before leases are changed by hand: the rows, and whether the workers concerned are alive.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::time::Instant;
+
+use super::config::LeaseConfig;
+use crate::admin::lease_ops::{FleetSnapshot, Liveness, Request, workers_to_watch};
+use crate::aws::stream::Error;
+use crate::cli::connection::Connection;
+use crate::coordination::FleetObserver;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::fleet_view::FleetView;
+use crate::model::lease::{Lease, ShardId, WorkerId};
+use crate::model::liveness::Observations;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Watches the workers concerned until the state of each is known, and then reads all rows.
+///
+/// # Errors
+/// When the application does not exist, or a service cannot be reached.
+pub async fn load_snapshot(connection: &Connection, config: &LeaseConfig) -> Result<FleetSnapshot, anyhow::Error> {
+    let (rows, _) = read_rows(connection).await?;
+    let rows = config.shards.iter().filter_map(|key| rows.get(key)).cloned().collect();
+    let (view, liveness) = watch(connection, config, rows).await?;
+    let members = view.workers.iter().map(|seen| (seen.member.id.clone(), seen.member.record.max_leases)).collect();
+    // The first rows are as old as the watching was long.
+    let (rows, bad) = read_rows(connection).await?;
+    let missing_positions = match &config.request {
+        Request::Reset { at } => {
+            let arn = view.leadership.and_then(|leadership| leadership.stream_arn);
+            let shards = config.shards.iter().filter(|key| rows.contains_key(*key));
+            missing_positions(connection, arn.as_deref(), at, shards).await?
+        }
+        _ => BTreeMap::new(),
+    };
+    Ok(FleetSnapshot { rows, bad, liveness, members, missing_positions })
+}
+
+/// The rows, and the unreadable ones with the reasons.
+async fn read_rows(
+    connection: &Connection,
+) -> Result<(BTreeMap<ShardId, Lease>, BTreeMap<ShardId, String>), anyhow::Error> {
+    let (mut rows, mut bad_rows) = (BTreeMap::new(), BTreeMap::new());
+    for row in connection.rows().await? {
+        match row {
+            Ok(row) => drop(rows.insert(row.key.clone(), row)),
+            Err(bad) => drop(bad_rows.insert(bad.key, bad.reason)),
+        }
+    }
+    Ok((rows, bad_rows))
+}
+
+/// Watches heartbeats, and the counters of leases whose holder has no heartbeat, until each worker concerned is known to
+/// be alive or dead.
+async fn watch(
+    connection: &Connection,
+    config: &LeaseConfig,
+    mut rows: Vec<Lease>,
+) -> Result<(FleetView, BTreeMap<WorkerId, Liveness>), anyhow::Error> {
+    let mut observer = FleetObserver::new(connection.fleet.clone(), config.lease_duration);
+    let mut counters: Observations<ShardId, u64> = Observations::default();
+    let origin = Instant::now();
+    let mut is_logged = false;
+    loop {
+        let view = observer.refresh_if_there().await?;
+        let sent = origin.elapsed();
+        if !rows.is_empty() {
+            rows = connection.leases.read_many(&config.shards).await?.into_iter().flatten().collect();
+        }
+        let arrived = origin.elapsed();
+        for row in &rows {
+            counters.observe(&row.key, row.counter, sent, arrived);
+        }
+        let mut workers = workers_to_watch(&config.request, None);
+        // A new owner that is not in the fleet table is refused: there is nothing to wait for.
+        workers.retain(|worker| view.worker(worker).is_some());
+        workers.extend(rows.iter().flat_map(|row| workers_to_watch(&Request::Release, Some(row))));
+        let state = |worker: &WorkerId| liveness(worker, &view, &rows, &counters, config);
+        let liveness: BTreeMap<WorkerId, Liveness> =
+            workers.iter().filter_map(|worker| Some((worker.clone(), state(worker)?))).collect();
+        workers.retain(|worker| !liveness.contains_key(worker));
+        if workers.is_empty() {
+            return Ok((view, liveness));
+        }
+        if !is_logged && origin.elapsed() >= Duration::from_secs(1) {
+            is_logged = true;
+            let limit = config.lease_duration.max(config.kcl_failover_time);
+            tracing::info!(?workers, ?limit, "watching whether workers are alive");
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// A worker's state, once it is known.
+fn liveness(
+    worker: &WorkerId,
+    view: &FleetView,
+    rows: &[Lease],
+    counters: &Observations<ShardId, u64>,
+    config: &LeaseConfig,
+) -> Option<Liveness> {
+    if let Some(seen) = view.worker(worker) {
+        return match (seen.is_alive, seen.has_changed) {
+            (false, _) => Some(Liveness::Dead),
+            (true, true) if seen.member.record.leaving => Some(Liveness::Leaving),
+            (true, true) => Some(Liveness::Alive),
+            (true, false) => None,
+        };
+    }
+    // Another program's worker has no heartbeat: it renews each lease by its counter, as the KCL does.
+    let limit = config.kcl_failover_time.max(config.lease_duration);
+    let mut held = rows.iter().filter(|row| row.holder() == Some(worker)).map(|row| &row.key);
+    if held.clone().any(|key| counters.has_changed(key)) {
+        return Some(Liveness::Alive);
+    }
+    held.all(|key| counters.is_stale(key, limit)).then_some(Liveness::Dead)
+}
+
+/// The shards in which the stream lacks the position `at`, with the reasons.
+async fn missing_positions(
+    connection: &Connection,
+    arn: Option<&str>,
+    at: &Checkpoint,
+    shards: impl Iterator<Item = &ShardId>,
+) -> Result<BTreeMap<ShardId, String>, anyhow::Error> {
+    let mut missing = BTreeMap::new();
+    let Some(arn) = arn.filter(|_| *at != Checkpoint::ShardEnd) else { return Ok(missing) };
+    let stream = connection.stream(arn);
+    for key in shards {
+        match stream.shard_iterator(key, at).await {
+            Ok(_) => {}
+            Err(Error::NotFound(reason) | Error::Trimmed(reason) | Error::Refused(reason)) => {
+                missing.insert(key.clone(), reason);
+            }
+            Err(error) => bail!("cannot ask the stream whether shard {key} has that position: {error}"),
+        }
+    }
+    Ok(missing)
+}
