@@ -6,48 +6,49 @@ use hyper::body::Bytes;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::cli::run_config::{AwsOptions, RunConfig, Source};
+use crate::aws::clients::Endpoints;
 use crate::cli::status::StatusReader;
+use crate::options::{StreamSelector, WorkerOptions};
 
-/// How long a page is good, at the least and at the most.
+/// Bounds of the time for which a page is served.
 const SHORTEST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(30);
-/// How many shards a second are read on average, at the most: as many as a leader reads.
+/// The most shards read a second on average: as many as a leader reads.
 const SHARDS_A_SECOND: u32 = 250;
-/// How old the listing of the stream's shards may be: the fleet shares few calls for it.
+/// Age limit of the listing of the stream's shards: the fleet shares few calls for it.
 const LISTING_AGE: Duration = Duration::from_secs(60);
-/// How long a look may take.
-const LOOK_LIMIT: Duration = Duration::from_secs(20);
+/// Limit of one reading.
+const READ_LIMIT: Duration = Duration::from_secs(20);
 
 /// The page, and where it comes from.
 pub struct StatusPage {
     app: String,
-    source: Source,
-    aws: AwsOptions,
+    stream: StreamSelector,
+    endpoints: Endpoints,
     lease_duration: Duration,
-    /// Whoever holds this looks; the others wait for what it sees.
+    /// The holder of this lock reads; the others wait for its page.
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    looker: Option<StatusReader>,
+    reader: Option<StatusReader>,
     page: Option<(Instant, Result<Bytes, String>)>,
 }
 
 impl StatusPage {
-    /// Of the application that a worker with this configuration belongs to. Nothing is asked yet.
-    pub fn new(config: &RunConfig) -> Self {
+    /// The page of the application that a worker with these options belongs to. No call is made yet.
+    pub fn new(options: &WorkerOptions) -> Self {
         Self {
-            app: config.app.clone(),
-            source: config.source.clone(),
-            aws: config.aws.clone(),
-            lease_duration: config.lease_duration,
+            app: options.app.clone(),
+            stream: options.stream.clone(),
+            endpoints: options.endpoints.clone(),
+            lease_duration: options.lease_duration,
             state: Mutex::default(),
         }
     }
 
-    /// The page, at most so old that looking stays cheap. The error says why there is none.
+    /// The page, at most so old that reading stays cheap. The error says why there is none.
     pub async fn page(&self) -> Result<Bytes, String> {
         let mut state = self.state.lock().await;
         if let Some((until, page)) = &state.page
@@ -55,27 +56,27 @@ impl StatusPage {
         {
             return page.clone();
         }
-        let (good_for, page) = match tokio::time::timeout(LOOK_LIMIT, self.look(&mut state.looker)).await {
+        let (good_for, page) = match tokio::time::timeout(READ_LIMIT, self.read(&mut state.reader)).await {
             Ok(Ok((good_for, page))) => (good_for, Ok(page)),
             Ok(Err(error)) => (SHORTEST, Err(format!("{error:#}"))),
-            Err(_) => (SHORTEST, Err(format!("looking took longer than {} s", LOOK_LIMIT.as_secs()))),
+            Err(_) => (SHORTEST, Err(format!("no status within {} s", READ_LIMIT.as_secs()))),
         };
         state.page = Some((Instant::now() + good_for, page.clone()));
         page
     }
 
-    async fn look(&self, looker: &mut Option<StatusReader>) -> Result<(Duration, Bytes), anyhow::Error> {
+    async fn read(&self, reader: &mut Option<StatusReader>) -> Result<(Duration, Bytes), anyhow::Error> {
         // One that fails is not used again, and neither is one that takes the fleet table for missing.
-        let mut used = match looker.take() {
+        let mut used = match reader.take() {
             Some(used) => used,
             None => {
-                let source = Some(self.source.clone());
-                StatusReader::new(&self.app, source, &self.aws, self.lease_duration).await?
+                let stream = Some(self.stream.clone());
+                StatusReader::new(&self.app, stream, &self.endpoints, self.lease_duration).await?
             }
         };
         let status = used.read(LISTING_AGE).await?;
         if !status.workers.is_empty() {
-            *looker = Some(used);
+            *reader = Some(used);
         }
         let shards = u32::try_from(status.shards.len()).unwrap_or(u32::MAX);
         let good_for = (Duration::from_secs(1) * shards / SHARDS_A_SECOND).clamp(SHORTEST, LONGEST);
