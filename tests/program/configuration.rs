@@ -139,6 +139,7 @@ fn wrong_types_in_the_file_are_told_with_their_lines() {
     let file = "\
 app = \"audit\"
 table = [\"Phones\"]
+max-leases = \"three\"
 until-caught-up = \"yes\"
 buffer-bytes = 1.5
 start = true
@@ -152,6 +153,7 @@ start = true
             "shardkeeper.toml:5: buffer-bytes: needs a string in quotes, an integer, true or false, not a TOML float",
             "shardkeeper.toml:6: start: \"true\" is not one of: trim-horizon, latest",
             "shardkeeper.toml:4: until-caught-up: \"yes\" is neither true nor false",
+            "shardkeeper.toml:3: max-leases: \"three\" is not a whole number",
         ]
     );
 }
