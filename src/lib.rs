@@ -52,7 +52,7 @@ pub use aws::clients::{ConfigError, Endpoints, SdkConfig};
 pub use aws::stream::FindError;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
-pub use cli::{exit_code, layers::Environment, run_program};
+pub use cli::main;
 pub use consumer::{
     BatchError, BoxError, CheckpointError, Checkpointer, CommitError, Committed, Counters, FailurePolicy, ForEach,
     ForEachRecord, MAX_WRITES, OnFailure, ProcessRecordsInput, ProcessorFactory, RecordProcessor, RefusedWrite,
@@ -72,7 +72,7 @@ pub use model::record::{
 };
 pub use model::scaling::ScalingOptions;
 pub use model::sequence_number::SequenceNumber;
-pub use options::{Checkpoints, OnGap, StreamSelector, WorkerOptions};
+pub use options::{Checkpoints, OnGap, OptionsError, StreamSelector, WorkerOptions};
 pub use telemetry::{Health, WorkerTelemetry};
 pub use worker::{Error, Report, Worker};
 

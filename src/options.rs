@@ -156,27 +156,43 @@ impl WorkerOptions {
     /// Refuses combinations that make no sense.
     ///
     /// # Errors
-    /// A sentence that names the first one.
-    pub fn validate(&self) -> Result<(), &'static str> {
+    /// The first option that makes none, and the reason.
+    pub fn validate(&self) -> Result<(), OptionsError> {
         let is_sized = self.batch_size.is_some() || self.batch_bytes.is_some();
-        let wrong = if self.shard_concurrency == 0 || self.concurrency == Some(0) {
-            "a worker that may work on nothing at once does nothing"
+        let (option, reason) = if self.shard_concurrency == 0 {
+            ("shard_concurrency", "a worker that may work on nothing at once does nothing")
+        } else if self.concurrency == Some(0) {
+            ("concurrency", "a worker that may work on nothing at once does nothing")
         } else if self.shard_concurrency > 1 && self.checkpoints == Checkpoints::Manual {
-            "a processor cannot checkpoint by hand when several items of a shard are worked on at once: what it has \
-             done is not one position"
+            (
+                "checkpoints",
+                "a processor cannot checkpoint by hand when several items of a shard are worked on at once: its \
+                 progress is not one position",
+            )
         } else if self.concurrency.is_some_and(|most| most < self.shard_concurrency) {
-            "more batches of one shard than of all shards cannot be worked on at once"
+            ("shard_concurrency", "is more than concurrency, the limit over all shards, allows")
         } else if self.batch_size.is_some_and(|size| !(1..=MOST_RECORDS).contains(&size)) {
-            "a batch has from 1 to 10,000 records"
+            ("batch_size", "a batch has from 1 to 10,000 records")
         } else if self.batch_bytes.is_some_and(|size| !(1..=MOST_BYTES).contains(&size)) {
-            "a batch has from 1 byte to 4 MiB"
+            ("batch_bytes", "a batch has from 1 byte to 4 MiB")
         } else if !self.batch_window.is_zero() && !is_sized {
-            "a batch without a size has nothing to fill up to"
+            ("batch_window", "a batch without a size has nothing to fill up to: set batch size or bytes too")
         } else if self.failure.attempts == Some(0) {
-            "a batch is tried once at least"
+            ("failure", "a batch is attempted once at least")
         } else {
             return Ok(());
         };
-        Err(wrong)
+        Err(OptionsError { option, reason })
     }
+}
+
+/// An option that makes no sense with the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{option}: {reason}")]
+#[non_exhaustive]
+pub struct OptionsError {
+    /// The field of [`WorkerOptions`].
+    pub option: &'static str,
+    /// The reason, in a sentence.
+    pub reason: &'static str,
 }

@@ -29,7 +29,7 @@ use crate::model::filter;
 use crate::model::lease::WorkerId;
 use crate::model::polling::Backoff;
 use crate::model::worker_record::LeaderRecord;
-use crate::options::{StreamSelector, WorkerOptions};
+use crate::options::{OptionsError, StreamSelector, WorkerOptions};
 use crate::telemetry::WorkerTelemetry;
 
 /// How a worker came to its end.
@@ -62,8 +62,8 @@ pub enum Error {
     #[error("table {0} does not exist, and this worker is told not to create it (--no-create-tables)")]
     NoTable(String),
     /// WorkerOptions that make no sense together.
-    #[error("{0}")]
-    Options(&'static str),
+    #[error(transparent)]
+    Options(#[from] OptionsError),
     /// The dead letter queue cannot keep letters.
     #[error("dead letters cannot be kept")]
     DeadLetters(#[source] PrepareError),
@@ -140,7 +140,7 @@ impl<F: ProcessorFactory> Worker<F> {
 
     async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<WorkerExit, Error> {
         let Self { options, factory, config, counters, alive, telemetry } = self;
-        options.validate().map_err(Error::Options)?;
+        options.validate()?;
         let started_ms = options.clock.now_ms();
         let mut rng = Rng::with_seed(options.seed.unwrap_or_else(random_seed));
         let incarnation = format!("{:016x}", rng.u64(..));

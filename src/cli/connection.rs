@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
-use super::run_config::AwsOptions;
 use crate::aws::TableError;
-use crate::aws::clients::{self, Clients};
+use crate::aws::clients::{self, Clients, Endpoints};
 use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::{BadRow, LeaseTable};
 use crate::aws::stream::Stream;
@@ -27,10 +26,9 @@ impl Connection {
     ///
     /// # Errors
     /// When there is no region or there are no credentials.
-    pub async fn new(app: &str, aws: &AwsOptions, lease_duration: Duration) -> Result<Self, anyhow::Error> {
-        let endpoints = aws.endpoints();
-        let config = clients::load(&endpoints).await?;
-        let clients = clients::clients(&config, &endpoints, lease_duration, "operator");
+    pub async fn new(app: &str, endpoints: &Endpoints, lease_duration: Duration) -> Result<Self, anyhow::Error> {
+        let config = clients::load(endpoints).await?;
+        let clients = clients::clients(&config, endpoints, lease_duration, "operator");
         let leases = LeaseTable::new(clients.tables.clone(), app);
         let fleet = FleetTable::new(clients.tables.clone(), app);
         Ok(Self { clients, leases, fleet })

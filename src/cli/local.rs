@@ -2,31 +2,32 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::num::NonZeroU32;
+use std::net::SocketAddr;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
 
-use super::local_config::{ClockStart, LocalConfig};
+use super::args::local::{ClockStart, LocalArgs};
 use super::signals;
 use shardkeeper_local::{Clock, LocalOptions, LocalService, Timestamp};
 
-/// Does what `shardkeeper local` is for, as `config` says.
+/// Serves until it is asked to stop.
 ///
 /// # Errors
 /// When the address cannot be listened on, or the listener fails.
-pub fn run(config: LocalConfig) -> Result<(), anyhow::Error> {
+pub fn run(args: &LocalArgs) -> Result<(), anyhow::Error> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(args))
 }
 
-async fn serve(config: LocalConfig) -> Result<(), anyhow::Error> {
+async fn serve(args: &LocalArgs) -> Result<(), anyhow::Error> {
     let signal = signals::first_stop().context("cannot listen for signals")?;
-    let listener = TcpListener::bind(config.address).await.with_context(|| {
-        format!("cannot listen on {}: is another service there? --port chooses one", config.address)
-    })?;
+    let address = SocketAddr::new(args.host, args.port);
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: is another service there? --port chooses one"))?;
     let address = listener.local_addr().context("cannot tell the address")?;
-    let service = LocalService::new(options(&config), clock(config.clock));
+    let service = LocalService::new(options(args), clock(args.clock));
     tracing::info!(%address, "serving DynamoDB and DynamoDB Streams");
     super::output::print(&format!(
         "DynamoDB with Streams on http://{address} (data lives in memory)\n\
@@ -41,15 +42,15 @@ async fn serve(config: LocalConfig) -> Result<(), anyhow::Error> {
         .context("the listener failed")
 }
 
-fn options(config: &LocalConfig) -> LocalOptions {
+fn options(args: &LocalArgs) -> LocalOptions {
     LocalOptions {
-        initial_shards: config.shards,
-        rollover: Some(config.rollover),
-        retention: config.retention,
-        iterator_ttl: config.iterator_ttl,
-        get_records_per_second: config.get_records_per_second.map(NonZeroU32::get),
-        describe_stream_per_second: config.describe_stream_per_second.map(NonZeroU32::get),
-        seed: config.seed.unwrap_or_else(any_seed),
+        initial_shards: args.shards,
+        rollover: Some(args.rollover),
+        retention: args.retention,
+        iterator_ttl: args.iterator_ttl,
+        get_records_per_second: args.get_records_per_second,
+        describe_stream_per_second: args.describe_stream_per_second,
+        seed: args.seed.unwrap_or_else(any_seed),
         ..LocalOptions::default()
     }
 }

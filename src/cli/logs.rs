@@ -1,49 +1,17 @@
 //! Logs on standard error.
 
 use std::io::IsTerminal;
+use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 
-use super::layers::Layers;
-use super::mistakes::did_you_mean;
-use super::setting::{Default, Setting};
-use super::value;
-
-const GROUP: &str = "Logs";
-
-/// The most detailed level that is logged, or a filter.
-pub const LEVEL: Setting<Filter> =
-    Setting::new("log-level", "LEVEL", parse_filter).group(GROUP).default(Default::Value("info")).help(
-        "How much is logged to standard error: off, error, warn, info, debug or trace of shardkeeper's own doings \
-         (libraries speak from warn on), or a filter such as info,aws_sdk_dynamodb=debug.",
-    );
-
-/// The form of log lines.
-pub const FORMAT: Setting<Format> = Setting::new("log-format", "human|json", |text| {
-    value::one_of(text, &[("human", Format::Human), ("json", Format::Json)])
-})
-.group(GROUP)
-.default(Default::Described("human on a terminal, json elsewhere"))
-.help("In which form logs are written.");
+use super::config::did_you_mean;
 
 /// The options of logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// The lines that are logged.
     pub filter: Filter,
-    /// Their form.
     pub format: Format,
-}
-
-impl LogConfig {
-    /// Reads the options of logs. Without a given format, it is `human` on a terminal and `json` elsewhere.
-    pub fn from_layers(layers: &mut Layers) -> LogConfig {
-        let for_stderr = match std::io::stderr().is_terminal() {
-            true => Format::Human,
-            false => Format::Json,
-        };
-        LogConfig { filter: layers.value(&LEVEL), format: layers.optional(&FORMAT).unwrap_or(for_stderr) }
-    }
 }
 
 /// A filter of log lines, in `tracing-subscriber`'s notation, known to be well formed.
@@ -61,24 +29,28 @@ pub enum Format {
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-fn parse_filter(text: &str) -> Result<Filter, String> {
-    let level = text.to_ascii_lowercase();
-    match level.as_str() {
-        "off" | "error" | "warn" => return Ok(Filter(level)),
-        "info" | "debug" | "trace" => return Ok(Filter(format!("warn,shardkeeper={level}"))),
-        _ => {}
-    }
-    // The notation takes a lone misspelt level for a module's name, and then logs everything of that module.
-    if !text.contains(['=', ',']) {
-        let hint = did_you_mean(&level, LEVELS);
-        return Err(format!(
-            "{text:?} is neither a level ({}) nor a filter such as info,aws_sdk_dynamodb=debug{hint}",
-            LEVELS.join(", ")
-        ));
-    }
-    match EnvFilter::try_new(text) {
-        Ok(_) => Ok(Filter(text.to_string())),
-        Err(error) => Err(format!("{text:?} is not a filter of logs: {error}")),
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let level = text.to_ascii_lowercase();
+        match level.as_str() {
+            "off" | "error" | "warn" => return Ok(Filter(level)),
+            "info" | "debug" | "trace" => return Ok(Filter(format!("warn,shardkeeper={level}"))),
+            _ => {}
+        }
+        // The notation takes a lone misspelt level for a module's name, and then logs everything of that module.
+        if !text.contains(['=', ',']) {
+            let hint = did_you_mean(&level, LEVELS);
+            return Err(format!(
+                "{text:?} is neither a level ({}) nor a filter such as info,aws_sdk_dynamodb=debug{hint}",
+                LEVELS.join(", ")
+            ));
+        }
+        match EnvFilter::try_new(text) {
+            Ok(_) => Ok(Filter(text.to_string())),
+            Err(error) => Err(format!("{text:?} is not a filter of logs: {error}")),
+        }
     }
 }
 
@@ -99,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_level_applies_to_this_program_and_leaves_libraries_at_warnings() {
-        let filter = |text: &str| parse_filter(text).unwrap().0;
+        let filter = |text: &str| text.parse::<Filter>().unwrap().0;
         assert_eq!(filter("debug"), "warn,shardkeeper=debug");
         assert_eq!(filter("ERROR"), "error");
         assert_eq!(filter("info,hyper=trace"), "info,hyper=trace");
@@ -107,8 +79,8 @@ mod tests {
 
     #[test]
     fn a_misspelt_level_is_not_taken_for_a_module() {
-        let message = parse_filter("inof").unwrap_err();
+        let message = "inof".parse::<Filter>().unwrap_err();
         assert!(message.contains("did you mean \"info\""), "{message}");
-        assert!(parse_filter("shardkeeper=loud").is_err());
+        assert!("shardkeeper=loud".parse::<Filter>().is_err());
     }
 }

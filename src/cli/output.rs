@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-/// Standard output's reader is gone. Anywhere in an error's chain, it makes [`super::exit_code`] end quietly.
+/// Standard output's reader is gone. Anywhere in an error's chain, it makes [`super::main`] end quietly.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output was closed by its reader")]
 pub struct Closed;

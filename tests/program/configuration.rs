@@ -59,7 +59,7 @@ fn printed(finished: &Finished, key: &str) -> (String, String) {
 const MINIMAL: &str = "run --table Phones --app audit";
 
 #[test]
-fn every_kind_of_mistake_is_told_at_once_with_its_place() {
+fn every_kind_of_mistake_in_values_is_told_at_once_with_its_place() {
     let file = "\
 idle-poll = \"1s\"
 lease-duration = 5
@@ -74,26 +74,55 @@ size = 3
         .current_dir(&folder.0)
         .env("SHARDKEEPER_CHECKPOINT_INTERVAL", "soon")
         .env("SHARDKEEPER_LEASE_DURATON", "5s")
-        .args("run --config shardkeeper.toml --lease-duration 5x --bogus 1 --to".split(' '));
+        .args("run --config shardkeeper.toml --lease-duration 5x".split(' '));
     let told = mistakes(&finish(&mut command));
     assert_eq!(
         told,
         [
-            "--bogus (command line): unknown option",
-            "--to (command line): needs a value: --to stdout|null|URL",
             "SHARDKEEPER_LEASE_DURATON (environment): unknown variable; did you mean \
              \"SHARDKEEPER_LEASE_DURATION\"?",
-            "shardkeeper.toml:2: lease-duration: wants a string in quotes, not an integer",
             "shardkeeper.toml:4: unknown key \"fleet\"",
             "shardkeeper.toml:6: unknown key \"unrelated\"",
+            "--lease-duration (command line): \"5x\" is not a duration; write 500ms, 5s or 2m",
+            "shardkeeper.toml:2: lease-duration: \"5\" has no unit; write 5s for seconds, 5ms for milliseconds",
+            "SHARDKEEPER_CHECKPOINT_INTERVAL (environment): \"soon\" is not a duration; write 500ms, 5s or 2m",
             "--table NAME or --stream-arn ARN is missing: give it as a flag, as SHARDKEEPER_TABLE or \
              SHARDKEEPER_STREAM_ARN in the environment, or as table = \"…\" or stream-arn = \"…\" in the --config file",
             "--app NAME is missing: give it as a flag, as SHARDKEEPER_APP in the environment, or as app = \"…\" in the \
              --config file",
-            "--lease-duration (command line): \"5x\" is not a duration; write 500ms, 5s or 2m",
-            "SHARDKEEPER_CHECKPOINT_INTERVAL (environment): \"soon\" is not a duration; write 500ms, 5s or 2m",
         ]
     );
+}
+
+#[test]
+fn mistakes_in_values_and_in_combinations_are_told_together() {
+    let mut command = shardkeeper();
+    command.env("SHARDKEEPER_CONCURRENCY", "4").env("SHARDKEEPER_ON_FAILURE", "skip");
+    let line = format!("{MINIMAL} --shard-concurrency 5 --min-workers 3 --max-workers 2 --idle-poll 1y");
+    assert_eq!(
+        mistakes(&finish(command.args(line.split(' ')))),
+        [
+            "--idle-poll (command line): \"1y\" is not a duration; write 500ms, 5s or 2m",
+            "SHARDKEEPER_ON_FAILURE (environment): without a limit no record is given up; give --retry-attempts or \
+             --max-record-age too",
+            "--max-workers (command line): 2 is less than 3, --min-workers (command line)",
+            "--shard-concurrency (command line): is more than concurrency, the limit over all shards, allows",
+        ]
+    );
+}
+
+#[test]
+fn mistakes_of_syntax_are_told_as_clap_tells_them() {
+    for (flags, words) in [
+        ("--leaseduration=5s", "a similar argument exists: '--lease-duration'"),
+        ("--app other", "the argument '--app <NAME>' cannot be used multiple times"),
+        ("Phones", "unexpected argument 'Phones' found"),
+        ("--to", "a value is required for '--to <stdout|null|URL>'"),
+    ] {
+        let finished = run(&format!("{MINIMAL} {flags}"));
+        assert_eq!((finished.code, &*finished.stdout), (64, ""));
+        assert!(finished.stderr.contains(words), "{}", finished.stderr);
+    }
 }
 
 #[test]
@@ -110,7 +139,7 @@ fn wrong_types_in_the_file_are_told_with_their_lines() {
     let file = "\
 app = \"audit\"
 table = [\"Phones\"]
-max-leases = \"3\"
+max-leases = \"three\"
 until-caught-up = \"yes\"
 buffer-bytes = 1.5
 start = true
@@ -120,11 +149,11 @@ start = true
     assert_eq!(
         told,
         [
-            "shardkeeper.toml:2: table: wants a string in quotes, not a list",
-            "shardkeeper.toml:3: max-leases: wants an integer, not a string",
-            "shardkeeper.toml:4: until-caught-up: wants true or false, not a string",
-            "shardkeeper.toml:5: buffer-bytes: wants an integer, or a string in quotes, not a fraction",
-            "shardkeeper.toml:6: start: wants a string in quotes, not true or false",
+            "shardkeeper.toml:2: table: needs a string in quotes, an integer, true or false, not a TOML array",
+            "shardkeeper.toml:5: buffer-bytes: needs a string in quotes, an integer, true or false, not a TOML float",
+            "shardkeeper.toml:6: start: \"true\" is not one of: trim-horizon, latest",
+            "shardkeeper.toml:4: until-caught-up: \"yes\" is neither true nor false",
+            "shardkeeper.toml:3: max-leases: \"three\" is not a whole number",
         ]
     );
 }
@@ -158,9 +187,7 @@ fn a_table_and_a_stream_together_are_refused_naming_both_places() {
     command.current_dir(&folder.0).env("SHARDKEEPER_TABLE", "Phones").args(["run", "--config=shardkeeper.toml"]);
     assert_eq!(
         mistakes(&finish(&mut command)),
-        [
-            "SHARDKEEPER_TABLE (environment) and shardkeeper.toml:2: stream-arn: both name what to read; give one of them"
-        ]
+        ["SHARDKEEPER_TABLE (environment) and shardkeeper.toml:2: stream-arn exclude each other: give one of them"]
     );
 }
 
@@ -246,7 +273,8 @@ fn several_filters_are_given_by_repeated_flags_or_arrays() {
     );
     let folder = Folder::with_file("filter-type", "filter = [1]\n");
     let told = mistakes(&run_in(&folder.0, &format!("{MINIMAL} --config shardkeeper.toml")));
-    assert_eq!(told, ["shardkeeper.toml:1: filter: wants a string in quotes, not an integer"]);
+    assert_eq!(told.len(), 1);
+    assert!(told[0].starts_with("shardkeeper.toml:1: filter: "), "{told:?}");
 }
 
 #[test]
@@ -257,16 +285,19 @@ fn print_config_refuses_a_wrong_configuration() {
 #[test]
 fn settings_of_delivery_that_make_no_sense_together_are_refused_by_name() {
     for (flags, words) in [
-        ("--on-failure skip", "--on-failure (command line): nothing is given up without a limit"),
-        ("--on-failure dead-letter --bisect false", "--on-failure (command line): nothing is given up without a limit"),
+        ("--on-failure skip", "--on-failure (command line): without a limit no record is given up"),
+        (
+            "--on-failure dead-letter --bisect false",
+            "--on-failure (command line): without a limit no record is given up",
+        ),
         ("--batch-window 1s", "--batch-window (command line): a batch without a size has nothing to fill up to"),
         (
             "--concurrency 4 --shard-concurrency 5",
-            "--shard-concurrency (command line): is more than --concurrency (command line) allows",
+            "--shard-concurrency (command line): is more than concurrency, the limit over all shards, allows",
         ),
         ("--batch-size 0", "--batch-size (command line): 0 is out of range: from 1 to 10000"),
         ("--batch-bytes 5MiB", "--batch-bytes (command line): 5MiB is too much"),
-        ("--retry-attempts -1", "--retry-attempts"),
+        ("--retry-attempts=-1", "--retry-attempts (command line): \"-1\" is not a whole number"),
     ] {
         let told = mistakes(&run(&format!("run --table Things --app test-app {flags}")));
         assert!(told.len() == 1 && told[0].contains(words), "{flags}: {told:?}");
@@ -302,13 +333,10 @@ fn single_values_are_checked_against_what_they_are_for() {
         ("--on-gap=", "--on-gap (command line): \"\" is not one of: continue, stop"),
         ("--log-level=inof", "--log-level (command line): \"inof\" is neither a level"),
         ("--until-caught-up=maybe", "--until-caught-up (command line): \"maybe\" is neither true nor false"),
-        ("--leaseduration=5s", "--leaseduration (command line): unknown option; did you mean \"--lease-duration\"?"),
         ("--filter={}", "--filter (command line): an object without fields says nothing"),
         ("--filter={\"a\":{\"b\":1}}", "--filter (command line): a.b: a field takes an array"),
         ("--filter=[]", "--filter (command line): an empty array is no filter"),
         ("--events=insert,update", "--events (command line): \"update\" is no event; write insert, modify, remove"),
-        ("--app other", "--app (command line): given more than once"),
-        ("Phones", "\"Phones\" (command line): unexpected argument"),
     ] {
         let told = mistakes(&run(&format!("{MINIMAL} {flags}")));
         assert_eq!(told.len(), 1, "{told:?}");
@@ -338,11 +366,9 @@ fn help_names_each_option_with_its_default_and_its_variable() {
     assert_eq!(help.code, 0);
     let text = help.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("--lease-duration <DURATION>"), "{text}");
-    assert!(text.contains("[default: 5s] [env: SHARDKEEPER_LEASE_DURATION]"), "{text}");
-    assert!(text.contains("[required] [env: SHARDKEEPER_APP]"), "{text}");
-
-    // Whatever else is wrong, help is what was asked for.
-    assert_eq!(run("run --bogus -h").stdout, help.stdout);
+    assert!(text.contains("[env: SHARDKEEPER_LEASE_DURATION] [default: 5s]"), "{text}");
+    assert!(text.contains("Must be given [env: SHARDKEEPER_APP]"), "{text}");
+    assert!(!text.contains("--http-secret "), "a secret is no flag: {text}");
     assert_eq!(run("help run").stdout, help.stdout);
 }
 
@@ -360,9 +386,30 @@ fn help_and_version_of_the_program_exit_with_0() {
 
 #[test]
 fn a_missing_or_unknown_command_exits_with_64() {
-    assert!(mistakes(&run(""))[0].starts_with("no command was given"));
-    assert!(mistakes(&run("rum"))[0].starts_with("unrecognized subcommand 'rum'"));
-    assert!(mistakes(&run("--table Phones"))[0].contains("'--table'"));
+    for (line, words) in [
+        ("", "Usage: shardkeeper <COMMAND>"),
+        ("lease", "Usage: shardkeeper lease <COMMAND>"),
+        ("rum", "unrecognized subcommand 'rum'"),
+        ("--table Phones", "unexpected argument '--table'"),
+    ] {
+        let finished = run(line);
+        assert_eq!((finished.code, &*finished.stdout), (64, ""));
+        assert!(finished.stderr.contains(words), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn secrets_are_refused_on_the_command_line_and_in_the_file() {
+    let folder = Folder::with_file("secrets", "http-secret = \"0123456789abcdef\"\n");
+    let line = format!("{MINIMAL} --config shardkeeper.toml --http-secret 0123456789abcdef");
+    assert_eq!(
+        mistakes(&run_in(&folder.0, &line)),
+        [
+            "--http-secret (command line): everybody on the machine could read it there; set SHARDKEEPER_HTTP_SECRET \
+             in the environment",
+            "shardkeeper.toml:1: unknown key \"http-secret\"; did you mean \"http-secret-file\"?",
+        ]
+    );
 }
 
 #[test]
@@ -370,12 +417,12 @@ fn local_and_demo_take_flags_only_and_tell_all_their_mistakes() {
     let mut command = shardkeeper();
     // A service called shardkeeper in Kubernetes sets this one: it must not become an option.
     command.env("SHARDKEEPER_PORT", "nonsense");
-    let line = "local --port 70000 --shards 0 --clock noon --app x";
+    command.env("SHARDKEEPER_LOG_LEVEL", "nonsense");
+    let line = "local --port 70000 --shards 0 --clock noon";
     let told = mistakes(&finish(command.args(line.split(' '))));
     assert_eq!(
         told,
         [
-            "--app (command line): unknown option",
             "--port (command line): 70000 is out of range: from 0 to 65535",
             "--shards (command line): 0 is out of range: from 1 to 10000",
             "--clock (command line): \"noon\" is not a whole number; write real, or milliseconds since 1970",

@@ -21,23 +21,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::recorder::Recorder;
 use self::status::StatusPage;
-use super::run_config::{RunConfig, Source};
+use super::args::run::AdminArgs;
+use crate::options::{StreamSelector, WorkerOptions};
 use crate::telemetry::WorkerTelemetry;
 
-/// The time that the head of a request may take to arrive.
+/// Time for the head of a request to arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// The time that a request may take altogether, its answer included.
+/// Time for a whole request, its response included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most connections at once; others wait to be accepted.
 const MOST_CONNECTIONS: usize = 32;
-/// The interval at which the recorder's histograms are emptied into their buckets.
+/// Interval at which the recorder's histograms are emptied into their buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 
-/// The sources of the answers.
 struct Admin {
     recorder: Recorder,
     telemetry: WorkerTelemetry,
@@ -45,15 +45,20 @@ struct Admin {
     status: StatusPage,
 }
 
-/// Starts to record metrics and to serve them, as `config` says.
+/// Starts to record metrics of a worker with these options, and to serve them.
 ///
 /// # Errors
-/// When the address was asked for and cannot be listened on.
-pub async fn start(config: &RunConfig, telemetry: WorkerTelemetry) -> Result<(), anyhow::Error> {
-    let Some(address) = config.metrics_addr else { return Ok(()) };
+/// When the server is needed and the address cannot be listened on.
+pub async fn start(
+    args: &AdminArgs,
+    options: &WorkerOptions,
+    is_needed: bool,
+    telemetry: WorkerTelemetry,
+) -> Result<(), anyhow::Error> {
+    let Some(address) = args.metrics_addr.0 else { return Ok(()) };
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
-        Err(error) if !config.needs_metrics_addr => {
+        Err(error) if !is_needed => {
             tracing::warn!(%address, %error, "no metrics: is another worker here? --metrics-addr chooses an address");
             return Ok(());
         }
@@ -63,7 +68,7 @@ pub async fn start(config: &RunConfig, telemetry: WorkerTelemetry) -> Result<(),
             });
         }
     };
-    let recorder = Recorder::install(&config.app, table_of(&config.source))?;
+    let recorder = Recorder::install(&options.app, table_of(&options.stream))?;
     let address = listener.local_addr().context("cannot tell the address")?;
     tracing::info!(%address, "serving /metrics, /live, /ready and /status");
     let upkeep = recorder.clone();
@@ -73,18 +78,18 @@ pub async fn start(config: &RunConfig, telemetry: WorkerTelemetry) -> Result<(),
             upkeep.run_upkeep();
         }
     });
-    let status = StatusPage::new(config);
-    let admin = Admin { recorder, telemetry, has_shards: config.metrics_per_shard, status };
+    let status = StatusPage::new(options);
+    let admin = Admin { recorder, telemetry, has_shards: args.metrics_per_shard, status };
     tokio::spawn(serve(listener, Arc::new(admin)));
     Ok(())
 }
 
 /// The table's name, for the label.
-fn table_of(source: &Source) -> &str {
-    match source {
-        Source::Table(name) => name,
+fn table_of(stream: &StreamSelector) -> &str {
+    match stream {
+        StreamSelector::Table(name) => name,
         // arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL
-        Source::StreamArn(arn) => arn.split('/').nth(1).unwrap_or(arn),
+        StreamSelector::Arn(arn) => arn.split('/').nth(1).unwrap_or(arn),
     }
 }
 

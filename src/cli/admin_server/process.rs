@@ -1,4 +1,4 @@
-//! This process's use of the machine, as far as the system tells.
+//! Gauges of this process's use of the machine, where the system reports it.
 
 use crate::telemetry::catalogue;
 

@@ -6,26 +6,27 @@ use hyper::body::Bytes;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::cli::run_config::{AwsOptions, RunConfig, Source};
+use crate::aws::clients::Endpoints;
 use crate::cli::status::StatusReader;
+use crate::options::{StreamSelector, WorkerOptions};
 
-/// The least and the most time that a page is good for.
+/// Bounds of the time for which a page is served.
 const SHORTEST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(30);
-/// The most shards a second that are read on average: as many as a leader reads.
+/// The most shards read a second on average: as many as a leader reads.
 const SHARDS_A_SECOND: u32 = 250;
-/// The greatest age of the listing of the stream's shards: the fleet shares few calls for it.
+/// Age limit of the listing of the stream's shards: the fleet shares few calls for it.
 const LISTING_AGE: Duration = Duration::from_secs(60);
-/// The time that reading the status may take.
+/// Limit of one reading.
 const READ_LIMIT: Duration = Duration::from_secs(20);
 
 /// The page, and where it comes from.
 pub struct StatusPage {
     app: String,
-    source: Source,
-    aws: AwsOptions,
+    stream: StreamSelector,
+    endpoints: Endpoints,
     lease_duration: Duration,
-    /// One request reads the tables at a time; the others wait for its page.
+    /// The holder of this lock reads; the others wait for its page.
     state: Mutex<State>,
 }
 
@@ -36,13 +37,13 @@ struct State {
 }
 
 impl StatusPage {
-    /// The page of the application that a worker with this configuration belongs to. No call is made yet.
-    pub fn new(config: &RunConfig) -> Self {
+    /// The page of the application that a worker with these options belongs to. No call is made yet.
+    pub fn new(options: &WorkerOptions) -> Self {
         Self {
-            app: config.app.clone(),
-            source: config.source.clone(),
-            aws: config.aws.clone(),
-            lease_duration: config.lease_duration,
+            app: options.app.clone(),
+            stream: options.stream.clone(),
+            endpoints: options.endpoints.clone(),
+            lease_duration: options.lease_duration,
             state: Mutex::default(),
         }
     }
@@ -58,7 +59,7 @@ impl StatusPage {
         let (good_for, page) = match tokio::time::timeout(READ_LIMIT, self.read(&mut state.reader)).await {
             Ok(Ok((good_for, page))) => (good_for, Ok(page)),
             Ok(Err(error)) => (SHORTEST, Err(format!("{error:#}"))),
-            Err(_) => (SHORTEST, Err(format!("reading the status took longer than {} s", READ_LIMIT.as_secs()))),
+            Err(_) => (SHORTEST, Err(format!("no status within {} s", READ_LIMIT.as_secs()))),
         };
         state.page = Some((Instant::now() + good_for, page.clone()));
         page
@@ -69,8 +70,8 @@ impl StatusPage {
         let mut used = match reader.take() {
             Some(used) => used,
             None => {
-                let source = Some(self.source.clone());
-                StatusReader::new(&self.app, source, &self.aws, self.lease_duration).await?
+                let stream = Some(self.stream.clone());
+                StatusReader::new(&self.app, stream, &self.endpoints, self.lease_duration).await?
             }
         };
         let status = used.read(LISTING_AGE).await?;

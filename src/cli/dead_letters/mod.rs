@@ -1,17 +1,16 @@
 //! `shardkeeper dead-letters`: lists, shows, replays and purges dead letters.
 
-pub mod config;
 mod replay;
 
 use std::fmt::Write;
 
 use anyhow::Context;
 
-use self::config::{DeadLettersConfig, Request, Selection};
+use super::args::dead_letters::{DeadLettersCommand, ListArgs, PurgeArgs, Selection, ShowArgs, StoreArgs};
 use super::confirm::confirm;
 use super::output;
 use super::status::table::{aligned, columns, length};
-use crate::consumer::{FailurePolicy, WallClock};
+use crate::consumer::WallClock;
 use crate::dead_letters::letter::DeadLetter;
 use crate::dead_letters::store::{LetterRef, LetterStore, StoredLetter};
 
@@ -22,18 +21,14 @@ const LONGEST_ERROR: usize = 100;
 ///
 /// # Errors
 /// When letters cannot be read, deleted or replayed.
-pub fn run(config: &DeadLettersConfig) -> Result<(), anyhow::Error> {
+pub fn run(command: &DeadLettersCommand) -> Result<(), anyhow::Error> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let outcome = runtime.block_on(async {
-        match &config.request {
-            Request::List => list(config).await,
-            Request::Show => show(config).await,
-            Request::Purge { dry_run, yes } => purge(config, *dry_run, *yes).await,
-            Request::Replay { sink, retries, handler_timeout, dry_run } => {
-                let (attempts, handler_timeout) = (Some(retries + 1), *handler_timeout);
-                let policy = FailurePolicy { attempts, handler_timeout, ..FailurePolicy::default() };
-                replay::run(config, sink, policy, *dry_run).await
-            }
+        match command {
+            DeadLettersCommand::List(args) => list(args).await,
+            DeadLettersCommand::Show(args) => show(args).await,
+            DeadLettersCommand::Replay(args) => replay::run(args).await,
+            DeadLettersCommand::Purge(args) => purge(args).await,
         }
     });
     // A handler that hangs must not keep the process from ending.
@@ -41,30 +36,38 @@ pub fn run(config: &DeadLettersConfig) -> Result<(), anyhow::Error> {
     outcome
 }
 
+async fn open(args: &StoreArgs) -> Result<LetterStore, anyhow::Error> {
+    LetterStore::open(&args.from, &args.app.app, &args.aws.endpoints()).await
+}
+
+async fn open_read_only(args: &StoreArgs) -> Result<LetterStore, anyhow::Error> {
+    LetterStore::open_read_only(&args.from, &args.app.app, &args.aws.endpoints()).await
+}
+
 /// Calls `visit` with the selected letters of the store, page by page; each shard's together and in order.
 async fn visit_selected(
     store: &LetterStore,
-    config: &DeadLettersConfig,
+    selection: &Selection,
     mut visit: impl FnMut(Vec<StoredLetter>) -> Result<(), anyhow::Error>,
 ) -> Result<(), anyhow::Error> {
-    match &config.selection {
+    match selection {
         Selection::All => store.scan(None, &mut visit).await,
         Selection::Shard(shard) => store.scan(Some(shard), &mut visit).await,
         Selection::Ids(ids) => visit(store.find(ids).await?),
     }
 }
 
-async fn list(config: &DeadLettersConfig) -> Result<(), anyhow::Error> {
-    let store = LetterStore::open_read_only(&config.from, &config.app, &config.aws.endpoints()).await?;
+async fn list(args: &ListArgs) -> Result<(), anyhow::Error> {
+    let store = open_read_only(&args.store).await?;
     let now_ms = WallClock::System.now_ms();
     let mut count = 0;
-    visit_selected(&store, config, |page| {
+    visit_selected(&store, &Selection::of_shard(args.shard.as_ref()), |page| {
         if page.is_empty() {
             return Ok(());
         }
         let is_first = count == 0;
         count += page.len();
-        match config.json {
+        match args.output.json {
             true => output::print(&page.iter().filter_map(json_line).collect::<String>()),
             false => output::print(&lines(&page, now_ms, is_first)),
         }
@@ -115,11 +118,11 @@ fn first_line(error: &str) -> String {
     if short.len() < error.len() { format!("{short} …") } else { short }
 }
 
-async fn show(config: &DeadLettersConfig) -> Result<(), anyhow::Error> {
-    let store = LetterStore::open_read_only(&config.from, &config.app, &config.aws.endpoints()).await?;
+async fn show(args: &ShowArgs) -> Result<(), anyhow::Error> {
+    let store = open_read_only(&args.store).await?;
     let now_ms = WallClock::System.now_ms();
-    visit_selected(&store, config, |page| {
-        let texts = page.iter().filter_map(|stored| match (&stored.letter, config.json) {
+    visit_selected(&store, &Selection::of_ids(&args.ids), |page| {
+        let texts = page.iter().filter_map(|stored| match (&stored.letter, args.output.json) {
             (Ok(letter), false) => Some(describe(letter, now_ms)),
             _ => json_line(stored),
         });
@@ -147,10 +150,10 @@ fn describe(letter: &DeadLetter, now_ms: u64) -> String {
     text
 }
 
-async fn purge(config: &DeadLettersConfig, dry_run: bool, yes: bool) -> Result<(), anyhow::Error> {
-    let store = LetterStore::open(&config.from, &config.app, &config.aws.endpoints()).await?;
+async fn purge(args: &PurgeArgs) -> Result<(), anyhow::Error> {
+    let store = open(&args.store).await?;
     let mut selected: Vec<LetterRef> = Vec::new();
-    visit_selected(&store, config, |page| {
+    visit_selected(&store, &args.letters.selection(), |page| {
         selected.extend(page.iter().map(|stored| stored.at.clone()));
         let lines = page.iter().map(|stored| format!("{}\n", stored.name()));
         output::print(&lines.collect::<String>())
@@ -160,10 +163,10 @@ async fn purge(config: &DeadLettersConfig, dry_run: bool, yes: bool) -> Result<(
     if selected.is_empty() {
         return output::print("no dead letters: nothing to delete\n");
     }
-    if dry_run {
+    if args.dry_run {
         return output::print(&format!("dry run: {letters} would be deleted, and nothing is\n"));
     }
-    if !yes {
+    if !args.yes {
         confirm(&format!("Delete {letters} for good?"), "deleted")?;
     }
     store.delete_all(&selected).await?;

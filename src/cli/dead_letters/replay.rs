@@ -10,10 +10,8 @@ use anyhow::{Context, bail};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::config::DeadLettersConfig;
-use super::{counted, output, visit_selected};
-use crate::cli::run::{WithProcessors, with_processors};
-use crate::cli::run_config::Sink;
+use super::{counted, open, output, visit_selected};
+use crate::cli::args::dead_letters::{ReplayArgs, Selection};
 use crate::cli::signals;
 use crate::consumer::{FailurePolicy, ProcessorFactory, Replayer, StillFails, WallClock};
 use crate::dead_letters::letter::{DeadLetter, ItemKey, LetterId};
@@ -24,20 +22,14 @@ use crate::model::sequence_number::SequenceNumber;
 ///
 /// # Errors
 /// When something cannot be read or written, or not all letters could be replayed.
-pub async fn run(
-    config: &DeadLettersConfig,
-    sink: &Sink,
-    policy: FailurePolicy,
-    dry_run: bool,
-) -> Result<(), anyhow::Error> {
-    let store = LetterStore::open(&config.from, &config.app, &config.aws.endpoints()).await?;
-    let pending = read_pending(&store, config).await?;
-    let to_stderr = !dry_run && matches!(sink, Sink::Stdout);
-    let report = Report { json: config.json, to_stderr };
+pub async fn run(args: &ReplayArgs) -> Result<(), anyhow::Error> {
+    let store = open(&args.store).await?;
+    let pending = read_pending(&store, &args.letters.selection()).await?;
+    let report = Report { json: args.json, to_stderr: !args.dry_run && args.sink.is_stdout() };
     if pending.is_empty() {
         return report.summary("no dead letters: nothing to replay");
     }
-    if dry_run {
+    if args.dry_run {
         pending.iter().try_for_each(|letter| report.outcome(letter, &Outcome::Planned))?;
         return report.summary(&format!("dry run: {} would be handed over in this order", counted(pending.len())));
     }
@@ -48,8 +40,11 @@ pub async fn run(
         signal.await;
         asked.cancel();
     });
+    let (attempts, handler_timeout) = (Some(args.retry_attempts + 1), args.handler_timeout);
+    let policy = FailurePolicy { attempts, handler_timeout, ..FailurePolicy::default() };
+    let factory = args.sink.open(&closed)?;
     let job = Job { store: &store, pending, policy, report: &report, stop: &stop, closed: &closed };
-    let outcome = with_processors(sink, &closed, job).await;
+    let outcome = job.run(factory).await;
     let compacted = store.compact();
     if closed.is_cancelled() {
         return Err(output::Closed.into());
@@ -74,9 +69,9 @@ impl PendingLetter {
 }
 
 /// The selected letters, in the order in which their records are to be handed over.
-async fn read_pending(store: &LetterStore, config: &DeadLettersConfig) -> Result<Vec<PendingLetter>, anyhow::Error> {
+async fn read_pending(store: &LetterStore, selection: &Selection) -> Result<Vec<PendingLetter>, anyhow::Error> {
     let mut pending = Vec::new();
-    visit_selected(store, config, |page| {
+    visit_selected(store, selection, |page| {
         pending.extend(page.into_iter().filter_map(to_pending));
         Ok(())
     })
@@ -105,10 +100,8 @@ struct Job<'a> {
     closed: &'a CancellationToken,
 }
 
-impl WithProcessors for Job<'_> {
-    type Output = Totals;
-
-    async fn call(self, factory: impl ProcessorFactory) -> Result<Totals, anyhow::Error> {
+impl Job<'_> {
+    async fn run(self, factory: impl ProcessorFactory) -> Result<Totals, anyhow::Error> {
         let Self { store, pending, policy, report, stop, closed } = self;
         let mut replayer = Replayer::new(factory, policy, WallClock::System, u64::from(std::process::id()));
         let mut totals = Totals { all: pending.len(), ..Totals::default() };
@@ -310,20 +303,12 @@ mod tests {
     }
 
     async fn replay_all(store: &LetterStore, handler: Handler) -> Totals {
-        let config = match crate::cli::dead_letters::config::read(
-            "replay",
-            &["--all".into(), "--app".into(), "audit".into()],
-            &crate::cli::layers::Environment::default(),
-        ) {
-            Ok(config) => config,
-            Err(mistakes) => panic!("{mistakes}"),
-        };
-        let pending = read_pending(store, &config).await.expect("the letters can be read");
+        let pending = read_pending(store, &Selection::All).await.expect("the letters can be read");
         let policy = FailurePolicy { attempts: Some(2), ..FailurePolicy::default() };
         let report = Report { json: false, to_stderr: true };
         let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
         let job = Job { store, pending, policy, report: &report, stop: &stop, closed: &closed };
-        job.call(move |_: &ShardContext| handler.clone()).await.expect("the store works")
+        job.run(move |_: &ShardContext| handler.clone()).await.expect("the store works")
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ mod workers;
 #[cfg(unix)]
 mod writer;
 
-use super::demo_config::DemoConfig;
+use super::args::demo::DemoArgs;
 
 /// Runs `shardkeeper demo`.
 ///
@@ -30,15 +30,15 @@ use super::demo_config::DemoConfig;
 /// When the demonstration could not be run, a record was missing, out of order or never written, or a worker crashed.
 /// [`super::output::Closed`] when standard output's reader went away.
 #[cfg(unix)]
-pub fn run(config: DemoConfig) -> Result<(), anyhow::Error> {
+pub fn run(args: &DemoArgs) -> Result<(), anyhow::Error> {
     use anyhow::Context;
 
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(scenario::run(config))
+    runtime.block_on(scenario::run(args))
 }
 
 /// Fails: `shardkeeper demo` needs a Unix system.
 #[cfg(not(unix))]
-pub fn run(_config: DemoConfig) -> Result<(), anyhow::Error> {
+pub fn run(_args: &DemoArgs) -> Result<(), anyhow::Error> {
     anyhow::bail!("`shardkeeper demo` needs a Unix system, for its processes and signals")
 }

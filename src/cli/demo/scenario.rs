@@ -14,7 +14,7 @@ use super::reorder::ReorderBuffer;
 use super::screen::{Row, Screen, Total};
 use super::workers::Workers;
 use super::{table, writer};
-use crate::cli::demo_config::DemoConfig;
+use crate::cli::args::demo::DemoArgs;
 use crate::cli::signals::{self, StopSignal};
 use shardkeeper_local::{Clock, LocalOptions, LocalService};
 
@@ -68,12 +68,12 @@ enum PhaseEnd {
 ///
 /// # Errors
 /// When it could not be run, or the verdict is bad.
-pub async fn run(config: DemoConfig) -> Result<(), anyhow::Error> {
+pub async fn run(args: &DemoArgs) -> Result<(), anyhow::Error> {
     let signal = signals::first_stop().context("cannot listen for signals")?;
     let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on 127.0.0.1")?;
     let address = listener.local_addr().context("cannot tell the address")?;
-    let rollover = Some(config.rollover);
-    let options = LocalOptions { initial_shards: config.shards, rollover, ..LocalOptions::default() };
+    let rollover = Some(args.rollover);
+    let options = LocalOptions { initial_shards: args.shards, rollover, ..LocalOptions::default() };
     let service = LocalService::new(options, Clock::system());
     table::create(&service)?;
     let closing = CancellationToken::new();
@@ -81,11 +81,11 @@ pub async fn run(config: DemoConfig) -> Result<(), anyhow::Error> {
 
     let workers = Workers::new(address)?;
     let mut screen = Screen::new();
-    screen.text(&opening(&config, &workers, &format!("http://{address}")));
+    screen.text(&opening(args, &workers, &format!("http://{address}")));
     screen.flush()?;
     let writer_stop = CancellationToken::new();
     let checker = DeliveryChecker::default();
-    let writing = writer::write(service.clone(), checker.clone(), config.records_per_second, writer_stop.clone());
+    let writing = writer::write(service.clone(), checker.clone(), args.rate, writer_stop.clone());
     let mut scenario = Scenario {
         service,
         checker,
@@ -98,7 +98,7 @@ pub async fn run(config: DemoConfig) -> Result<(), anyhow::Error> {
         next_table: Instant::now() + TABLE_INTERVAL,
         signal: Some(Box::pin(signal)),
     };
-    scenario.run_workers(&config).await?;
+    scenario.run_workers(args).await?;
     writer_stop.cancel();
     scenario.shut_down().await?;
     closing.cancel();
@@ -108,16 +108,16 @@ pub async fn run(config: DemoConfig) -> Result<(), anyhow::Error> {
 
 impl Scenario {
     /// Starts the workers, kills one of them and starts another, until the end of the demonstration.
-    async fn run_workers(&mut self, config: &DemoConfig) -> Result<(), anyhow::Error> {
+    async fn run_workers(&mut self, args: &DemoArgs) -> Result<(), anyhow::Error> {
         let start = Instant::now();
-        for _ in 0..config.workers {
+        for _ in 0..args.workers {
             self.start_worker()?;
         }
-        if self.run_until(Some(start + KILL_AT.min(config.length / 4)), Self::is_over).await? != PhaseEnd::Timeout {
+        if self.run_until(Some(start + KILL_AT.min(args.length / 4)), Self::is_over).await? != PhaseEnd::Timeout {
             return Ok(());
         }
         self.kill_worker()?;
-        if self.run_until(Some(start + START_AT.min(config.length / 2)), Self::has_writer_failed).await?
+        if self.run_until(Some(start + START_AT.min(args.length / 2)), Self::has_writer_failed).await?
             != PhaseEnd::Timeout
         {
             return Ok(());
@@ -125,7 +125,7 @@ impl Scenario {
         let index = self.start_worker()?;
         let text = format!("starting {}: it gets a share of the shards", self.workers.all()[index].name);
         self.screen.event(&text);
-        let end = (!config.keep_going).then(|| start + config.length);
+        let end = (!args.keep_going).then(|| start + args.length);
         self.run_until(end, Self::is_over).await?;
         Ok(())
     }
@@ -297,12 +297,12 @@ fn counted(number: u64, thing: &str) -> String {
     }
 }
 
-fn opening(config: &DemoConfig, workers: &Workers, endpoint: &str) -> String {
-    let (shards, rollover) = (counted(config.shards.into(), "shard"), config.rollover);
-    let count = counted(config.workers.into(), "worker");
-    let until = match config.keep_going {
+fn opening(args: &DemoArgs, workers: &Workers, endpoint: &str) -> String {
+    let (shards, rollover) = (counted(args.shards.into(), "shard"), args.rollover);
+    let count = counted(args.workers.into(), "worker");
+    let until = match args.keep_going {
         true => "until Ctrl-C".to_string(),
-        false => format!("for {:?}", config.length),
+        false => format!("for {:?}", args.length),
     };
     format!(
         "shardkeeper demo, {until}: {count}, the stream of the table {phones}\n  \
@@ -311,7 +311,7 @@ fn opening(config: &DemoConfig, workers: &Workers, endpoint: &str) -> String {
          service  {endpoint} (DynamoDB with Streams, in this process; data in memory)\n  \
          workers  shardkeeper run --table {phones} --app {app} --worker-id worker-N --to stdout\n  \
          logs     {logs}/worker-N.log\n",
-        rate = config.records_per_second,
+        rate = args.rate,
         phones = table::TABLE,
         app = table::APP,
         logs = workers.logs().display(),

@@ -3,7 +3,6 @@
 //! The command reads the rows and watches their holders until it knows whether they are alive. Then it plans the writes,
 //! shows them, asks, and writes each row on the condition that the row is still as it was shown.
 
-pub mod config;
 mod snapshot;
 
 use std::collections::BTreeSet;
@@ -11,38 +10,47 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, bail};
 
-use self::config::LeaseConfig;
+use super::args::lease::{LeaseArgs, LeaseCommand};
 use super::confirm::confirm;
 use super::connection::Connection;
 use super::output;
-use crate::admin::lease_ops::{self, FleetSnapshot, PlannedWrite};
+use crate::admin::lease_ops::{self, FleetSnapshot, PlannedWrite, Request};
 use crate::aws::lease_table::Outcome;
 use crate::model::lease::{Lease, ShardId, Transition};
 use crate::model::worker_record::Hints;
+
+/// A request, and the leases that it is about.
+struct Operation<'a> {
+    request: Request,
+    shards: BTreeSet<ShardId>,
+    args: &'a LeaseArgs,
+}
 
 /// Runs `shardkeeper lease`.
 ///
 /// # Errors
 /// When a request is refused, a row has changed meanwhile, or a service cannot be reached.
-pub fn run(config: &LeaseConfig) -> Result<(), anyhow::Error> {
+pub fn run(command: &LeaseCommand) -> Result<(), anyhow::Error> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(change_leases(config))
+    runtime.block_on(change_leases(command))
 }
 
-async fn change_leases(config: &LeaseConfig) -> Result<(), anyhow::Error> {
-    let connection = Connection::new(&config.app, &config.aws, config.lease_duration).await?;
-    let snapshot = snapshot::load_snapshot(&connection, config).await?;
-    let planned = plan(config, &snapshot)?;
+async fn change_leases(command: &LeaseCommand) -> Result<(), anyhow::Error> {
+    let args = command.args();
+    let connection = Connection::new(&args.app.app, &args.aws.endpoints(), args.liveness.lease_duration).await?;
+    let operation = Operation { request: command.request(), shards: args.shards.iter().cloned().collect(), args };
+    let snapshot = snapshot::load_snapshot(&connection, &operation).await?;
+    let planned = plan(&operation, &snapshot)?;
     output::print(&planned.iter().map(|(key, planned)| describe_plan(key, planned)).collect::<String>())?;
     let writes: Vec<(&ShardId, &PlannedWrite, &Transition)> =
         planned.iter().filter_map(|(key, planned)| Some((*key, planned, planned.write.as_ref()?))).collect();
     if writes.is_empty() {
         return Ok(());
     }
-    if config.dry_run {
+    if args.dry_run {
         return output::print("dry run: nothing is written\n");
     }
-    if !config.yes {
+    if !args.yes {
         let leases = if writes.len() == 1 { "this lease" } else { "these leases" };
         confirm(&format!("Write {leases}?"), "written")?;
     }
@@ -69,13 +77,14 @@ async fn change_leases(config: &LeaseConfig) -> Result<(), anyhow::Error> {
 
 /// Plans the write of each lease. One refusal refuses all of them.
 fn plan<'a>(
-    config: &'a LeaseConfig,
+    operation: &'a Operation<'_>,
     snapshot: &FleetSnapshot,
 ) -> Result<Vec<(&'a ShardId, PlannedWrite)>, anyhow::Error> {
+    let Operation { request, shards, args } = operation;
     let mut writes = Vec::new();
     let mut refusals = String::new();
-    for key in &config.shards {
-        match lease_ops::decide(&config.request, key, &config.shards, snapshot, config.force) {
+    for key in shards {
+        match lease_ops::decide(request, key, shards, snapshot, args.force) {
             Ok(planned) => writes.push((key, planned)),
             Err(refusal) => {
                 let _ = write!(refusals, "\n  {key}: {refusal}");

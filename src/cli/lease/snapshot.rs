@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use tokio::time::Instant;
 
-use super::config::LeaseConfig;
+use super::Operation;
 use crate::admin::lease_ops::{FleetSnapshot, Liveness, Request, workers_to_watch};
 use crate::aws::stream::Error;
 use crate::cli::connection::Connection;
@@ -22,17 +22,20 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the application does not exist, or a service cannot be reached.
-pub async fn load_snapshot(connection: &Connection, config: &LeaseConfig) -> Result<FleetSnapshot, anyhow::Error> {
+pub(super) async fn load_snapshot(
+    connection: &Connection,
+    operation: &Operation<'_>,
+) -> Result<FleetSnapshot, anyhow::Error> {
     let (rows, _) = read_rows(connection).await?;
-    let rows = config.shards.iter().filter_map(|key| rows.get(key)).cloned().collect();
-    let (view, liveness) = watch(connection, config, rows).await?;
+    let rows = operation.shards.iter().filter_map(|key| rows.get(key)).cloned().collect();
+    let (view, liveness) = watch(connection, operation, rows).await?;
     let members = view.workers.iter().map(|seen| (seen.member.id.clone(), seen.member.record.max_leases)).collect();
     // The first rows are as old as the watching was long.
     let (rows, bad) = read_rows(connection).await?;
-    let missing_positions = match &config.request {
+    let missing_positions = match &operation.request {
         Request::Reset { at } => {
             let arn = view.leadership.and_then(|leadership| leadership.stream_arn);
-            let shards = config.shards.iter().filter(|key| rows.contains_key(*key));
+            let shards = operation.shards.iter().filter(|key| rows.contains_key(*key));
             missing_positions(connection, arn.as_deref(), at, shards).await?
         }
         _ => BTreeMap::new(),
@@ -58,10 +61,10 @@ async fn read_rows(
 /// be alive or dead.
 async fn watch(
     connection: &Connection,
-    config: &LeaseConfig,
+    operation: &Operation<'_>,
     mut rows: Vec<Lease>,
 ) -> Result<(FleetView, BTreeMap<WorkerId, Liveness>), anyhow::Error> {
-    let mut observer = FleetObserver::new(connection.fleet.clone(), config.lease_duration);
+    let mut observer = FleetObserver::new(connection.fleet.clone(), operation.args.liveness.lease_duration);
     let mut counters: Observations<ShardId, u64> = Observations::default();
     let origin = Instant::now();
     let mut is_logged = false;
@@ -69,17 +72,17 @@ async fn watch(
         let view = observer.refresh_if_there().await?;
         let sent = origin.elapsed();
         if !rows.is_empty() {
-            rows = connection.leases.read_many(&config.shards).await?.into_iter().flatten().collect();
+            rows = connection.leases.read_many(&operation.shards).await?.into_iter().flatten().collect();
         }
         let arrived = origin.elapsed();
         for row in &rows {
             counters.observe(&row.key, row.counter, sent, arrived);
         }
-        let mut workers = workers_to_watch(&config.request, None);
+        let mut workers = workers_to_watch(&operation.request, None);
         // A new owner that is not in the fleet table is refused: there is nothing to wait for.
         workers.retain(|worker| view.worker(worker).is_some());
         workers.extend(rows.iter().flat_map(|row| workers_to_watch(&Request::Release, Some(row))));
-        let state = |worker: &WorkerId| liveness(worker, &view, &rows, &counters, config);
+        let state = |worker: &WorkerId| liveness(worker, &view, &rows, &counters, operation);
         let liveness: BTreeMap<WorkerId, Liveness> =
             workers.iter().filter_map(|worker| Some((worker.clone(), state(worker)?))).collect();
         workers.retain(|worker| !liveness.contains_key(worker));
@@ -88,7 +91,7 @@ async fn watch(
         }
         if !is_logged && origin.elapsed() >= Duration::from_secs(1) {
             is_logged = true;
-            let limit = config.lease_duration.max(config.kcl_failover_time);
+            let limit = operation.args.liveness.lease_duration.max(operation.args.kcl.kcl_failover_time);
             tracing::info!(?workers, ?limit, "watching whether workers are alive");
         }
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -101,7 +104,7 @@ fn liveness(
     view: &FleetView,
     rows: &[Lease],
     counters: &Observations<ShardId, u64>,
-    config: &LeaseConfig,
+    operation: &Operation<'_>,
 ) -> Option<Liveness> {
     if let Some(seen) = view.worker(worker) {
         return match (seen.is_alive, seen.has_changed) {
@@ -112,7 +115,7 @@ fn liveness(
         };
     }
     // Another program's worker has no heartbeat: it renews each lease by its counter, as the KCL does.
-    let limit = config.kcl_failover_time.max(config.lease_duration);
+    let limit = operation.args.kcl.kcl_failover_time.max(operation.args.liveness.lease_duration);
     let mut held = rows.iter().filter(|row| row.holder() == Some(worker)).map(|row| &row.key);
     if held.clone().any(|key| counters.has_changed(key)) {
         return Some(Liveness::Alive);

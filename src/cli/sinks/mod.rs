@@ -1,113 +1,97 @@
-//! Where `shardkeeper run` sends records: standard output, a handler that is asked over HTTP, or nowhere.
+//! Destinations of records. A sink has a file of its own, a name in [`Sink`], and an arm wherever that is matched.
 
-pub mod http;
+mod http;
+mod stdout;
 
-use std::io::{self, Write};
-use std::sync::Arc;
+use std::io;
+use std::str::FromStr;
 
-use tokio::sync::{mpsc, oneshot};
+use anyhow::Context;
+use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use crate::consumer::{BatchError, ProcessRecordsInput, RecordProcessor};
-use crate::model::record::RecordBatch;
+use self::http::{Handler, HttpArgs, HttpUrl};
+use self::stdout::Lines;
+use super::args::run::READING;
+use crate::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext};
 
-/// Batches that wait for the writer.
-const QUEUE: usize = 16;
-
-/// Takes records and only lets them be counted.
-pub struct Null;
-
-impl RecordProcessor for Null {
-    async fn process_records(&mut self, _input: ProcessRecordsInput) -> Result<(), BatchError> {
-        Ok(())
-    }
+#[derive(Args)]
+#[command(next_help_heading = READING)]
+pub struct SinkArgs {
+    /// Destination of records: a line of JSON each on standard output, as the service sent it; nowhere but the count; or
+    /// a handler at an http:// or https:// URL, which gets a batch a POST, in the shape of a Lambda function's event.
+    #[arg(long, value_name = "stdout|null|URL", default_value = "stdout", env = "SHARDKEEPER_TO")]
+    to: Sink,
+    #[command(flatten)]
+    http: HttpArgs,
 }
 
-/// Writes each record as one line of JSON, the bytes that the service sent. What it has taken is written and flushed.
 #[derive(Clone)]
-pub struct Lines {
-    batches: mpsc::Sender<Job>,
-    closed: CancellationToken,
+enum Sink {
+    Stdout,
+    Null,
+    Http(HttpUrl),
 }
 
-struct Job {
-    records: RecordBatch,
-    written: oneshot::Sender<Result<(), Arc<io::Error>>>,
-}
+impl FromStr for Sink {
+    type Err = String;
 
-impl Lines {
-    /// Lines to `output`, written by a thread of its own: a reader that is slow holds up no call of the worker's.
-    /// When the reader is gone, `closed` is cancelled.
-    pub fn new(output: impl Write + Send + 'static, closed: CancellationToken) -> io::Result<Self> {
-        let (batches, jobs) = mpsc::channel(QUEUE);
-        std::thread::Builder::new().name("output".into()).spawn(move || write_jobs(jobs, output))?;
-        Ok(Self { batches, closed })
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stdout" => Ok(Self::Stdout),
+            "null" => Ok(Self::Null),
+            url if url.contains("://") => HttpUrl::parse(url).map(Self::Http),
+            other => Err(format!("{other:?} is not one of: stdout, null, or a handler's URL (http://…, https://…)")),
+        }
     }
 }
 
-impl RecordProcessor for Lines {
+/// Processor of the records of a shard.
+pub enum SinkProcessor {
+    Null,
+    Stdout(Lines),
+    Http(http::Processor),
+}
+
+impl RecordProcessor for SinkProcessor {
     async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
-        let (written, done) = oneshot::channel();
-        let job = Job { records: input.records, written };
-        let outcome = match self.batches.send(job).await {
-            Ok(()) => done.await.unwrap_or_else(|_| Err(Arc::new(io::ErrorKind::BrokenPipe.into()))),
-            Err(_) => Err(Arc::new(io::ErrorKind::BrokenPipe.into())),
-        };
-        let Err(error) = outcome else { return Ok(()) };
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            self.closed.cancel();
-        }
-        Err(error.into())
-    }
-}
-
-/// Writes what is queued, flushes once for all of it, and then says so to each.
-fn write_jobs(mut jobs: mpsc::Receiver<Job>, mut output: impl Write) {
-    let mut lines = Vec::new();
-    while let Some(job) = jobs.blocking_recv() {
-        let mut waiting = Vec::with_capacity(QUEUE);
-        let mut outcome = write_records(&mut output, &mut lines, &job.records);
-        waiting.push(job.written);
-        while waiting.len() < QUEUE && outcome.is_ok() {
-            let Ok(job) = jobs.try_recv() else { break };
-            outcome = write_records(&mut output, &mut lines, &job.records);
-            waiting.push(job.written);
-        }
-        let outcome = outcome.and_then(|()| output.flush()).map_err(Arc::new);
-        for written in waiting {
-            let _ = written.send(outcome.clone());
+        match self {
+            Self::Null => Ok(()),
+            Self::Stdout(lines) => lines.process_records(input).await,
+            Self::Http(handler) => handler.process_records(input).await,
         }
     }
 }
 
-fn write_records(output: &mut impl Write, lines: &mut Vec<u8>, records: &RecordBatch) -> io::Result<()> {
-    lines.clear();
-    for record in records.iter() {
-        write_line(lines, record.json().as_bytes());
+/// Factory of the processors of all shards.
+pub type SinkFactory = Box<dyn Fn(&ShardContext) -> SinkProcessor + Send + Sync>;
+
+impl SinkArgs {
+    /// Whether the records themselves go to standard output.
+    pub fn is_stdout(&self) -> bool {
+        matches!(self.to, Sink::Stdout)
     }
-    output.write_all(lines)
-}
 
-/// The record's bytes, and a line feed. Line breaks can only stand between its tokens, where they mean nothing: a
-/// record that a service sent over several lines loses them, and only them.
-fn write_line(lines: &mut Vec<u8>, json: &[u8]) {
-    if memchr::memchr2(b'\n', b'\r', json).is_none() {
-        lines.extend_from_slice(json);
-    } else {
-        lines.extend(json.iter().filter(|byte| !matches!(byte, b'\n' | b'\r')));
+    /// The most records of a batch when the user sets no other number.
+    pub fn default_batch_size(&self) -> Option<usize> {
+        matches!(self.to, Sink::Http(_)).then_some(http::BATCH_SIZE)
     }
-    lines.push(b'\n');
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_is_one_line_of_the_bytes_that_came() {
-        let mut lines = Vec::new();
-        write_line(&mut lines, br#"{"b":1, "a":"x\ny"}"#);
-        write_line(&mut lines, b"{\r\n  \"a\" : 1\n}");
-        assert_eq!(lines, b"{\"b\":1, \"a\":\"x\\ny\"}\n{  \"a\" : 1}\n");
+    /// Opens the sink. When standard output's reader goes away, `closed` is cancelled.
+    ///
+    /// # Errors
+    /// When the sink cannot be had.
+    pub fn open(&self, closed: &CancellationToken) -> Result<SinkFactory, anyhow::Error> {
+        Ok(match &self.to {
+            Sink::Null => Box::new(|_| SinkProcessor::Null),
+            Sink::Stdout => {
+                let lines = Lines::new(io::stdout(), closed.clone()).context("cannot start the output thread")?;
+                Box::new(move |_| SinkProcessor::Stdout(lines.clone()))
+            }
+            Sink::Http(url) => {
+                let handler = Handler::new(self.http.target(url.clone()))?;
+                Box::new(move |shard| SinkProcessor::Http(handler.processor(shard)))
+            }
+        })
     }
 }

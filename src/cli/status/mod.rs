@@ -1,6 +1,5 @@
 //! `shardkeeper status`: the state of a fleet, read from outside.
 
-pub mod config;
 pub(super) mod table;
 
 use std::time::Duration;
@@ -9,16 +8,17 @@ use anyhow::Context;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use self::config::StatusConfig;
+use super::args::status::StatusArgs;
 use super::connection::Connection;
 use super::output;
-use super::run_config::{AwsOptions, Source};
 use crate::admin::status::{FleetStatus, StatusInputs};
+use crate::aws::clients::Endpoints;
 use crate::aws::stream::{self, find_stream};
 use crate::consumer::WallClock;
 use crate::coordination::{self, FleetObserver, Listing};
 use crate::model::fleet_view::FleetView;
 use crate::model::worker_record::overdue_after;
+use crate::options::StreamSelector;
 
 /// The time between two reads of the fleet table while heartbeats are awaited.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -30,24 +30,25 @@ const LISTING_LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When the application does not exist, or a service cannot be reached.
-pub fn run(config: &StatusConfig) -> Result<(), anyhow::Error> {
+pub fn run(args: &StatusArgs) -> Result<(), anyhow::Error> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let status = runtime.block_on(read(config))?;
-    match config.json {
+    let status = runtime.block_on(read(args))?;
+    match args.json {
         true => output::print(&format!("{}\n", serde_json::to_string_pretty(&status)?)),
         false => output::print(&table::render(&status)),
     }
 }
 
-async fn read(config: &StatusConfig) -> Result<FleetStatus, anyhow::Error> {
-    let mut reader = StatusReader::new(&config.app, config.source.clone(), &config.aws, config.lease_duration).await?;
+async fn read(args: &StatusArgs) -> Result<FleetStatus, anyhow::Error> {
+    let (source, lease_duration) = (args.source.selector(), args.liveness.lease_duration);
+    let mut reader = StatusReader::new(&args.app.app, source, &args.aws.endpoints(), lease_duration).await?;
     reader.read(Duration::ZERO).await
 }
 
 /// Reads the status of a fleet from outside, once or repeatedly.
 pub struct StatusReader {
     app: String,
-    source: Option<Source>,
+    source: Option<StreamSelector>,
     lease_duration: Duration,
     connection: Connection,
     observer: FleetObserver,
@@ -62,11 +63,11 @@ impl StatusReader {
     /// When there is no region or there are no credentials.
     pub async fn new(
         app: &str,
-        source: Option<Source>,
-        aws: &AwsOptions,
+        source: Option<StreamSelector>,
+        endpoints: &Endpoints,
         lease_duration: Duration,
     ) -> Result<Self, anyhow::Error> {
-        let connection = Connection::new(app, aws, lease_duration).await?;
+        let connection = Connection::new(app, endpoints, lease_duration).await?;
         let observer = FleetObserver::new(connection.fleet.clone(), lease_duration);
         Ok(Self { app: app.to_owned(), source, lease_duration, connection, observer, listing: None })
     }
@@ -78,8 +79,8 @@ impl StatusReader {
     pub async fn read(&mut self, listing_age: Duration) -> Result<FleetStatus, anyhow::Error> {
         let first = self.observer.refresh_if_there().await?;
         let arn = match &self.source {
-            Some(Source::StreamArn(arn)) => Some(arn.clone()),
-            Some(Source::Table(table)) => Some(find_stream(&self.connection.clients, table).await?),
+            Some(StreamSelector::Arn(arn)) => Some(arn.clone()),
+            Some(StreamSelector::Table(table)) => Some(find_stream(&self.connection.clients, table).await?),
             None => first.leadership.as_ref().and_then(|leadership| leadership.stream_arn.clone()),
         };
         let is_fresh = |at: &Instant, listed: &Option<String>| *listed == arn && at.elapsed() < listing_age;

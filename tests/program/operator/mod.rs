@@ -73,7 +73,7 @@ fn an_application_that_does_not_exist_is_told_in_a_sentence() {
     }
     let finished = harness.operator("lease assign --to w-1");
     assert_eq!(finished.code, 64);
-    assert!(finished.stderr.contains("SHARD_ID is missing"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("<SHARD_ID>"), "{}", finished.stderr);
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn the_secret_is_taken_from_the_environment_alone_and_shown_nowhere() {
     let file = ["--http-secret-file", "/no/such/file"];
     let twice = finish(shardkeeper().args(words()).args(file).env("SHARDKEEPER_HTTP_SECRET", "short"));
     assert_eq!(twice.code, 64);
-    for expected in ["both say the same thing", "/no/such/file", "needs at least 16"] {
+    for expected in ["exclude each other", "/no/such/file", "needs at least 16"] {
         assert!(twice.stderr.contains(expected), "no {expected:?} in {}", twice.stderr);
     }
     assert!(!twice.stderr.contains("short\n"), "{}", twice.stderr);

@@ -1,11 +1,11 @@
 //! Records to a handler over HTTP: a POST of the event that AWS Lambda would make of a batch, and an answer like a
 //! function's.
 //!
-//! - `exchange`: connections, and a request and its answer on one of them
-//! - `answer`: what an answer says of the batch
+//! - `client`: connections, and a request and its response on one of them
+//! - `response`: the meaning of a response for its batch
 
-mod answer;
-mod exchange;
+mod client;
+mod response;
 #[cfg(test)]
 mod tests;
 
@@ -14,33 +14,84 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::Bytes;
+use clap::Args;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Uri};
 use ring::hmac;
 
-use self::exchange::Connections;
+use self::client::Client;
+use crate::cli::args::run::READING;
 use crate::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext};
 use crate::model::record::{LambdaEvents, RecordBatch};
 
 /// The most records of a request when the user sets no other number: what a handler does in a moment, as Lambda has it.
 pub const BATCH_SIZE: usize = 100;
 /// The header with the signature of a request's body.
-pub const SIGNATURE: &str = "x-shardkeeper-signature";
+const SIGNATURE: &str = "x-shardkeeper-signature";
 /// A shorter secret could be guessed.
 const SHORTEST_SECRET: usize = 16;
 
-/// Where a handler is, and what is sent with each request to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpTarget {
-    /// `http` or `https`, with a host and a path.
-    pub url: HttpUrl,
-    /// Further headers; their values are secrets.
-    pub headers: Headers,
-    /// What bodies are signed with; none: they are not.
-    pub secret: Option<Secret>,
+#[derive(Args)]
+pub struct HttpArgs {
+    #[command(flatten)]
+    headers: HeaderArgs,
+    #[command(flatten)]
+    secret: SecretArgs,
 }
 
-/// The URL of a handler.
+#[derive(Args)]
+#[command(next_help_heading = READING)]
+#[group(multiple = false)]
+struct HeaderArgs {
+    /// A file of headers for each request to a handler, one a line (Authorization: Bearer …).
+    #[arg(long, value_name = "FILE", value_parser = in_file(Headers::parse), env = "SHARDKEEPER_HTTP_HEADER_FILE")]
+    http_header_file: Option<Headers>,
+    #[arg(long, hide = true, value_parser = Headers::parse, env = "SHARDKEEPER_HTTP_HEADERS")]
+    http_headers: Option<Headers>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = READING)]
+#[group(multiple = false)]
+struct SecretArgs {
+    /// A file with the secret that signs each request to a handler: the HMAC-SHA256 of its body, in the header
+    /// X-Shardkeeper-Signature. The secret itself can also be in the environment, as SHARDKEEPER_HTTP_SECRET.
+    #[arg(long, value_name = "FILE", value_parser = in_file(Secret::parse), env = "SHARDKEEPER_HTTP_SECRET_FILE")]
+    http_secret_file: Option<Secret>,
+    #[arg(long, hide = true, value_parser = Secret::parse, env = "SHARDKEEPER_HTTP_SECRET")]
+    http_secret: Option<Secret>,
+}
+
+/// Parses the content of the file at a path.
+fn in_file<T: 'static>(
+    parse: fn(&str) -> Result<T, String>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |path| {
+        let content = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path:?}: {error}"))?;
+        parse(&content).map_err(|message| format!("{path:?}: {message}"))
+    }
+}
+
+impl HttpArgs {
+    pub fn target(&self, url: HttpUrl) -> HttpTarget {
+        let (headers, secret) = (&self.headers, &self.secret);
+        HttpTarget {
+            url,
+            headers: headers.http_header_file.as_ref().or(headers.http_headers.as_ref()).cloned().unwrap_or_default(),
+            secret: secret.http_secret_file.as_ref().or(secret.http_secret.as_ref()).cloned(),
+        }
+    }
+}
+
+/// A handler's URL, with the additions to each request.
+pub struct HttpTarget {
+    url: HttpUrl,
+    headers: Headers,
+    /// The key of the signatures of bodies; none: they are not signed.
+    secret: Option<Secret>,
+}
+
+/// The URL of a handler: `http` or `https`, with a host and a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpUrl(Uri);
 
@@ -56,7 +107,7 @@ impl HttpUrl {
     /// Reads a URL.
     ///
     /// # Errors
-    /// What is wrong with it, and what to write.
+    /// A sentence with the mistake and the right form.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is not a handler's URL; write one like http://localhost:8080/records");
         let uri: Uri = text.parse().map_err(|_| wrong())?;
@@ -89,7 +140,7 @@ impl Headers {
     /// Reads headers, one `Name: value` a line; empty lines and those that begin with `#` count for nothing.
     ///
     /// # Errors
-    /// What is wrong, without the values.
+    /// A sentence with the mistake, without the values.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut headers = HeaderMap::new();
         for (index, line) in text.lines().enumerate() {
@@ -142,7 +193,7 @@ pub struct Handler {
 
 struct Shared {
     target: HttpTarget,
-    connections: Connections,
+    client: Client,
     key: Option<hmac::Key>,
 }
 
@@ -152,10 +203,9 @@ impl Handler {
     /// # Errors
     /// For `https`, when the system's certificates cannot be found.
     pub fn new(target: HttpTarget) -> Result<Self, anyhow::Error> {
-        let connections =
-            Connections::new(target.url.0.clone()).with_context(|| format!("cannot call {}", target.url))?;
+        let client = Client::new(target.url.0.clone()).with_context(|| format!("cannot call {}", target.url))?;
         let key = target.secret.as_ref().map(|secret| hmac::Key::new(hmac::HMAC_SHA256, &secret.0));
-        Ok(Self { shared: Arc::new(Shared { target, connections, key }) })
+        Ok(Self { shared: Arc::new(Shared { target, client, key }) })
     }
 
     /// The processor of a shard.
@@ -166,8 +216,8 @@ impl Handler {
     /// Hands a batch to the handler.
     async fn handle(&self, events: &LambdaEvents, records: &RecordBatch) -> Result<(), BatchError> {
         let body = Bytes::from(events.event(records));
-        let answer = self.shared.connections.exchange(|| self.shared.request(&body)).await?;
-        answer::judge(&answer, self.shared.target.url.is_invocation(), records)
+        let response = self.shared.client.send(|| self.shared.request(&body)).await?;
+        response::interpret(&response, self.shared.target.url.is_invocation(), records)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Handlers of a few lines, and what becomes of batches that are handed to them.
+//! Tests against handlers of a few lines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,17 +15,17 @@ use crate::model::record::Page;
 const ARN: &str = "arn:aws:dynamodb:eu-west-1:123456789012:table/Phones/stream/2026-01-31T12:00:00.000";
 const INVOCATIONS: &str = "/2015-03-31/functions/function/invocations";
 
-/// What a handler does with a request.
+/// A handler's reaction to a request.
 enum Reaction {
-    /// TableHealth with these bytes.
+    /// Answers with these bytes.
     Answer(String),
-    /// TableHealth with these bytes and closes the connection.
+    /// Answers with these bytes and closes the connection.
     BreakOff(&'static str),
     /// Closes the connection without an answer.
     Close,
     /// Never answers.
     Hang,
-    /// TableHealth with this head and a body without end.
+    /// Answers with this head and a body without end.
     Endless(&'static str),
 }
 
@@ -224,7 +224,7 @@ async fn a_function_that_failed_is_a_failure_although_the_status_is_200() {
         ("", error, "KeyError"),
         ("x-amz-function-error: Unhandled\r\n", "{}", "a function's error"),
         ("", "Task timed out after 3.00 seconds", "Task timed out"),
-        ("", "", "but with nothing"),
+        ("", "", "an empty body"),
     ] {
         let server = Server::answering(answer("200 OK", headers, body)).await;
         let (words, from) = failure(&server, INVOCATIONS).await;
@@ -242,7 +242,7 @@ async fn any_other_status_is_a_failure_and_told_with_the_beginning_of_the_answer
     assert_eq!((words.as_str(), from), (r#"the handler answered 500 Internal Server Error: "no\r\nluck""#, None));
     let server = Server::answering(answer("302 Found", "location: http://elsewhere/\r\n", "")).await;
     let (words, _) = failure(&server, "/").await;
-    assert!(words.contains("http://elsewhere/") && words.contains("not gone to"), "{words}");
+    assert!(words.contains("http://elsewhere/") && words.contains("not followed"), "{words}");
     assert_eq!(server.connections(), 1);
 }
 
@@ -274,7 +274,7 @@ async fn a_connection_that_the_server_closes_under_a_request_is_replaced_by_a_ne
 async fn a_handler_that_closes_a_new_connection_has_failed() {
     let mut server = Server::start(|_| Reaction::Close).await;
     let (words, _) = failure(&server, "/").await;
-    assert!(words.starts_with("the handler gave no whole answer"), "{words}");
+    assert!(words.starts_with("the handler's response is incomplete"), "{words}");
     assert!(server.requests.recv().await.is_some());
     assert!(server.requests.try_recv().is_err(), "the request was sent once more");
 }
@@ -289,7 +289,7 @@ async fn an_answer_that_breaks_off_is_a_failure_and_not_asked_for_again() {
     let handler = server.handler("/");
     hand_over(&handler).await.expect("done");
     let error = hand_over(&handler).await.expect_err("half an answer");
-    assert!(error.to_string().starts_with("the handler gave no whole answer"), "{error}");
+    assert!(error.to_string().starts_with("the handler's response is incomplete"), "{error}");
     assert!(server.requests.recv().await.is_some() && server.requests.recv().await.is_some());
     assert!(server.requests.try_recv().is_err(), "the request was sent once more");
 }

@@ -1,8 +1,8 @@
-//! Connections to a handler, kept for the next request, and one request and its answer.
+//! A client of one handler: connections, kept for the next request, and one request and its response.
 //!
 //! A server may close a connection at the very moment at which the next request is sent on it. That is no failure of
-//! the handler's: a request whose connection was used before, and ended without a byte of an answer, is sent once more
-//! on a new one. The handler may then see a batch twice, as after any failure.
+//! the handler: a request whose connection was used before, and ended without a byte of a response, is sent once more on
+//! a new one. The handler may then see a batch twice, as after any failure.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -19,38 +19,38 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::time::Instant;
 use tower_service::Service;
 
-/// How long to wait for a connection, with the name's look-up and TLS.
+/// Limit of a connection attempt, with name resolution and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that was left alone for longer is not used again: many servers close theirs after 5 s.
+/// A connection that was idle for longer is not used again: many servers close theirs after 5 s.
 const LONGEST_IDLE: Duration = Duration::from_secs(4);
 /// When a connection shows no sign of life, its other end is asked for one: a call may last long, and a machine that
 /// is gone says nothing.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// The most of an answer that is read: more than the failures of any batch take.
-pub(super) const LARGEST_ANSWER: usize = 4 << 20;
-/// How much of an answer is read that says by its status that the call failed.
+/// The most of a response that is read: more than the failures of any batch take.
+pub(super) const LARGEST_RESPONSE: usize = 4 << 20;
+/// The most of a response that is read when its status says that the call failed.
 const LARGEST_ERROR: usize = 8 << 10;
 
-/// A handler's answer, as far as it was read.
-pub(super) struct Answer {
+/// A handler's response, or as much as was read of it.
+pub(super) struct HandlerResponse {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
-    /// Whether the body goes on behind what was read.
+    /// Whether the body is longer than what was read.
     pub(super) is_cut: bool,
 }
 
-/// Why there is no answer.
+/// A request without a response.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unanswered {
+pub(super) enum RequestError {
     #[error("the handler cannot be reached: {0}")]
     Unreachable(String),
-    #[error("the handler gave no whole answer: {0}")]
+    #[error("the handler's response is incomplete: {0}")]
     BrokenOff(String),
 }
 
-impl Answer {
-    /// Where the answer sends us, which is not followed.
+impl HandlerResponse {
+    /// The target of a redirect, which is not followed.
     pub(super) fn location(&self) -> Option<&str> {
         self.headers.get(LOCATION).and_then(|location| location.to_str().ok())
     }
@@ -58,11 +58,10 @@ impl Answer {
 
 type Sender = SendRequest<Full<Bytes>>;
 
-/// Connections to one place.
-pub(super) struct Connections {
+pub(super) struct Client {
     uri: Uri,
     connector: Connector,
-    /// Those that wait for a request, the last used last.
+    /// Connections without a request, the last used last.
     idle: Mutex<Vec<(Sender, Instant)>>,
 }
 
@@ -71,8 +70,8 @@ enum Connector {
     Tls(HttpsConnector<HttpConnector>),
 }
 
-impl Connections {
-    /// Connections to the host of `uri`; none is opened yet.
+impl Client {
+    /// A client for the host of `uri`; no connection is opened yet.
     ///
     /// # Errors
     /// For `https`, when the system's certificates cannot be found.
@@ -92,13 +91,16 @@ impl Connections {
         Ok(Self { uri, connector, idle: Mutex::default() })
     }
 
-    /// Sends a request and reads the answer.
-    pub(super) async fn exchange(&self, request: impl Fn() -> Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
+    /// Sends a request and reads the response.
+    pub(super) async fn send(
+        &self,
+        request: impl Fn() -> Request<Full<Bytes>>,
+    ) -> Result<HandlerResponse, RequestError> {
         if let Some(mut sender) = self.take_idle().await {
             match sender.send_request(request()).await {
                 Ok(response) => return self.read(sender, response).await,
                 Err(error) if was_closed(&error) => {
-                    tracing::debug!(%error, "the handler has closed the connection, trying a new one");
+                    tracing::debug!(%error, "the handler has closed the connection, retrying on a new one");
                 }
                 Err(error) => return Err(broken_off(&error)),
             }
@@ -124,7 +126,7 @@ impl Connections {
         idle.push((sender, Instant::now()));
     }
 
-    async fn connect(&self) -> Result<Sender, Unanswered> {
+    async fn connect(&self) -> Result<Sender, RequestError> {
         let uri = self.uri.clone();
         let connecting = async {
             match &self.connector {
@@ -140,54 +142,54 @@ impl Connections {
         };
         let late = || format!("no connection within {CONNECT_TIMEOUT:?}");
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-        connected.map_err(|_| late()).and_then(|connected| connected).map_err(Unanswered::Unreachable)
+        connected.map_err(|_| late()).and_then(|connected| connected).map_err(RequestError::Unreachable)
     }
 
-    /// Reads an answer, as much of it as is wanted. Its connection is kept if the answer ends there.
-    async fn read(&self, sender: Sender, response: Response<Incoming>) -> Result<Answer, Unanswered> {
+    /// Reads a response up to its limit. The connection is kept if the response ends there.
+    async fn read(&self, sender: Sender, response: Response<Incoming>) -> Result<HandlerResponse, RequestError> {
         let (head, mut body) = response.into_parts();
-        let limit = if head.status.is_success() { LARGEST_ANSWER } else { LARGEST_ERROR };
-        let mut answer = Answer { status: head.status, headers: head.headers, body: Vec::new(), is_cut: false };
+        let limit = if head.status.is_success() { LARGEST_RESPONSE } else { LARGEST_ERROR };
+        let mut read = HandlerResponse { status: head.status, headers: head.headers, body: Vec::new(), is_cut: false };
         while let Some(frame) = body.frame().await {
             let frame = match frame {
                 Ok(frame) => frame,
-                // What is known already says more than that the rest is missing.
-                Err(_) if !answer.status.is_success() => {
-                    answer.is_cut = true;
-                    return Ok(answer);
+                // The status says more than that the rest is missing.
+                Err(_) if !read.status.is_success() => {
+                    read.is_cut = true;
+                    return Ok(read);
                 }
                 Err(error) => return Err(broken_off(&error)),
             };
             let Ok(data) = frame.into_data() else { continue };
-            let room = limit - answer.body.len();
-            answer.body.extend_from_slice(&data[..data.len().min(room)]);
+            let room = limit - read.body.len();
+            read.body.extend_from_slice(&data[..data.len().min(room)]);
             if data.len() > room {
-                answer.is_cut = true;
-                return Ok(answer);
+                read.is_cut = true;
+                return Ok(read);
             }
         }
         self.put_back(sender);
-        Ok(answer)
+        Ok(read)
     }
 }
 
 async fn handshake<T: Read + Write + Send + Unpin + 'static>(stream: T) -> Result<Sender, String> {
     let (sender, connection) = http1::handshake(stream).await.map_err(|error| chain(&error))?;
-    // It ends when its sender is dropped, or with the stream; whoever waits for an answer learns of that.
+    // It ends when its sender is dropped, or with the stream, and then its request fails.
     tokio::spawn(async move {
         let _ = connection.await;
     });
     Ok(sender)
 }
 
-/// Whether a connection ended before any of an answer came.
+/// Whether a connection ended before any of a response came.
 fn was_closed(error: &hyper::Error) -> bool {
     let is_io = || std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>());
     error.is_canceled() || error.is_closed() || error.is_incomplete_message() || is_io()
 }
 
-fn broken_off(error: &hyper::Error) -> Unanswered {
-    Unanswered::BrokenOff(chain(error))
+fn broken_off(error: &hyper::Error) -> RequestError {
+    RequestError::BrokenOff(chain(error))
 }
 
 /// An error with its causes, each once.

@@ -1,16 +1,19 @@
-//! Parsers of single values: text in, a typed value or a sentence out that says what is wrong and what to write.
-//!
-//! They do not name the setting; whoever calls them knows its place and puts that in front.
+//! Parsers of single values: text in, a typed value or a sentence out that says what is wrong and what to write. The
+//! option's name and place are put before it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use super::setting::LIST_SEPARATOR;
 use crate::model::filter::Pattern;
+
+pub const MILLISECOND: Duration = Duration::from_millis(1);
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const MINUTE: Duration = Duration::from_secs(60);
+pub const HOUR: Duration = Duration::from_secs(3600);
+pub const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// `true` or `false` (`1` and `0` too, as environment variables often have it).
 pub fn switch(text: &str) -> Result<bool, String> {
@@ -29,22 +32,29 @@ pub fn text(text: &str) -> Result<String, String> {
     Ok(text.to_string())
 }
 
-/// The content of the file at a path.
-pub fn content_of(path: &str) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| format!("cannot read {path:?}: {error}"))
-}
-
 /// One of a few words.
-pub fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
-    let found = words.iter().find(|(word, _)| *word == text);
-    found.map(|(_, value)| *value).ok_or_else(|| {
-        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        format!("{text:?} is not one of: {}", known.join(", "))
-    })
+pub fn one_of<T: Clone + Send + Sync + 'static>(
+    words: &[(&'static str, T)],
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    let words = words.to_vec();
+    move |text| {
+        let found = words.iter().find(|(word, _)| *word == text);
+        found.map(|(_, value)| value.clone()).ok_or_else(|| {
+            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            format!("{text:?} is not one of: {}", known.join(", "))
+        })
+    }
 }
 
-/// A whole number of at least `min` and at most `max`.
-pub fn whole<T>(text: &str, min: T, max: T) -> Result<T, String>
+/// A whole number.
+pub fn whole<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + std::fmt::Display + Clone + Send + Sync + 'static,
+{
+    move |text| parse_whole(text, &range)
+}
+
+pub fn parse_whole<T>(text: &str, range: &RangeInclusive<T>) -> Result<T, String>
 where
     T: FromStr + PartialOrd + std::fmt::Display,
 {
@@ -53,23 +63,28 @@ where
         return Err(format!("{text:?} is not a whole number"));
     }
     match text.parse::<T>() {
-        Ok(number) if min <= number && number <= max => Ok(number),
-        _ => Err(format!("{text} is out of range: from {min} to {max}")),
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(format!("{text} is out of range: from {} to {}", range.start(), range.end())),
     }
 }
 
-/// A whole number that is not zero.
-pub fn count(text: &str) -> Result<NonZeroU32, String> {
-    whole(text, NonZeroU32::MIN, NonZeroU32::MAX)
+/// A number of things, at least one.
+pub fn count() -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    whole(1..=u32::MAX as usize)
 }
 
-/// A length of time, a whole number and its unit (`ms`, `s`, `m`, `h`), from `min` to `max`.
-pub fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
-    let length = parse_duration(text)?;
-    if length < min || length > max {
-        return Err(format!("{text} is out of range: from {} to {}", format_duration(min), format_duration(max)));
+/// A length of time, a whole number and its unit (`ms`, `s`, `m`, `h`).
+pub fn duration(
+    range: RangeInclusive<Duration>,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let length = parse_duration(text)?;
+        if !range.contains(&length) {
+            let (min, max) = (format_duration(*range.start()), format_duration(*range.end()));
+            return Err(format!("{text} is out of range: from {min} to {max}"));
+        }
+        Ok(length)
     }
-    Ok(length)
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -93,7 +108,7 @@ fn not_a_duration(text: &str) -> String {
     format!("{text:?} is not a duration; write 500ms, 5s or 2m")
 }
 
-/// A length of time in the largest unit that leaves a whole number: what [`duration`] reads back as the same.
+/// A length of time in the largest unit that leaves a whole number: which [`duration`] reads back as the same.
 pub fn format_duration(length: Duration) -> String {
     let length_ms = length.as_millis();
     let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
@@ -105,8 +120,21 @@ pub fn format_duration(length: Duration) -> String {
     }
 }
 
-/// A number of bytes, plain or with a unit: `67108864`, `64MiB`, `100MB`; at least `min`.
-pub fn bytes(text: &str, min: u64) -> Result<u64, String> {
+/// A number of bytes, plain or with a unit: `67108864`, `64MiB`, `100MB`.
+pub fn bytes(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let size = parse_bytes(text)?;
+        if size < *range.start() {
+            return Err(format!("{text} is too little: at least {} bytes", range.start()));
+        }
+        if size > *range.end() {
+            return Err(format!("{text} is too much: at most {} bytes", range.end()));
+        }
+        Ok(size)
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a number of bytes; write 64MiB, 100MB or 67108864");
     let (digits, unit) = split_unit(text);
     let unit_bytes: u64 = match unit.to_ascii_lowercase().as_str() {
@@ -120,11 +148,14 @@ pub fn bytes(text: &str, min: u64) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     let count: u64 = digits.parse().map_err(|_| wrong())?;
-    let size = count.checked_mul(unit_bytes).ok_or_else(wrong)?;
-    if size < min {
-        return Err(format!("{text} is too little: at least {min} bytes"));
-    }
-    Ok(size)
+    count.checked_mul(unit_bytes).ok_or_else(wrong)
+}
+
+/// A size in the largest unit that leaves a whole number: which [`bytes`] reads back as the same.
+pub fn format_bytes(size: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let whole_unit = units.iter().find(|(unit, _)| size > 0 && size.is_multiple_of(*unit));
+    whole_unit.map_or_else(|| size.to_string(), |(unit, name)| format!("{}{name}", size / unit))
 }
 
 /// The digits that `text` begins with, and what follows them.
@@ -135,7 +166,7 @@ fn split_unit(text: &str) -> (&str, &str) {
 
 /// DynamoDB allows names of tables from 3 to 255 of these characters (DynamoDB developer guide, "Naming rules").
 const TABLE_NAME_MIN: usize = 3;
-pub(super) const TABLE_NAME_MAX: usize = 255;
+pub const TABLE_NAME_MAX: usize = 255;
 
 /// A DynamoDB table's name.
 pub fn table_name(text: &str) -> Result<String, String> {
@@ -218,48 +249,27 @@ pub fn url(text: &str) -> Result<String, String> {
     Ok(text.to_string())
 }
 
-/// Filter patterns, each alone or in a JSON array (as objects, or as strings that hold one).
-pub fn filters(text: &str) -> Result<Vec<Pattern>, String> {
-    let mut texts = Vec::new();
-    for element in text.split(LIST_SEPARATOR) {
-        if !element.trim_start().starts_with('[') {
-            texts.push(element.to_owned());
-            continue;
+/// Filter patterns: one, or several in a JSON array (as objects, or as strings that hold one).
+#[derive(Clone)]
+pub struct Patterns(pub Vec<Pattern>);
+
+impl FromStr for Patterns {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.trim_start().starts_with('[') {
+            return Ok(Self(vec![Pattern::parse(text).map_err(|error| error.to_string())?]));
         }
-        let array: Vec<&RawValue> = serde_json::from_str(element).map_err(|error| format!("not JSON: {error}"))?;
-        texts.extend(array.iter().map(|value| serde_json::from_str(value.get()).unwrap_or_else(|_| value.to_string())));
+        let array: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
+        if array.is_empty() {
+            return Err("an empty array is no filter; leave it out to have all records".to_owned());
+        }
+        let parse = |(index, value): (usize, &&RawValue)| {
+            let text = serde_json::from_str(value.get()).unwrap_or_else(|_| value.to_string());
+            Pattern::parse(&text).map_err(|error| format!("pattern {}: {error}", index + 1))
+        };
+        array.iter().enumerate().map(parse).collect::<Result<_, _>>().map(Self)
     }
-    if texts.is_empty() {
-        return Err("an empty array is no filter; leave it out to have all records".to_owned());
-    }
-    let parse = |(index, text): (usize, &String)| {
-        Pattern::parse(text).map_err(|error| match texts.len() {
-            1 => error.to_string(),
-            _ => format!("pattern {}: {error}", index + 1),
-        })
-    };
-    texts.iter().enumerate().map(parse).collect()
-}
-
-/// An IP address and a port to listen on.
-pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("{text:?} is not an IP address and a port; write 127.0.0.1:9464 or [::1]:9464"))
-}
-
-/// An IP address and a port to listen on, or `off`.
-pub fn socket_address_or_off(text: &str) -> Result<Option<SocketAddr>, String> {
-    if text == "off" {
-        return Ok(None);
-    }
-    socket_address(text).map(Some).map_err(|message| format!("{message}, or off"))
-}
-
-/// An IP address to listen on; `localhost` is 127.0.0.1.
-pub fn ip_address(text: &str) -> Result<IpAddr, String> {
-    if text == "localhost" {
-        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    text.parse().map_err(|_| format!("{text:?} is not an IP address; write 127.0.0.1 or 0.0.0.0"))
 }
 
 #[cfg(test)]
@@ -267,11 +277,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const DAY: Duration = Duration::from_secs(24 * 3600);
-
     #[test]
     fn durations_are_read_in_each_unit() {
-        let read = |text| duration(text, Duration::ZERO, DAY).unwrap();
+        let read = |text| duration(Duration::ZERO..=DAY)(text).unwrap();
         assert_eq!(read("500ms"), Duration::from_millis(500));
         assert_eq!(read("5s"), Duration::from_secs(5));
         assert_eq!(read("2m"), Duration::from_secs(120));
@@ -281,17 +289,16 @@ mod tests {
     #[test]
     fn what_is_no_duration_is_refused_with_a_hint() {
         for wrong in ["5x", "", "s", "-5s", "1.5s", "5 s", "99999999999999999999s"] {
-            let message = duration(wrong, Duration::ZERO, DAY).unwrap_err();
+            let message = duration(Duration::ZERO..=DAY)(wrong).unwrap_err();
             assert_eq!(message, format!("{wrong:?} is not a duration; write 500ms, 5s or 2m"));
         }
-        let message = duration("5", Duration::ZERO, DAY).unwrap_err();
+        let message = duration(Duration::ZERO..=DAY)("5").unwrap_err();
         assert!(message.contains("has no unit; write 5s"), "{message}");
     }
 
     #[test]
     fn a_duration_outside_its_range_is_told_the_range() {
-        let second = Duration::from_secs(1);
-        let message = duration("11m", second, 600 * second).unwrap_err();
+        let message = duration(SECOND..=10 * MINUTE)("11m").unwrap_err();
         assert_eq!(message, "11m is out of range: from 1s to 10m");
     }
 
@@ -300,29 +307,37 @@ mod tests {
         fn a_formatted_duration_reads_back_as_itself(length_ms in 0u64..200_000_000) {
             let length = Duration::from_millis(length_ms);
             let text = format_duration(length);
-            prop_assert_eq!(duration(&text, Duration::ZERO, Duration::MAX), Ok(length));
+            prop_assert_eq!(duration(Duration::ZERO..=Duration::MAX)(&text), Ok(length));
+        }
+
+        #[test]
+        fn a_formatted_size_reads_back_as_itself(size in 0..u64::MAX) {
+            prop_assert_eq!(parse_bytes(&format_bytes(size)), Ok(size));
+            let mebibytes = size >> 24 << 20;
+            prop_assert_eq!(parse_bytes(&format_bytes(mebibytes)), Ok(mebibytes));
         }
     }
 
     #[test]
     fn sizes_are_read_with_decimal_and_binary_units() {
-        assert_eq!(bytes("64MiB", 0), Ok(64 << 20));
-        assert_eq!(bytes("100MB", 0), Ok(100_000_000));
-        assert_eq!(bytes("1gib", 0), Ok(1 << 30));
-        assert_eq!(bytes("12345", 0), Ok(12_345));
-        assert!(bytes("64M", 0).is_err());
-        assert!(bytes("MiB", 0).is_err());
-        assert!(bytes("99999999999999GiB", 0).is_err());
-        assert!(bytes("1KB", 4096).unwrap_err().contains("too little"));
+        assert_eq!(parse_bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(parse_bytes("100MB"), Ok(100_000_000));
+        assert_eq!(parse_bytes("1gib"), Ok(1 << 30));
+        assert_eq!(parse_bytes("12345"), Ok(12_345));
+        assert!(parse_bytes("64M").is_err());
+        assert!(parse_bytes("MiB").is_err());
+        assert!(parse_bytes("99999999999999GiB").is_err());
+        assert!(bytes(4096..=8192)("1KB").unwrap_err().contains("too little"));
     }
 
     #[test]
     fn whole_numbers_keep_to_their_range() {
-        assert_eq!(whole("8000", 0u16, u16::MAX), Ok(8000));
-        let message = whole("70000", 0u16, u16::MAX).unwrap_err();
+        let port = whole(0..=u16::MAX);
+        assert_eq!(port("8000"), Ok(8000));
+        let message = port("70000").unwrap_err();
         assert_eq!(message, "70000 is out of range: from 0 to 65535");
-        assert!(whole("-1", 0u16, 9).is_err());
-        assert!(count("0").is_err());
+        assert!(port("-1").is_err());
+        assert!(count()("0").is_err());
     }
 
     #[test]

@@ -1,37 +1,37 @@
-//! What a handler's answer says of its batch.
+//! The meaning of a handler's response for its batch.
 //!
-//! The rules are those by which AWS Lambda reads a function's answer (Lambda developer guide, "Configuring partial batch
+//! The rules are those by which AWS Lambda reads a function's response (Lambda developer guide, "Configuring partial batch
 //! response with DynamoDB and Lambda"): done unless it names failed records; of several the first in the stream counts;
-//! what names none of the batch's records counts for all of them. A function that failed says so in its answer, behind
-//! a status of 200.
+//! what names none of the batch's records counts for all of them. A function that failed says so in its
+//! body, behind a status of 200.
 
 use std::collections::BTreeSet;
 
 use hyper::StatusCode;
 use serde_json::Value;
 
-use super::exchange::{Answer, LARGEST_ANSWER};
+use super::client::{HandlerResponse, LARGEST_RESPONSE};
 use crate::consumer::BatchError;
 use crate::model::record::RecordBatch;
 use crate::model::sequence_number::SequenceNumber;
 
-/// Lambda's mark of an answer that is a function's error (API reference, "Invoke").
+/// Lambda's mark of a response that is a function's error (API reference, "Invoke").
 const FUNCTION_ERROR: &str = "x-amz-function-error";
-/// How much of an answer an error shows, in bytes.
+/// The most of a response that an error shows, in bytes.
 const EXCERPT: usize = 300;
 
-/// How a handler failed.
+/// A response that means failure.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failed {
-    #[error("the handler answered {status}{}: {excerpt}", place(location))]
+    #[error("the handler answered {status}{}: {excerpt}", redirect(location))]
     Status { status: StatusCode, location: Option<String>, excerpt: String },
     #[error("the handler answered {status}, but with a function's error: {excerpt}")]
     Function { status: StatusCode, excerpt: String },
-    #[error("the handler answered {status}, but with nothing: a function's process that ends is answered for so")]
+    #[error("the handler answered {status}, but with an empty body: the function's process has ended")]
     Nothing { status: StatusCode },
-    #[error("the handler answered {status}, but with something else than JSON or nothing: {excerpt}")]
+    #[error("the handler answered {status}, but its body is not JSON: {excerpt}")]
     NoJson { status: StatusCode, excerpt: String },
-    #[error("the handler answered {status}, but with more than {LARGEST_ANSWER} bytes")]
+    #[error("the handler answered {status}, but with more than {LARGEST_RESPONSE} bytes")]
     TooLong { status: StatusCode },
     #[error("the handler answered {status}, but its batchItemFailures are not understood: {excerpt}")]
     NotUnderstood { status: StatusCode, excerpt: String },
@@ -39,31 +39,35 @@ pub(super) enum Failed {
     Records { failed: usize, records: usize, first: SequenceNumber },
 }
 
-fn place(location: &Option<String>) -> String {
+fn redirect(location: &Option<String>) -> String {
     location
         .as_ref()
-        .map(|location| format!(" with another place, {location:?}, which is not gone to"))
+        .map(|location| format!(" and redirects to {location:?}, which is not followed"))
         .unwrap_or_default()
 }
 
-/// Whether the batch is done, or what failed. `is_invocation` is whether the answer is that of a Lambda function.
-pub(super) fn judge(answer: &Answer, is_invocation: bool, records: &RecordBatch) -> Result<(), BatchError> {
-    let status = answer.status;
-    let excerpt = || excerpt(&answer.body);
+/// Whether the batch succeeded, or the failure. `is_invocation`: the response is that of a Lambda function.
+pub(super) fn interpret(
+    response: &HandlerResponse,
+    is_invocation: bool,
+    records: &RecordBatch,
+) -> Result<(), BatchError> {
+    let status = response.status;
+    let excerpt = || excerpt(&response.body);
     if !status.is_success() {
-        let location = answer.location().map(str::to_owned);
+        let location = response.location().map(str::to_owned);
         return Err(Failed::Status { status, location, excerpt: excerpt() }.into());
     }
-    if answer.headers.contains_key(FUNCTION_ERROR) {
+    if response.headers.contains_key(FUNCTION_ERROR) {
         return Err(Failed::Function { status, excerpt: excerpt() }.into());
     }
-    if answer.body.is_empty() {
+    if response.body.is_empty() {
         return if is_invocation { Err(Failed::Nothing { status }.into()) } else { Ok(()) };
     }
-    if answer.is_cut {
+    if response.is_cut {
         return Err(Failed::TooLong { status }.into());
     }
-    let Ok(body) = serde_json::from_slice::<Value>(&answer.body) else {
+    let Ok(body) = serde_json::from_slice::<Value>(&response.body) else {
         return Err(Failed::NoJson { status, excerpt: excerpt() }.into());
     };
     if is_function_error(&body) {
@@ -82,7 +86,7 @@ pub(super) fn judge(answer: &Answer, is_invocation: bool, records: &RecordBatch)
     Err(BatchError::from_record(first, failed))
 }
 
-/// Whether a function's answer is an error: an object with a message or a type of one (Lambda developer guide, on
+/// Whether a function's response is an error: an object with a message or a type of one (Lambda developer guide, on
 /// function errors in each language).
 fn is_function_error(body: &Value) -> bool {
     ["errorMessage", "errorType"].iter().any(|name| body.get(name).is_some_and(|value| !value.is_null()))

@@ -1,0 +1,50 @@
+//! The options of `shardkeeper status`.
+
+use clap::Args;
+
+use super::{AppArgs, AwsArgs, LivenessArgs, LogArgs, value};
+use crate::options::StreamSelector;
+
+const EPILOGUE: &str = "Exit codes: 0 the fleet could be read, however it is, 64 wrong usage, 1 it could not be.\n\n\
+                        Example:\n  shardkeeper status --app phone-audit";
+
+/// Show an application's workers and shards, and what waits for what
+///
+/// Shows an application's workers, its leader, its shards, and what waits for what and why. It only reads. The workers'
+/// items hold no times, so it watches their heartbeats until each has changed or is overdue: up to three tenths of the
+/// lease duration, 1.5 s by default.
+#[derive(Args)]
+#[command(after_help = EPILOGUE, next_line_help = true)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub app: AppArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Print one JSON object for programs: its fields are named in docs/operations.md and stay.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub liveness: LivenessArgs,
+    #[command(flatten)]
+    pub aws: AwsArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+#[derive(Args)]
+#[group(multiple = false)]
+pub struct SourceArgs {
+    /// List the shards of this table's stream, rather than of the stream that the application is bound to.
+    #[arg(long, value_name = "NAME", value_parser = value::table_name, env = "SHARDKEEPER_TABLE")]
+    table: Option<String>,
+    /// List the shards of this stream.
+    #[arg(long, value_name = "ARN", value_parser = value::stream_arn, env = "SHARDKEEPER_STREAM_ARN")]
+    stream_arn: Option<String>,
+}
+
+impl SourceArgs {
+    pub fn selector(&self) -> Option<StreamSelector> {
+        let arn = self.stream_arn.clone().map(StreamSelector::Arn);
+        arn.or_else(|| self.table.clone().map(StreamSelector::Table))
+    }
+}
