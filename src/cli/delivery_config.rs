@@ -42,7 +42,7 @@ pub struct DeliveryConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
     /// Its shard waits, and tries on.
-    BlockedRecord,
+    Halt,
     /// It is kept as a dead letter.
     DeadLetter,
     /// It is passed over.
@@ -71,7 +71,7 @@ pub(super) const BISECT: Setting<bool> = Setting::new("bisect", "true|false", va
     .help("Whether a batch that fails is cut in half again and again, until only the record at fault is left.");
 
 pub(super) const ON_FAILURE: Setting<OnFailure> = Setting::new("on-failure", "halt|dead-letter|skip", |text| {
-    let words = [("halt", OnFailure::BlockedRecord), ("dead-letter", OnFailure::DeadLetter), ("skip", OnFailure::Skip)];
+    let words = [("halt", OnFailure::Halt), ("dead-letter", OnFailure::DeadLetter), ("skip", OnFailure::Skip)];
     value::one_of(text, &words)
 })
 .group(FAILURES)
@@ -153,7 +153,7 @@ impl DeliveryConfig {
 
     fn refuse_nonsense(&self, layers: &mut Layers) {
         let has_limit = self.retry_attempts.is_some() || self.max_record_age.is_some();
-        if self.on_failure != OnFailure::BlockedRecord && !has_limit {
+        if self.on_failure != OnFailure::Halt && !has_limit {
             let place = layers.place_of(&ON_FAILURE.about);
             let limits = "--retry-attempts or --max-record-age";
             layers.add_mistake(format!("{place}: nothing is given up without a limit; give {limits} too"));

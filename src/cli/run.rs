@@ -102,7 +102,7 @@ impl WithProcessors for Work<'_> {
         };
         let mut options = options(config);
         options.failure = config.delivery.policy(match config.delivery.on_failure {
-            OnFailure::BlockedRecord => consumer::OnFailure::BlockedRecord,
+            OnFailure::Halt => consumer::OnFailure::Halt,
             OnFailure::Skip => consumer::OnFailure::Skip,
             OnFailure::DeadLetter => consumer::OnFailure::DeadLetter(
                 config.delivery.dead_letters.open(&config.app, &config.aws.endpoints()).await?,

@@ -49,7 +49,7 @@ impl<E: Into<BoxError>> From<E> for BatchError {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FailurePolicy {
-    /// The most calls with the same records (default: no limit with [`OnFailure::BlockedRecord`]).
+    /// The most calls with the same records (default: no limit with [`OnFailure::Halt`]).
     pub attempts: Option<u32>,
     /// A record that has failed and is older than this is given up (default: no limit).
     pub max_record_age: Option<Duration>,
@@ -71,7 +71,7 @@ pub struct FailurePolicy {
 #[non_exhaustive]
 pub enum OnFailure {
     /// Its shard waits, visibly, and tries on; nothing is lost.
-    BlockedRecord,
+    Halt,
     /// It is counted, logged and passed over.
     Skip,
     /// It is kept here, and then passed over.
@@ -81,7 +81,7 @@ pub enum OnFailure {
 impl fmt::Debug for OnFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::BlockedRecord => "BlockedRecord",
+            Self::Halt => "Halt",
             Self::Skip => "Skip",
             Self::DeadLetter(_) => "DeadLetter",
         })
@@ -97,7 +97,7 @@ impl Default for FailurePolicy {
             first_wait: Duration::from_millis(100),
             longest_wait: Duration::from_secs(30),
             handler_timeout: None,
-            on_failure: OnFailure::BlockedRecord,
+            on_failure: OnFailure::Halt,
         }
     }
 }

@@ -180,7 +180,7 @@ impl Membership {
         if !self.table.register(&self.worker, presence, None).await? {
             return Err(Error::Replaced(self.worker.clone()));
         }
-        self.alive.end_term();
+        self.alive.end_epoch();
         self.prove(sent);
         let _ = self.notices.send(Notice::Lapsed);
         Ok(())

@@ -40,7 +40,7 @@ use crate::aws::TableError;
 use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::Stream;
-use crate::consumer::{Failure, LeaseDeadline, SpawnConsumer, WallClock};
+use crate::consumer::{FatalError, LeaseDeadline, SpawnConsumer, WallClock};
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::worker_record::{Hints, LeaderRecord, WorkerRecord};
 use crate::options::WorkerOptions;
@@ -62,7 +62,7 @@ pub struct Identity {
 pub enum Error {
     /// A consumer found something that the worker must stop for.
     #[error(transparent)]
-    Consumer(#[from] Failure),
+    Consumer(#[from] FatalError),
     /// A worker of the Kinesis Client Library is at work on the lease table.
     #[error(
         "KCL worker \"{owner}\" is alive on this lease table (it renews lease {lease}): stop the KCL fleet first, or \

@@ -25,7 +25,7 @@ impl WorkerTelemetry {
         let limit = self.0.options.unready_after;
         let shards = lock(&self.0.shards);
         for (shard, status) in shards.iter() {
-            match (status.trouble(limit), wrong.shards.get(shard)) {
+            match (status.stall(limit), wrong.shards.get(shard)) {
                 (Some((trouble, lasts)), None) => {
                     tracing::warn!(%shard, cause = trouble.word(), ?lasts, "the shard stands still: {}", trouble.words());
                     wrong.shards.insert(shard.clone(), trouble);

@@ -26,7 +26,7 @@ use self::changes::Wrong;
 use self::gauges::RecordedGauges;
 use self::rate::Rate;
 use crate::aws::table_health::TableHealth;
-use crate::consumer::{Budget, Counters, LeaseDeadline, ShardStatus};
+use crate::consumer::{Budget, ConsumerStatus, Counters, LeaseDeadline};
 use crate::model::app_lag::LagSince;
 use crate::model::fleet_state::ShardState;
 use crate::model::lag::Stage;
@@ -102,7 +102,7 @@ struct Inner {
     probe: Notify,
     budget: OnceLock<Budget>,
     phase: Mutex<Phase>,
-    shards: Mutex<BTreeMap<ShardId, Arc<ShardStatus>>>,
+    shards: Mutex<BTreeMap<ShardId, Arc<ConsumerStatus>>>,
     fleet: Mutex<FleetFigures>,
     group: Mutex<Option<Group>>,
     rate: Mutex<Rate>,
@@ -172,7 +172,7 @@ impl WorkerTelemetry {
     }
 
     /// A consumer of this shard has begun, and shows itself by `status`.
-    pub fn begin(&self, shard: ShardId, status: Arc<ShardStatus>) {
+    pub fn begin(&self, shard: ShardId, status: Arc<ConsumerStatus>) {
         lock(&self.0.shards).insert(shard, status);
     }
 

@@ -24,7 +24,7 @@ use super::{Error, Identity, Notice};
 use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::{self, Stream};
-use crate::consumer::{Failure, SpawnConsumer};
+use crate::consumer::{FatalError, SpawnConsumer};
 use crate::model::lease::WorkerId;
 use crate::model::liveness::Observations;
 use crate::model::worker_record::LeaderRecord;
@@ -144,7 +144,7 @@ impl Leader {
                         self.starter.note_listing(&listing.graph, listing.took);
                         state.note_listing(listing);
                     }
-                    Err(stream::Error::NotFound(reason)) => return Failure::StreamGone(reason).into(),
+                    Err(stream::Error::NotFound(reason)) => return FatalError::StreamGone(reason).into(),
                     Err(error) => {
                         state.listed = Some(Instant::now());
                         tracing::error!(%error, "listing the stream's shards was refused");

@@ -21,7 +21,7 @@ use super::{Error, Identity, Notice, WorkerExit, other_children};
 use crate::aws::TableError;
 use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::{BadRow, LeaseTable, Outcome};
-use crate::consumer::{ConsumerCommand, ConsumerHandle, Exit, SpawnConsumer};
+use crate::consumer::{ConsumerCommand, ConsumerExit, ConsumerHandle, SpawnConsumer};
 use crate::model::lag::Stage;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::worker_record::{Hints, digest};
@@ -48,8 +48,8 @@ pub(super) struct LeaseManager {
     view: watch::Receiver<FleetView>,
     starter: Arc<dyn SpawnConsumer>,
     notices: mpsc::UnboundedReceiver<Notice>,
-    exits: mpsc::UnboundedReceiver<(ShardId, Exit)>,
-    exit_sender: mpsc::UnboundedSender<(ShardId, Exit)>,
+    exits: mpsc::UnboundedReceiver<(ShardId, ConsumerExit)>,
+    exit_sender: mpsc::UnboundedSender<(ShardId, ConsumerExit)>,
     /// The consumers that run.
     running: BTreeMap<ShardId, Running>,
     /// The counters of the rows that this worker's consumers left behind: what shows an older row is out of date.
@@ -169,7 +169,7 @@ impl LeaseManager {
             Notice::Look(hints) => self.look(&hints.keys).await?,
             Notice::Lapsed => {
                 for running in self.running.values() {
-                    running.handle.wish(ConsumerCommand::Stop);
+                    running.handle.command(ConsumerCommand::Abort);
                 }
                 self.wants_scan = true;
             }
@@ -231,7 +231,7 @@ impl LeaseManager {
         }
         for (key, running) in &self.running {
             if !seen.contains(key) && !self.bad.contains_key(key) {
-                running.handle.wish(ConsumerCommand::Stop);
+                running.handle.command(ConsumerCommand::Abort);
             }
         }
         self.left.retain(|key, _| seen.contains(key));
@@ -272,7 +272,7 @@ impl LeaseManager {
             self.pending.remove(&row.key);
             match running {
                 Some(running) => {
-                    running.handle.look_at_parents();
+                    running.handle.recheck_parents();
                     self.watchdog.note_owned(&row.key);
                 }
                 None => {
@@ -287,7 +287,7 @@ impl LeaseManager {
             if let Some(running) = running {
                 running.is_owned = false;
                 running.told.get_or_insert_with(Instant::now);
-                running.handle.wish(if is_holder { ConsumerCommand::HandOver } else { ConsumerCommand::Stop });
+                running.handle.command(if is_holder { ConsumerCommand::HandOff } else { ConsumerCommand::Abort });
             } else if is_holder {
                 self.wants_scan = true; // held by a consumer that is no more: passed on there
             }
@@ -300,13 +300,13 @@ impl LeaseManager {
         note_acquired(reason);
         let handle = self.starter.start(row, self.rng.fork(), self.exit_sender.clone());
         if self.leaving.as_ref().is_some_and(|leaving| leaving.has_released) {
-            handle.wish(ConsumerCommand::Release);
+            handle.command(ConsumerCommand::Release);
         }
         self.board.begin(key.clone(), Arc::clone(&handle.status));
         self.running.insert(key, Running { handle, is_owned: true, told: None });
     }
 
-    async fn on_exit(&mut self, key: ShardId, exit: Exit) -> Result<(), Error> {
+    async fn on_exit(&mut self, key: ShardId, exit: ConsumerExit) -> Result<(), Error> {
         let ended = self.running.remove(&key);
         self.board.end(&key);
         let was_stuck = self.watchdog.forget(&key);
@@ -317,14 +317,14 @@ impl LeaseManager {
             self.presence.publish();
         }
         match exit {
-            Exit::Ended { row, children } => {
+            ConsumerExit::Ended { row, children } => {
                 self.left.insert(key, row.counter);
                 let ids = row.children.clone();
                 self.on_ended(row, children).await?;
                 self.note_children_begun(ended, &ids);
                 Ok(())
             }
-            Exit::Released(row) => {
+            ConsumerExit::Released(row) => {
                 self.left.insert(key.clone(), row.counter);
                 match &row.owner {
                     Some(owner) => {
@@ -335,12 +335,12 @@ impl LeaseManager {
                 }
                 Ok(())
             }
-            Exit::Lost => {
+            ConsumerExit::LeaseLost => {
                 tracing::warn!(shard = %key, "lease lost");
                 self.recheck(key);
                 Ok(())
             }
-            Exit::Failed(failure) => Err(failure.into()),
+            ConsumerExit::Failed(failure) => Err(failure.into()),
         }
     }
 
@@ -419,7 +419,8 @@ impl LeaseManager {
         let [unprocessed_since_ms, unsaved_since_ms] = since;
         let overloaded = self.pressure.look(self.running.iter().map(|(key, running)| (key, &*running.handle.status)));
         let stuck = self.watchdog.stuck();
-        let halts = self.running.iter().filter_map(|(key, held)| Some((key.clone(), held.handle.status.halt()?)));
+        let halts =
+            self.running.iter().filter_map(|(key, held)| Some((key.clone(), held.handle.status.blocked_record()?)));
         let halted = halts.take(MOST_HALTED).collect();
         let (leases, digest) = (owned.len(), digest(owned));
         self.post(leases, overloaded);
@@ -442,8 +443,9 @@ impl LeaseManager {
         if !self.pending.is_empty() {
             return None;
         }
-        let is_read =
-            |key: &ShardId, running: &Running| !running.handle.status.is_blocked() && !self.watchdog.gave_up(key);
+        let is_read = |key: &ShardId, running: &Running| {
+            !running.handle.status.is_blocked_on_parent() && !self.watchdog.gave_up(key)
+        };
         let reading = self.running.iter().filter(|(key, running)| is_read(key, running));
         let oldest = reading.map(|(_, running)| running.handle.status.caught_up_to_ms()).min();
         match oldest {
@@ -515,7 +517,7 @@ impl LeaseManager {
             leaving.has_released = true;
             // Those that are on their way to another are handed over; the rest is given up.
             for running in self.running.values().filter(|running| running.is_owned) {
-                running.handle.wish(ConsumerCommand::Release);
+                running.handle.command(ConsumerCommand::Release);
             }
         }
         if waited >= self.options.drain_timeout && !leaving.has_given_up {

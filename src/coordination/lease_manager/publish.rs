@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{LeaseManager, Running, pass};
-use crate::consumer::Exit;
+use crate::consumer::ConsumerExit;
 use crate::coordination::Error;
 use crate::model::lease::{Lease, ShardId};
 use crate::telemetry::FleetFigures;
@@ -79,17 +79,17 @@ pub(super) fn begun_because(row: &Lease) -> &'static str {
 }
 
 /// Counts the end of a consumer, whose lease was to go to another since `told`.
-pub(super) fn note_left(exit: &Exit, was_stuck: bool, told: Option<Instant>) {
+pub(super) fn note_left(exit: &ConsumerExit, was_stuck: bool, told: Option<Instant>) {
     let reason = match exit {
-        Exit::Ended { .. } => {
+        ConsumerExit::Ended { .. } => {
             catalogue::SHARDS_FINISHED.inc([]);
             return;
         }
-        Exit::Failed(_) => return,
+        ConsumerExit::Failed(_) => return,
         _ if was_stuck => "stuck",
-        Exit::Released(row) if row.owner.is_some() => "handed_over",
-        Exit::Released(_) => "released",
-        Exit::Lost => "taken",
+        ConsumerExit::Released(row) if row.owner.is_some() => "handed_over",
+        ConsumerExit::Released(_) => "released",
+        ConsumerExit::LeaseLost => "taken",
     };
     catalogue::LEASES_LOST.inc([reason]);
     if let Some(told) = told.filter(|_| reason == "handed_over") {

@@ -25,8 +25,8 @@ impl LeaseManager {
         let mut has_news = false;
         for (key, running) in &self.running {
             let has_taker = || view.live().any(|seen| could_take(seen, key));
-            if self.watchdog.judge(key, running.handle.status.call_lasts(), has_taker) == Verdict::GiveUp {
-                running.handle.wish(ConsumerCommand::Stop);
+            if self.watchdog.judge(key, running.handle.status.oldest_call(), has_taker) == Verdict::GiveUp {
+                running.handle.command(ConsumerCommand::Abort);
                 has_news = true;
             }
         }
