@@ -109,7 +109,7 @@ impl WithProcessors for Work<'_> {
             ),
         });
         let worker = Worker::new(options, factory);
-        admin_server::start(config, worker.board()).await?;
+        admin_server::start(config, worker.telemetry()).await?;
         worker.run(stopped).await.map_err(|error| match error {
             // What was configured cannot work on this stream, which could not be known before it was looked at.
             worker::Error::Filter(error) => Mistakes::one(error.to_string()).into(),

@@ -202,7 +202,7 @@ impl Harness {
         let factory = move |_: &ShardContext| Processor(harness.clone());
         let set = |options: &mut WorkerOptions| options.unready_after = Duration::from_secs(10);
         let worker = self.fleet.worker(worker, seed, self.fleet.client(), set, factory);
-        Running { board: worker.board(), task: tokio::task::spawn_local(worker.run(std::future::pending())) }
+        Running { board: worker.telemetry(), task: tokio::task::spawn_local(worker.run(std::future::pending())) }
     }
 
     pub fn owned_by(&self, worker: &str) -> usize {
