@@ -226,7 +226,12 @@ impl<F: ProcessorFactory> BatchTask<F> {
     }
 
     /// Skips or dead-letters records that have reached a limit.
-    async fn discard(&mut self, failed: &SubBatch, reason: FailureLimit, error: &BatchError) -> Result<(), Interrupted> {
+    async fn discard(
+        &mut self,
+        failed: &SubBatch,
+        reason: FailureLimit,
+        error: &BatchError,
+    ) -> Result<(), Interrupted> {
         self.processor = None;
         let (ctx, records) = (Arc::clone(&self.ctx), self.batch.records.clone());
         for index in failed.range.clone() {
