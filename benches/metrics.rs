@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use shardkeeper::internals::cli::admin_server::Recorder;
-use shardkeeper::internals::consumer::{Counters, LeaseDeadline, ShardStatus};
+use shardkeeper::internals::consumer::{ConsumerStatus, Counters, LeaseDeadline};
 use shardkeeper::internals::model::checkpoint::Checkpoint;
 use shardkeeper::internals::model::lease::Lease;
 use shardkeeper::internals::telemetry::WorkerTelemetry;
@@ -37,7 +37,7 @@ fn telemetry() -> WorkerTelemetry {
     for number in 0..SHARDS {
         let key = format!("shardId-{:020}-{number:08x}", now_ms - number);
         let lease = Lease::new(key.into(), BTreeSet::new(), Checkpoint::TrimHorizon);
-        let status = ShardStatus::of(&lease, 0, now_ms);
+        let status = ConsumerStatus::of(&lease, 0, now_ms);
         telemetry.begin(lease.key, Arc::new(status));
     }
     telemetry

@@ -1,7 +1,11 @@
 //! A worker for DynamoDB Streams that scales by running more copies of it.
 //!
-//! Several processes divide the shards of a stream among themselves through leases in a DynamoDB table, as the
-//! Kinesis Client Library does, checkpoint their progress, and take over from each other.
+//! Several processes divide the shards of a stream among themselves through leases in a DynamoDB table, as the Kinesis
+//! Client Library (KCL) does. They checkpoint their progress and take over from each other.
+//!
+//! # A closure
+//!
+//! A [`Worker`] needs the name of its application, a stream, an id of its own, and something to do with each record:
 //!
 //! ```no_run
 //! use shardkeeper::{StreamSelector, Worker, WorkerOptions, for_each};
@@ -16,6 +20,137 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`for_each`] calls the closure with one record after the other, in each shard's order. A record counts as done when
+//! the closure returns `Ok`; after an error it is retried, as the [`FailurePolicy`] says. Every record is delivered at
+//! least once.
+//!
+//! # A processor
+//!
+//! A [`RecordProcessor`] gets batches, and the whole life cycle of a shard. One processor is made for each shard that
+//! this worker reads:
+//!
+//! ```
+//! use shardkeeper::{
+//!     BatchError, BoxError, Checkpointer, ProcessRecordsInput, RecordProcessor, ShardContext,
+//! };
+//!
+//! /// Counts records, and checkpoints when a count is stored.
+//! struct Count {
+//!     records: usize,
+//! }
+//!
+//! impl RecordProcessor for Count {
+//!     async fn initialize(&mut self, shard: &ShardContext) -> Result<(), BoxError> {
+//!         println!("reading {} after {}", shard.shard_id, shard.checkpoint);
+//!         Ok(())
+//!     }
+//!
+//!     async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
+//!         self.records += input.records.len();
+//!         if self.records >= 1_000 {
+//!             self.store(&input.checkpointer).await?;
+//!         }
+//!         Ok(())
+//!     }
+//!
+//!     /// Another worker has the shard and counts from the last checkpoint.
+//!     async fn lease_lost(&mut self) {
+//!         self.records = 0;
+//!     }
+//!
+//!     /// The shard has been split or rolled over. Its children start when this returns.
+//!     async fn shard_ended(&mut self, checkpointer: &Checkpointer) -> Result<(), BoxError> {
+//!         self.store(checkpointer).await
+//!     }
+//!
+//!     /// The lease is about to go to another worker, or the program to end.
+//!     async fn shutdown_requested(&mut self, checkpointer: &Checkpointer) {
+//!         if let Err(error) = self.store(checkpointer).await {
+//!             eprintln!("count not stored: {error}");
+//!         }
+//!     }
+//! }
+//!
+//! impl Count {
+//!     async fn store(&mut self, checkpointer: &Checkpointer) -> Result<(), BoxError> {
+//!         println!("{} records", self.records); // in place of a write to a database
+//!         checkpointer.checkpoint().await?;
+//!         self.records = 0;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # async fn example() -> Result<(), shardkeeper::Error> {
+//! use shardkeeper::{Checkpoints, StreamSelector, Worker, WorkerOptions};
+//!
+//! let mut options = WorkerOptions::new("count", StreamSelector::Table("Phones".into()), "worker-1");
+//! options.checkpoints = Checkpoints::Manual;
+//! let worker = Worker::new(options, |_: &ShardContext| Count { records: 0 });
+//! worker.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! With [`Checkpoints::Automatic`], the default, a batch is checkpointed some time after `process_records` returned
+//! `Ok`, and there is no need for a [`Checkpointer`]. [`Checkpointer::commit`] makes a processor's own writes to DynamoDB
+//! and the checkpoint in one transaction, so that each record takes effect once.
+//!
+//! # Tests
+//!
+//! The crate `shardkeeper-local` is DynamoDB with Streams in memory. A worker reads from it as from the service, here up
+//! to the records that are there:
+//!
+//! ```
+//! use shardkeeper::{SdkConfig, StreamSelector, Worker, WorkerExit, WorkerOptions, for_each};
+//! use shardkeeper_local::connector::InMemoryClient;
+//! use shardkeeper_local::{Clock, LocalOptions, LocalService};
+//! # use aws_sdk_dynamodb::{config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider}, types::*};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let service = LocalService::new(LocalOptions::default(), Clock::system());
+//! let config = SdkConfig::builder()
+//!     .behavior_version(BehaviorVersion::v2026_01_12())
+//!     .region(Region::new("us-east-1"))
+//!     .credentials_provider(SharedCredentialsProvider::new(Credentials::new("any", "any", None, None, "test")))
+//!     .http_client(InMemoryClient::new(service).shared())
+//!     .build();
+//!
+//! let client = aws_sdk_dynamodb::Client::new(&config);
+//! // … create the table "Phones" with a stream …
+//! # client
+//! #     .create_table()
+//! #     .table_name("Phones")
+//! #     .billing_mode(BillingMode::PayPerRequest)
+//! #     .attribute_definitions(
+//! #         AttributeDefinition::builder().attribute_name("id").attribute_type(ScalarAttributeType::S).build()?,
+//! #     )
+//! #     .key_schema(KeySchemaElement::builder().attribute_name("id").key_type(KeyType::Hash).build()?)
+//! #     .stream_specification(
+//! #         StreamSpecification::builder()
+//! #             .stream_enabled(true)
+//! #             .stream_view_type(StreamViewType::NewAndOldImages)
+//! #             .build()?,
+//! #     )
+//! #     .send()
+//! #     .await?;
+//! client.put_item().table_name("Phones").item("id", AttributeValue::S("1".into())).send().await?;
+//!
+//! let mut options = WorkerOptions::new("test", StreamSelector::Table("Phones".into()), "worker-1");
+//! options.until_caught_up = true;
+//! let worker = Worker::new(options, for_each(async |_| Ok(()))).sdk_config(config);
+//! let report = worker.run(std::future::pending()).await?;
+//! assert_eq!((report.ending, report.totals.records), (WorkerExit::CaughtUp, 1));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Operation
+//!
+//! [`Worker::telemetry`] has the health and the gauges of a running worker, for the recorder of the `metrics` crate.
+//! The program `shardkeeper` is this library behind a command line, with sinks, an admin server, and commands for the
+//! leases and dead letters of a running application.
 //!
 //! # Layout
 //!

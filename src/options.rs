@@ -18,7 +18,7 @@ pub enum StreamSelector {
     Arn(String),
 }
 
-/// How a worker reads and takes part in its fleet. SpawnConsumer from [`WorkerOptions::new`].
+/// How a worker reads and takes part in its fleet. Start from [`WorkerOptions::new`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkerOptions {
@@ -99,7 +99,7 @@ pub enum Checkpoints {
         /// The longest that something done stays unwritten.
         interval: Duration,
     },
-    /// The processor calls its [`Checkpointer`].
+    /// The processor calls its [`Checkpointer`](crate::Checkpointer).
     Manual,
 }
 

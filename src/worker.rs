@@ -1,8 +1,8 @@
-//! The worker: everything wired together.
+//! The worker: start-up, threads and shutdown.
 //!
-//! A [`Worker`] finds its stream, makes sure of its tables, joins its fleet and reads shards until it is asked to
+//! A [`Worker`] finds its stream, ensures that its tables exist, joins its fleet and reads shards until it is asked to
 //! stop. Coordination runs on a thread and HTTP connections of its own, so that neither decoding nor a processor that
-//! blocks can keep it from proving the worker alive.
+//! blocks can delay a heartbeat.
 
 use std::collections::hash_map::RandomState;
 use std::future::Future;
@@ -32,96 +32,122 @@ use crate::model::worker_record::LeaderRecord;
 use crate::options::{OptionsError, StreamSelector, WorkerOptions};
 use crate::telemetry::WorkerTelemetry;
 
-/// How a worker came to its end.
+/// The end of a worker that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// What ended it.
+    /// The reason that the worker ended.
     pub ending: WorkerExit,
-    /// What it did.
+    /// The counts of its work.
     pub totals: Totals,
 }
 
-/// Why a worker ended without having been asked to.
+/// The reason that a worker ended without having been asked to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The AWS environment lacks something.
+    /// The AWS environment is incomplete.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Something that no worker of this fleet could go on after.
+    /// An error that no worker of this fleet could continue after.
     #[error(transparent)]
     Fleet(#[from] coordination::Error),
-    /// A filter makes no sense on the stream.
+    /// A filter cannot match the stream's records.
     #[error(transparent)]
     Filter(#[from] filter::Error),
     /// There is no stream to read.
     #[error(transparent)]
     NoStream(#[from] FindError),
-    /// A table is missing, and this worker is told not to make it.
+    /// A table is missing, and this worker may not create it.
     #[error("table {0} does not exist, and this worker is told not to create it (--no-create-tables)")]
     NoTable(String),
-    /// WorkerOptions that make no sense together.
+    /// Options that contradict each other or are out of range.
     #[error(transparent)]
     Options(#[from] OptionsError),
-    /// The dead letter queue cannot keep letters.
+    /// The dead-letter queue cannot keep letters.
     #[error("dead letters cannot be kept")]
     DeadLetters(#[source] PrepareError),
-    /// The coordination thread could not be started, or died.
+    /// The coordination thread could not be started, or panicked.
     #[error("the coordination thread failed: {0}")]
     Thread(String),
     /// The services could not be reached in time.
     #[error("could not reach the service within {waited:?}: {reason}")]
     Unreachable {
-        /// How long it was tried.
+        /// The start timeout.
         waited: Duration,
-        /// What the last attempt met.
+        /// The failure of the last attempt.
         reason: String,
     },
 }
 
-/// A worker that is not yet started.
+/// The reason that an attempt to start failed.
+enum StartError {
+    /// The service may answer later.
+    Unavailable(String),
+    Fatal(Error),
+}
+
+impl From<Error> for StartError {
+    fn from(error: Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl StartError {
+    fn of_table(error: TableError, may_create: bool) -> Self {
+        match error {
+            TableError::Missing { table } if !may_create => Self::Fatal(Error::NoTable(table)),
+            error if error.is_transient() => Self::Unavailable(error.to_string()),
+            error => Self::Fatal(Error::Fleet(error.into())),
+        }
+    }
+}
+
+/// A worker that is not yet started. It does its work in [`Worker::run`].
 pub struct Worker<F> {
     options: Arc<WorkerOptions>,
     factory: F,
     config: Option<SdkConfig>,
     counters: Counters,
-    alive: LeaseDeadline,
+    deadline: LeaseDeadline,
     telemetry: WorkerTelemetry,
 }
 
 impl<F: ProcessorFactory> Worker<F> {
-    /// A worker that reads as `options` say and hands records to the processors that `factory` makes.
+    /// A worker that reads the stream of `options` and hands its records to the processors that `factory` makes.
+    ///
+    /// A factory is a [`for_each`](crate::for_each) of a closure, a function from a
+    /// [`ShardContext`](crate::ShardContext) to a [`RecordProcessor`](crate::RecordProcessor), or any other
+    /// [`ProcessorFactory`].
     pub fn new(options: WorkerOptions, factory: F) -> Self {
         let options = Arc::new(options);
-        let (counters, alive) = (Counters::default(), LeaseDeadline::new());
-        let telemetry = WorkerTelemetry::new(Arc::clone(&options), alive.clone(), counters.clone());
-        Self { options, factory, config: None, counters, alive, telemetry }
+        let (counters, deadline) = (Counters::default(), LeaseDeadline::new());
+        let telemetry = WorkerTelemetry::new(Arc::clone(&options), deadline.clone(), counters.clone());
+        Self { options, factory, config: None, counters, deadline, telemetry }
     }
 
-    /// Uses this AWS configuration instead of loading the environment's.
+    /// Sets the AWS configuration, which is otherwise loaded from the environment.
     #[must_use]
     pub fn sdk_config(mut self, config: SdkConfig) -> Self {
         self.config = Some(config);
         self
     }
 
-    /// What the worker has done so far, also while it runs.
+    /// The counts of the worker's work, also while it runs.
     pub fn counters(&self) -> Counters {
         self.counters.clone()
     }
 
-    /// What the worker shows of itself while it runs: its metrics, and whether it gets on.
+    /// The worker's gauges and health, also while it runs.
     pub fn telemetry(&self) -> WorkerTelemetry {
         self.telemetry.clone()
     }
 
-    /// Runs until `stop` completes, the work is done or going on is impossible. Asked to stop, it hands its leases
-    /// over, with everything that is done checkpointed, before it returns.
+    /// Runs until `stop` completes, the work is done or the worker cannot continue. After `stop`, the worker lets the
+    /// calls in flight return, checkpoints and hands its leases off, for at most the drain timeout, before it returns.
     ///
     /// # Errors
-    /// When there is nothing to read, the services cannot be reached, or something happened that needs somebody to
-    /// look at it.
+    /// When there is nothing to read, the services cannot be reached in time, or an operator is needed.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<Report, Error> {
         let counters = self.counters.clone();
         let (stop_sender, stopped) = watch::channel(false);
@@ -139,7 +165,7 @@ impl<F: ProcessorFactory> Worker<F> {
     }
 
     async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<WorkerExit, Error> {
-        let Self { options, factory, config, counters, alive, telemetry } = self;
+        let Self { options, factory, config, counters, deadline, telemetry } = self;
         options.validate()?;
         let started_ms = options.clock.now_ms();
         let mut rng = Rng::with_seed(options.seed.unwrap_or_else(random_seed));
@@ -151,11 +177,11 @@ impl<F: ProcessorFactory> Worker<F> {
                 None => clients::load(&options.endpoints).await?,
             };
             let clients = clients_for(&options, &config, &partition);
-            let start = Startup { options: &options, clients: &clients, rng: rng.fork() };
-            let (stream, leadership) = start.until_ready().await?;
-            Ok::<_, Error>((config, clients, stream, leadership))
+            let startup = Startup { options: &options, clients: &clients, rng: rng.fork() };
+            let (stream, leader) = startup.until_ready().await?;
+            Ok::<_, Error>((config, clients, stream, leader))
         };
-        let (config, clients, stream, leadership) = tokio::select! {
+        let (config, clients, stream, leader) = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(WorkerExit::Stopped),
             ready = prepare => ready?,
@@ -165,19 +191,19 @@ impl<F: ProcessorFactory> Worker<F> {
         telemetry.follow_budget(budget.clone());
         let leases = LeaseTable::new(clients.tables.clone(), &options.app).watched(telemetry.lease_table());
         telemetry.follow_lease_table(leases.clone());
-        let shared = ConsumerDeps::new(
+        let deps = ConsumerDeps::new(
             stream.clone(),
             leases,
             worker.clone(),
-            alive.clone(),
+            deadline.clone(),
             budget,
             factory,
             Arc::clone(&options),
-            leadership.started_at_ms,
+            leader.started_at_ms,
             counters,
             rng.fork(),
         );
-        let starter = Arc::new(ConsumerSpawner::new(shared, tokio::runtime::Handle::current()));
+        let spawner = Arc::new(ConsumerSpawner::new(deps, tokio::runtime::Handle::current()));
         let me = Identity { worker, incarnation, started_ms };
         let coordination_rng = rng.fork();
         let own_thread = options.own_thread;
@@ -191,18 +217,18 @@ impl<F: ProcessorFactory> Worker<F> {
                 Stream::new(clients.streams.clone(), stream.arn()),
                 LeaseTable::new(clients.tables.clone(), &options.app),
                 FleetTable::new(clients.tables, &options.app),
-                alive,
+                deadline,
                 telemetry,
                 coordination_rng,
             );
-            coordinator.run(starter, stop)
+            coordinator.run(spawner, stop)
         };
         let ending = if own_thread { on_own_thread(coordinate).await? } else { coordinate().await };
         Ok(ending?)
     }
 }
 
-/// The first steps, tried again for as long as the services may take to answer.
+/// The steps before a worker joins its fleet, retried until the services answer or the start timeout is over.
 struct Startup<'a> {
     options: &'a WorkerOptions,
     clients: &'a Clients,
@@ -211,86 +237,79 @@ struct Startup<'a> {
 
 impl Startup<'_> {
     async fn until_ready(mut self) -> Result<(Stream, LeaderRecord), Error> {
-        let started = Instant::now();
+        let limit = self.options.start_timeout;
+        let latest = Instant::now() + limit;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         let mut has_warned = false;
         let mut reason = "no answer, or the tables are not ready yet".to_owned();
         loop {
-            match tokio::time::timeout_at(started + self.options.start_timeout, self.prepare()).await {
+            match tokio::time::timeout_at(latest, self.prepare()).await {
                 Ok(Ok(ready)) => return Ok(ready),
-                Ok(Err(Error::Unreachable { reason: newest, .. })) => reason = newest,
-                Ok(Err(error)) => return Err(error),
-                Err(_) => {} // the attempt was cut off: what the last whole one met says more
+                Ok(Err(StartError::Unavailable(newest))) => reason = newest,
+                Ok(Err(StartError::Fatal(error))) => return Err(error),
+                Err(_) => {} // cut off: the reason of the last complete attempt says more
             }
-            let waited = started.elapsed();
-            if waited >= self.options.start_timeout {
-                return Err(Error::Unreachable { waited: self.options.start_timeout, reason });
+            if Instant::now() >= latest {
+                return Err(Error::Unreachable { waited: limit, reason });
             }
             if !has_warned {
                 has_warned = true;
-                let limit = self.options.start_timeout;
-                tracing::warn!(reason, ?limit, "the service cannot be reached yet, trying on");
+                tracing::warn!(reason, ?limit, "service not reachable yet, retrying");
             }
             tokio::time::sleep(Duration::from_millis(50) + backoff.next(&mut self.rng)).await;
         }
     }
 
-    async fn prepare(&self) -> Result<(Stream, LeaderRecord), Error> {
+    async fn prepare(&self) -> Result<(Stream, LeaderRecord), StartError> {
         let leases = LeaseTable::new(self.clients.tables.clone(), &self.options.app);
         let fleet = FleetTable::new(self.clients.tables.clone(), &self.options.app);
         let create = self.options.create_tables;
-        let arn = async {
-            match &self.options.stream {
-                StreamSelector::Arn(arn) => Ok(arn.clone()),
-                StreamSelector::Table(table) => find_stream(self.clients, table).await,
-            }
-        };
-        let arn = arn.await.map_err(|error| match error {
-            FindError::Unavailable(reason) => Error::Unreachable { waited: Duration::ZERO, reason },
-            error => Error::NoStream(error),
-        })?;
-        let stream = Stream::new(self.clients.streams.clone(), arn);
-        let described = async {
-            match stream.describe(None).await {
-                Ok(described) => {
-                    Ok(self.options.filters.clone().for_stream(stream.arn()).check(described.view_type)?)
-                }
-                Err(aws::stream::Error::NotFound(_)) => {
-                    Err(Error::NoStream(FindError::NoSuchStream(stream.arn().to_owned())))
-                }
-                Err(aws::stream::Error::Refused(reason)) => Err(Error::NoStream(FindError::Refused(reason))),
-                Err(error) => Err(Error::Unreachable { waited: Duration::ZERO, reason: error.to_string() }),
-            }
-        };
-        let letters = async {
+        let stream = Stream::new(self.clients.streams.clone(), self.find_arn().await?);
+        let dead_letters = async {
             match &self.options.failure.on_failure {
                 OnFailure::DeadLetter(queue) => queue.prepare(create).await,
                 _ => Ok(()),
             }
         };
-        let (described, leases_ready, fleet_ready, letters_ready) =
-            tokio::join!(described, leases.ensure(create), fleet.ensure(create), letters);
-        described?;
-        leases_ready.map_err(|error| start_error(error, create))?;
-        fleet_ready.map_err(|error| start_error(error, create))?;
-        letters_ready.map_err(|error| match error {
-            PrepareError::Table(error) => start_error(error, create),
-            error => Error::DeadLetters(error),
+        let (checked, leases_ready, fleet_ready, dead_letters_ready) =
+            tokio::join!(self.check(&stream), leases.ensure(create), fleet.ensure(create), dead_letters);
+        checked?;
+        leases_ready.map_err(|error| StartError::of_table(error, create))?;
+        fleet_ready.map_err(|error| StartError::of_table(error, create))?;
+        dead_letters_ready.map_err(|error| match error {
+            PrepareError::Table(error) => StartError::of_table(error, create),
+            error => Error::DeadLetters(error).into(),
         })?;
-        let leadership = coordination::bind_stream(&leases, &fleet, &stream, self.options.clock).await;
-        match leadership {
-            Ok(leadership) => Ok((stream, leadership)),
-            Err(coordination::Error::Table(error)) => Err(start_error(error, create)),
-            Err(error) => Err(error.into()),
+        match coordination::bind_stream(&leases, &fleet, &stream, self.options.clock).await {
+            Ok(leader) => Ok((stream, leader)),
+            Err(coordination::Error::Table(error)) => Err(StartError::of_table(error, create)),
+            Err(error) => Err(Error::Fleet(error).into()),
         }
     }
-}
 
-fn start_error(error: TableError, create: bool) -> Error {
-    match error {
-        TableError::Missing { table } if !create => Error::NoTable(table),
-        error if error.is_transient() => Error::Unreachable { waited: Duration::ZERO, reason: error.to_string() },
-        error => Error::Fleet(error.into()),
+    async fn find_arn(&self) -> Result<String, StartError> {
+        match &self.options.stream {
+            StreamSelector::Arn(arn) => Ok(arn.clone()),
+            StreamSelector::Table(table) => find_stream(self.clients, table).await.map_err(|error| match error {
+                FindError::Unavailable(reason) => StartError::Unavailable(reason),
+                error => Error::NoStream(error).into(),
+            }),
+        }
+    }
+
+    /// Checks that the stream exists and that the filters can match its records.
+    async fn check(&self, stream: &Stream) -> Result<(), StartError> {
+        match stream.describe(None).await {
+            Ok(described) => {
+                let filters = self.options.filters.clone().for_stream(stream.arn());
+                Ok(filters.check(described.view_type).map_err(Error::Filter)?)
+            }
+            Err(aws::stream::Error::NotFound(_)) => {
+                Err(Error::NoStream(FindError::NoSuchStream(stream.arn().to_owned())).into())
+            }
+            Err(aws::stream::Error::Refused(reason)) => Err(Error::NoStream(FindError::Refused(reason)).into()),
+            Err(error) => Err(StartError::Unavailable(error.to_string())),
+        }
     }
 }
 
@@ -298,8 +317,8 @@ fn clients_for(options: &WorkerOptions, config: &SdkConfig, partition: &str) -> 
     clients::clients(config, &options.endpoints, options.lease_duration, partition)
 }
 
-/// A name for the retry budgets of one worker. The SDK keeps budgets by name for the whole process: one worker must not
-/// use up another's, nor, in a simulation, leave its state to the next one of the same seed.
+/// A name for the retry budgets of one worker. The SDK keeps budgets by name for the whole process: a worker must not
+/// use up another's budget, nor, in a simulation, leave its state to the next one of the same seed.
 fn retry_partition(worker_id: &str) -> String {
     static WORKERS: AtomicU64 = AtomicU64::new(0);
     format!("{worker_id}-{}", WORKERS.fetch_add(1, Ordering::Relaxed))
@@ -324,8 +343,8 @@ where
     output.await.map_err(|_| Error::Thread("it panicked".into()))
 }
 
-/// A seed from the operating system's randomness, which the standard library draws for its hash maps.
+/// A seed from the operating system's randomness, by way of the standard library's hash maps.
 fn random_seed() -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "the one place where a worker's chance comes from")]
+    #[expect(clippy::disallowed_methods, reason = "the one source of a worker's randomness")]
     RandomState::new().build_hasher().finish()
 }

@@ -1,4 +1,4 @@
-//! Stopwatches that others can read while they run.
+//! Durations that other tasks can read while they run: time spent waiting, calls in flight, streaks of failures.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How much time was spent on something, by one task at a time.
+/// The time that one task has spent on something.
 #[derive(Debug, Default)]
 pub(super) struct BusyTime(Mutex<State>);
 
@@ -16,17 +16,16 @@ struct State {
     since: Option<Instant>,
 }
 
-/// Runs the stopwatch until it is dropped.
-pub(super) struct Running<'a>(&'a BusyTime);
+/// Counts as busy until it is dropped.
+pub(super) struct Busy<'a>(&'a BusyTime);
 
 impl BusyTime {
-    /// Starts it.
-    pub(super) fn start(&self) -> Running<'_> {
+    pub(super) fn start(&self) -> Busy<'_> {
         self.lock().since = Some(Instant::now());
-        Running(self)
+        Busy(self)
     }
 
-    /// The time so far, over all runs.
+    /// The time so far, the current wait included.
     pub(super) fn total(&self) -> Duration {
         let state = self.lock();
         state.total + state.since.map_or(Duration::ZERO, |since| since.elapsed())
@@ -37,7 +36,7 @@ impl BusyTime {
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for Busy<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         if let Some(since) = state.since.take() {
@@ -46,46 +45,63 @@ impl Drop for Running<'_> {
     }
 }
 
-/// The calls that are under way.
+/// The processor calls in flight.
 #[derive(Debug, Default)]
-pub(crate) struct InFlightCalls(Mutex<UnderWay>);
+pub(crate) struct InFlightCalls(Mutex<Calls>);
 
 #[derive(Debug, Default)]
-struct UnderWay {
-    /// When each began, in that order.
-    began: BTreeMap<u64, Instant>,
+struct Calls {
+    /// The start of each call, oldest first.
+    started: BTreeMap<u64, Instant>,
     next: u64,
 }
 
-/// Counts as a call until it is dropped.
-pub(crate) struct Call<'a> {
+/// A call in flight until it is dropped.
+pub(crate) struct InFlightCall<'a> {
     calls: &'a InFlightCalls,
     number: u64,
 }
 
 impl InFlightCalls {
-    /// A call begins.
-    pub(crate) fn start(&self) -> Call<'_> {
-        let mut under_way = self.lock();
-        let number = under_way.next;
-        under_way.next += 1;
-        under_way.began.insert(number, Instant::now());
-        Call { calls: self, number }
+    pub(crate) fn start(&self) -> InFlightCall<'_> {
+        let mut calls = self.lock();
+        let number = calls.next;
+        calls.next += 1;
+        calls.started.insert(number, Instant::now());
+        InFlightCall { calls: self, number }
     }
 
-    /// How long the oldest call has lasted that is under way, if one is.
-    pub(super) fn runs_for(&self) -> Option<Duration> {
-        self.lock().began.first_key_value().map(|(_, began)| began.elapsed())
+    /// The age of the oldest call in flight.
+    pub(super) fn oldest(&self) -> Option<Duration> {
+        self.lock().started.first_key_value().map(|(_, started)| started.elapsed())
     }
 
-    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+    fn lock(&self) -> MutexGuard<'_, Calls> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Call<'_> {
+impl Drop for InFlightCall<'_> {
     fn drop(&mut self) {
-        self.calls.lock().began.remove(&self.number);
+        self.calls.lock().started.remove(&self.number);
+    }
+}
+
+/// The time since calls began to fail one after the other.
+#[derive(Debug, Default)]
+pub(super) struct FailureStreak(Mutex<Option<Instant>>);
+
+impl FailureStreak {
+    pub(super) fn note(&self, failed: bool) {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match failed {
+            true => drop(since.get_or_insert_with(Instant::now)),
+            false => *since = None,
+        }
+    }
+
+    pub(super) fn lasts(&self) -> Option<Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
     }
 }
 
@@ -94,27 +110,27 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_counts_while_it_runs_and_only_then() {
-        let stopwatch = BusyTime::default();
-        let running = stopwatch.start();
+    async fn busy_time_counts_while_it_runs_and_only_then() {
+        let busy = BusyTime::default();
+        let running = busy.start();
         tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(stopwatch.total(), Duration::from_secs(3));
+        assert_eq!(busy.total(), Duration::from_secs(3));
         drop(running);
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(stopwatch.total(), Duration::from_secs(3));
+        assert_eq!(busy.total(), Duration::from_secs(3));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_several_calls_the_oldest_counts() {
+    async fn the_oldest_of_several_calls_counts() {
         let calls = InFlightCalls::default();
-        let oldest = calls.start();
+        let first = calls.start();
         tokio::time::advance(Duration::from_secs(3)).await;
-        let newest = calls.start();
+        let second = calls.start();
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(calls.runs_for(), Some(Duration::from_secs(4)));
-        drop(oldest);
-        assert_eq!(calls.runs_for(), Some(Duration::from_secs(1)));
-        drop(newest);
-        assert_eq!(calls.runs_for(), None);
+        assert_eq!(calls.oldest(), Some(Duration::from_secs(4)));
+        drop(first);
+        assert_eq!(calls.oldest(), Some(Duration::from_secs(1)));
+        drop(second);
+        assert_eq!(calls.oldest(), None);
     }
 }

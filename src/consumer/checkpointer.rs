@@ -1,40 +1,39 @@
-//! Checkpoints by hand: what a processor gets to say how far it has come.
+//! Checkpoints by hand, for processors that decide themselves when their work is durable.
 //!
-//! A write that was begun is seen through, also when the call that began it is given up: whoever comes next finds a row
-//! whose content is known.
+//! A write runs to completion even if its caller is cancelled, so the row's content is always known.
 
 use std::future::Future;
 use std::sync::Arc;
 
 pub use super::lease_handle::Committed;
-use super::lease_handle::{LeaseHandle, RefusedCommit, WriteError};
+use super::lease_handle::{LeaseHandle, LeaseLost, RefusedCommit, WriteError};
 use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::record::RecordBatch;
 use crate::model::sequence_number::SequenceNumber;
 
-/// Writes checkpoints of one shard, for processors that decide themselves when their work is durable.
+/// Writes the checkpoints of one shard. Clones write to the same lease.
 #[derive(Clone, Debug)]
 pub struct Checkpointer {
-    /// None for records that are replayed: their place in the shard was checkpointed long ago.
+    /// `None` when dead letters are replayed: their records' positions were checkpointed long ago.
     lease: Option<Arc<LeaseHandle>>,
 }
 
-/// Why a checkpoint was not written.
+/// The reason that a checkpoint was not written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The position lies before the last checkpoint, or beyond what was handed to the processor.
-    #[error("{position} lies outside of what may be checkpointed: from {from} to {to}")]
+    #[error("{position} is outside of the range that may be checkpointed: from {from} to {to}")]
     OutOfRange {
-        /// What was asked for.
+        /// The position asked for.
         position: SequenceNumber,
         /// The last checkpoint.
         from: Checkpoint,
-        /// The last record handed over.
+        /// The last record handed to the processor.
         to: Checkpoint,
     },
-    /// Another worker has the lease.
+    /// Another worker holds the lease, or this one missed its heartbeat deadline.
     #[error("the lease is lost")]
     LeaseLost,
     /// The lease table could not be written.
@@ -42,27 +41,26 @@ pub enum CheckpointError {
     Failed(String),
 }
 
-/// Why a handler's writes were not committed with their records' position. Nothing of them was written.
+/// The reason that a handler's writes were not committed with their records' position. None of them was made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError {
-    /// The position's part of it: the lease is lost, or the records were never handed to this processor.
+    /// The checkpoint could not be moved: the lease is lost, or the records were never handed to this processor.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The service refused some of the handler's own writes; the lease is still held.
-    #[error("{}", words(.0))]
+    /// DynamoDB refused some of the handler's writes. The lease is still held.
+    #[error("{}", describe(.0))]
     Refused(Vec<RefusedWrite>),
-    /// Some of the records were committed before, the others not: take those that are left from
-    /// [`Checkpointer::undone`].
-    #[error("the records up to {0} are committed already, and those behind it are not")]
+    /// Some of the records were committed before and the others were not: commit those that
+    /// [`Checkpointer::undone`] returns.
+    #[error("the records up to {0} are committed already, and those after it are not")]
     Begun(Checkpoint),
-    /// More writes than a transaction takes.
-    #[error("a transaction takes {MAX_WRITES} writes beside the checkpoint, and these are {0}")]
+    /// More than [`MAX_WRITES`] writes.
+    #[error("a transaction takes at most {MAX_WRITES} writes beside the checkpoint, got {0}")]
     TooMany(usize),
 }
 
-/// The first of the refused writes in words.
-fn words(refused: &[RefusedWrite]) -> String {
+fn describe(refused: &[RefusedWrite]) -> String {
     let first = refused.first().map_or_else(String::new, |write| {
         let message = write.message.as_ref().map(|message| format!(" ({message})")).unwrap_or_default();
         format!(", the first of them number {}: {}{message}", write.index, write.code)
@@ -75,12 +73,12 @@ impl Checkpointer {
         Self { lease: Some(lease) }
     }
 
-    /// Checkpoints of records that are replayed: nothing is written.
+    /// A checkpointer for replayed dead letters, which writes nothing.
     pub(super) fn of_replay() -> Self {
         Self { lease: None }
     }
 
-    /// Checkpoints everything that was handed to the processor so far. It is written when this returns.
+    /// Checkpoints every record handed to the processor so far. The checkpoint is durable when this returns.
     ///
     /// # Errors
     /// When the lease is lost or the lease table cannot be written.
@@ -92,11 +90,11 @@ impl Checkpointer {
         }
     }
 
-    /// Checkpoints everything up to and including `position`. It is written when this returns.
+    /// Checkpoints every record up to and including `position`. The checkpoint is durable when this returns.
     ///
     /// # Errors
-    /// When `position` lies before the last checkpoint or beyond the last record handed over, the lease is lost, or
-    /// the lease table cannot be written.
+    /// When `position` lies before the last checkpoint or beyond the last record handed to the processor, the lease is
+    /// lost, or the lease table cannot be written.
     pub async fn checkpoint_at(&self, position: &SequenceNumber) -> Result<(), CheckpointError> {
         let Some(lease) = &self.lease else { return Ok(()) };
         let from = lease.saved().await;
@@ -111,19 +109,21 @@ impl Checkpointer {
     /// Makes a handler's writes to DynamoDB and moves the checkpoint over the records that they come from, in one
     /// transaction: all of it happens, or nothing. So each record takes effect once, however often it is delivered.
     ///
-    /// `records` are those that `writes` come from: some or all of a batch, in the shard's order, behind what was
-    /// committed before; records that were left out of it are passed over with it. Whatever a handler does by other means is outside of the transaction, and so is a checkpoint by
-    /// [`Checkpointer::checkpoint`]: records that it passes over count as committed. Automatic checkpoints
-    /// ([`super::Checkpoints`]) move over nothing that `process_records` did not return `Ok` for. A worker that handles
-    /// several items of a shard at once has no one position to commit, and is refused.
+    /// `records` are the records that `writes` come from: some or all of a batch, in the shard's order, after those
+    /// committed before. Records that are left out before the last of them count as committed too.
     ///
-    /// The tables have to be in the account and region of the lease table (API reference, "TransactWriteItems"); at most
-    /// [`MAX_WRITES`] writes, no two of one item, 4 MB in all. What other writers' transactions stand in the way of is
-    /// tried again for a while.
+    /// Effects other than `writes` are outside of the transaction, and so is [`Checkpointer::checkpoint`]: the records
+    /// that it covers count as committed. Automatic checkpoints ([`Checkpoints`](crate::Checkpoints)) cover only records
+    /// for which `process_records` returned `Ok`. A worker that handles several items of a shard at once has no single
+    /// position to commit, so it is refused.
+    ///
+    /// The tables must be in the account and region of the lease table (API reference, TransactWriteItems). A
+    /// transaction takes at most [`MAX_WRITES`] writes, each of a different item, and 4 MB in all. A conflict with
+    /// another writer's transaction is retried a few times.
     ///
     /// # Errors
     /// When the lease is lost, a write was refused (for its condition, say), or the records do not lie between the last
-    /// checkpoint and the last record handed over. Nothing was written then, and nothing will be.
+    /// checkpoint and the last record handed to the processor. Nothing was written then, and nothing will be.
     pub async fn commit(
         &self,
         records: &RecordBatch,
@@ -139,9 +139,7 @@ impl Checkpointer {
             return Err(CheckpointError::Failed("there is no record to commit".into()).into());
         };
         let Some(lease) = &self.lease else {
-            return Err(
-                CheckpointError::Failed("a dead letter's record has no lease to be committed with".into()).into()
-            );
+            return Err(CheckpointError::Failed("a replayed dead letter has no lease to commit with".into()).into());
         };
         let to = lease.delivered().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
         if Checkpoint::At(last.clone()) > to {
@@ -157,7 +155,7 @@ impl Checkpointer {
         })
     }
 
-    /// The records without those that the last checkpoint covers: what is left to do of a batch that failed halfway.
+    /// Returns the records that the last checkpoint does not cover: the rest of a batch that failed halfway.
     pub async fn undone(&self, records: &RecordBatch) -> RecordBatch {
         let Some(lease) = &self.lease else { return records.clone() };
         match lease.saved().await.sequence_number() {
@@ -172,16 +170,22 @@ async fn write(lease: &Arc<LeaseHandle>, position: SequenceNumber) -> Result<(),
     Ok(run_to_completion(async move { lease.checkpoint(position).await }).await??)
 }
 
+impl From<LeaseLost> for CheckpointError {
+    fn from(LeaseLost: LeaseLost) -> Self {
+        Self::LeaseLost
+    }
+}
+
 impl From<WriteError> for CheckpointError {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Lost => Self::LeaseLost,
+            WriteError::LeaseLost(lost) => lost.into(),
             WriteError::Table(error) => Self::Failed(error.to_string()),
         }
     }
 }
 
-/// Lets a write run to its end, also when whoever waits for it does so no more.
+/// Runs a write to completion, even if the caller is cancelled.
 async fn run_to_completion<T: Send + 'static>(
     write: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, CheckpointError> {

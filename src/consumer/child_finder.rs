@@ -1,8 +1,8 @@
-//! Finding the children of a shard that has ended.
+//! The search for the children of a shard that has ended.
 //!
-//! Many shards may end at the same moment, and DescribeStream is limited to ten calls a second for the whole fleet.
-//! So the shards that wait are answered together: a few by a call each, more by one listing of the stream; and what a
-//! listing has shown for certain, the leader's too when that is this worker, is not asked for at all.
+//! Many shards may end at the same moment, and DescribeStream is limited to ten calls a second for the whole fleet. So
+//! the finder looks children up together: for a few shards by a call each, for more by one listing of the stream. It
+//! makes no call for children that an earlier listing has shown for certain, such as the leader's on this worker.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex as StdMutex;
@@ -19,21 +19,21 @@ use crate::model::lease::ShardId;
 use crate::model::polling::Backoff;
 use crate::model::shard_graph::{Shard, ShardGraph};
 
-/// How long a closed shard may show no child before it is finished without one. Its children are then found by the
-/// leader's listing.
+/// The time after which a closed shard that shows no child is finished without one. The leader's listing finds its
+/// children later.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The gap between two calls after a throttled one, and the widest that throttling leads to.
+/// The gap between two calls after a throttled one, and the widest gap.
 const FIRST_GAP: Duration = Duration::from_millis(120);
 const WIDEST_GAP: Duration = Duration::from_secs(1);
-/// A listing is given up after this many failed calls in a row.
+/// The failed calls in a row that end a listing.
 const FAILURES: u32 = 5;
 
-/// ReaderEvents children, for all shards of a worker.
+/// The finder of children for all shards of a worker.
 #[derive(Debug)]
 pub(super) struct ChildFinder {
     stream: Stream,
     state: StdMutex<State>,
-    /// Held by whoever asks the service for all who wait: so calls come one after the other, at the pace they allow.
+    /// Locked by the consumer that calls the service on behalf of all, so that calls keep to one pace.
     asking: Mutex<Pace>,
     rng: StdMutex<Rng>,
 }
@@ -43,11 +43,10 @@ struct State {
     waiting: BTreeMap<ShardId, usize>,
     answers: BTreeMap<ShardId, Answer>,
     known: KnownShards,
-    /// How many pages the last listing had.
+    /// The pages of the last listing.
     pages: usize,
 }
 
-/// The pace of calls.
 #[derive(Debug, Default)]
 struct Pace {
     gap: Duration,
@@ -57,7 +56,7 @@ struct Pace {
 #[derive(Clone, Debug)]
 enum Answer {
     Children(Vec<Shard>),
-    /// The stream is switched off and the shard has no child.
+    /// The stream is disabled and the shard has no child.
     NoneEver,
 }
 
@@ -66,7 +65,7 @@ impl ChildFinder {
         Self { stream, state: StdMutex::default(), asking: Mutex::default(), rng: StdMutex::new(rng) }
     }
 
-    /// The children of a closed shard; none when the stream is switched off, or when none showed up in some seconds.
+    /// The children of a closed shard; none if the stream is disabled or none shows up within some seconds.
     pub(super) async fn children(&self, parent: &ShardId) -> Vec<Shard> {
         if let Some(children) = self.known_children(parent) {
             return children;
@@ -87,12 +86,12 @@ impl ChildFinder {
             }
             match asked {
                 Ok(()) if started.elapsed() >= PATIENCE => {
-                    tracing::info!(shard = %parent, "no child of this closed shard is visible yet");
+                    tracing::info!(shard = %parent, "no child of the closed shard is visible yet");
                     break Vec::new();
                 }
-                // A failing service is no reason to finish the shard without its children.
+                // The shard is not finished without its children because a service fails.
                 Ok(()) => {}
-                Err(error) => tracing::debug!(shard = %parent, %error, "listing shards failed, trying again"),
+                Err(error) => tracing::debug!(shard = %parent, %error, "listing shards failed, retrying"),
             }
             let wait = backoff.next(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner));
             tokio::time::sleep(wait.max(Duration::from_millis(10))).await;
@@ -111,7 +110,7 @@ impl ChildFinder {
         })
     }
 
-    /// Takes in a listing that somebody else has made: what it answers need not be asked for.
+    /// Adds a listing that the leader has made on this worker.
     pub(super) fn note_listing(&self, graph: &ShardGraph, took: Duration) {
         let now = Instant::now();
         self.with(|state| state.known.note(graph.clone(), now.checked_sub(took).unwrap_or(now)));
@@ -121,7 +120,7 @@ impl ChildFinder {
         self.with(|state| state.known.children(parent))
     }
 
-    /// Asks the service for all who wait and have no answer: by a call each, or by one listing, whichever is less.
+    /// Looks up the children of all waiting shards: by a call each or by one listing, whichever takes fewer calls.
     async fn ask(&self, pace: &mut Pace) -> Result<(), Error> {
         let (waiting, pages): (Vec<ShardId>, usize) = self.with(|state| {
             let open = state.waiting.keys().filter(|shard| !state.answers.contains_key(*shard));
@@ -176,7 +175,7 @@ impl ChildFinder {
         Ok(())
     }
 
-    /// Makes a call when the pace allows it, and learns from it what the service allows.
+    /// Makes a call when the pace allows it, and adapts the pace to the outcome.
     async fn paced<T, C: Future<Output = Result<T, Error>>>(
         &self,
         pace: &mut Pace,
@@ -190,7 +189,7 @@ impl ChildFinder {
         let outcome = call().await;
         pace.gap = match &outcome {
             Err(Error::Throttled(_)) => (pace.gap * 3 / 2).clamp(FIRST_GAP, WIDEST_GAP),
-            Err(_) => pace.gap.max(FIRST_GAP), // a fault is no reason to go more slowly for long
+            Err(_) => pace.gap.max(FIRST_GAP), // other faults slow the calls down only briefly
             Ok(_) if pace.gap < FIRST_GAP / 4 => Duration::ZERO,
             Ok(_) => pace.gap * 9 / 10,
         };

@@ -1,4 +1,4 @@
-//! What the consumers of a worker have done, counted.
+//! The counters of a worker's consumers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,39 +27,37 @@ struct Inner {
     dead_lettered: AtomicU64,
 }
 
-/// What the counters show.
+/// A snapshot of the [`Counters`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Records that a processor took.
+    /// Records for which a processor returned `Ok`.
     pub records: u64,
-    /// Their bytes, as JSON.
+    /// The bytes of these records, as JSON.
     pub bytes: u64,
-    /// Batches that a processor took.
+    /// Batches for which a processor returned `Ok`.
     pub batches: u64,
-    /// InFlightCalls of a processor that failed.
+    /// Processor calls that failed.
     pub failures: u64,
-    /// The time spent in processors.
+    /// The time spent in processor calls.
     pub processing: Duration,
-    /// Checkpoints written by interval.
+    /// Automatic checkpoints written.
     pub checkpoints: u64,
-    /// Times that records were trimmed before they were read.
+    /// Gaps: records were trimmed before they were read.
     pub gaps: u64,
     /// Records that the filters left out.
     pub filtered: u64,
-    /// Records that were given up and passed over.
+    /// Records that the failure policy skipped.
     pub skipped: u64,
-    /// Records that were given up and are kept as dead letters.
+    /// Records that the failure policy dead-lettered.
     pub dead_lettered: u64,
 }
 
-/// How records came to their end.
+/// The way in which records were acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The processor took them.
+    /// The processor returned `Ok`.
     Ok,
-    /// They were given up and passed over.
     Skipped,
-    /// They were given up and are kept as dead letters.
     DeadLettered,
 }
 
@@ -75,12 +73,12 @@ impl Outcome {
 }
 
 impl Counters {
-    /// A processor's call has returned; `attempt` says how often its records had failed before.
+    /// Counts a processor call; `attempt` is the number of earlier calls with its records.
     pub(super) fn call(&self, records: &RecordBatch, attempt: u32, is_ok: bool, took: Duration, clock: WallClock) {
         let inner = &self.0;
         if is_ok {
             inner.batches.fetch_add(1, Ordering::Relaxed);
-            show_batch(records, clock);
+            count_batch(records, clock);
         } else {
             inner.failures.fetch_add(1, Ordering::Relaxed);
             catalogue::PROCESSOR_ERRORS.inc([]);
@@ -92,7 +90,7 @@ impl Counters {
         inner.processing_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Records are done with.
+    /// Counts acknowledged records.
     pub(super) fn done(&self, records: &RecordBatch, bytes: usize, outcome: Outcome) {
         let inner = &self.0;
         let count = records.len() as u64;
@@ -109,15 +107,15 @@ impl Counters {
                 inner.dead_lettered.fetch_add(count, Ordering::Relaxed);
             }
         }
-        Outcomes::of(records.iter()).show(outcome.as_str());
+        EventCounts::of(records.iter()).count(outcome.as_str());
     }
 
-    /// A failed batch was cut.
+    /// Counts a failed batch that was bisected.
     pub(super) fn bisect(&self) {
         catalogue::BATCH_BISECTS.inc([]);
     }
 
-    /// A dead letter could not be kept.
+    /// Counts a failed attempt to write a dead letter.
     pub(super) fn dead_letter_failed(&self) {
         catalogue::DEAD_LETTERS_FAILED.inc([]);
     }
@@ -126,19 +124,19 @@ impl Counters {
         self.0.checkpoints.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Data is lost, for one of the reasons of [`catalogue::DATA_GAPS`].
+    /// Counts a gap, with one of the reasons of [`catalogue::DATA_GAPS`].
     pub(super) fn gap(&self, reason: &'static str) {
         self.0.gaps.fetch_add(1, Ordering::Relaxed);
         catalogue::DATA_GAPS.inc([reason]);
     }
 
-    /// Records were left out by the filters.
-    pub(super) fn filtered(&self, records: &Outcomes) {
+    /// Counts records that the filters left out.
+    pub(super) fn filtered(&self, records: &EventCounts) {
         self.0.filtered.fetch_add(records.0.iter().sum(), Ordering::Relaxed);
-        records.show("filtered");
+        records.count("filtered");
     }
 
-    /// What was counted so far.
+    /// Returns the counts so far.
     pub fn totals(&self) -> Totals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let inner = &self.0;
@@ -157,8 +155,7 @@ impl Counters {
     }
 }
 
-/// Shows a batch that a processor took.
-fn show_batch(records: &RecordBatch, clock: WallClock) {
+fn count_batch(records: &RecordBatch, clock: WallClock) {
     catalogue::BATCHES.inc([]);
     #[expect(clippy::cast_precision_loss, reason = "a page has no more than thousands of records")]
     catalogue::BATCH_RECORDS.record([], records.len() as f64);
@@ -168,18 +165,18 @@ fn show_batch(records: &RecordBatch, clock: WallClock) {
     }
 }
 
-/// Records that are done with, counted by their events.
+/// Numbers of records by event name.
 #[derive(Debug, Default)]
-pub(super) struct Outcomes([u64; EVENTS.len()]);
+pub(super) struct EventCounts([u64; EVENTS.len()]);
 
 /// The values of the label `event`.
 const EVENTS: [&str; 4] = ["INSERT", "MODIFY", "REMOVE", "other"];
 
-impl Outcomes {
+impl EventCounts {
     pub(super) fn of<'a>(records: impl Iterator<Item = Record<'a>>) -> Self {
-        let mut outcomes = Self::default();
-        records.for_each(|record| outcomes.add(&record));
-        outcomes
+        let mut counts = Self::default();
+        records.for_each(|record| counts.add(&record));
+        counts
     }
 
     pub(super) fn add(&mut self, record: &Record<'_>) {
@@ -191,8 +188,8 @@ impl Outcomes {
         }] += 1;
     }
 
-    /// Shows them with `result`, one of the values of that label of [`catalogue::RECORDS_PROCESSED`].
-    pub(super) fn show(&self, result: &'static str) {
+    /// Adds them to the metric, with `result` one of that label's values of [`catalogue::RECORDS_PROCESSED`].
+    pub(super) fn count(&self, result: &'static str) {
         for (event, count) in EVENTS.iter().zip(self.0).filter(|(_, count)| *count > 0) {
             catalogue::RECORDS_PROCESSED.add([result, *event], count);
         }

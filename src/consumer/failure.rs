@@ -1,4 +1,4 @@
-//! What happens to records whose processing fails.
+//! The failure policy: attempts, bisecting, and the action on records that keep failing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::processor::BoxError;
 use crate::dead_letters::queue::DeadLetterQueue;
 use crate::model::sequence_number::SequenceNumber;
 
-/// Why a batch is not done. Anything that is an error becomes one by `?`, and then the whole batch failed.
+/// The failure of a batch. By `?`, any error becomes a failure of the whole batch.
 #[derive(Debug)]
 pub struct BatchError {
     source: BoxError,
@@ -16,18 +16,18 @@ pub struct BatchError {
 }
 
 impl BatchError {
-    /// The record at `position` failed: those before it in the batch are done, it and those behind it are not. Of
-    /// several failed records this is the first, as for Lambda's `batchItemFailures`.
+    /// A failure from the record at `position` on: the records before it in the batch are done, it and those after it
+    /// are not. If several records failed, `position` is the first of them, as in Lambda's `batchItemFailures`.
     pub fn from_record(position: SequenceNumber, source: impl Into<BoxError>) -> Self {
         Self { source: source.into(), failed_from: Some(position) }
     }
 
-    /// The first record that is not done; nothing when none is.
+    /// The first record that is not done; `None` if the whole batch failed.
     pub fn failed_from(&self) -> Option<&SequenceNumber> {
         self.failed_from.as_ref()
     }
 
-    /// What went wrong.
+    /// The cause.
     pub fn source(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         self.source.as_ref()
     }
@@ -45,43 +45,42 @@ impl<E: Into<BoxError>> From<E> for BatchError {
     }
 }
 
-/// How often a failing batch is tried, and what follows.
+/// The attempts at a failing batch, and the action after the last one.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FailurePolicy {
-    /// The most calls with the same records (default: no limit with [`OnFailure::BlockedRecord`]).
+    /// The most calls with the same records (default: no limit with [`OnFailure::Halt`]).
     pub attempts: Option<u32>,
-    /// A record that has failed and is older than this is given up (default: no limit).
+    /// The age after which a failing record is not retried (default: no limit).
     pub max_record_age: Option<Duration>,
-    /// Whether a failing batch is cut in half, and each half tried by itself, down to the record that fails (default:
-    /// yes).
+    /// Whether a failing batch is bisected, down to the record that fails (default: yes).
     pub bisect: bool,
-    /// The first wait before another attempt; the waits double from it, each with full jitter.
+    /// The limit of the first wait before another attempt. It doubles with each attempt; the waits have full jitter.
     pub first_wait: Duration,
-    /// The longest wait before another attempt.
+    /// The highest limit of the waits.
     pub longest_wait: Duration,
-    /// How long one call may take; after that it has failed (default: no limit).
+    /// The duration after which a call counts as failed (default: no limit).
     pub handler_timeout: Option<Duration>,
-    /// What follows when a limit is reached.
+    /// The action when a limit is reached.
     pub on_failure: OnFailure,
 }
 
-/// What follows when a record has used up its attempts or its age.
+/// The action on a record that has reached the limit of its attempts or its age.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum OnFailure {
-    /// Its shard waits, visibly, and tries on; nothing is lost.
-    BlockedRecord,
-    /// It is counted, logged and passed over.
+    /// The shard halts at the record, which is retried until it succeeds. Nothing is lost.
+    Halt,
+    /// The record is skipped, counted and logged.
     Skip,
-    /// It is kept here, and then passed over.
+    /// The record is kept as a dead letter in this queue, and skipped.
     DeadLetter(Arc<dyn DeadLetterQueue>),
 }
 
 impl fmt::Debug for OnFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::BlockedRecord => "BlockedRecord",
+            Self::Halt => "Halt",
             Self::Skip => "Skip",
             Self::DeadLetter(_) => "DeadLetter",
         })
@@ -97,7 +96,7 @@ impl Default for FailurePolicy {
             first_wait: Duration::from_millis(100),
             longest_wait: Duration::from_secs(30),
             handler_timeout: None,
-            on_failure: OnFailure::BlockedRecord,
+            on_failure: OnFailure::Halt,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The short form of a processor: one closure that is called with each record.
+//! The short form of a processor: a closure that is called with each record.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -7,9 +7,22 @@ use super::failure::BatchError;
 use super::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 use crate::model::record::OwnedRecord;
 
-/// Makes processors that call one closure with each record, in order and one at a time for each item, and for each
-/// shard unless the worker is told to work on several items at once. What follows on a call that fails is up to the
-/// worker's failure policy; the records before it in its batch are not repeated.
+/// Makes processors that call a closure with each record: one at a time for each shard, in the shard's order, or for
+/// each item if [`shard_concurrency`](crate::WorkerOptions::shard_concurrency) is above one.
+///
+/// When a call fails, the [`FailurePolicy`](crate::FailurePolicy) decides about its record. The records before it in the
+/// batch are not repeated.
+///
+/// ```
+/// use shardkeeper::{BoxError, OwnedRecord, for_each};
+///
+/// let factory = for_each(async |record: OwnedRecord| -> Result<(), BoxError> {
+///     let record = record.view();
+///     println!("{:?} {}", record.event_name(), record.sequence_number());
+///     Ok(())
+/// });
+/// # let _: Box<dyn std::any::Any> = Box::new(factory);
+/// ```
 pub fn for_each<H, C>(handler: H) -> ForEach<H>
 where
     H: Fn(OwnedRecord) -> C + Send + Sync + 'static,
@@ -18,13 +31,13 @@ where
     ForEach { handler: Arc::new(handler) }
 }
 
-/// See [`for_each`].
+/// A [`ProcessorFactory`] made by [`for_each`].
 #[derive(Debug)]
 pub struct ForEach<H> {
     handler: Arc<H>,
 }
 
-/// The processor of one shard that [`for_each`] makes.
+/// A processor made by a [`ForEach`].
 #[derive(Debug)]
 pub struct ForEachRecord<H> {
     handler: Arc<H>,

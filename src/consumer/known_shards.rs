@@ -1,4 +1,4 @@
-//! What this worker's listings have shown of the stream's shards.
+//! The shards that this worker's listings have shown.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,18 @@ use tokio::time::Instant;
 use crate::model::lease::ShardId;
 use crate::model::shard_graph::{SETTLING, Shard, ShardGraph};
 
-/// The last listing, and since when its shards are known.
+/// The last listing, with the time since which each of its shards is known.
 #[derive(Debug, Default)]
 pub(super) struct KnownShards {
     graph: ShardGraph,
-    /// When the last listing began.
+    /// The start of the last listing.
     began: Option<Instant>,
-    /// When the first listing came in that showed the shard.
+    /// The time of the first listing that showed the shard.
     since: BTreeMap<ShardId, Instant>,
 }
 
 impl KnownShards {
-    /// Takes in a listing that began at this moment and has come in now. One that began earlier than the last changes
-    /// nothing.
+    /// Adds a listing that began at `began` and has come in now. One that began before the last one changes nothing.
     pub(super) fn note(&mut self, graph: ShardGraph, began: Instant) {
         if self.began.is_some_and(|last| last > began) {
             return;
@@ -31,8 +30,8 @@ impl KnownShards {
         (self.graph, self.began) = (graph, Some(began));
     }
 
-    /// The children of a shard, if it is certain that there are no others: one of them was known for some time when the
-    /// last listing began, or all have children themselves.
+    /// The children of a shard, once it is certain that there are no others: the last listing began [`SETTLING`] after
+    /// one of them was first seen, or all have children themselves.
     pub(super) fn children(&self, parent: &ShardId) -> Option<Vec<Shard>> {
         let children = self.graph.children(parent);
         let has_settled = |child: &ShardId| {
@@ -62,7 +61,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn children_are_all_there_in_a_listing_that_began_some_time_after_one_was_seen() {
+    async fn all_children_are_in_a_listing_that_began_some_time_after_one_was_seen() {
         let mut known = KnownShards::default();
         known.note(graph(&[("l", "p")]), Instant::now());
         assert_eq!(children(&known, "p"), None, "its sibling may be hidden");
@@ -76,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn children_that_have_children_are_all_there() {
+    async fn children_that_have_children_are_complete() {
         let mut known = KnownShards::default();
         known.note(graph(&[("c", "p"), ("g", "c")]), Instant::now());
         assert_eq!(children(&known, "p"), Some(vec!["c".to_owned()]));

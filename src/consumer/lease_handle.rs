@@ -1,4 +1,4 @@
-//! A lease that this worker holds: the row as last written, and all writes to it, one after the other.
+//! A lease that this worker holds: the row as last written, and every write to it, one at a time.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -8,8 +8,9 @@ use fastrand::Rng;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::clock::LeaseDeadline;
-use super::status::ShardStatus;
+use super::ConsumerDeps;
+use super::lease_deadline::LeaseDeadline;
+use super::status::ConsumerStatus;
 use crate::aws::TableError;
 use crate::aws::lease_table::{CommitOutcome, EndOutcome, LeaseTable, Outcome, RefusedWrite, TransactWriteItem};
 use crate::model::checkpoint::Checkpoint;
@@ -20,94 +21,89 @@ use crate::model::sequence_number::SequenceNumber;
 use crate::model::throughput::Throughput;
 use crate::telemetry::catalogue;
 
-/// How often a commit is tried that other writers of its items stand in the way of.
+/// The attempts at a commit whose items other transactions are writing.
 const COMMIT_ATTEMPTS: u32 = 6;
 
-/// A lease while this worker holds it.
+/// A lease while this worker holds it, in the epoch in which it was taken.
 #[derive(Debug)]
 pub struct LeaseHandle {
     key: ShardId,
     worker: WorkerId,
     table: LeaseTable,
-    alive: LeaseDeadline,
-    /// The term of `alive` in which the lease was taken.
-    term: u64,
+    deadline: LeaseDeadline,
+    epoch: u64,
     row: Mutex<Lease>,
-    /// The last record that was handed to the processor.
+    /// The last record handed to the processor.
     delivered: StdMutex<Option<SequenceNumber>>,
-    /// What was delivered, by time since `taken`.
     throughput: StdMutex<Throughput>,
-    taken: Instant,
-    /// Where it shows what is checkpointed.
-    status: Arc<ShardStatus>,
+    /// The origin of the throughput's times.
+    started: Instant,
+    status: Arc<ConsumerStatus>,
     rng: StdMutex<Rng>,
 }
 
-/// How far a shard is done.
+/// The progress of a shard: the acknowledged records.
 #[derive(Clone, Debug, Default)]
-pub struct Done {
-    /// Everything up to here; nothing when that is where the row says.
+pub struct Progress {
+    /// The position up to which every record is acknowledged; `None` if that is the row's checkpoint.
     pub position: Option<SequenceNumber>,
-    /// What is done beyond.
+    /// The records acknowledged beyond the position.
     pub beyond: Option<OutOfOrderAcks>,
 }
 
-/// What became of a commit.
+/// The outcome of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
-    /// The writes are made, and the position stands behind their records.
+    /// The writes are made, and the checkpoint covers their records.
     Now,
-    /// The position stood there already, and nothing was written: the records' writes were made with it.
+    /// The checkpoint covered the records already: their writes were made with it, and nothing was written now.
     Earlier,
 }
 
-/// Why a commit did not happen.
+/// The reason that a commit did not happen.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RefusedCommit {
-    /// The lease's part of it.
+    /// The lease row could not be written.
     Lease(WriteError),
-    /// These of the handler's writes.
+    /// DynamoDB refused these of the handler's writes.
     Writes(Vec<RefusedWrite>),
-    /// The position stands between the records.
+    /// The checkpoint lies between the records.
     Begun(Checkpoint),
 }
 
-impl From<WriteError> for RefusedCommit {
-    fn from(error: WriteError) -> Self {
-        Self::Lease(error)
+impl<E: Into<WriteError>> From<E> for RefusedCommit {
+    fn from(error: E) -> Self {
+        Self::Lease(error.into())
     }
 }
 
-/// Why a write to a held lease did not happen.
+/// The loss of a lease: its row is gone or names another holder, or this worker missed its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the lease is lost")]
+pub struct LeaseLost;
+
+/// The reason that a write to a held lease did not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// The row says that somebody else has the lease, it is gone, or this worker could not prove itself alive in time.
-    #[error("the lease is lost")]
-    Lost,
-    /// The table refused the write for a reason that waiting does not mend.
-    #[error("{0}")]
+    #[error(transparent)]
+    LeaseLost(#[from] LeaseLost),
+    /// The table refuses the write, and a retry would not help.
+    #[error(transparent)]
     Table(TableError),
 }
 
 impl LeaseHandle {
-    /// A lease whose row is as given and names `worker` as its holder.
-    pub(super) fn new(
-        row: Lease,
-        worker: WorkerId,
-        table: LeaseTable,
-        alive: LeaseDeadline,
-        status: Arc<ShardStatus>,
-        rng: Rng,
-    ) -> Self {
+    /// A lease whose row is `row`, which names this worker as its holder.
+    pub(super) fn new<F>(deps: &ConsumerDeps<F>, row: Lease, status: Arc<ConsumerStatus>, rng: Rng) -> Self {
         let delivered = row.checkpoint.sequence_number().cloned();
         Self {
             throughput: StdMutex::new(Throughput::new(Duration::ZERO, row.throughput_kbps)),
-            taken: Instant::now(),
+            started: Instant::now(),
             key: row.key.clone(),
-            worker,
-            table,
-            term: alive.term(),
-            alive,
+            worker: deps.worker.clone(),
+            table: deps.table.clone(),
+            epoch: deps.deadline.epoch(),
+            deadline: deps.deadline.clone(),
             row: Mutex::new(row),
             delivered: StdMutex::new(delivered),
             status,
@@ -115,18 +111,18 @@ impl LeaseHandle {
         }
     }
 
-    /// The shard.
     pub fn key(&self) -> &ShardId {
         &self.key
     }
 
-    /// Whether deliveries may begin now.
-    pub fn is_alive(&self) -> bool {
-        self.alive.holds(self.term)
+    /// Checks that deliveries may start now. After a pause of the process the deadline may have passed, and another
+    /// worker may read the shard.
+    pub fn check(&self) -> Result<(), LeaseLost> {
+        if self.deadline.is_held(self.epoch) { Ok(()) } else { Err(LeaseLost) }
     }
 
-    /// Takes the lease up, before the first delivery: a take-over that was decided on in an earlier term of this worker
-    /// may still be on its way, and fails from then on.
+    /// Claims the lease before the first delivery: the higher counter fences a take-over that another worker decided on
+    /// in an earlier epoch of this one and that may still be on its way.
     pub async fn claim(&self) -> Result<(), WriteError> {
         let mut row = self.row.lock().await;
         self.write(&mut row, |row| row.claim(&self.worker)).await
@@ -137,27 +133,27 @@ impl LeaseHandle {
         self.row.lock().await.checkpoint.clone()
     }
 
-    /// The last record that was handed to the processor.
+    /// The last record handed to the processor.
     pub fn delivered(&self) -> Option<SequenceNumber> {
         self.delivered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes that everything up to `position` was handed to the processor.
+    /// Notes that every record up to `position` was handed to the processor.
     pub fn set_delivered(&self, position: SequenceNumber) {
         *self.delivered.lock().unwrap_or_else(PoisonError::into_inner) = Some(position);
     }
 
-    /// Notes that the processor took `bytes` of records.
-    pub fn note_taken(&self, bytes: usize) {
-        self.throughput.lock().unwrap_or_else(PoisonError::into_inner).note(self.taken.elapsed(), bytes);
+    /// Adds `bytes` of processed records to the throughput.
+    pub fn note_processed(&self, bytes: usize) {
+        self.throughput.lock().unwrap_or_else(PoisonError::into_inner).note(self.started.elapsed(), bytes);
     }
 
-    /// How much the shard delivers, in KiB/s, once that is known.
+    /// The shard's throughput in KiB/s, once it is known.
     pub fn throughput_kbps(&self) -> Option<f64> {
-        self.throughput.lock().unwrap_or_else(PoisonError::into_inner).kbps(self.taken.elapsed())
+        self.throughput.lock().unwrap_or_else(PoisonError::into_inner).kbps(self.started.elapsed())
     }
 
-    /// Moves the checkpoint forward; nothing is written when it stands there already.
+    /// Moves the checkpoint to `position`; writes nothing if it is there already.
     pub async fn checkpoint(&self, position: SequenceNumber) -> Result<(), WriteError> {
         let wanted = Checkpoint::At(position.clone());
         let mut row = self.row.lock().await;
@@ -171,7 +167,7 @@ impl LeaseHandle {
         Ok(())
     }
 
-    /// Moves the checkpoint over the records from `first` to `last` and makes a handler's writes, all of it or nothing.
+    /// Moves the checkpoint over the records from `first` to `last` and makes a handler's writes, all or nothing.
     pub async fn commit(
         &self,
         first: &SequenceNumber,
@@ -187,8 +183,7 @@ impl LeaseHandle {
         let mut backoff = Backoff::default();
         let mut attempts = 1;
         loop {
-            let transition =
-                row.checkpoint(&self.worker, Checkpoint::At(last.clone())).map_err(|_| WriteError::Lost)?;
+            let transition = row.checkpoint(&self.worker, Checkpoint::At(last.clone())).map_err(|_| LeaseLost)?;
             let transition = transition.with_throughput(self.throughput_kbps());
             match self.table.commit(&transition, writes).await {
                 Ok(CommitOutcome::Applied(found)) => {
@@ -208,8 +203,8 @@ impl LeaseHandle {
         }
     }
 
-    /// Makes sure that a refused commit stays undone: an earlier request of the same content, whose answer never came,
-    /// may still be on its way, and is shut out by a higher counter. If it was quicker, the commit is done after all.
+    /// Fences a refused commit with a higher counter: an earlier request of the same content, whose answer never came,
+    /// may still be on its way. If that one was quicker, the commit has happened after all.
     async fn fence(
         &self,
         row: &mut Lease,
@@ -218,7 +213,7 @@ impl LeaseHandle {
     ) -> Result<Committed, RefusedCommit> {
         let mut backoff = Backoff::default();
         loop {
-            let claim = row.claim(&self.worker).map_err(|_| WriteError::Lost)?;
+            let claim = row.claim(&self.worker).map_err(|_| LeaseLost)?;
             match self.table.apply(&claim).await {
                 Ok(Outcome::Applied(found)) => {
                     *row = found;
@@ -236,12 +231,12 @@ impl LeaseHandle {
         }
     }
 
-    /// Writes down how far the shard is done. Says whether there was anything to write.
-    pub async fn save(&self, done: &Done) -> Result<bool, WriteError> {
+    /// Writes the shard's progress to the row. Returns whether there was anything to write.
+    pub async fn save(&self, progress: &Progress) -> Result<bool, WriteError> {
         let mut row = self.row.lock().await;
         let change = |row: &Lease| {
-            let transition = row.checkpoint(&self.worker, forward(row, done.position.clone()))?;
-            Ok(transition.with_done(done.beyond.as_ref()))
+            let transition = row.checkpoint(&self.worker, forward(row, progress.position.clone()))?;
+            Ok(transition.with_done(progress.beyond.as_ref()))
         };
         let is_news = change(&row).is_ok_and(|wanted: Transition| {
             wanted.after.checkpoint != wanted.before.checkpoint || wanted.after.done != wanted.before.done
@@ -252,47 +247,47 @@ impl LeaseHandle {
             count_checkpoint(&outcome, started.elapsed());
             outcome?;
         }
-        if let Some(position) = &done.position {
+        if let Some(position) = &progress.position {
             self.status.note(|lag| lag.checkpointed(position));
         }
         Ok(is_news)
     }
 
-    /// Hands the lease to its new owner, with how far the shard is done, and returns the row. Without `done`, that stays
-    /// as it was last written.
-    pub async fn transfer(&self, done: Option<&Done>) -> Result<Lease, WriteError> {
+    /// Hands the lease off to its new owner, with the shard's progress, and returns the row. Without `progress`, the row
+    /// keeps what was last written.
+    pub async fn transfer(&self, progress: Option<&Progress>) -> Result<Lease, WriteError> {
         let mut row = self.row.lock().await;
         if !row.is_handed_over() {
-            // The leader has written the row since this worker last did.
+            // The leader wrote the row after this worker's last write.
             self.read_hand_off(&mut row).await?;
         }
-        self.write(&mut row, |row| Ok(with(row.transfer(&self.worker, at(row, done))?, done))).await?;
+        self.write(&mut row, |row| Ok(with(row.transfer(&self.worker, at(row, progress))?, progress))).await?;
         Ok(row.clone())
     }
 
-    /// Gives the lease up, with how far the shard is done; to the new owner when it is being handed over. Returns the
-    /// row. Without `done`, that stays as it was last written.
-    pub async fn release(&self, done: Option<&Done>) -> Result<Lease, WriteError> {
+    /// Releases the lease with the shard's progress, or completes its hand-off if one is under way. Returns the row.
+    /// Without `progress`, the row keeps what was last written.
+    pub async fn release(&self, progress: Option<&Progress>) -> Result<Lease, WriteError> {
         let mut row = self.row.lock().await;
         self.write(&mut row, |row| {
             let given = match row.is_handed_over() {
-                true => row.transfer(&self.worker, at(row, done)),
-                false => row.release(&self.worker, at(row, done)),
+                true => row.transfer(&self.worker, at(row, progress)),
+                false => row.release(&self.worker, at(row, progress)),
             };
-            Ok(with(given?, done))
+            Ok(with(given?, progress))
         })
         .await?;
         Ok(row.clone())
     }
 
-    /// Marks the shard as finished and gives its children to the lease's owner (during a hand-off the new one), in
+    /// Marks the shard as finished and assigns its children to the lease's owner (during a hand-off, the new one), in
     /// one transaction. Returns the finished row and the children that now belong to that owner.
     pub async fn end(&self, children: &[Lease]) -> Result<(Lease, Vec<Lease>), WriteError> {
         let ids: BTreeSet<ShardId> = children.iter().map(|child| child.key.clone()).collect();
         let mut row = self.row.lock().await;
         let mut backoff = Backoff::default();
         loop {
-            let transition = row.end(&self.worker, &ids).map_err(|_| WriteError::Lost)?;
+            let transition = row.end(&self.worker, &ids).map_err(|_| LeaseLost)?;
             let transition = transition.with_throughput(self.throughput_kbps());
             let owner = row.owner.clone().unwrap_or_else(|| self.worker.clone());
             match self.table.end_shard(&transition, children, &owner).await {
@@ -310,7 +305,7 @@ impl LeaseHandle {
         let mut backoff = Backoff::default();
         loop {
             match self.table.read(&self.key).await {
-                Ok(found) => return self.adopt(row, found.and_then(Result::ok)),
+                Ok(found) => return Ok(self.adopt(row, found.and_then(Result::ok))?),
                 Err(error) => self.wait_after(error, &mut backoff).await?,
             }
         }
@@ -323,7 +318,7 @@ impl LeaseHandle {
     ) -> Result<(), WriteError> {
         let mut backoff = Backoff::default();
         loop {
-            let transition = change(row).map_err(|_| WriteError::Lost)?;
+            let transition = change(row).map_err(|_| LeaseLost)?;
             let transition = transition.with_throughput(self.throughput_kbps());
             match self.table.apply(&transition).await {
                 Ok(Outcome::Applied(found)) => {
@@ -336,26 +331,24 @@ impl LeaseHandle {
         }
     }
 
-    /// Goes on from the row found when it differs by a hand-off alone; otherwise the lease is lost.
-    fn adopt(&self, row: &mut Lease, found: Option<Lease>) -> Result<(), WriteError> {
+    /// Adopts the row found if it differs by a hand-off alone; otherwise the lease is lost.
+    fn adopt(&self, row: &mut Lease, found: Option<Lease>) -> Result<(), LeaseLost> {
         match found {
             Some(found) if Transition::met_hand_off(row, &found) && found.holder() == Some(&self.worker) => {
                 *row = found;
                 Ok(())
             }
-            _ => Err(WriteError::Lost),
+            _ => Err(LeaseLost),
         }
     }
 
-    /// Waits before a write whose outcome is unknown is tried again, for as long as this worker counts as alive.
+    /// Waits before retrying a write whose outcome is unknown, while the lease is held.
     async fn wait_after(&self, error: TableError, backoff: &mut Backoff) -> Result<(), WriteError> {
         if !error.is_transient() {
             return Err(WriteError::Table(error));
         }
-        if !self.alive.holds(self.term) {
-            return Err(WriteError::Lost);
-        }
-        tracing::debug!(shard = %self.key, %error, "writing the lease failed, trying again");
+        self.check()?;
+        tracing::debug!(shard = %self.key, %error, "writing the lease failed, retrying");
         self.pause(backoff).await;
         Ok(())
     }
@@ -369,25 +362,25 @@ impl LeaseHandle {
 fn count_checkpoint(outcome: &Result<(), WriteError>, took: Duration) {
     let result = match outcome {
         Ok(()) => "ok",
-        Err(WriteError::Lost) => "fenced",
+        Err(WriteError::LeaseLost(_)) => "fenced",
         Err(WriteError::Table(_)) => "error",
     };
     catalogue::CHECKPOINTS.inc([result]);
     catalogue::CHECKPOINT_SECONDS.record([], took.as_secs_f64());
 }
 
-fn at(row: &Lease, done: Option<&Done>) -> Checkpoint {
-    forward(row, done.and_then(|done| done.position.clone()))
+fn at(row: &Lease, progress: Option<&Progress>) -> Checkpoint {
+    forward(row, progress.and_then(|progress| progress.position.clone()))
 }
 
-fn with(transition: Transition, done: Option<&Done>) -> Transition {
-    match done {
-        Some(done) => transition.with_done(done.beyond.as_ref()),
+fn with(transition: Transition, progress: Option<&Progress>) -> Transition {
+    match progress {
+        Some(progress) => transition.with_done(progress.beyond.as_ref()),
         None => transition,
     }
 }
 
-/// The position as a checkpoint, or the row's own when nothing was delivered since.
+/// The position as a checkpoint, or the row's own if the position is not beyond it.
 fn forward(row: &Lease, position: Option<SequenceNumber>) -> Checkpoint {
     let position = position.map(Checkpoint::At).filter(|position| *position > row.checkpoint);
     position.unwrap_or_else(|| row.checkpoint.clone())

@@ -1,7 +1,8 @@
-//! Consumers: what reads the shards whose leases this worker holds.
+//! Consumers, which read the shards whose leases this worker holds.
 //!
-//! For each lease the coordinator starts a [`ConsumerHandle`]'s consumer: a reader that fetches ahead, and the delivery to the
-//! user's [`RecordProcessor`]. What all shards share is in [`ConsumerDeps`].
+//! The coordinator starts a consumer for each lease and commands it through a [`ConsumerHandle`]. A consumer is a
+//! reader, which fetches ahead, and a delivery, which hands the records to the user's [`RecordProcessor`]s. All
+//! consumers of a worker share its [`ConsumerDeps`].
 
 mod budget;
 mod busy_time;
@@ -11,14 +12,17 @@ mod clock;
 mod counters;
 mod delivery;
 mod failure;
+mod fault_log;
 mod for_each;
 mod known_shards;
+mod lease_deadline;
 mod lease_handle;
 mod processor;
 mod reader;
 mod replay;
 mod shard_consumer;
 mod status;
+mod tip_proof;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,17 +32,18 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 pub use self::budget::Budget;
 pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
-pub use self::clock::{LeaseDeadline, WallClock};
+pub use self::clock::WallClock;
 pub use self::counters::{Counters, Totals};
 pub use self::failure::{BatchError, FailurePolicy, OnFailure};
 pub use self::for_each::{ForEach, ForEachRecord, for_each};
+pub use self::lease_deadline::LeaseDeadline;
 pub use self::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 pub use self::replay::{Replayer, StillFails};
-pub use self::shard_consumer::{ConsumerCommand, Exit, Failure};
-pub use self::status::{ShardStatus, StallCause};
+pub use self::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError};
+pub use self::status::{ConsumerStatus, StallCause};
 
 use self::child_finder::ChildFinder;
-use self::counters::Outcomes;
+use self::counters::EventCounts;
 use self::shard_consumer::ShardConsumer;
 use crate::aws::lease_table::LeaseTable;
 pub use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
@@ -49,33 +54,33 @@ use crate::model::record::RecordBatch;
 use crate::model::shard_graph::ShardGraph;
 use crate::options::WorkerOptions;
 
-/// What all consumers of a worker share.
+/// The parts of a worker that its consumers share.
 pub struct ConsumerDeps<F> {
     stream: Stream,
     table: LeaseTable,
     worker: WorkerId,
-    alive: LeaseDeadline,
+    deadline: LeaseDeadline,
     budget: Budget,
     factory: F,
     children: ChildFinder,
     options: Arc<WorkerOptions>,
-    /// The worker's filters, bound to this stream.
+    /// The worker's filters, bound to the stream.
     filters: Filters,
-    /// The moment that `LATEST` stands for (ms since the epoch).
+    /// The time (ms since the epoch) that `LATEST` stands for.
     started_at_ms: u64,
     counters: Counters,
-    /// Permits for calls of processors, where their number is limited.
+    /// Permits for processor calls, where their number is limited.
     calls: Option<Arc<Semaphore>>,
 }
 
 impl<F: ProcessorFactory> ConsumerDeps<F> {
-    /// Puts together what the consumers of a worker share.
+    /// Wires the consumers of a worker.
     #[expect(clippy::too_many_arguments, reason = "one call, in the worker, which wires everything")]
     pub fn new(
         stream: Stream,
         table: LeaseTable,
         worker: WorkerId,
-        alive: LeaseDeadline,
+        deadline: LeaseDeadline,
         budget: Budget,
         factory: F,
         options: Arc<WorkerOptions>,
@@ -90,7 +95,7 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
             stream,
             table,
             worker,
-            alive,
+            deadline,
             budget,
             factory,
             children,
@@ -102,14 +107,14 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
         })
     }
 
-    /// The batch with only those records that the filters let pass. The others are counted; the batch still stands for
-    /// them ([`RecordBatch::through`]).
+    /// Leaves out the records that the filters refuse, and counts them. The batch still covers their positions
+    /// ([`RecordBatch::through`]).
     fn filtered(&self, records: RecordBatch) -> RecordBatch {
         let filters = &self.filters;
         if filters.pass_all() {
             return records;
         }
-        let mut left_out = Outcomes::default();
+        let mut left_out = EventCounts::default();
         let records = records.retain(|record| {
             let passes = filters.matches(record);
             if !passes {
@@ -122,82 +127,81 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
     }
 }
 
-/// The coordinator's hold on a running consumer.
+/// The coordinator's handle of a running consumer.
 #[derive(Debug)]
 pub struct ConsumerHandle {
-    wishes: watch::Sender<ConsumerCommand>,
-    look: Arc<Notify>,
-    /// What the consumer shows of itself.
-    pub status: Arc<ShardStatus>,
+    commands: watch::Sender<ConsumerCommand>,
+    parents_changed: Arc<Notify>,
+    /// The consumer's live status.
+    pub status: Arc<ConsumerStatus>,
 }
 
 impl ConsumerHandle {
-    /// Tells the consumer what is wanted of it.
-    pub fn wish(&self, wish: ConsumerCommand) {
-        self.wishes.send_if_modified(|current| {
-            // What is lost stays lost.
-            let changes = *current != wish && *current != ConsumerCommand::Stop;
+    /// Commands the consumer. Nothing replaces [`ConsumerCommand::Abort`]: a lost lease stays lost.
+    pub fn command(&self, command: ConsumerCommand) {
+        self.commands.send_if_modified(|current| {
+            let changes = *current != command && *current != ConsumerCommand::Abort;
             if changes {
-                *current = wish;
+                *current = command;
             }
             changes
         });
     }
 
-    /// Tells a consumer that waits for its shard's parents to look at them.
-    pub fn look_at_parents(&self) {
-        self.look.notify_one();
+    /// Makes a consumer that waits for its shard's parents read them at once.
+    pub fn recheck_parents(&self) {
+        self.parents_changed.notify_one();
     }
 }
 
 /// Starts consumers, without its users having to know the processor's type.
 pub trait SpawnConsumer: Send + Sync {
-    /// Starts the consumer of a lease that names this worker as its holder. Its end is reported on `exits`.
-    fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> ConsumerHandle;
+    /// Starts the consumer of a lease that names this worker as its holder, and reports its end on `exits`.
+    fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, ConsumerExit)>) -> ConsumerHandle;
 
-    /// Takes in a complete listing of the stream's shards that has come in now and took this long: consumers look for
-    /// children there first.
+    /// Shares a complete listing of the stream's shards, which has come in now and took this long, with the consumers
+    /// that look for children.
     fn note_listing(&self, graph: &ShardGraph, took: Duration);
 }
 
-/// Starts consumers on a runtime of their own choice.
+/// Starts consumers on a given runtime.
 pub struct ConsumerSpawner<F> {
-    shared: Arc<ConsumerDeps<F>>,
+    deps: Arc<ConsumerDeps<F>>,
     runtime: tokio::runtime::Handle,
 }
 
 impl<F: ProcessorFactory> ConsumerSpawner<F> {
-    /// Consumers that share `shared` and run on `runtime`.
-    pub fn new(shared: Arc<ConsumerDeps<F>>, runtime: tokio::runtime::Handle) -> Self {
-        Self { shared, runtime }
+    /// A spawner of consumers that share `deps`.
+    pub fn new(deps: Arc<ConsumerDeps<F>>, runtime: tokio::runtime::Handle) -> Self {
+        Self { deps, runtime }
     }
 }
 
 impl<F: ProcessorFactory> SpawnConsumer for ConsumerSpawner<F> {
-    fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, Exit)>) -> ConsumerHandle {
-        let (wishes, receiver) = watch::channel(ConsumerCommand::Run);
-        let started_at_ms = self.shared.started_at_ms;
-        let status = Arc::new(ShardStatus::of(&lease, started_at_ms, self.shared.options.clock.now_ms()));
-        let look = Arc::new(Notify::new());
+    fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, ConsumerExit)>) -> ConsumerHandle {
+        let (commands, receiver) = watch::channel(ConsumerCommand::Run);
+        let now_ms = self.deps.options.clock.now_ms();
+        let status = Arc::new(ConsumerStatus::of(&lease, self.deps.started_at_ms, now_ms));
+        let parents_changed = Arc::new(Notify::new());
         let key = lease.key.clone();
         let consumer = ShardConsumer {
-            shared: Arc::clone(&self.shared),
+            deps: Arc::clone(&self.deps),
             lease,
-            wishes: receiver,
-            look: Arc::clone(&look),
+            commands: receiver,
+            parents_changed: Arc::clone(&parents_changed),
             status: Arc::clone(&status),
             rng,
         };
         let task = self.runtime.spawn(consumer.run());
         self.runtime.spawn(async move {
-            // A consumer that panics has lost its lease, as far as the coordinator is concerned.
-            let exit = task.await.unwrap_or(Exit::Lost);
+            // After a panic the coordinator reads the row anew, as after a lost lease.
+            let exit = task.await.unwrap_or(ConsumerExit::LeaseLost);
             let _ = exits.send((key, exit));
         });
-        ConsumerHandle { wishes, look, status }
+        ConsumerHandle { commands, parents_changed, status }
     }
 
     fn note_listing(&self, graph: &ShardGraph, took: Duration) {
-        self.shared.children.note_listing(graph, took);
+        self.deps.children.note_listing(graph, took);
     }
 }

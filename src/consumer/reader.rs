@@ -1,5 +1,6 @@
-//! The reader of one shard: iterators, GetRecords, pace and gaps. It fetches ahead of the processor, within the byte
-//! budget, and says what it found, in the shard's order.
+//! The reader of one shard: iterators, GetRecords, pace and gaps.
+//!
+//! It fetches ahead of the processors, within the byte budget, and sends [`ReaderEvent`]s in the shard's order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use tokio::time::Instant;
 
 use super::budget::{Budget, PAGE_BYTES, Reservation};
 use super::clock::WallClock;
-use super::status::ShardStatus;
+use super::fault_log::FaultLog;
+use super::status::ConsumerStatus;
+use super::tip_proof::TipProof;
 use crate::aws::stream::{Error, Stream};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
@@ -19,79 +22,79 @@ use crate::model::record::{Page, RecordBatch};
 use crate::model::sequence_number::SequenceNumber;
 use crate::model::shard_graph::Shard;
 
-/// A page of this many records is full (GetRecords).
+/// The records of a full page (API reference, GetRecords).
 const FULL_PAGE_RECORDS: usize = 1000;
-/// A page of this size is full: 1 MB of records is no less of JSON.
+/// The bytes of a full page: 1 MB of records is at least this much JSON.
 const FULL_PAGE_BYTES: usize = 900_000;
-/// Records older than this are a backlog: more follow at once, however small the page.
+/// The age from which records are a backlog: more follow at once, however small the page.
 const BACKLOG_AGE_MS: u64 = 2_000;
-/// An open shard counts as read to its tip after this many empty pages in a row, and for no less than
-/// [`TIP_PROOF`]: a single empty page proves nothing.
-const TIP_EMPTY_PAGES: u32 = 3;
-const TIP_PROOF: Duration = Duration::from_secs(1);
-/// How far the clocks of workers and service may differ: a start at `LATEST` that has to be found again by time
-/// begins this much earlier, and delivers again what lies between.
+/// The allowance for clocks that differ: a `LATEST` start that is found again by time begins this much earlier, and
+/// delivers again the records of that time.
 const CLOCK_SLACK_MS: u64 = 30_000;
-/// How long a shard that the service denies must stay out of the listing before it counts as gone.
+/// The time for which a shard that the service denies must be missing from the listing before it counts as gone.
 const GONE_PROOF: Duration = Duration::from_secs(1);
+/// The events that wait for the delivery. With the page in delivery and the one being fetched, these are three pages.
+const FETCH_AHEAD: usize = 1;
 
-/// What a reader found, in the order of the shard.
+/// A finding of a reader.
 #[derive(Debug)]
 pub(super) enum ReaderEvent {
-    /// Records, with the part of the byte budget that they take.
+    /// Records, with their part of the byte budget.
     Records(RecordBatch, Option<Reservation>),
-    /// The open shard is read to its tip, as far as some empty pages in a row can say.
+    /// The tip of the open shard, as far as empty pages can prove it.
     Tip {
-        /// The moment of the last of them (ms since the epoch).
+        /// The time of the last empty page (ms since the epoch).
         moment_ms: u64,
-        /// How many there were: the more, the surer.
+        /// The empty pages in a row.
         empty_pages: u32,
     },
-    /// Records behind the position are gone: trimmed before they were read. Reading goes on with the oldest there is.
+    /// Records after the position were trimmed before they were read. The reader resumes with the oldest record.
     Gap,
-    /// The shard is closed and everything in it was found.
+    /// The shard is closed and its last record was sent.
     End,
-    /// The service doesn't know the shard any more; nothing of it can be read.
+    /// The service no longer knows the shard, so the rest of it cannot be read.
     Gone,
-    /// The service doesn't know the stream any more.
+    /// The service no longer knows the stream.
     StreamGone(String),
 }
 
-/// Reads one shard.
 pub(super) struct Reader {
     pub(super) stream: Stream,
     pub(super) shard: ShardId,
-    /// The position behind which the next iterator begins.
+    /// The position after which the next iterator begins.
     pub(super) position: Checkpoint,
-    /// The moment (ms since the epoch) for which `LATEST` stands, when the lease began there.
+    /// The time (ms since the epoch) that a lease's `LATEST` stands for.
     pub(super) latest_since_ms: u64,
-    /// Records created before this moment are passed over: set while the start of a `LATEST` lease is sought by time.
+    /// The creation time before which records are left out, while the start of a `LATEST` lease is sought by time.
     pub(super) not_before_ms: Option<u64>,
     pub(super) budget: Budget,
     pub(super) pacer: PollPacer,
     pub(super) rng: Rng,
     pub(super) clock: WallClock,
-    /// Where the reader shows what it has fetched, and how long it waits for others.
-    pub(super) status: Arc<ShardStatus>,
-    pub(super) found: mpsc::Sender<ReaderEvent>,
+    pub(super) status: Arc<ConsumerStatus>,
+    pub(super) events: mpsc::Sender<ReaderEvent>,
+}
+
+pub(super) fn reader_channel() -> (mpsc::Sender<ReaderEvent>, mpsc::Receiver<ReaderEvent>) {
+    mpsc::channel(FETCH_AHEAD)
 }
 
 impl Reader {
-    /// Reads until the shard ends or nobody listens any more.
+    /// Reads until the shard ends or the receiver is dropped.
     pub(super) async fn run(mut self) {
         let mut faults = FaultLog::new(self.shard.clone());
         let mut iterator: Option<String> = None;
-        let mut at_tip = TipProof::default();
+        let mut tip_proof = TipProof::default();
         let mut page_bytes = PAGE_BYTES;
         loop {
             let mut reservation = Some(self.reserve(page_bytes).await);
             let called = Instant::now();
-            let looked_ms = self.clock.now_ms();
+            let fetched_ms = self.clock.now_ms();
             let page = self.fetch(&mut iterator).await;
             self.status.read(&page, self.clock);
             let wait = match page {
                 Ok(page) => {
-                    faults.over();
+                    faults.clear();
                     let bytes = page.records.memory_bytes() as u64;
                     page_bytes = page_bytes.max(bytes);
                     let mut taken = reservation.take();
@@ -99,9 +102,9 @@ impl Reader {
                         self.budget.settle(taken, bytes);
                     }
                     iterator = page.next_shard_iterator.clone();
-                    let polled = self.judge(&page);
+                    let polled = self.poll_result(&page);
                     let wait = self.pacer.next(polled, &mut self.rng);
-                    if !self.pass_on(page, taken, &mut at_tip, looked_ms).await {
+                    if !self.send_page(page, taken, &mut tip_proof, fetched_ms).await {
                         return;
                     }
                     wait
@@ -109,7 +112,7 @@ impl Reader {
                 Err(Error::ExpiredIterator) => {
                     self.seek_latest_by_time();
                     iterator = None;
-                    // A service that finds each iterator too old is not to be asked without pause.
+                    // Without a pause, a service that takes each iterator for expired would be called in a tight loop.
                     self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
                 Err(Error::Trimmed(reason)) => {
@@ -127,14 +130,14 @@ impl Reader {
                 Err(Error::NotFound(reason)) => {
                     iterator = None;
                     faults.note(&reason);
-                    if let Some(found) = self.look_for_shard(&mut faults).await {
-                        let _ = self.found.send(found).await;
+                    if let Some(event) = self.explain_not_found(&faults).await {
+                        self.send(event).await;
                         return;
                     }
                     self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
                 Err(Error::Throttled(reason)) => {
-                    faults.throttled(&reason);
+                    faults.note_throttled(&reason);
                     self.pacer.next(PollResult::Throttled, &mut self.rng)
                 }
                 Err(error) => {
@@ -142,9 +145,9 @@ impl Reader {
                     self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
             };
-            drop(reservation); // a shard that waits holds nothing of the budget
+            drop(reservation); // a waiting shard holds none of the budget
             tokio::time::sleep_until(called + wait).await;
-            if self.found.is_closed() {
+            if self.events.is_closed() {
                 return;
             }
         }
@@ -155,10 +158,10 @@ impl Reader {
         self.budget.reserve(bytes).await
     }
 
-    /// Passes a find on, when the processor has room for it; says whether anybody listens.
-    async fn send(&self, find: ReaderEvent) -> bool {
+    /// Waits until the delivery has room for an event. Returns whether the delivery is still there.
+    async fn send(&self, event: ReaderEvent) -> bool {
         let _waiting = self.status.waits.start();
-        self.found.send(find).await.is_ok()
+        self.events.send(event).await.is_ok()
     }
 
     async fn fetch(&mut self, iterator: &mut Option<String>) -> Result<Page, Error> {
@@ -168,61 +171,61 @@ impl Reader {
             None => iterator.insert(self.stream.shard_iterator(&self.shard, &self.position).await?),
         };
         let page = self.stream.records(current).await?;
-        // Behind a position only what lies behind it is passed on, whatever the service answers.
+        // Whatever the service answers, no record is delivered that the position covers.
         let Some(position) = self.position.sequence_number() else { return Ok(page) };
         let records = page.records.skip_through(position);
         if last_position(&records).is_some_and(|last| last <= *position) {
-            return Err(Error::Transient(format!("the answer's records are out of order behind {position}")));
+            return Err(Error::Transient(format!("the answer's records are out of order after {position}")));
         }
         Ok(Page { records, ..page })
     }
 
-    fn judge(&self, page: &Page) -> PollResult {
+    fn poll_result(&self, page: &Page) -> PollResult {
         let Some(newest) = page.records.last() else { return PollResult::Empty };
         let created_ms = newest.created_at().map_or(0, seconds_to_ms);
         let is_old = self.clock.now_ms().saturating_sub(created_ms) >= BACKLOG_AGE_MS;
         if is_full(&page.records) || is_old { PollResult::Backlog } else { PollResult::Some }
     }
 
-    /// Sends what a page holds; says whether the reading goes on.
-    async fn pass_on(
+    /// Sends the events of a page. Returns whether there is more to read.
+    async fn send_page(
         &mut self,
         page: Page,
         reservation: Option<Reservation>,
-        at_tip: &mut TipProof,
-        looked_ms: u64,
+        tip_proof: &mut TipProof,
+        fetched_ms: u64,
     ) -> bool {
         let is_full = is_full(&page.records);
-        self.status.show_page(&page.records, is_full);
-        let ends = page.next_shard_iterator.is_none();
-        let find = match last_position(&page.records) {
+        self.status.count_page(&page.records, is_full);
+        let is_last = page.next_shard_iterator.is_none();
+        let event = match last_position(&page.records) {
             Some(last) => {
                 self.position = Checkpoint::At(last);
-                at_tip.reset();
-                let records = self.not_too_old(page.records);
-                self.status.fetched(&records, looked_ms, is_full);
+                tip_proof.reset();
+                let records = self.without_old(page.records);
+                self.status.fetched(&records, fetched_ms, is_full);
                 (!records.is_empty()).then_some(ReaderEvent::Records(records, reservation))
             }
             None => {
-                let tip = at_tip.empty_page(self.clock.now_ms()).filter(|_| !ends);
-                if tip.is_some() {
-                    self.status.note(|lag| lag.at_tip(looked_ms));
-                }
-                tip
+                let tip = tip_proof.add_empty_page().filter(|_| !is_last);
+                tip.map(|empty_pages| {
+                    self.status.note(|lag| lag.at_tip(fetched_ms));
+                    ReaderEvent::Tip { moment_ms: self.clock.now_ms(), empty_pages }
+                })
             }
         };
-        for find in find.into_iter().chain(ends.then_some(ReaderEvent::End)) {
-            if !self.send(find).await {
+        for event in event.into_iter().chain(is_last.then_some(ReaderEvent::End)) {
+            if !self.send(event).await {
                 return false;
             }
         }
-        !ends
+        !is_last
     }
 
-    /// Leaves out what was created before a `LATEST` start.
-    fn not_too_old(&mut self, records: RecordBatch) -> RecordBatch {
+    /// Leaves out records created before a `LATEST` start.
+    fn without_old(&mut self, records: RecordBatch) -> RecordBatch {
         let Some(not_before_ms) = self.not_before_ms else { return records };
-        // Times are whole seconds, rounded down: the second of the start counts as after it.
+        // Times are whole seconds, rounded down: a record of the start's second may be newer than the start.
         let is_new = |created: f64| seconds_to_ms(created) + 999 >= not_before_ms;
         let first = records.iter().position(|record| record.created_at().is_none_or(is_new));
         match first {
@@ -234,8 +237,8 @@ impl Reader {
         }
     }
 
-    /// A new `LATEST` iterator would skip what came since the first one. So the shard is read from its beginning, less
-    /// what was there before, by the records' times.
+    /// Turns a `LATEST` position into a start by time: the shard is read from its oldest record, without those created
+    /// before the start. A new `LATEST` iterator would skip the records since the first one.
     pub(super) fn seek_latest_by_time(&mut self) {
         if self.position == Checkpoint::Latest {
             self.position = Checkpoint::TrimHorizon;
@@ -243,8 +246,8 @@ impl Reader {
         }
     }
 
-    /// Decides what a "not found" means: the stream is gone, the shard is gone, or a passing fault.
-    async fn look_for_shard(&self, faults: &mut FaultLog) -> Option<ReaderEvent> {
+    /// Tells a stream or a shard that is gone from a passing fault, after a "not found".
+    async fn explain_not_found(&self, faults: &FaultLog) -> Option<ReaderEvent> {
         match self.is_listed().await {
             Err(Error::NotFound(reason)) => Some(ReaderEvent::StreamGone(reason)),
             Ok(Some(false)) if faults.lasted() >= GONE_PROOF => Some(ReaderEvent::Gone),
@@ -252,7 +255,7 @@ impl Reader {
         }
     }
 
-    /// Whether a complete listing holds the shard; nothing when the listing is empty.
+    /// Whether a complete listing holds the shard; `None` when the listing is empty.
     async fn is_listed(&self) -> Result<Option<bool>, Error> {
         let (mut after, mut any) = (None, false);
         loop {
@@ -269,72 +272,8 @@ impl Reader {
     }
 }
 
-/// Whether a page holds as much as one can.
 fn is_full(records: &RecordBatch) -> bool {
     records.len() >= FULL_PAGE_RECORDS || records.bytes_len() >= FULL_PAGE_BYTES
-}
-
-/// When a shard counts as read to its tip.
-#[derive(Default)]
-struct TipProof {
-    empty_pages: u32,
-    since: Option<Instant>,
-}
-
-impl TipProof {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Notes an empty page; says so when the tip is proved by it.
-    fn empty_page(&mut self, moment_ms: u64) -> Option<ReaderEvent> {
-        self.empty_pages += 1;
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let empty_pages = self.empty_pages;
-        let proved = empty_pages >= TIP_EMPTY_PAGES && since.elapsed() >= TIP_PROOF;
-        proved.then_some(ReaderEvent::Tip { moment_ms, empty_pages })
-    }
-}
-
-/// Sums repeated faults of one shard up, so that an outage is a few lines of log.
-struct FaultLog {
-    shard: ShardId,
-    count: u64,
-    since: Instant,
-    next_report: Duration,
-}
-
-impl FaultLog {
-    fn new(shard: ShardId) -> Self {
-        Self { shard, count: 0, since: Instant::now(), next_report: Duration::from_secs(1) }
-    }
-
-    fn note(&mut self, reason: &str) {
-        if self.count == 0 {
-            *self = Self::new(self.shard.clone());
-        }
-        self.count += 1;
-        let lasted = self.since.elapsed();
-        if lasted >= self.next_report {
-            self.next_report = lasted * 4;
-            tracing::warn!(shard = %self.shard, faults = self.count, ?lasted, reason, "reading fails, trying on");
-        }
-    }
-
-    fn throttled(&self, reason: &str) {
-        tracing::debug!(shard = %self.shard, reason, "throttled");
-    }
-
-    fn lasted(&self) -> Duration {
-        self.since.elapsed()
-    }
-
-    fn over(&mut self) {
-        if self.count > 0 && self.next_report > Duration::from_secs(1) {
-            tracing::info!(shard = %self.shard, faults = self.count, "reading goes on");
-        }
-        self.count = 0;
-    }
 }
 
 /// The position of a batch's last record.
@@ -348,12 +287,4 @@ pub(super) fn seconds_to_ms(seconds: f64) -> u64 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
     let ms = ms as u64;
     ms
-}
-
-/// How many finds wait for the processor: with the one being processed and the one being fetched, up to three pages.
-const FETCH_AHEAD: usize = 1;
-
-/// A channel for a reader.
-pub(super) fn channel() -> (mpsc::Sender<ReaderEvent>, mpsc::Receiver<ReaderEvent>) {
-    mpsc::channel(FETCH_AHEAD)
 }

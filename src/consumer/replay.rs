@@ -1,4 +1,4 @@
-//! Dead letters, handed to a processor once more.
+//! The replay of dead letters to a processor.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
 use crate::model::polling::Backoff;
 
-/// Hands the records of dead letters to the processors of a worker, outside of any worker: one record at a time, under
-/// a failure policy, each shard's by a processor of its own.
+/// Delivers the records of dead letters to processors without a worker: one at a time, under a failure policy, each
+/// shard's to a processor of its own.
 ///
-/// It neither reads nor deletes letters. Whoever calls it does so in the order that the items' changes had, and deletes
-/// a letter when its delivery went well.
+/// It neither reads nor deletes letters. Its caller delivers each item's letters in the order of its changes, and deletes
+/// a letter once it is delivered.
 pub struct Replayer<F: ProcessorFactory> {
     factory: F,
     policy: FailurePolicy,
@@ -28,27 +28,27 @@ pub struct Replayer<F: ProcessorFactory> {
     processors: BTreeMap<(String, ShardId), F::Processor>,
 }
 
-/// A letter's record failed again, as often as the policy allows.
+/// The failure of all attempts that the policy allows.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct StillFails {
-    /// How often the record was handed over this time.
+    /// The attempts of this replay.
     pub attempts: u32,
     /// The last error.
     pub error: BatchError,
 }
 
 impl<F: ProcessorFactory> Replayer<F> {
-    /// Processors of `factory`, under `policy`: its attempts (one, if it names no limit), its waits and the time that a
-    /// call may take. The records' age counts for nothing: it is why they are here.
+    /// A replayer to processors of `factory`. Of `policy` it takes the attempts (one, if there is no limit), the waits and
+    /// the handler timeout, but not the maximum age, which every dead letter may have passed.
     pub fn new(factory: F, policy: FailurePolicy, clock: WallClock, seed: u64) -> Self {
         Self { factory, policy, clock, rng: Rng::with_seed(seed), processors: BTreeMap::new() }
     }
 
-    /// Hands a letter's record over until that goes well.
+    /// Delivers a letter's record, retrying until it succeeds.
     ///
     /// # Errors
-    /// When it failed as often as the policy allows, or the letter holds no record.
+    /// When all attempts that the policy allows have failed, or the letter holds no record.
     pub async fn deliver(&mut self, letter: &DeadLetter) -> Result<(), StillFails> {
         let records = letter.to_batch().map_err(|error| StillFails { attempts: 0, error: error.into() })?;
         let limit = self.policy.attempts.unwrap_or(1).max(1);
@@ -66,12 +66,12 @@ impl<F: ProcessorFactory> Replayer<F> {
             if attempt >= limit {
                 return Err(StillFails { attempts: attempt, error });
             }
-            tracing::debug!(letter = %letter.id(), %error, attempt, "failed again, trying on");
+            tracing::debug!(letter = %letter.id(), %error, attempt, "processor failed, retrying");
             tokio::time::sleep(backoff.next(&mut self.rng)).await;
         }
     }
 
-    /// Tells the processors that no more is coming.
+    /// Ends the processors' lives after the last letter.
     pub async fn finish(self) {
         for mut processor in self.processors.into_values() {
             processor.shutdown_requested(&Checkpointer::of_replay()).await;
@@ -114,10 +114,10 @@ mod tests {
 
     const RECORD: &str = r#"{"dynamodb":{"SequenceNumber":"7","Keys":{"key":{"S":"a"}}}}"#;
 
-    /// What a processor's calls do, one after the other; then all go well.
+    /// The outcomes of a processor's first calls; the others succeed.
     type Script = Arc<Mutex<Vec<&'static str>>>;
 
-    /// The records that it was handed, each with the attempts before.
+    /// The records of the calls, each with its earlier attempts.
     type Seen = Arc<Mutex<Vec<(String, u32)>>>;
 
     struct Scripted {

@@ -1,6 +1,6 @@
-//! The consumer of one shard: from the lease to its end, loss or hand-over.
+//! The consumer of one shard, from the lease to its end, loss, release or hand-off.
 //!
-//! It waits for the shard's parents, starts the reader, claims the lease, and leaves the rest to the delivery.
+//! It waits for the shard's parents, starts the reader, claims the lease and hands over to the [delivery](Delivery).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,118 +11,125 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ConsumerDeps;
 use super::delivery::{Delivery, ReaderEvents};
-use super::lease_handle::{Done, LeaseHandle, WriteError};
+use super::lease_handle::{LeaseHandle, Progress, WriteError};
 use super::processor::{ProcessorFactory, ShardContext};
-use super::reader::{Reader, channel};
-use super::status::ShardStatus;
+use super::reader::{Reader, reader_channel};
+use super::status::ConsumerStatus;
 use crate::aws::TableError;
 use crate::model::lease::{Lease, ShardId};
 use crate::model::polling::PollPacer;
 
-/// How often a consumer looks whether its shard's parents are finished, when nobody tells it.
-const PARENT_LOOK: Duration = Duration::from_secs(1);
-/// What the coordinator wants of a consumer. A later wish takes the place of an earlier one.
+/// The interval at which a consumer reads its shard's parents, unless it is told to earlier.
+const PARENT_POLL: Duration = Duration::from_secs(1);
+
+/// The coordinator's command to a consumer. A later command replaces an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsumerCommand {
-    /// Read on.
+    /// Keep delivering.
     Run,
-    /// Finish what is at hand, checkpoint, and hand the lease to its new owner.
-    HandOver,
-    /// Finish what is at hand, checkpoint, and give the lease up.
+    /// Finish the calls in flight, checkpoint, and hand the lease off to its new owner.
+    HandOff,
+    /// Finish the calls in flight, checkpoint, and release the lease.
     Release,
-    /// The lease is lost: stop, and write nothing.
-    Stop,
+    /// Stop without writing anything: the lease is lost.
+    Abort,
 }
 
-/// How a consumer ended.
+/// The end of a consumer.
 #[derive(Clone, Debug)]
-pub enum Exit {
-    /// The shard is read to its end; its children's leases, as far as they went to the parent's owner.
+pub enum ConsumerExit {
+    /// The shard is read to its end.
     Ended {
         /// The finished row.
         row: Lease,
-        /// The children, owned by the row's owner.
+        /// The leases of the children that went to the row's owner.
         children: Vec<Lease>,
     },
-    /// The lease was handed over or given up; the row as this worker left it.
+    /// The lease was released or handed off; the row as this worker left it.
     Released(Lease),
-    /// The lease is lost.
-    Lost,
-    /// Something that the whole worker must stop for.
-    Failed(Failure),
+    /// Another worker may hold the lease.
+    LeaseLost,
+    /// The worker cannot continue.
+    Failed(FatalError),
 }
 
-/// What a worker must stop for.
+/// An error that the whole worker must stop for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Failure {
-    /// The lease table is gone or refuses us.
-    #[error("{0}")]
+pub enum FatalError {
+    /// The lease table is missing or refuses this worker.
+    #[error(transparent)]
     LeaseTable(TableError),
     /// The stream is gone.
     #[error("the stream no longer exists: {0}")]
     StreamGone(String),
-    /// Records were trimmed before they were read, and the worker is to stop at that.
+    /// Records were trimmed before they were read, and the worker is told to stop at gaps.
     #[error("records of shard {0} were trimmed before they were read")]
     Gap(ShardId),
 }
 
-/// The consumer of one shard.
+impl From<WriteError> for ConsumerExit {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::LeaseLost(_) => Self::LeaseLost,
+            WriteError::Table(error) => Self::Failed(FatalError::LeaseTable(error)),
+        }
+    }
+}
+
 pub(super) struct ShardConsumer<F: ProcessorFactory> {
-    pub(super) shared: Arc<ConsumerDeps<F>>,
+    pub(super) deps: Arc<ConsumerDeps<F>>,
     pub(super) lease: Lease,
-    pub(super) wishes: watch::Receiver<ConsumerCommand>,
-    /// Told when the parents should be looked at.
-    pub(super) look: Arc<Notify>,
-    pub(super) status: Arc<ShardStatus>,
+    pub(super) commands: watch::Receiver<ConsumerCommand>,
+    /// Notified when the parents should be read at once.
+    pub(super) parents_changed: Arc<Notify>,
+    pub(super) status: Arc<ConsumerStatus>,
     pub(super) rng: Rng,
 }
 
 impl<F: ProcessorFactory> ShardConsumer<F> {
-    pub(super) async fn run(mut self) -> Exit {
-        if let Err(exit) = self.wait_for_parents().await {
-            return exit;
+    pub(super) async fn run(mut self) -> ConsumerExit {
+        match self.consume().await {
+            Ok(exit) | Err(exit) => exit,
         }
-        let context = ShardContext {
-            shard_id: self.lease.key.clone(),
-            stream_arn: self.shared.stream.arn().into(),
-            checkpoint: self.lease.checkpoint.clone(),
-        };
-        let lease = Arc::new(LeaseHandle::new(
-            self.lease.clone(),
-            self.shared.worker.clone(),
-            self.shared.table.clone(),
-            self.shared.alive.clone(),
-            Arc::clone(&self.status),
-            self.rng.fork(),
-        ));
-        let reader = self.reader(); // fetches ahead, also of the claim
-        match lease.claim().await {
-            Ok(()) => {}
-            Err(WriteError::Lost) => return Exit::Lost,
-            Err(WriteError::Table(error)) => return Exit::Failed(Failure::LeaseTable(error)),
-        }
-        let (shared, wishes, done) = (self.shared.clone(), self.wishes.clone(), self.lease.done_beyond());
-        Delivery::new(shared, context, lease, self.status.clone(), wishes, done, self.rng.fork()).run(reader).await
     }
 
-    /// No record of a child before its parents' end is in the lease table: read there, strongly consistent.
-    async fn wait_for_parents(&mut self) -> Result<(), Exit> {
+    async fn consume(&mut self) -> Result<ConsumerExit, ConsumerExit> {
+        self.wait_for_parents().await?;
+        let shard = ShardContext {
+            shard_id: self.lease.key.clone(),
+            stream_arn: self.deps.stream.arn().into(),
+            checkpoint: self.lease.checkpoint.clone(),
+        };
+        let lease = Arc::new(self.lease_handle());
+        let reader = self.start_reader(); // reads ahead while the lease is claimed
+        lease.claim().await?;
+        let (deps, status, commands) = (self.deps.clone(), self.status.clone(), self.commands.clone());
+        let acknowledged = self.lease.done_beyond();
+        let delivery = Delivery::new(deps, shard, lease, status, commands, acknowledged, self.rng.fork());
+        Ok(delivery.run(reader).await)
+    }
+
+    /// Waits until the parents are finished, by strongly consistent reads of their rows: no record of a child may be
+    /// delivered before that.
+    async fn wait_for_parents(&mut self) -> Result<(), ConsumerExit> {
         loop {
-            let blocked = match self.unfinished_parent().await {
+            let is_blocked = match self.unfinished_parent().await {
                 Ok(parent) => parent.is_some(),
                 Err(error) if error.is_transient() => true,
-                Err(error) => return Err(Exit::Failed(Failure::LeaseTable(error))),
+                Err(error) => return Err(ConsumerExit::Failed(FatalError::LeaseTable(error))),
             };
-            self.status.set_blocked(blocked);
-            if !blocked {
+            self.status.set_blocked_on_parent(is_blocked);
+            if !is_blocked {
                 return Ok(());
             }
-            let wait = PARENT_LOOK.mul_f64(1.0 - 0.2 * self.rng.f64());
+            let wait = PARENT_POLL.mul_f64(1.0 - 0.2 * self.rng.f64());
             tokio::select! {
                 biased;
-                wish = wished(&mut self.wishes) => return Err(self.leave_unread(wish).await),
-                () = self.look.notified() => {}
+                command = commanded(&mut self.commands) => {
+                    return Err(leave(&self.lease_handle(), command, None).await);
+                }
+                () = self.parents_changed.notified() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -130,10 +137,10 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
 
     async fn unfinished_parent(&self) -> Result<Option<ShardId>, TableError> {
         for parent in &self.lease.parents {
-            match self.shared.table.read(parent).await? {
+            match self.deps.table.read(parent).await? {
                 Some(Ok(row)) if !row.is_finished() => return Ok(Some(parent.clone())),
                 Some(Err(bad)) => {
-                    tracing::warn!(shard = %self.lease.key, %bad, "the shard waits for a parent whose lease is broken");
+                    tracing::warn!(shard = %self.lease.key, %bad, "lease of a parent is broken, shard waits");
                     return Ok(Some(parent.clone()));
                 }
                 _ => {}
@@ -142,60 +149,47 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
         Ok(None)
     }
 
-    /// Gives a lease up of which nothing was read.
-    async fn leave_unread(&mut self, wish: ConsumerCommand) -> Exit {
-        let lease = LeaseHandle::new(
-            self.lease.clone(),
-            self.shared.worker.clone(),
-            self.shared.table.clone(),
-            self.shared.alive.clone(),
-            Arc::clone(&self.status),
-            self.rng.fork(),
-        );
-        give_up(&lease, wish, None).await
+    fn lease_handle(&mut self) -> LeaseHandle {
+        LeaseHandle::new(&self.deps, self.lease.clone(), Arc::clone(&self.status), self.rng.fork())
     }
 
-    fn reader(&mut self) -> ReaderEvents {
-        let (found, finds) = channel();
+    fn start_reader(&mut self) -> ReaderEvents {
+        let (events, receiver) = reader_channel();
         let mut reader = Reader {
-            stream: self.shared.stream.clone(),
+            stream: self.deps.stream.clone(),
             shard: self.lease.key.clone(),
             position: self.lease.checkpoint.clone(),
-            latest_since_ms: self.shared.started_at_ms,
+            latest_since_ms: self.deps.started_at_ms,
             not_before_ms: None,
-            budget: self.shared.budget.clone(),
-            pacer: PollPacer::new(self.shared.options.idle_poll),
+            budget: self.deps.budget.clone(),
+            pacer: PollPacer::new(self.deps.options.idle_poll),
             rng: self.rng.fork(),
-            clock: self.shared.options.clock,
+            clock: self.deps.options.clock,
             status: Arc::clone(&self.status),
-            found,
+            events,
         };
         if self.lease.counter > 0 {
-            // Only a lease that was never touched since it was made can begin at the newest record there is now.
+            // A lease that was written since it was made may have had a reader: today's newest record is not its start.
             reader.seek_latest_by_time();
         }
-        (AbortOnDropHandle::new(tokio::spawn(reader.run())), finds)
+        (AbortOnDropHandle::new(tokio::spawn(reader.run())), receiver)
     }
 }
 
-/// Gives the lease up as it is wished for, with how far the shard is done.
-pub(super) async fn give_up(lease: &LeaseHandle, wish: ConsumerCommand, done: Option<&Done>) -> Exit {
-    let given = match wish {
-        ConsumerCommand::HandOver => lease.transfer(done).await,
-        ConsumerCommand::Release => lease.release(done).await,
-        ConsumerCommand::Run | ConsumerCommand::Stop => return Exit::Lost,
+/// Gives the lease away as commanded, with the shard's progress.
+pub(super) async fn leave(lease: &LeaseHandle, command: ConsumerCommand, progress: Option<&Progress>) -> ConsumerExit {
+    let written = match command {
+        ConsumerCommand::HandOff => lease.transfer(progress).await,
+        ConsumerCommand::Release => lease.release(progress).await,
+        ConsumerCommand::Run | ConsumerCommand::Abort => return ConsumerExit::LeaseLost,
     };
-    match given {
-        Ok(row) => Exit::Released(row),
-        Err(WriteError::Lost) => Exit::Lost,
-        Err(WriteError::Table(error)) => Exit::Failed(Failure::LeaseTable(error)),
-    }
+    written.map_or_else(ConsumerExit::from, ConsumerExit::Released)
 }
 
-/// Waits for a wish other than to run on.
-pub(super) async fn wished(wishes: &mut watch::Receiver<ConsumerCommand>) -> ConsumerCommand {
-    match wishes.wait_for(|wish| *wish != ConsumerCommand::Run).await {
-        Ok(wish) => *wish,
-        Err(_) => ConsumerCommand::Stop, // the coordinator is gone
+/// Waits for a command other than [`ConsumerCommand::Run`].
+pub(super) async fn commanded(commands: &mut watch::Receiver<ConsumerCommand>) -> ConsumerCommand {
+    match commands.wait_for(|command| *command != ConsumerCommand::Run).await {
+        Ok(command) => *command,
+        Err(_) => ConsumerCommand::Abort, // the coordinator is gone
     }
 }

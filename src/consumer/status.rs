@@ -1,4 +1,4 @@
-//! What the consumer of one shard shows of itself while it runs: how far it has come, and what keeps it.
+//! The live status of one consumer: its progress, its lag and the causes of a stall.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::busy_time::{BusyTime, InFlightCalls};
+use super::busy_time::{BusyTime, FailureStreak, InFlightCalls};
 use super::clock::WallClock;
 use super::reader::{last_position, seconds_to_ms};
 use crate::aws::stream::Error;
@@ -19,36 +19,27 @@ use crate::model::record::{Page, Record, RecordBatch};
 use crate::model::sequence_number::SequenceNumber;
 use crate::telemetry::catalogue;
 
-/// What a consumer shows of itself while it runs.
+/// The live status of one consumer, written by its reader and its delivery and read by coordination and telemetry.
 #[derive(Debug)]
-pub struct ShardStatus {
-    /// Everything in the shard that was created before this moment (ms since the epoch) is delivered and
-    /// checkpointed; 0 while that isn't known.
+pub struct ConsumerStatus {
     caught_up_to_ms: AtomicU64,
-    /// See [`Lag`].
     lag: Mutex<Lag>,
-    /// Whether the consumer waits for the shard's parents.
-    blocked: AtomicBool,
-    /// The processors' calls.
+    blocked_on_parent: AtomicBool,
     pub(crate) calls: InFlightCalls,
-    /// The reader's waiting for the processor and for memory.
+    /// The reader's waits for the delivery and for memory.
     pub(super) waits: BusyTime,
-    /// The processor's calls, while they fail one after the other.
-    pub(super) retrying: FailureStreak,
-    /// The reader's calls, while they fail one after the other.
-    failing: FailureStreak,
-    /// When everything in the shard was handed over, its end included.
+    pub(super) processing_failures: FailureStreak,
+    reading_failures: FailureStreak,
     ended: OnceLock<Instant>,
-    /// When a page came or a batch was done last (ms since the epoch).
     progress_ms: AtomicU64,
-    /// The records that keep failing, by the unit that they are in.
-    halts: Mutex<BTreeMap<u64, BlockedRecord>>,
+    /// The records that keep failing, by their batch.
+    blocked_records: Mutex<BTreeMap<u64, BlockedRecord>>,
 }
 
-/// What keeps a shard from moving.
+/// The cause of a stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StallCause {
-    /// A call of the processor lasts.
+    /// A processor call does not return.
     Processor,
     /// The processor keeps failing.
     Retrying,
@@ -56,9 +47,9 @@ pub enum StallCause {
     Reading,
 }
 
-impl ShardStatus {
-    /// Of a consumer that begins at `now_ms` (ms since the epoch), with the lease's row as it is; `started_at_ms` is what
-    /// `LATEST` stands for.
+impl ConsumerStatus {
+    /// The status of a consumer that starts at `now_ms` (ms since the epoch) with this lease; `started_at_ms` is the time
+    /// that `LATEST` stands for.
     pub fn of(lease: &Lease, started_at_ms: u64, now_ms: u64) -> Self {
         let unread = unread_since_ms(&lease.key, &lease.checkpoint, started_at_ms, now_ms);
         // A row that was never written has no reader before this one.
@@ -69,28 +60,28 @@ impl ShardStatus {
         Self {
             caught_up_to_ms: AtomicU64::default(),
             lag: Mutex::new(lag),
-            blocked: AtomicBool::default(),
+            blocked_on_parent: AtomicBool::default(),
             calls: InFlightCalls::default(),
             waits: BusyTime::default(),
-            retrying: FailureStreak::default(),
-            failing: FailureStreak::default(),
+            processing_failures: FailureStreak::default(),
+            reading_failures: FailureStreak::default(),
             ended: OnceLock::new(),
             progress_ms: AtomicU64::default(),
-            halts: Mutex::default(),
+            blocked_records: Mutex::default(),
         }
     }
 
-    /// What is known of the shard's lag.
-    pub fn lag<T>(&self, look: impl FnOnce(&Lag) -> T) -> T {
-        look(&self.lag.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Reads the shard's lag.
+    pub fn lag<T>(&self, read: impl FnOnce(&Lag) -> T) -> T {
+        read(&self.lag.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes something that the lag follows from.
     pub(super) fn note(&self, change: impl FnOnce(&mut Lag)) {
         change(&mut self.lag.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// See the field.
+    /// The time (ms since the epoch) before which every record of the shard was created that is delivered and
+    /// checkpointed; 0 while that is unknown.
     pub fn caught_up_to_ms(&self) -> u64 {
         self.caught_up_to_ms.load(Ordering::Relaxed)
     }
@@ -99,26 +90,26 @@ impl ShardStatus {
         self.caught_up_to_ms.fetch_max(moment_ms, Ordering::Relaxed);
     }
 
-    /// How long the oldest call of a processor has lasted that is under way, if one is.
-    pub fn call_lasts(&self) -> Option<Duration> {
-        self.calls.runs_for()
+    /// The age of the oldest processor call in flight.
+    pub fn oldest_call(&self) -> Option<Duration> {
+        self.calls.oldest()
     }
 
-    /// For how long, in all, what was read has waited for the processor or for memory.
+    /// The total time for which the reader has waited for the delivery or for memory.
     pub fn waited(&self) -> Duration {
         self.waits.total()
     }
 
-    /// Whether the shard waits for its parents.
-    pub fn is_blocked(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed)
+    /// Whether the consumer waits for its shard's parents.
+    pub fn is_blocked_on_parent(&self) -> bool {
+        self.blocked_on_parent.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_blocked(&self, blocked: bool) {
-        self.blocked.store(blocked, Ordering::Relaxed);
+    pub(super) fn set_blocked_on_parent(&self, is_blocked: bool) {
+        self.blocked_on_parent.store(is_blocked, Ordering::Relaxed);
     }
 
-    /// How long ago everything in the shard was handed over, once it was.
+    /// The time since every record of the shard was acknowledged, its end included.
     pub fn ended_for(&self) -> Option<Duration> {
         self.ended.get().map(Instant::elapsed)
     }
@@ -127,54 +118,49 @@ impl ShardStatus {
         let _ = self.ended.set(Instant::now());
     }
 
-    /// When a page came or a batch was done last (ms since the epoch); 0 before the first.
+    /// The time (ms since the epoch) of the last page or acknowledged batch; 0 before the first.
     pub fn progress_ms(&self) -> u64 {
         self.progress_ms.load(Ordering::Relaxed)
     }
 
-    /// What has kept the shard from moving for at least `limit`, and for how long.
-    pub fn trouble(&self, limit: Duration) -> Option<(StallCause, Duration)> {
-        let troubles = [
-            (StallCause::Processor, self.calls.runs_for()),
-            (StallCause::Retrying, self.retrying.lasts()),
-            (StallCause::Reading, self.failing.lasts()),
+    /// The cause that has stalled the shard longest, for at least `limit`, and its duration.
+    pub fn stall(&self, limit: Duration) -> Option<(StallCause, Duration)> {
+        let stalls = [
+            (StallCause::Processor, self.calls.oldest()),
+            (StallCause::Retrying, self.processing_failures.lasts()),
+            (StallCause::Reading, self.reading_failures.lasts()),
         ];
-        let lasting = troubles.into_iter().filter_map(|(trouble, lasts)| Some((trouble, lasts?)));
+        let lasting = stalls.into_iter().filter_map(|(cause, lasts)| Some((cause, lasts?)));
         lasting.filter(|(_, lasts)| *lasts >= limit).max_by_key(|(_, lasts)| *lasts)
     }
 
-    /// The record that the shard has waited for longest, if there is one.
-    pub fn halt(&self) -> Option<BlockedRecord> {
-        self.halts().values().min_by_key(|halt| halt.since_ms).cloned()
+    /// The record that has blocked the shard longest.
+    pub fn blocked_record(&self) -> Option<BlockedRecord> {
+        self.blocked_records().values().min_by_key(|record| record.since_ms).cloned()
     }
 
-    /// Whether the shard waits for a record that keeps failing.
+    /// Whether a record that keeps failing blocks the shard.
     pub fn is_halted(&self) -> bool {
-        !self.halts().is_empty()
+        !self.blocked_records().is_empty()
     }
 
-    /// Shows that a unit waits for a record that keeps failing.
-    pub(super) fn set_halt(&self, unit: u64, halt: BlockedRecord) {
-        self.halts().insert(unit, halt);
+    pub(super) fn set_blocked_record(&self, batch: u64, record: BlockedRecord) {
+        self.blocked_records().insert(batch, record);
     }
 
-    /// A unit waits no more.
-    pub(super) fn clear_halt(&self, unit: u64) {
-        self.halts().remove(&unit);
+    pub(super) fn clear_blocked_record(&self, batch: u64) {
+        self.blocked_records().remove(&batch);
     }
 
-    /// Nothing of the shard is tried here any more.
-    pub(super) fn clear_halts(&self) {
-        self.halts().clear();
+    pub(super) fn clear_blocked_records(&self) {
+        self.blocked_records().clear();
     }
 
-    fn halts(&self) -> MutexGuard<'_, BTreeMap<u64, BlockedRecord>> {
-        self.halts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn blocked_records(&self) -> MutexGuard<'_, BTreeMap<u64, BlockedRecord>> {
+        self.blocked_records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // What reader and delivery note.
-
-    /// A call of the reader has come back.
+    /// Notes the outcome of a GetRecords call.
     pub(super) fn read(&self, outcome: &Result<Page, Error>, clock: WallClock) {
         if outcome.is_ok() {
             self.progress_ms.store(clock.now_ms(), Ordering::Relaxed);
@@ -182,11 +168,11 @@ impl ShardStatus {
         if matches!(outcome, Err(Error::ExpiredIterator)) {
             catalogue::ITERATORS_EXPIRED.inc([]);
         }
-        self.failing.note(outcome.is_err());
+        self.reading_failures.note(outcome.is_err());
     }
 
-    /// A page has come, as the service sent it.
-    pub(super) fn show_page(&self, records: &RecordBatch, is_full: bool) {
+    /// Counts a page.
+    pub(super) fn count_page(&self, records: &RecordBatch, is_full: bool) {
         let kind = match records.len() {
             0 => "empty",
             _ if is_full => "full",
@@ -197,49 +183,31 @@ impl ShardStatus {
         catalogue::BYTES_FETCHED.add([], records.bytes_len() as u64);
     }
 
-    /// Records are on their way to the processor.
-    pub(super) fn fetched(&self, records: &RecordBatch, looked_ms: u64, is_full: bool) {
+    /// Notes records on their way to the delivery.
+    pub(super) fn fetched(&self, records: &RecordBatch, fetched_ms: u64, is_full: bool) {
         let Some(last) = last_position(records) else { return };
-        let created_ms =
-            |record: Option<Record<'_>>| record.and_then(|record| record.created_at()).map_or(looked_ms, seconds_to_ms);
+        let created_ms = |record: Option<Record<'_>>| {
+            record.and_then(|record| record.created_at()).map_or(fetched_ms, seconds_to_ms)
+        };
         let (oldest_ms, newest_ms) = (created_ms(records.first()), created_ms(records.last()));
         let records = records.len() as u64;
-        self.note(|lag| lag.fetched(Fetched { last, records, oldest_ms, newest_ms, looked_ms, is_full }));
+        self.note(|lag| lag.fetched(Fetched { last, records, oldest_ms, newest_ms, looked_ms: fetched_ms, is_full }));
     }
 
-    /// The processor is done with everything up to `position`.
+    /// Notes that every record up to `position` is acknowledged.
     pub(super) fn processed(&self, position: &SequenceNumber, clock: WallClock) {
         self.progress_ms.store(clock.now_ms(), Ordering::Relaxed);
         self.note(|lag| lag.processed(position));
     }
 
-    /// From when the shard's lag counts (ms since the epoch), once it is known.
+    /// The time (ms since the epoch) from which the shard's lag counts, once it is known.
     pub fn waiting_since_ms(&self, stage: Stage, idle_poll: Duration) -> Option<u64> {
         self.lag(|lag| lag.waiting_since_ms(stage, idle_poll))
     }
 }
 
-/// Something that goes on for a while.
-#[derive(Debug, Default)]
-pub(super) struct FailureStreak(Mutex<Option<Instant>>);
-
-impl FailureStreak {
-    /// Notes whether it goes on.
-    pub(super) fn note(&self, goes_on: bool) {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match goes_on {
-            true => drop(since.get_or_insert_with(Instant::now)),
-            false => *since = None,
-        }
-    }
-
-    fn lasts(&self) -> Option<Duration> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
-    }
-}
-
 impl StallCause {
-    /// The trouble in a few words.
+    /// The cause in a few words.
     pub fn words(self) -> &'static str {
         match self {
             Self::Processor => "a call of the processor does not return",
@@ -248,7 +216,7 @@ impl StallCause {
         }
     }
 
-    /// The trouble in a word: a value of the label `cause`.
+    /// The cause as a value of the label `cause`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Processor => "processor",
@@ -265,36 +233,36 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    fn status() -> ShardStatus {
-        ShardStatus::of(&Lease::new("s".into(), Default::default(), Checkpoint::TrimHorizon), 0, 1_000)
+    fn status() -> ConsumerStatus {
+        ConsumerStatus::of(&Lease::new("s".into(), Default::default(), Checkpoint::TrimHorizon), 0, 1_000)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_lasts_or_keeps_failing_is_trouble_until_one_succeeds() {
+    async fn a_call_that_lasts_or_keeps_failing_is_a_stall_until_one_succeeds() {
         let status = status();
-        assert_eq!(status.trouble(LIMIT), None);
+        assert_eq!(status.stall(LIMIT), None);
         let call = status.calls.start();
         tokio::time::advance(LIMIT).await;
-        assert_eq!(status.trouble(LIMIT), Some((StallCause::Processor, LIMIT)));
+        assert_eq!(status.stall(LIMIT), Some((StallCause::Processor, LIMIT)));
         drop(call);
-        status.retrying.note(true);
+        status.processing_failures.note(true);
         tokio::time::advance(LIMIT / 2).await;
-        status.retrying.note(true);
-        assert_eq!(status.trouble(LIMIT), None);
+        status.processing_failures.note(true);
+        assert_eq!(status.stall(LIMIT), None);
         tokio::time::advance(LIMIT / 2).await;
-        assert_eq!(status.trouble(LIMIT), Some((StallCause::Retrying, LIMIT)));
-        status.retrying.note(false);
-        assert_eq!(status.trouble(LIMIT), None);
+        assert_eq!(status.stall(LIMIT), Some((StallCause::Retrying, LIMIT)));
+        status.processing_failures.note(false);
+        assert_eq!(status.stall(LIMIT), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reading_that_keeps_failing_is_trouble() {
+    async fn reading_that_keeps_failing_is_a_stall() {
         let status = status();
         status.read(&Err(Error::Throttled("slow down".into())), WallClock::System);
         tokio::time::advance(LIMIT).await;
-        assert_eq!(status.trouble(LIMIT), Some((StallCause::Reading, LIMIT)));
+        assert_eq!(status.stall(LIMIT), Some((StallCause::Reading, LIMIT)));
         let page = Page::decode(bytes::Bytes::from_static(br#"{"Records":[]}"#)).expect("a page");
         status.read(&Ok(page), WallClock::System);
-        assert_eq!(status.trouble(LIMIT), None);
+        assert_eq!(status.stall(LIMIT), None);
     }
 }

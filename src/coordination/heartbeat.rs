@@ -174,7 +174,7 @@ impl HeartbeatTask {
         if !self.deps.fleet.register(&self.deps.me.worker, record, None).await? {
             return Err(Error::Replaced(self.deps.me.worker.clone()));
         }
-        self.alive.end_term();
+        self.alive.end_epoch();
         self.prove(sent);
         let _ = self.notices.send(Notice::Expired);
         Ok(())

@@ -32,7 +32,7 @@ use crate::aws::TableError;
 use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::Stream;
-use crate::consumer::{Failure, LeaseDeadline, SpawnConsumer, WallClock};
+use crate::consumer::{FatalError, LeaseDeadline, SpawnConsumer, WallClock};
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::{ShardId, WorkerId};
 use crate::model::worker_record::{Hints, LeaderRecord, WorkerRecord};
@@ -56,7 +56,7 @@ pub struct Identity {
 pub enum Error {
     /// A consumer met an error that ends the worker.
     #[error(transparent)]
-    Consumer(#[from] Failure),
+    Consumer(#[from] FatalError),
     /// A worker of the Kinesis Client Library is at work on the lease table.
     #[error(
         "KCL worker \"{owner}\" is alive on this lease table (it renews lease {lease}): stop the KCL fleet first, or \

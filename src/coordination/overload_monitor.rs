@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::consumer::ShardStatus;
+use crate::consumer::ConsumerStatus;
 use crate::model::lease::ShardId;
 use crate::model::overload::Overload;
 
@@ -28,7 +28,7 @@ impl OverloadMonitor {
 
     /// Samples the shards, if that is due, and returns whether the worker is overloaded. A shard counts from its second
     /// sample.
-    pub(super) fn sample<'a>(&mut self, shards: impl Iterator<Item = (&'a ShardId, &'a ShardStatus)>) -> bool {
+    pub(super) fn sample<'a>(&mut self, shards: impl Iterator<Item = (&'a ShardId, &'a ConsumerStatus)>) -> bool {
         let since = self.sampled.elapsed();
         if since < INTERVAL {
             return self.overload.is_overloaded();
@@ -36,7 +36,7 @@ impl OverloadMonitor {
         self.sampled = Instant::now();
         let mut shares = Vec::new();
         let mut waited = BTreeMap::new();
-        for (key, status) in shards.filter(|(_, status)| !status.is_blocked()) {
+        for (key, status) in shards.filter(|(_, status)| !status.is_blocked_on_parent()) {
             let total = status.waited();
             if let Some(before) = self.waited.get(key) {
                 shares.push(total.saturating_sub(*before).as_secs_f64() / since.as_secs_f64());

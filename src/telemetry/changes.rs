@@ -25,7 +25,7 @@ impl WorkerTelemetry {
         let limit = self.0.options.unready_after;
         let shards = lock(&self.0.shards);
         for (shard, status) in shards.iter() {
-            match (status.trouble(limit), logged.shards.get(shard)) {
+            match (status.stall(limit), logged.shards.get(shard)) {
                 (Some((trouble, lasts)), None) => {
                     tracing::warn!(%shard, cause = trouble.word(), ?lasts, "shard stalled: {}", trouble.words());
                     logged.shards.insert(shard.clone(), trouble);

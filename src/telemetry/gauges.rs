@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AppFigures, Fleet, Loop, WorkerTelemetry, lock};
-use crate::consumer::{ShardStatus, StallCause};
+use crate::consumer::{ConsumerStatus, StallCause};
 use crate::model::app_lag::RETENTION_MS;
 use crate::model::fleet_state::ShardState;
 use crate::model::lag::Stage;
 use crate::model::lease::ShardId;
 use crate::telemetry::catalogue;
 
-type Shards = BTreeMap<ShardId, Arc<ShardStatus>>;
+type Shards = BTreeMap<ShardId, Arc<ConsumerStatus>>;
 
 /// The age of a leader's figures from which the lag grows by the rest.
 const FIGURES_SLACK: Duration = Duration::from_secs(5);
@@ -56,7 +56,7 @@ impl WorkerTelemetry {
     pub fn shard_lags(&self) -> Vec<(ShardId, Duration)> {
         let now_ms = self.0.options.clock.now_ms();
         let shards = lock(&self.0.shards);
-        let lag = |status: &ShardStatus| {
+        let lag = |status: &ConsumerStatus| {
             let since = status.waiting_since_ms(Stage::Processed, self.0.options.idle_poll)?;
             Some(Duration::from_millis(now_ms.saturating_sub(since)))
         };
@@ -84,7 +84,7 @@ impl WorkerTelemetry {
         let in_flight: u64 = shards.values().map(|status| status.lag(crate::model::lag::Lag::in_flight)).sum();
         catalogue::IN_FLIGHT_RECORDS.set([], count(in_flight));
         let mut stuck = [(StallCause::Processor, 0), (StallCause::Retrying, 0), (StallCause::Reading, 0)];
-        for (trouble, _) in shards.values().filter_map(|status| status.trouble(self.0.options.unready_after)) {
+        for (trouble, _) in shards.values().filter_map(|status| status.stall(self.0.options.unready_after)) {
             stuck.iter_mut().filter(|(cause, _)| *cause == trouble).for_each(|(_, count)| *count += 1);
         }
         for (cause, number) in stuck {

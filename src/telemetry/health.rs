@@ -124,7 +124,7 @@ impl WorkerTelemetry {
     fn stuck_shards(&self) -> Vec<String> {
         let limit = self.0.options.unready_after;
         let shards = lock(&self.0.shards);
-        let stuck = shards.iter().filter_map(|(shard, status)| Some((shard, status.trouble(limit)?)));
+        let stuck = shards.iter().filter_map(|(shard, status)| Some((shard, status.stall(limit)?)));
         stuck
             .map(|(shard, (trouble, lasts))| {
                 let lasts = lasts.as_secs_f64();
@@ -141,7 +141,7 @@ mod tests {
     use tokio::time::{Instant, advance};
 
     use super::*;
-    use crate::consumer::{Counters, LeaseDeadline, ShardStatus};
+    use crate::consumer::{ConsumerStatus, Counters, LeaseDeadline};
     use crate::model::checkpoint::Checkpoint;
     use crate::model::lease::Lease;
     use crate::options::{StreamSelector, WorkerOptions};
@@ -209,7 +209,7 @@ mod tests {
             tick_all(&telemetry);
             advance(Duration::from_secs(1)).await;
         }
-        assert!(alive.holds(alive.term()));
+        assert!(alive.is_held(alive.epoch()));
         assert!(telemetry.health().not_ready_reasons[0].contains("last heartbeat"), "{:?}", telemetry.health());
     }
 
@@ -231,7 +231,7 @@ mod tests {
         let (telemetry, alive) = telemetry();
         telemetry.set_working();
         let row = Lease::new("shardId-1".into(), Default::default(), Checkpoint::TrimHorizon);
-        let status = Arc::new(ShardStatus::of(&row, 0, 0));
+        let status = Arc::new(ConsumerStatus::of(&row, 0, 0));
         telemetry.begin(row.key.clone(), Arc::clone(&status));
         let call = status.calls.start();
         work(&telemetry, &alive, 61).await;

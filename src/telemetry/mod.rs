@@ -29,7 +29,7 @@ use self::gauges::RecordedGauges;
 use self::rate::Rate;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::table_health::TableHealth;
-use crate::consumer::{Budget, Counters, LeaseDeadline, ShardStatus};
+use crate::consumer::{Budget, ConsumerStatus, Counters, LeaseDeadline};
 use crate::model::app_lag::LagSince;
 use crate::model::fleet_state::ShardState;
 use crate::model::fleet_view::FleetView;
@@ -110,7 +110,7 @@ struct Inner {
     budget: OnceLock<Budget>,
     fleet: OnceLock<Fleet>,
     phase: Mutex<Phase>,
-    shards: Mutex<BTreeMap<ShardId, Arc<ShardStatus>>>,
+    shards: Mutex<BTreeMap<ShardId, Arc<ConsumerStatus>>>,
     app: Mutex<Option<AppFigures>>,
     rate: Mutex<Rate>,
     recorded: Mutex<RecordedGauges>,
@@ -201,7 +201,7 @@ impl WorkerTelemetry {
     }
 
     /// Observes the consumer of a shard by its `status`.
-    pub fn begin(&self, shard: ShardId, status: Arc<ShardStatus>) {
+    pub fn begin(&self, shard: ShardId, status: Arc<ConsumerStatus>) {
         lock(&self.0.shards).insert(shard, status);
     }
 

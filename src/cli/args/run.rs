@@ -351,7 +351,7 @@ impl RunArgs {
             handler_timeout: failure.handler_timeout,
             on_failure: match failure.on_failure {
                 OnFailure::Skip => crate::consumer::OnFailure::Skip,
-                OnFailure::Halt | OnFailure::DeadLetter => crate::consumer::OnFailure::BlockedRecord,
+                OnFailure::Halt | OnFailure::DeadLetter => crate::consumer::OnFailure::Halt,
             },
             ..FailurePolicy::default()
         };

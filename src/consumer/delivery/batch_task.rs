@@ -1,5 +1,5 @@
-//! One unit, from its first attempt until each of its records is done with: attempts with backoff between them, cutting
-//! the batch to find the record that fails, and what the failure policy says then.
+//! The task of one batch, from the first attempt until every record is done: attempts with backoff, bisecting to find
+//! the record that fails, and the failure policy's action on it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use fastrand::Rng;
 
 use super::super::counters::Outcome;
 use super::super::failure::{BatchError, FailurePolicy, OnFailure};
-use super::super::processor::{ProcessorFactory, RecordProcessor};
+use super::super::lease_handle::LeaseLost;
+use super::super::processor::ProcessorFactory;
 use super::super::reader::seconds_to_ms;
-use super::Retry;
-use super::context::{DeliveryContext, Left, Report};
-use super::processor_pool::{ProcessorGuard, catch_panic};
+use super::context::{BatchReport, DeliveryContext, Interrupted, is_logged};
+use super::processor_pool::ProcessorGuard;
 use crate::dead_letters::letter::{DeadLetter, FailureLimit};
 use crate::dead_letters::queue::DeadLetterQueue;
 use crate::model::batcher::Unit;
@@ -21,308 +21,296 @@ use crate::model::polling::Backoff;
 use crate::model::record::{Record, RecordBatch};
 use crate::model::sequence_number::compare_digits;
 
-/// Without a limit on attempts, a record that has failed this often is shown as what its shard waits for.
-const SHOWN_AFTER: u32 = 3;
+/// The failures after which a record without a limit on attempts is shown as blocking its shard.
+const BLOCKED_AFTER: u32 = 3;
 
-/// See the file's head.
 pub(super) struct BatchTask<F: ProcessorFactory> {
-    desk: Arc<DeliveryContext<F>>,
-    unit: Unit,
-    /// The processor, while no wait is in sight.
-    hand: Option<ProcessorGuard<F::Processor>>,
+    ctx: Arc<DeliveryContext<F>>,
+    batch: Unit,
+    /// The processor; returned to the pool before a wait.
+    processor: Option<ProcessorGuard<F::Processor>>,
     rng: Rng,
-    /// What is not done with, the first part last.
-    parts: Vec<Part>,
+    /// The records that are not done, the first sub-batch last.
+    sub_batches: Vec<SubBatch>,
 }
 
-/// Records that are tried together.
+/// Records of a batch that are tried together.
 #[derive(Clone, Debug)]
-struct Part {
-    places: Range<usize>,
-    /// How often they failed as they are.
+struct SubBatch {
+    range: Range<usize>,
+    /// The failures of exactly these records.
     attempts: u32,
-    /// How often they were handed over, also among others.
+    /// The calls with these records, alone or among others.
     calls: u32,
     first_failed_ms: Option<u64>,
     backoff: Backoff,
-    /// Whether they are shown as what the shard waits for.
-    is_halted: bool,
+    /// Whether they are shown as blocking the shard.
+    is_blocked: bool,
 }
 
-impl Part {
-    fn new(places: Range<usize>, policy: &FailurePolicy) -> Self {
+impl SubBatch {
+    fn new(range: Range<usize>, policy: &FailurePolicy) -> Self {
         let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
-        Self { places, attempts: 0, calls: 0, first_failed_ms: None, backoff, is_halted: false }
+        Self { range, attempts: 0, calls: 0, first_failed_ms: None, backoff, is_blocked: false }
     }
 
     fn len(&self) -> usize {
-        self.places.len()
+        self.range.len()
     }
 
-    /// Cuts off what follows on the first `len` records: a part of its own, with the same past and attempts of its own.
+    /// Splits off the records after the first `len`: a sub-batch with the same calls so far and no attempts.
     fn split_off(&mut self, len: usize, policy: &FailurePolicy) -> Self {
-        let cut = self.places.start + len;
+        let middle = self.range.start + len;
         let rest = Self {
             calls: self.calls,
             first_failed_ms: self.first_failed_ms,
-            ..Self::new(cut..self.places.end, policy)
+            ..Self::new(middle..self.range.end, policy)
         };
-        self.places.end = cut;
+        self.range.end = middle;
         rest
     }
 }
 
 impl<F: ProcessorFactory> BatchTask<F> {
-    pub(super) fn new(desk: Arc<DeliveryContext<F>>, unit: Unit, hand: ProcessorGuard<F::Processor>, rng: Rng) -> Self {
-        let parts = vec![Part::new(0..unit.records.len(), desk.policy())];
-        Self { desk, unit, hand: Some(hand), rng, parts }
+    pub(super) fn new(
+        ctx: Arc<DeliveryContext<F>>,
+        batch: Unit,
+        processor: ProcessorGuard<F::Processor>,
+        rng: Rng,
+    ) -> Self {
+        let sub_batches = vec![SubBatch::new(0..batch.records.len(), ctx.policy())];
+        Self { ctx, batch, processor: Some(processor), rng, sub_batches }
     }
 
-    /// Works on the unit until all of it is done with, or the consumer ends.
-    pub(super) async fn run(mut self) {
-        let settled = self.settle().await;
-        self.desk.status.clear_halt(self.unit.id);
-        if settled == Err(Left::LeaseLost) {
-            self.desk.report(Report::LeaseLost);
+    /// Processes the batch until all of it is done, the consumer leaves the shard or the lease is lost.
+    pub(super) async fn run(mut self) -> Result<(), LeaseLost> {
+        let finished = self.process().await;
+        self.ctx.status.clear_blocked_record(self.batch.id);
+        match finished {
+            Err(Interrupted::LeaseLost) => Err(LeaseLost),
+            Err(Interrupted::Leaving) | Ok(()) => Ok(()),
         }
     }
 
-    async fn settle(&mut self) -> Result<(), Left> {
-        while let Some(mut part) = self.parts.pop() {
-            let records = self.records(&part);
-            let outcome = self.attempt(&records, part.calls).await?;
-            part.calls = part.calls.saturating_add(1);
+    async fn process(&mut self) -> Result<(), Interrupted> {
+        while let Some(mut sub_batch) = self.sub_batches.pop() {
+            let records = self.records(&sub_batch);
+            let outcome = self.attempt(&records, sub_batch.calls).await?;
+            sub_batch.calls = sub_batch.calls.saturating_add(1);
             match outcome {
                 Ok(()) => {
-                    if part.is_halted {
-                        self.desk.status.clear_halt(self.unit.id);
-                        tracing::info!(shard = %self.desk.context.shard_id, "the record that failed is done, going on");
+                    if sub_batch.is_blocked {
+                        self.ctx.status.clear_blocked_record(self.batch.id);
+                        tracing::info!(shard = %self.ctx.shard.shard_id, "blocked record succeeded, shard resumed");
                     }
-                    self.done(part.places, Outcome::Ok);
+                    self.done(sub_batch.range, Outcome::Ok);
                 }
-                Err(error) => self.failed(part, &error).await?,
+                Err(error) => self.failed(sub_batch, &error).await?,
             }
         }
         Ok(())
     }
 
-    fn records(&self, part: &Part) -> RecordBatch {
-        self.unit.records.slice(part.places.clone())
+    fn records(&self, sub_batch: &SubBatch) -> RecordBatch {
+        self.batch.records.slice(sub_batch.range.clone())
     }
 
-    /// One call of a processor, made ready first if it is new.
-    async fn attempt(&mut self, records: &RecordBatch, calls: u32) -> Result<Result<(), BatchError>, Left> {
-        let mut hand = match self.hand.take() {
-            Some(hand) => hand,
-            None => self.desk.hand().await?,
+    /// Calls a processor with the records, once; initializes it first if it is new.
+    async fn attempt(&mut self, records: &RecordBatch, calls: u32) -> Result<Result<(), BatchError>, Interrupted> {
+        let mut guard = match self.processor.take() {
+            Some(guard) => guard,
+            None => self.ctx.take_processor().await?,
         };
-        let slot = hand.slot();
-        if !slot.is_initialized {
-            let mut retry = Retry::new("initialize", self.desk.context.shard_id.clone());
-            loop {
-                let call = slot.processor.initialize(&self.desk.context);
-                let initialized = {
-                    let _call = self.desk.status.calls.start();
-                    catch_panic(call).await
-                };
-                let Err(error) = initialized else { break };
-                self.desk.wait(retry.next(&error, &mut self.rng)).await?;
-            }
-            slot.is_initialized = true;
-        }
-        let permit = self.desk.permit().await?;
-        self.desk.check()?;
-        let outcome = self.desk.call(&mut slot.processor, records, calls).await;
+        let pooled = guard.get();
+        self.ctx.initialize(pooled, &mut self.rng).await?;
+        let permit = self.ctx.permit().await?;
+        self.ctx.check()?;
+        let outcome = self.ctx.process(&mut pooled.processor, records, calls).await;
         drop(permit);
-        self.hand = Some(hand);
+        self.processor = Some(guard);
         Ok(outcome)
     }
 
-    /// Decides what follows on a failure, and waits before the next attempt, if there is to be one.
-    async fn failed(&mut self, mut part: Part, error: &BatchError) -> Result<(), Left> {
-        let desk = Arc::clone(&self.desk);
-        let policy = desk.policy();
-        let records = self.records(&part);
+    /// Decides what follows on a failure, and waits before the next attempt if there is to be one.
+    async fn failed(&mut self, mut failed: SubBatch, error: &BatchError) -> Result<(), Interrupted> {
+        let ctx = Arc::clone(&self.ctx);
+        let policy = ctx.policy();
+        let records = self.records(&failed);
         let culprit = error.failed_from().and_then(|position| {
             records.iter().position(|record| compare_digits(record.sequence_number(), position.as_str()).is_eq())
         });
         if let Some(index) = culprit.filter(|index| *index > 0) {
-            let rest = part.split_off(index, policy);
-            self.done(std::mem::replace(&mut part, rest).places, Outcome::Ok);
+            let rest = failed.split_off(index, policy);
+            self.done(std::mem::replace(&mut failed, rest).range, Outcome::Ok);
         }
-        part.attempts = part.attempts.saturating_add(1);
-        part.first_failed_ms.get_or_insert_with(|| desk.shared.options.clock.now_ms());
-        let is_at_limit = self.limit(&part).is_some();
-        let cut = match culprit {
-            _ if part.len() == 1 => None,
-            // Only the first is known to have failed.
+        failed.attempts = failed.attempts.saturating_add(1);
+        failed.first_failed_ms.get_or_insert_with(|| ctx.now_ms());
+        let is_at_limit = self.limit(&failed).is_some();
+        let bisect_at = match culprit {
+            _ if failed.len() == 1 => None,
+            // Only the first record is known to have failed.
             Some(_) if policy.bisect || is_at_limit => Some(1),
-            None if policy.bisect => Some(part.len() / 2),
+            None if policy.bisect => Some(failed.len() / 2),
             _ => None,
         };
-        if let Some(len) = cut {
-            self.parts.push(part.split_off(len, policy));
-            desk.shared.counters.bisect();
+        if let Some(len) = bisect_at {
+            self.sub_batches.push(failed.split_off(len, policy));
+            ctx.counters().bisect();
         }
-        if cut.is_some() && culprit.is_none() {
-            // Another batch, which has not failed yet: the search for the record at fault takes no ever longer waits.
-            part.attempts = 0;
-            part.backoff = Backoff::new(policy.first_wait, policy.longest_wait);
-        } else if let Some(reason) =
-            self.limit(&part).filter(|_| !matches!(policy.on_failure, OnFailure::BlockedRecord))
-        {
-            return self.give_up(&part, reason, error).await;
+        if bisect_at.is_some() && culprit.is_none() {
+            // A smaller batch has not failed yet: the search for the failing record should not wait ever longer.
+            failed.attempts = 0;
+            failed.backoff = Backoff::new(policy.first_wait, policy.longest_wait);
+        } else if let Some(reason) = self.limit(&failed).filter(|_| !matches!(policy.on_failure, OnFailure::Halt)) {
+            return self.discard(&failed, reason, error).await;
         } else {
-            self.give_rest_back(&part);
-            self.show(&mut part, error);
+            self.requeue_rest(&failed);
+            self.show(&mut failed, error);
         }
-        let wait = part.backoff.next(&mut self.rng);
-        self.parts.push(part);
-        self.hand = None;
-        desk.wait(wait).await
+        let wait = failed.backoff.next(&mut self.rng);
+        self.sub_batches.push(failed);
+        self.processor = None;
+        ctx.wait(wait).await
     }
 
-    /// The limit that the part has reached, if it has reached one.
-    fn limit(&self, part: &Part) -> Option<FailureLimit> {
-        let policy = self.desk.policy();
-        if policy.attempts.is_some_and(|most| part.attempts >= most) {
+    /// The limit of the failure policy that the sub-batch has reached, if any.
+    fn limit(&self, sub_batch: &SubBatch) -> Option<FailureLimit> {
+        let policy = self.ctx.policy();
+        if policy.attempts.is_some_and(|most| sub_batch.attempts >= most) {
             return Some(FailureLimit::Attempts);
         }
-        let newest = self.unit.records.get(part.places.end - 1)?;
+        let newest = self.batch.records.get(sub_batch.range.end - 1)?;
         let created_ms = newest.created_at().map(seconds_to_ms)?;
-        let age_ms = u128::from(self.desk.shared.options.clock.now_ms().saturating_sub(created_ms));
+        let age_ms = u128::from(self.ctx.now_ms().saturating_sub(created_ms));
         policy.max_record_age.filter(|most| age_ms > most.as_millis()).map(|_| FailureLimit::Age)
     }
 
-    /// The unit's other records need not wait for the part: those of other items go on.
-    fn give_rest_back(&mut self, part: &Part) {
-        let Some(last) = self.parts.first().filter(|_| self.desk.is_by_key()) else { return };
-        let places = part.places.end..last.places.end;
-        self.parts.clear();
-        self.desk.report(Report::GivenBack { unit: self.unit.id, places });
+    /// Requeues the records after the failed ones, so that those of other items need not wait for them.
+    fn requeue_rest(&mut self, failed: &SubBatch) {
+        let Some(last) = self.sub_batches.first().filter(|_| self.ctx.is_by_key()) else { return };
+        let range = failed.range.end..last.range.end;
+        self.sub_batches.clear();
+        self.ctx.report(BatchReport::Requeued { batch: self.batch.id, range });
     }
 
-    /// Shows what is waited for, in the status and the log.
-    fn show(&self, part: &mut Part, error: &BatchError) {
-        let Some(record) = self.unit.records.get(part.places.start) else { return };
-        let (shard, attempts) = (&self.desk.context.shard_id, part.attempts);
+    /// Shows a failure in the log and, once it blocks the shard, in the status.
+    fn show(&self, failed: &mut SubBatch, error: &BatchError) {
+        let Some(record) = self.batch.records.get(failed.range.start) else { return };
+        let (shard, attempts) = (&self.ctx.shard.shard_id, failed.attempts);
         let position = record.sequence_number();
-        let is_stuck = self.limit(part).is_some() || self.desk.policy().attempts.is_none() && attempts >= SHOWN_AFTER;
-        // The first few of a series, then ever fewer: a log line each time the count doubles.
-        if attempts.is_power_of_two() {
-            tracing::warn!(%shard, position, records = part.len(), attempts, %error, "the processor failed, trying again");
+        if is_logged(attempts) {
+            tracing::warn!(%shard, position, records = failed.len(), attempts, %error, "processor failed, retrying");
         }
-        if !is_stuck {
+        let has_no_limit = self.ctx.policy().attempts.is_none();
+        if self.limit(failed).is_none() && !(has_no_limit && attempts >= BLOCKED_AFTER) {
             return;
         }
-        let keys = record.keys_json().unwrap_or_default();
-        if !part.is_halted {
-            part.is_halted = true;
-            tracing::error!(%shard, position, keys, %error, "a record keeps failing: what follows it waits");
+        if !failed.is_blocked {
+            failed.is_blocked = true;
+            let keys = record.keys_json().unwrap_or_default();
+            tracing::error!(%shard, position, keys, %error, "record keeps failing, shard blocked");
         }
-        self.show_halt(part, &record, &error.to_string());
+        self.show_blocked(failed, &record, &error.to_string());
     }
 
-    fn show_halt(&self, part: &Part, record: &Record<'_>, error: &str) {
-        let halt = BlockedRecord {
+    fn show_blocked(&self, failed: &SubBatch, record: &Record<'_>, error: &str) {
+        let blocked = BlockedRecord {
             sequence_number: record.sequence_number().to_owned(),
             event_id: record.event_id().map(ToOwned::to_owned),
-            keys: cut(record.keys_json().unwrap_or_default()),
-            error: cut(error),
-            attempts: part.calls,
-            since_ms: part.first_failed_ms.unwrap_or_default(),
+            keys: truncate(record.keys_json().unwrap_or_default()),
+            error: truncate(error),
+            attempts: failed.calls,
+            since_ms: failed.first_failed_ms.unwrap_or_default(),
         };
-        self.desk.status.set_halt(self.unit.id, halt);
+        self.ctx.status.set_blocked_record(self.batch.id, blocked);
     }
 
-    /// Does with the part's records what the policy says of those that are given up.
-    async fn give_up(&mut self, part: &Part, reason: FailureLimit, error: &BatchError) -> Result<(), Left> {
-        self.hand = None;
-        let (desk, records) = (Arc::clone(&self.desk), self.unit.records.clone());
-        for place in part.places.clone() {
-            let Some(record) = records.get(place) else { continue };
-            let (shard, position) = (&desk.context.shard_id, record.sequence_number());
-            let (keys, calls) = (record.keys_json().unwrap_or_default(), part.calls);
-            let outcome = match &desk.policy().on_failure {
+    /// Skips or dead-letters records that have reached a limit.
+    async fn discard(
+        &mut self,
+        failed: &SubBatch,
+        reason: FailureLimit,
+        error: &BatchError,
+    ) -> Result<(), Interrupted> {
+        self.processor = None;
+        let (ctx, records) = (Arc::clone(&self.ctx), self.batch.records.clone());
+        for index in failed.range.clone() {
+            let Some(record) = records.get(index) else { continue };
+            let (shard, position) = (&ctx.shard.shard_id, record.sequence_number());
+            let (keys, calls) = (record.keys_json().unwrap_or_default(), failed.calls);
+            let outcome = match &ctx.policy().on_failure {
                 OnFailure::DeadLetter(queue) => {
-                    self.keep(&**queue, part, &record, reason, error).await?;
-                    tracing::warn!(%shard, position, keys, calls, ?reason, %error, "a record became a dead letter");
+                    self.dead_letter(&**queue, failed, &record, reason, error).await?;
+                    tracing::warn!(%shard, position, keys, calls, ?reason, %error, "record dead-lettered");
                     Outcome::DeadLettered
                 }
-                OnFailure::Skip | OnFailure::BlockedRecord => {
-                    tracing::error!(%shard, position, keys, calls, ?reason, %error, "a record is passed over");
+                OnFailure::Skip | OnFailure::Halt => {
+                    tracing::error!(%shard, position, keys, calls, ?reason, %error, "record skipped");
                     Outcome::Skipped
                 }
             };
-            self.done(place..place + 1, outcome);
+            self.done(index..index + 1, outcome);
         }
         Ok(())
     }
 
-    fn letter(&self, part: &Part, record: &Record<'_>, reason: FailureLimit, error: &BatchError) -> DeadLetter {
-        let desk = &self.desk;
-        let now_ms = desk.shared.options.clock.now_ms();
-        DeadLetter {
-            stream_arn: desk.context.stream_arn.to_string(),
-            shard_id: desk.context.shard_id.clone(),
-            sequence_number: record
-                .sequence_number()
-                .parse()
-                .expect("positions are checked when their page is decoded"),
-            event_id: record.event_id().map(ToOwned::to_owned),
-            record: record.json().to_owned(),
-            error: DeadLetter::cut_error(&error.to_string()),
-            reason,
-            attempts: part.calls,
-            created_ms: record.created_at().map(seconds_to_ms),
-            first_failed_ms: part.first_failed_ms.unwrap_or(now_ms),
-            last_failed_ms: now_ms,
-            worker: desk.shared.worker.to_string(),
-        }
-    }
-
-    /// Puts a record's letter until it is durable.
-    async fn keep(
+    /// Puts a record's dead letter, retrying until it is durable.
+    async fn dead_letter(
         &mut self,
         queue: &dyn DeadLetterQueue,
-        part: &Part,
+        failed: &SubBatch,
         record: &Record<'_>,
         reason: FailureLimit,
         error: &BatchError,
-    ) -> Result<(), Left> {
-        let letter = self.letter(part, record, reason, error);
-        let desk = Arc::clone(&self.desk);
-        let mut backoff = Backoff::new(desk.policy().first_wait, desk.policy().longest_wait);
+    ) -> Result<(), Interrupted> {
+        let letter = self.letter(failed, record, reason, error);
+        let ctx = Arc::clone(&self.ctx);
+        let mut backoff = Backoff::new(ctx.policy().first_wait, ctx.policy().longest_wait);
         let mut attempts: u32 = 0;
         loop {
-            desk.check()?;
+            ctx.check()?;
             let Err(error) = queue.put(&letter).await else {
-                desk.status.clear_halt(self.unit.id);
+                ctx.status.clear_blocked_record(self.batch.id);
                 return Ok(());
             };
             attempts = attempts.saturating_add(1);
-            desk.shared.counters.dead_letter_failed();
-            self.give_rest_back(part);
-            if attempts.is_power_of_two() {
+            ctx.counters().dead_letter_failed();
+            self.requeue_rest(failed);
+            if is_logged(attempts) {
                 let (shard, position) = (&letter.shard_id, &letter.sequence_number);
-                tracing::error!(%shard, %position, attempts, %error, "a dead letter cannot be kept, trying again");
+                tracing::error!(%shard, %position, attempts, %error, "writing a dead letter failed, retrying");
             }
-            if attempts >= SHOWN_AFTER {
-                self.show_halt(part, record, &format!("its dead letter cannot be kept: {error}"));
+            if attempts >= BLOCKED_AFTER {
+                self.show_blocked(failed, record, &format!("its dead letter cannot be written: {error}"));
             }
-            desk.wait(backoff.next(&mut self.rng)).await?;
+            ctx.wait(backoff.next(&mut self.rng)).await?;
         }
     }
 
-    /// Some records are done with.
-    fn done(&self, places: Range<usize>, outcome: Outcome) {
-        let records = self.unit.records.slice(places.clone());
+    fn letter(&self, failed: &SubBatch, record: &Record<'_>, reason: FailureLimit, error: &BatchError) -> DeadLetter {
+        let ctx = &self.ctx;
+        let position = record.sequence_number().parse().expect("positions are checked when their page is decoded");
+        let (shard, now_ms) = (ctx.shard.shard_id.clone(), ctx.now_ms());
+        let arn = ctx.shard.stream_arn.to_string();
+        let mut letter = DeadLetter::new(arn, shard, position, record.json(), &error.to_string(), now_ms);
+        letter.event_id = record.event_id().map(ToOwned::to_owned);
+        letter.reason = reason;
+        letter.attempts = failed.calls;
+        letter.created_ms = record.created_at().map(seconds_to_ms);
+        letter.first_failed_ms = failed.first_failed_ms.unwrap_or(now_ms);
+        letter.worker = ctx.deps.worker.to_string();
+        letter
+    }
+
+    /// Counts and reports records that are done.
+    fn done(&self, range: Range<usize>, outcome: Outcome) {
+        let records = self.batch.records.slice(range.clone());
         let bytes = records.bytes_len();
-        self.desk.shared.counters.done(&records, bytes, outcome);
-        self.desk.report(Report::Done { unit: self.unit.id, places, bytes });
+        self.ctx.counters().done(&records, bytes, outcome);
+        self.ctx.report(BatchReport::Done { batch: self.batch.id, range, bytes });
     }
 }
 
-fn cut(text: &str) -> String {
+fn truncate(text: &str) -> String {
     text[..text.floor_char_boundary(BlockedRecord::SHOWN_BYTES)].to_owned()
 }

@@ -1,83 +1,103 @@
-//! What the units of one shard share while they are worked on: the processors, the limits on calls, and the way to tell
-//! what became of them.
+//! The context of a shard's delivery, shared by its batch tasks: the processors, the limits on calls, and the channel
+//! for reports.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::ConsumerDeps;
 use super::super::checkpointer::Checkpointer;
+use super::super::counters::Counters;
 use super::super::failure::{BatchError, FailurePolicy};
-use super::super::lease_handle::LeaseHandle;
-use super::super::processor::{ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
+use super::super::lease_handle::{LeaseHandle, LeaseLost};
+use super::super::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 use super::super::reader::seconds_to_ms;
-use super::super::status::ShardStatus;
-use super::processor_pool::{ProcessorGuard, ProcessorPool, catch_panic};
+use super::super::status::ConsumerStatus;
+use super::processor_pool::{PooledProcessor, ProcessorGuard, ProcessorPool, catch_panic};
+use crate::model::polling::Backoff;
 use crate::model::record::RecordBatch;
 
-/// See the file's head.
+/// The waits between attempts of `initialize` and `shard_ended`, which no failure policy covers.
+const FIRST_RETRY_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_RETRY_WAIT: Duration = Duration::from_secs(30);
+
 pub(super) struct DeliveryContext<F: ProcessorFactory> {
-    pub(super) shared: Arc<ConsumerDeps<F>>,
-    pub(super) context: ShardContext,
-    pub(super) slots: Arc<ProcessorPool<F::Processor>>,
+    pub(super) deps: Arc<ConsumerDeps<F>>,
+    pub(super) shard: ShardContext,
+    pub(super) processors: Arc<ProcessorPool<F::Processor>>,
     pub(super) lease: Arc<LeaseHandle>,
     pub(super) checkpointer: Checkpointer,
-    pub(super) status: Arc<ShardStatus>,
-    /// Cancelled when no further attempt is to begin.
+    pub(super) status: Arc<ConsumerStatus>,
+    /// Cancelled when no further attempt may begin.
     pub(super) leaving: CancellationToken,
-    pub(super) reports: mpsc::UnboundedSender<Report>,
+    pub(super) reports: mpsc::UnboundedSender<BatchReport>,
 }
 
-/// What became of some records of a unit, by their places in it.
+/// The outcome for some records of a batch, by their range in it.
 #[derive(Clone, Debug)]
-pub(super) enum Report {
-    /// They are done with.
-    Done { unit: u64, places: Range<usize>, bytes: usize },
-    /// They need not wait for the unit's record that keeps failing.
-    GivenBack { unit: u64, places: Range<usize> },
-    /// This worker may no longer deliver.
+pub(super) enum BatchReport {
+    /// They are acknowledged.
+    Done { batch: u64, range: Range<usize>, bytes: usize },
+    /// They need not wait for the record of the batch that keeps failing.
+    Requeued { batch: u64, range: Range<usize> },
+}
+
+/// The reason that a batch is left unfinished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interrupted {
+    /// The consumer is leaving the shard.
+    Leaving,
     LeaseLost,
 }
 
-/// Why a unit is left as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
-    /// The consumer ends.
-    Leaving,
-    /// This worker may no longer deliver.
-    LeaseLost,
+impl From<LeaseLost> for Interrupted {
+    fn from(LeaseLost: LeaseLost) -> Self {
+        Self::LeaseLost
+    }
 }
 
 impl<F: ProcessorFactory> DeliveryContext<F> {
     pub(super) fn policy(&self) -> &FailurePolicy {
-        &self.shared.options.failure
+        &self.deps.options.failure
     }
 
-    /// Whether records of different items may be worked on at once.
+    pub(super) fn counters(&self) -> &Counters {
+        &self.deps.counters
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        self.deps.options.clock.now_ms()
+    }
+
+    /// Whether records of different items may be processed at once.
     pub(super) fn is_by_key(&self) -> bool {
-        self.shared.options.shard_concurrency > 1
+        self.deps.options.shard_concurrency > 1
     }
 
-    pub(super) fn report(&self, report: Report) {
-        let _ = self.reports.send(report); // nobody listens when the consumer is gone
+    pub(super) fn report(&self, report: BatchReport) {
+        let _ = self.reports.send(report); // the receiver is gone when the consumer has ended
     }
 
-    pub(super) fn make(&self) -> F::Processor {
-        self.shared.factory.create(&self.context)
+    pub(super) fn try_take_processor(&self) -> Option<ProcessorGuard<F::Processor>> {
+        self.processors.try_take(|| self.make())
     }
 
-    /// Waits for a processor.
-    pub(super) async fn hand(&self) -> Result<ProcessorGuard<F::Processor>, Left> {
-        self.unless_leaving(self.slots.take(|| self.make())).await
+    pub(super) async fn take_processor(&self) -> Result<ProcessorGuard<F::Processor>, Interrupted> {
+        self.unless_leaving(self.processors.take(|| self.make())).await
     }
 
-    /// Waits until the worker's limit allows another call.
-    pub(super) async fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, Left> {
-        let Some(calls) = &self.shared.calls else { return Ok(None) };
+    fn make(&self) -> F::Processor {
+        self.deps.factory.create(&self.shard)
+    }
+
+    /// Waits until the worker's limit on processor calls allows another one.
+    pub(super) async fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, Interrupted> {
+        let Some(calls) = &self.deps.calls else { return Ok(None) };
         if let Ok(permit) = Arc::clone(calls).try_acquire_owned() {
             return Ok(Some(permit));
         }
@@ -85,22 +105,54 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         Ok(permit.ok())
     }
 
-    /// Waits some time before another attempt.
-    pub(super) async fn wait(&self, length: Duration) -> Result<(), Left> {
-        self.unless_leaving(tokio::time::sleep(length)).await
+    /// Waits before another attempt.
+    pub(super) async fn wait(&self, duration: Duration) -> Result<(), Interrupted> {
+        self.unless_leaving(tokio::time::sleep(duration)).await
     }
 
-    /// Makes sure that an attempt may begin now. After a pause of the process the deadline may have passed: others may
-    /// be reading.
-    pub(super) fn check(&self) -> Result<(), Left> {
+    /// Checks that an attempt may begin now.
+    pub(super) fn check(&self) -> Result<(), Interrupted> {
         if self.leaving.is_cancelled() {
-            return Err(Left::Leaving);
+            return Err(Interrupted::Leaving);
         }
-        if self.lease.is_alive() { Ok(()) } else { Err(Left::LeaseLost) }
+        Ok(self.lease.check()?)
+    }
+
+    /// Initializes a processor that is new, retrying until it succeeds.
+    pub(super) async fn initialize(
+        &self,
+        pooled: &mut PooledProcessor<F::Processor>,
+        rng: &mut Rng,
+    ) -> Result<(), Interrupted> {
+        let mut retry = Retry::new("initialize");
+        while !pooled.is_initialized {
+            match self.timed(pooled.processor.initialize(&self.shard)).await {
+                Ok(()) => pooled.is_initialized = true,
+                Err(error) => self.wait(retry.next(&self.shard, &error, rng)).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells processors that their shard has ended, retrying each until it succeeds.
+    pub(super) async fn end_shard(
+        &self,
+        processors: &mut [PooledProcessor<F::Processor>],
+        rng: &mut Rng,
+    ) -> Result<(), Interrupted> {
+        for PooledProcessor { processor, .. } in processors {
+            let mut retry = Retry::new("shard_ended");
+            loop {
+                self.lease.check()?;
+                let Err(error) = self.timed(processor.shard_ended(&self.checkpointer)).await else { break };
+                self.wait(retry.next(&self.shard, &error, rng)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Hands records to a processor, once.
-    pub(super) async fn call(
+    pub(super) async fn process(
         &self,
         processor: &mut F::Processor,
         records: &RecordBatch,
@@ -111,35 +163,65 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         {
             self.lease.set_delivered(through);
         }
-        let created = records.last().and_then(|record| record.created_at()).map(seconds_to_ms);
+        let created_ms = records.last().and_then(|record| record.created_at()).map(seconds_to_ms);
         let input = ProcessRecordsInput {
             records: records.clone(),
             checkpointer: self.checkpointer.clone(),
-            age: created
-                .map(|created| Duration::from_millis(self.shared.options.clock.now_ms().saturating_sub(created))),
+            age: created_ms.map(|created_ms| Duration::from_millis(self.now_ms().saturating_sub(created_ms))),
             attempt,
         };
         let started = Instant::now();
-        let outcome = {
-            let _call = self.status.calls.start();
-            let call = catch_panic(processor.process_records(input));
-            match self.policy().handler_timeout {
-                None => call.await,
-                Some(limit) => tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-                    Err(format!("the call took longer than the handler's timeout, {limit:?}").into())
-                }),
-            }
+        let call = self.timed(processor.process_records(input));
+        let outcome = match self.policy().handler_timeout {
+            None => call.await,
+            Some(limit) => tokio::time::timeout(limit, call)
+                .await
+                .unwrap_or_else(|_| Err(format!("the call took longer than the handler's timeout, {limit:?}").into())),
         };
-        self.status.retrying.note(outcome.is_err());
-        self.shared.counters.call(records, attempt, outcome.is_ok(), started.elapsed(), self.shared.options.clock);
+        self.status.processing_failures.note(outcome.is_err());
+        self.counters().call(records, attempt, outcome.is_ok(), started.elapsed(), self.deps.options.clock);
         outcome
     }
 
-    async fn unless_leaving<T>(&self, wanted: impl Future<Output = T>) -> Result<T, Left> {
+    /// Runs a processor's call, which counts as in flight meanwhile.
+    async fn timed<E: From<BoxError>>(&self, call: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+        let _call = self.status.calls.start();
+        catch_panic(call).await
+    }
+
+    async fn unless_leaving<T>(&self, wanted: impl Future<Output = T>) -> Result<T, Interrupted> {
         tokio::select! {
             biased;
-            () = self.leaving.cancelled() => Err(Left::Leaving),
+            () = self.leaving.cancelled() => Err(Interrupted::Leaving),
             got = wanted => Ok(got),
         }
     }
+}
+
+/// The attempts of a processor call that no failure policy covers.
+struct Retry {
+    call: &'static str,
+    attempts: u32,
+    backoff: Backoff,
+}
+
+impl Retry {
+    fn new(call: &'static str) -> Self {
+        Self { call, attempts: 0, backoff: Backoff::new(FIRST_RETRY_WAIT, LONGEST_RETRY_WAIT) }
+    }
+
+    /// Logs a failed attempt and returns the wait before the next one.
+    fn next(&mut self, shard: &ShardContext, error: &BoxError, rng: &mut Rng) -> Duration {
+        self.attempts = self.attempts.saturating_add(1);
+        let (call, attempts) = (self.call, self.attempts);
+        if is_logged(attempts) {
+            tracing::warn!(shard = %shard.shard_id, call, attempts, %error, "processor failed, retrying");
+        }
+        self.backoff.next(rng)
+    }
+}
+
+/// Whether a series of failures gets a log line at this attempt: each time that their number has doubled.
+pub(super) fn is_logged(attempts: u32) -> bool {
+    attempts.is_power_of_two()
 }

@@ -1,22 +1,16 @@
-//! The side of a consumer that hands records to the processors and writes down what is done.
+//! The delivery of a shard's records to its processors, and the checkpoints of what they acknowledge.
 //!
-//! What the reader finds goes into a [`Batcher`], which says what may be handed out; each [unit](settle) of it is
-//! worked on by a task of its own, as many at once as there are [processors](slots). They report here what is done, and
-//! this is the only place that writes to the lease's row.
-//!
-//! - `desk`: what the units of a shard share
-//! - `settle`: one unit, from its first attempt until all of it is done with
-//! - `slots`: the processors
-//! - `checkpoints`: when the next checkpoint is due
+//! The reader's pages go into a [`Batcher`], which decides what may be handed out. Each batch of it is processed by a
+//! [`BatchTask`], as many at once as the [`ProcessorPool`] allows. The tasks report what they have done to the loop
+//! here, the only place that writes automatic checkpoints to the lease's row.
 
 mod batch_task;
-mod checkpoints;
+mod checkpoint_timer;
 mod context;
 mod processor_pool;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::{mpsc, watch};
@@ -26,78 +20,97 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::batch_task::BatchTask;
-use self::checkpoints::CheckpointTimer;
-use self::context::{DeliveryContext, Report};
+use self::checkpoint_timer::CheckpointTimer;
+use self::context::{BatchReport, DeliveryContext, Interrupted};
+use self::processor_pool::ProcessorPool;
 pub(super) use self::processor_pool::catch_panic;
-use self::processor_pool::{PooledProcessor, ProcessorPool};
 use super::ConsumerDeps;
 use super::budget::Reservation;
 use super::checkpointer::Checkpointer;
-use super::lease_handle::{Done, LeaseHandle, WriteError};
-use super::processor::{BoxError, ProcessorFactory, RecordProcessor, ShardContext};
+use super::lease_handle::{LeaseHandle, LeaseLost, Progress, WriteError};
+use super::processor::{ProcessorFactory, RecordProcessor, ShardContext};
 use super::reader::{ReaderEvent, last_position, seconds_to_ms};
-use super::shard_consumer::{ConsumerCommand, Exit, Failure, give_up, wished};
-use super::status::ShardStatus;
+use super::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError, commanded, leave};
+use super::status::ConsumerStatus;
 use crate::model::batcher::{Batcher, Next, Rules};
 use crate::model::checkpoint::Checkpoint;
-use crate::model::lease::{Lease, ShardId};
+use crate::model::lease::Lease;
 use crate::model::out_of_order_acks::OutOfOrderAcks;
-use crate::model::polling::Backoff;
 use crate::model::record::RecordBatch;
 use crate::options::{Checkpoints, OnGap};
 
-/// The longest a failing processor is left in peace before it is called again, where no failure policy says.
-const LONGEST_RETRY_WAIT: Duration = Duration::from_secs(30);
-/// This many empty pages in a row are proof enough that nothing of the past is left in an open shard.
-const SURE_TIP_EMPTY_PAGES: u32 = 10;
+/// The empty pages in a row that prove that an open shard holds nothing older than the last of them. More than prove
+/// the tip, since the shard's caught-up time is stored and decides when `--until-caught-up` ends.
+const CAUGHT_UP_EMPTY_PAGES: u32 = 10;
 
-/// A reader, and what it finds.
+/// A running reader and the channel of its events.
 pub(super) type ReaderEvents = (AbortOnDropHandle<()>, mpsc::Receiver<ReaderEvent>);
 
-/// See the file's head.
 pub(super) struct Delivery<F: ProcessorFactory> {
-    desk: Arc<DeliveryContext<F>>,
-    schedule: Batcher<Option<Reservation>>,
-    units: JoinSet<()>,
-    reports: mpsc::UnboundedReceiver<Report>,
+    ctx: Arc<DeliveryContext<F>>,
+    batcher: Batcher<Option<Reservation>>,
+    tasks: JoinSet<Result<(), LeaseLost>>,
+    reports: mpsc::UnboundedReceiver<BatchReport>,
     checkpoints: CheckpointTimer,
-    /// What [`ShardStatus::caught_up_to_ms`] becomes with the next checkpoint.
+    /// The newest creation time up to which all is acknowledged; published with the next checkpoint.
     caught_up_to_ms: u64,
-    /// The tip, as it was seen while records before it were still open: its moment and the empty pages that prove it.
-    tip: Option<(u64, u32)>,
-    /// Set when everything in the shard was found: whether the service knows the shard no more.
-    ending: Option<bool>,
-    /// What the schedule's times count from.
+    /// The tip, seen while records before it were still unacknowledged.
+    tip: Option<Tip>,
+    /// Set once the reader has found everything in the shard.
+    end: Option<ShardEnd>,
+    /// The origin of the batcher's times.
     origin: Instant,
     rng: Rng,
-    wishes: watch::Receiver<ConsumerCommand>,
+    commands: watch::Receiver<ConsumerCommand>,
 }
 
-/// The end of a step of the delivery that is no success.
-enum Break {
-    ConsumerCommand(ConsumerCommand),
-    Write(WriteError),
-    Failed(Failure),
+#[derive(Clone, Copy)]
+struct Tip {
+    moment_ms: u64,
+    empty_pages: u32,
 }
 
-impl From<WriteError> for Break {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ShardEnd {
+    Closed,
+    /// The service no longer knows the shard.
+    Gone,
+}
+
+/// The reason that the delivery stops before the end of the shard.
+enum LoopEnd {
+    /// A command from the coordinator. [`ConsumerCommand::Abort`] also stands for a lease whose loss shows here first.
+    Command(ConsumerCommand),
+    Failed(FatalError),
+}
+
+impl From<LeaseLost> for LoopEnd {
+    fn from(LeaseLost: LeaseLost) -> Self {
+        Self::Command(ConsumerCommand::Abort)
+    }
+}
+
+impl From<WriteError> for LoopEnd {
     fn from(error: WriteError) -> Self {
-        Self::Write(error)
+        match error {
+            WriteError::LeaseLost(lost) => lost.into(),
+            WriteError::Table(error) => Self::Failed(FatalError::LeaseTable(error)),
+        }
     }
 }
 
 impl<F: ProcessorFactory> Delivery<F> {
-    /// The delivery of a shard of which `done` is done beyond its checkpoint.
+    /// A delivery that continues after the lease's checkpoint, without the records of `acknowledged` beyond it.
     pub(super) fn new(
-        shared: Arc<ConsumerDeps<F>>,
-        context: ShardContext,
+        deps: Arc<ConsumerDeps<F>>,
+        shard: ShardContext,
         lease: Arc<LeaseHandle>,
-        status: Arc<ShardStatus>,
-        wishes: watch::Receiver<ConsumerCommand>,
-        done: Option<OutOfOrderAcks>,
+        status: Arc<ConsumerStatus>,
+        commands: watch::Receiver<ConsumerCommand>,
+        acknowledged: Option<OutOfOrderAcks>,
         rng: Rng,
     ) -> Self {
-        let options = &shared.options;
+        let options = &deps.options;
         let rules = Rules {
             by_key: options.shard_concurrency > 1,
             batch_records: options.batch_size,
@@ -105,102 +118,114 @@ impl<F: ProcessorFactory> Delivery<F> {
             window: options.batch_window,
         };
         let checkpoints = CheckpointTimer::new(options.checkpoints);
-        let (reporter, reports) = mpsc::unbounded_channel();
-        let desk = Arc::new(DeliveryContext {
-            slots: ProcessorPool::new(options.shard_concurrency),
+        let (report_sender, reports) = mpsc::unbounded_channel();
+        let ctx = Arc::new(DeliveryContext {
+            processors: ProcessorPool::new(options.shard_concurrency),
             checkpointer: Checkpointer::new(Arc::clone(&lease)),
-            shared,
-            context,
+            deps,
+            shard,
             lease,
             status,
             leaving: CancellationToken::new(),
-            reports: reporter,
+            reports: report_sender,
         });
         Self {
-            desk,
-            schedule: Batcher::new(rules, done),
-            units: JoinSet::new(),
+            ctx,
+            batcher: Batcher::new(rules, acknowledged),
+            tasks: JoinSet::new(),
             reports,
             checkpoints,
             caught_up_to_ms: 0,
             tip: None,
-            ending: None,
+            end: None,
             origin: Instant::now(),
             rng,
-            wishes,
+            commands,
         }
     }
 
-    /// Delivers what the reader finds, to the end of the shard or until the lease goes.
-    pub(super) async fn run(mut self, (reader, mut finds): ReaderEvents) -> Exit {
-        let end = self.read(&mut finds).await;
+    /// Delivers the reader's records until the shard ends, the coordinator commands otherwise or the lease is lost.
+    pub(super) async fn run(mut self, (reader, mut events): ReaderEvents) -> ConsumerExit {
+        let end = self.deliver(&mut events).await;
         drop(reader);
         let end = match end {
-            Err(Break::ConsumerCommand(wish)) => Err(Break::ConsumerCommand(self.drain(wish).await)),
-            Err(Break::Write(WriteError::Lost)) => Err(Break::ConsumerCommand(self.drain(ConsumerCommand::Stop).await)),
+            Err(LoopEnd::Command(command)) => Err(LoopEnd::Command(self.drain(command).await)),
             end => end,
         };
-        self.desk.status.clear_halts();
+        self.ctx.status.clear_blocked_records();
         match end {
             Ok(exit) => exit,
-            Err(Break::ConsumerCommand(ConsumerCommand::Stop) | Break::Write(WriteError::Lost)) => {
-                self.lose().await;
-                Exit::Lost
+            Err(LoopEnd::Command(ConsumerCommand::Abort)) => {
+                self.tell_lease_lost().await;
+                ConsumerExit::LeaseLost
             }
-            Err(Break::ConsumerCommand(wish)) => self.leave(wish).await,
-            Err(Break::Write(WriteError::Table(error))) => Exit::Failed(Failure::LeaseTable(error)),
-            Err(Break::Failed(failure)) => Exit::Failed(failure),
+            Err(LoopEnd::Command(command)) => self.leave(command).await,
+            Err(LoopEnd::Failed(error)) => ConsumerExit::Failed(error),
         }
     }
 
-    async fn read(&mut self, finds: &mut mpsc::Receiver<ReaderEvent>) -> Result<Exit, Break> {
+    async fn deliver(&mut self, events: &mut mpsc::Receiver<ReaderEvent>) -> Result<ConsumerExit, LoopEnd> {
         self.initialize().await?;
         loop {
-            let wake = self.hand_out();
-            if self.schedule.is_idle() {
-                if let Some(is_gone) = self.ending {
-                    return self.end(is_gone).await;
+            let batch_due = self.start_batches();
+            if self.batcher.is_idle() {
+                if let Some(end) = self.end {
+                    return self.end_shard(end).await;
                 }
-                if let Some((moment_ms, empty_pages)) = self.tip.take() {
-                    self.at_tip(moment_ms, empty_pages).await?;
+                if let Some(tip) = self.tip.take() {
+                    self.at_tip(tip).await?;
                 }
             }
-            let waits_for_hand = wake.is_none() && self.schedule.has_next();
+            let waits_for_processor = batch_due.is_none() && self.batcher.has_next();
             tokio::select! {
                 biased;
-                wish = wished(&mut self.wishes) => return Err(Break::ConsumerCommand(wish)),
+                command = commanded(&mut self.commands) => return Err(LoopEnd::Command(command)),
                 Some(report) = self.reports.recv() => self.take_reports(report).await?,
-                Some(ended) = self.units.join_next() => ended.unwrap_or_else(pass_panic),
+                Some(ended) = self.tasks.join_next() => ended.unwrap_or_else(resume_panic)?,
                 () = sleep_until(self.checkpoints.due()) => self.save().await?,
-                () = sleep_until(wake) => {}
-                () = self.desk.slots.freed(), if waits_for_hand => {}
-                find = finds.recv(), if self.ending.is_none() && self.schedule.has_room() => self.take(find)?,
+                () = sleep_until(batch_due) => {}
+                () = self.ctx.processors.freed(), if waits_for_processor => {}
+                event = events.recv(), if self.end.is_none() && self.batcher.has_room() => self.take_event(event)?,
             }
         }
     }
 
-    /// The first processor is ready before anything is handed out.
-    async fn initialize(&mut self) -> Result<(), Break> {
-        let desk = Arc::clone(&self.desk);
-        let Some(mut hand) = desk.slots.try_take(|| desk.make()) else { return Ok(()) };
-        let mut retry = Retry::new("initialize", desk.context.shard_id.clone());
-        let slot = hand.slot();
-        while let Err(error) = timed(&desk.status, slot.processor.initialize(&desk.context)).await {
-            self.wait_to_retry(&mut retry, &error).await?;
-        }
-        slot.is_initialized = true;
-        Ok(())
+    /// Initializes the first processor, before there is anything to deliver.
+    async fn initialize(&mut self) -> Result<(), LoopEnd> {
+        let ctx = Arc::clone(&self.ctx);
+        let Some(mut guard) = ctx.try_take_processor() else { return Ok(()) };
+        let mut rng = self.rng.fork();
+        self.until_commanded(ctx.initialize(guard.get(), &mut rng)).await
     }
 
-    /// Hands out what is ready, as far as there are processors for it. Returns when a batch that is filling is due.
-    fn hand_out(&mut self) -> Option<Instant> {
-        while self.schedule.has_next() {
-            let desk = &self.desk;
-            let hand = desk.slots.try_take(|| desk.make())?;
-            match self.schedule.next(self.origin.elapsed(), desk.slots.free() + 1) {
-                Next::Unit(unit) => {
-                    let settling = BatchTask::new(Arc::clone(desk), unit, hand, self.rng.fork());
-                    self.units.spawn(settling.run());
+    /// Runs a step of the processors to its end; on a command, only to its next wait.
+    async fn until_commanded(&mut self, step: impl Future<Output = Result<(), Interrupted>>) -> Result<(), LoopEnd> {
+        let mut step = std::pin::pin!(step);
+        let (command, outcome) = tokio::select! {
+            biased;
+            command = commanded(&mut self.commands) => {
+                self.ctx.leaving.cancel();
+                (command, step.await)
+            }
+            outcome = &mut step => (ConsumerCommand::Run, outcome),
+        };
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(Interrupted::LeaseLost) => Err(LeaseLost.into()),
+            Err(Interrupted::Leaving) => Err(LoopEnd::Command(command)),
+        }
+    }
+
+    /// Starts a task for each batch that is ready, while processors are free. Returns the time at which a batch that is
+    /// still filling is due.
+    fn start_batches(&mut self) -> Option<Instant> {
+        while self.batcher.has_next() {
+            let ctx = &self.ctx;
+            let processor = ctx.try_take_processor()?;
+            match self.batcher.next(self.origin.elapsed(), ctx.processors.free() + 1) {
+                Next::Unit(batch) => {
+                    let task = BatchTask::new(Arc::clone(ctx), batch, processor, self.rng.fork());
+                    self.tasks.spawn(task.run());
                 }
                 Next::At(due) => return Some(self.origin + due),
                 Next::Nothing => return None,
@@ -209,19 +234,19 @@ impl<F: ProcessorFactory> Delivery<F> {
         None
     }
 
-    /// Takes in what the reader found.
-    fn take(&mut self, find: Option<ReaderEvent>) -> Result<(), Break> {
-        match find {
+    fn take_event(&mut self, event: Option<ReaderEvent>) -> Result<(), LoopEnd> {
+        match event {
             Some(ReaderEvent::Records(records, reservation)) => self.take_records(records, reservation),
-            Some(ReaderEvent::Tip { moment_ms, empty_pages }) => self.tip = Some((moment_ms, empty_pages)),
+            Some(ReaderEvent::Tip { moment_ms, empty_pages }) => self.tip = Some(Tip { moment_ms, empty_pages }),
             Some(ReaderEvent::Gap) => self.gap("trimmed")?,
-            Some(ReaderEvent::End) => self.see_end(false),
+            Some(ReaderEvent::End) => self.take_end(ShardEnd::Closed),
             Some(ReaderEvent::Gone) => {
                 self.gap("not_found")?;
-                self.see_end(true);
+                self.take_end(ShardEnd::Gone);
             }
-            Some(ReaderEvent::StreamGone(reason)) => return Err(Break::Failed(Failure::StreamGone(reason))),
-            None => return Err(Break::ConsumerCommand(ConsumerCommand::Stop)), // the reader has died
+            Some(ReaderEvent::StreamGone(reason)) => return Err(LoopEnd::Failed(FatalError::StreamGone(reason))),
+            // The reader has panicked. The coordinator starts the shard anew when its consumer drops the lease.
+            None => return Err(LeaseLost.into()),
         }
         Ok(())
     }
@@ -231,94 +256,92 @@ impl<F: ProcessorFactory> Delivery<F> {
         let created_ms = records.last().and_then(|record| record.created_at()).map(seconds_to_ms);
         self.tip = None;
         let read_bytes = records.bytes_len();
-        let records = self.desk.shared.filtered(records);
-        // What is left out is done as it is, and moves the position on. That it was read is work of this worker's.
+        let records = self.ctx.deps.filtered(records);
+        // Filtered records are acknowledged as they are and move the checkpoint. Reading them is part of the shard's
+        // load all the same.
         if records.left_out() > 0 {
             self.checkpoints.note(records.left_out());
-            self.desk.lease.note_taken(read_bytes - records.bytes_len());
+            self.ctx.lease.note_processed(read_bytes - records.bytes_len());
         }
-        self.schedule.add(self.origin.elapsed(), records, through, created_ms, reservation);
-        self.show_progress();
+        self.batcher.add(self.origin.elapsed(), records, through, created_ms, reservation);
+        self.note_progress();
     }
 
-    fn see_end(&mut self, is_gone: bool) {
-        self.ending = Some(is_gone);
-        self.schedule.flush();
+    fn take_end(&mut self, end: ShardEnd) {
+        self.end = Some(end);
+        self.batcher.flush();
     }
 
-    /// Notes what became of units: of all that have told by now.
-    async fn take_reports(&mut self, first: Report) -> Result<(), Break> {
-        let mut report = first;
-        loop {
-            self.note(report)?;
-            match self.reports.try_recv() {
-                Ok(next) => report = next,
-                Err(_) => break,
-            }
+    /// Takes this report and all others that have come in.
+    async fn take_reports(&mut self, first: BatchReport) -> Result<(), LoopEnd> {
+        self.take_report(first);
+        while let Ok(report) = self.reports.try_recv() {
+            self.take_report(report);
         }
-        self.show_progress();
+        self.note_progress();
         if self.checkpoints.is_full() {
             self.save().await?;
         }
         Ok(())
     }
 
-    fn note(&mut self, report: Report) -> Result<(), Break> {
+    fn take_report(&mut self, report: BatchReport) {
         match report {
-            Report::Done { unit, places, bytes } => {
-                self.desk.lease.note_taken(bytes);
-                self.checkpoints.note(places.len());
-                self.schedule.acknowledge(unit, places);
+            BatchReport::Done { batch, range, bytes } => {
+                self.ctx.lease.note_processed(bytes);
+                self.checkpoints.note(range.len());
+                self.batcher.acknowledge(batch, range);
             }
-            Report::GivenBack { unit, places } => self.schedule.give_back(unit, places),
-            Report::LeaseLost => return Err(Break::Write(WriteError::Lost)),
+            BatchReport::Requeued { batch, range } => self.batcher.give_back(batch, range),
         }
-        Ok(())
     }
 
-    /// Shows how far everything is done.
-    fn show_progress(&mut self) {
-        if let Some(position) = self.schedule.position() {
-            self.desk.status.processed(&position, self.desk.shared.options.clock);
+    fn note_progress(&mut self) {
+        if let Some(position) = self.batcher.position() {
+            self.ctx.status.processed(&position, self.ctx.deps.options.clock);
         }
-        for created_ms in self.schedule.take_passed().into_iter().flatten() {
+        for created_ms in self.batcher.take_passed().into_iter().flatten() {
             self.caught_up_to_ms = self.caught_up_to_ms.max(created_ms);
         }
     }
 
-    async fn at_tip(&mut self, moment_ms: u64, empty_pages: u32) -> Result<(), Break> {
-        if empty_pages < SURE_TIP_EMPTY_PAGES {
+    async fn at_tip(&mut self, tip: Tip) -> Result<(), LoopEnd> {
+        if tip.empty_pages < CAUGHT_UP_EMPTY_PAGES {
             return Ok(());
         }
-        self.caught_up_to_ms = self.caught_up_to_ms.max(moment_ms);
-        if self.desk.shared.options.until_caught_up && self.checkpoints.due().is_some() {
+        self.caught_up_to_ms = self.caught_up_to_ms.max(tip.moment_ms);
+        if self.ctx.deps.options.until_caught_up && self.checkpoints.due().is_some() {
             self.save().await?;
         } else if self.checkpoints.due().is_none() {
-            self.publish();
+            self.publish_caught_up();
         }
         Ok(())
     }
 
-    fn gap(&self, reason: &'static str) -> Result<(), Break> {
-        self.desk.shared.counters.gap(reason);
-        match self.desk.shared.options.on_gap {
+    fn gap(&self, reason: &'static str) -> Result<(), LoopEnd> {
+        self.ctx.counters().gap(reason);
+        match self.ctx.deps.options.on_gap {
             OnGap::Continue => Ok(()),
-            OnGap::Stop => Err(Break::Failed(Failure::Gap(self.desk.lease.key().clone()))),
+            OnGap::Stop => Err(LoopEnd::Failed(FatalError::Gap(self.ctx.lease.key().clone()))),
         }
     }
 
-    /// The end of a closed shard: the processors' last word, then the parent's end and the children's start.
-    async fn end(&mut self, is_gone: bool) -> Result<Exit, Break> {
-        let desk = Arc::clone(&self.desk);
-        desk.status.set_ended();
-        let mut slots = desk.slots.take_all();
-        let told = self.tell_end(&mut slots).await;
-        desk.slots.put_back(slots); // their lives may still hold more
+    /// Ends the shard: the processors' last call, then the transaction that finishes its lease and starts its children.
+    async fn end_shard(&mut self, end: ShardEnd) -> Result<ConsumerExit, LoopEnd> {
+        let ctx = Arc::clone(&self.ctx);
+        ctx.status.set_ended();
+        let mut processors = ctx.processors.take_all();
+        let mut rng = self.rng.fork();
+        let told = self.until_commanded(ctx.end_shard(&mut processors, &mut rng)).await;
+        ctx.processors.put_back(processors); // one that was interrupted is told why
         told?;
-        let key = desk.context.shard_id.clone();
-        let children = if is_gone { Vec::new() } else { desk.shared.children.children(&key).await };
-        // What the shard delivered its children will deliver: they have its keys.
-        let throughput_kbps = desk.lease.throughput_kbps().map(|rate| rate / children.len().max(1) as f64);
+        let key = &ctx.shard.shard_id;
+        let children = match end {
+            ShardEnd::Closed => ctx.deps.children.children(key).await,
+            ShardEnd::Gone => Vec::new(),
+        };
+        // The children inherit the shard's keys, and with them its load.
+        let throughput_kbps = ctx.lease.throughput_kbps().map(|rate| rate / children.len().max(1) as f64);
         let children: Vec<Lease> = children
             .into_iter()
             .map(|child| Lease {
@@ -326,130 +349,74 @@ impl<F: ProcessorFactory> Delivery<F> {
                 ..Lease::new(child.id, child.parent.into_iter().collect(), Checkpoint::TrimHorizon)
             })
             .collect();
-        let (row, children) = desk.lease.end(&children).await?;
-        Ok(Exit::Ended { row, children })
+        let (row, children) = ctx.lease.end(&children).await?;
+        Ok(ConsumerExit::Ended { row, children })
     }
 
-    async fn tell_end(&mut self, slots: &mut [PooledProcessor<F::Processor>]) -> Result<(), Break> {
-        let desk = Arc::clone(&self.desk);
-        for slot in slots {
-            let mut retry = Retry::new("shard_ended", desk.context.shard_id.clone());
-            loop {
-                if !desk.lease.is_alive() {
-                    return Err(Break::Write(WriteError::Lost));
-                }
-                match timed(&desk.status, slot.processor.shard_ended(&desk.checkpointer)).await {
-                    Ok(()) => break,
-                    Err(error) => self.wait_to_retry(&mut retry, &error).await?,
-                }
+    /// Waits for the calls in flight, and lets no further attempt begin. Returns the command in force by then.
+    async fn drain(&mut self, command: ConsumerCommand) -> ConsumerCommand {
+        self.ctx.leaving.cancel();
+        let mut command = command;
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(LeaseLost) = ended.unwrap_or_else(resume_panic) {
+                command = ConsumerCommand::Abort;
             }
         }
-        Ok(())
-    }
-
-    /// Lets what is under way come to its end, and no further attempt begin. Returns what is wanted by then.
-    async fn drain(&mut self, wish: ConsumerCommand) -> ConsumerCommand {
-        self.desk.leaving.cancel();
-        while let Some(ended) = self.units.join_next().await {
-            ended.unwrap_or_else(pass_panic);
-        }
-        let mut wish = wish;
         while let Ok(report) = self.reports.try_recv() {
-            if self.note(report).is_err() {
-                wish = ConsumerCommand::Stop;
-            }
+            self.take_report(report);
         }
-        match *self.wishes.borrow() {
-            // What is lost stays lost, and a wish may have changed meanwhile.
-            _ if wish == ConsumerCommand::Stop => ConsumerCommand::Stop,
-            ConsumerCommand::Run => wish,
+        match *self.commands.borrow() {
+            _ if command == ConsumerCommand::Abort => command,
+            ConsumerCommand::Run => command,
             newest => newest,
         }
     }
 
-    /// Stops on the coordinator's wish, with everything that is done written down.
-    async fn leave(&mut self, wish: ConsumerCommand) -> Exit {
-        let slots = self.desk.slots.take_all();
-        let mut processors: Vec<F::Processor> = slots.into_iter().map(|slot| slot.processor).collect();
-        for processor in &mut processors {
-            let _call = self.desk.status.calls.start();
-            processor.shutdown_requested(&self.desk.checkpointer).await;
+    /// Leaves the shard on the coordinator's command, with its progress written to the lease.
+    async fn leave(&mut self, command: ConsumerCommand) -> ConsumerExit {
+        let mut processors = self.ctx.processors.take_all();
+        for pooled in &mut processors {
+            let _call = self.ctx.status.calls.start();
+            pooled.processor.shutdown_requested(&self.ctx.checkpointer).await;
         }
-        let exit = give_up(&self.desk.lease, wish, self.done().as_ref()).await;
-        if matches!(exit, Exit::Lost) {
-            for processor in &mut processors {
-                processor.lease_lost().await;
-            }
+        let exit = leave(&self.ctx.lease, command, self.progress().as_ref()).await;
+        if matches!(exit, ConsumerExit::LeaseLost) {
+            self.ctx.processors.put_back(processors);
+            self.tell_lease_lost().await;
         }
         exit
     }
 
-    /// Tells the processors that the lease is lost.
-    async fn lose(&mut self) {
-        for mut slot in self.desk.slots.take_all() {
-            slot.processor.lease_lost().await;
+    async fn tell_lease_lost(&mut self) {
+        for mut pooled in self.ctx.processors.take_all() {
+            pooled.processor.lease_lost().await;
         }
     }
 
-    /// Writes down how far the shard is done, and shows it.
-    async fn save(&mut self) -> Result<(), Break> {
-        if let Some(done) = self.done()
-            && self.desk.lease.save(&done).await?
+    /// Checkpoints the progress, and publishes how far the shard is caught up.
+    async fn save(&mut self) -> Result<(), LoopEnd> {
+        if let Some(progress) = self.progress()
+            && self.ctx.lease.save(&progress).await?
         {
-            self.desk.shared.counters.checkpoint();
+            self.ctx.counters().checkpoint();
         }
         self.checkpoints.saved();
-        self.publish();
+        self.publish_caught_up();
         Ok(())
     }
 
-    fn publish(&self) {
-        self.desk.status.set_caught_up(self.caught_up_to_ms);
+    fn publish_caught_up(&self) {
+        self.ctx.status.set_caught_up(self.caught_up_to_ms);
     }
 
-    /// What to write down; nothing for processors that do so themselves.
-    fn done(&self) -> Option<Done> {
-        match self.desk.shared.options.checkpoints {
+    /// The progress to write to the lease; `None` for processors that checkpoint by hand.
+    fn progress(&self) -> Option<Progress> {
+        match self.ctx.deps.options.checkpoints {
             Checkpoints::Automatic { .. } => {
-                Some(Done { position: self.schedule.position(), beyond: self.schedule.done_beyond() })
+                Some(Progress { position: self.batcher.position(), beyond: self.batcher.done_beyond() })
             }
             Checkpoints::Manual => None,
         }
-    }
-
-    async fn wait_to_retry(&mut self, retry: &mut Retry, error: &BoxError) -> Result<(), Break> {
-        let wait = retry.next(error, &mut self.rng);
-        tokio::select! {
-            biased;
-            wish = wished(&mut self.wishes) => Err(Break::ConsumerCommand(wish)),
-            () = tokio::time::sleep(wait) => Ok(()),
-        }
-    }
-}
-
-/// The calls of a processor that fails to begin or to end.
-struct Retry {
-    call: &'static str,
-    shard: ShardId,
-    attempts: u32,
-    backoff: Backoff,
-}
-
-impl Retry {
-    fn new(call: &'static str, shard: ShardId) -> Self {
-        let backoff = Backoff::new(Duration::from_millis(100), LONGEST_RETRY_WAIT);
-        Self { call, shard, attempts: 0, backoff }
-    }
-
-    fn next(&mut self, error: &BoxError, rng: &mut Rng) -> Duration {
-        self.attempts = self.attempts.saturating_add(1);
-        let wait = self.backoff.next(rng);
-        let (call, attempts) = (self.call, self.attempts);
-        // The first few of a series, then ever fewer: a log line each time the count doubles.
-        if attempts.is_power_of_two() {
-            tracing::warn!(shard = %self.shard, call, attempts, %error, "the processor failed, trying again");
-        }
-        wait
     }
 }
 
@@ -460,15 +427,10 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-/// A processor's call, with its duration shown.
-async fn timed(status: &ShardStatus, call: impl Future<Output = Result<(), BoxError>>) -> Result<(), BoxError> {
-    let _call = status.calls.start();
-    catch_panic(call).await
-}
-
-/// Processors' panics are caught where they are called; any other ends the consumer.
-fn pass_panic(ended: JoinError) {
+/// Passes a task's panic on. Panics of processors are caught where they are called, so this one is a fault of ours.
+fn resume_panic(ended: JoinError) -> Result<(), LeaseLost> {
     if ended.is_panic() {
         std::panic::resume_unwind(ended.into_panic());
     }
+    Ok(())
 }

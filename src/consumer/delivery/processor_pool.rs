@@ -1,4 +1,4 @@
-//! The processors of one shard: as many as work at once, made when they are first needed.
+//! The processors of one shard: made when they are first needed, as many as work at once.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -8,84 +8,83 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::processor::BoxError;
 
-/// See the file's head.
+/// The idle processors of a shard, and a limit on all.
 pub(super) struct ProcessorPool<P> {
     idle: Mutex<Vec<PooledProcessor<P>>>,
     permits: Arc<Semaphore>,
 }
 
-/// A processor, and whether it is ready for records.
+/// A processor that is made once and used for many batches.
 pub(super) struct PooledProcessor<P> {
     pub(super) processor: P,
     pub(super) is_initialized: bool,
 }
 
-/// A processor that is at work. It goes back to the others when this is dropped.
+/// A processor at work. It returns to the pool when this is dropped.
 pub(super) struct ProcessorGuard<P> {
-    slot: Option<PooledProcessor<P>>,
-    slots: Arc<ProcessorPool<P>>,
-    /// Given back after the processor.
+    processor: Option<PooledProcessor<P>>,
+    pool: Arc<ProcessorPool<P>>,
+    // Declared last, so that it is released after the processor has returned.
     _permit: OwnedSemaphorePermit,
 }
 
 impl<P> ProcessorPool<P> {
-    /// At most `limit` processors, at least one.
+    /// A pool of at most `limit` processors, at least one.
     pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { idle: Mutex::default(), permits: Arc::new(Semaphore::new(limit.max(1))) })
     }
 
-    /// How many are free.
+    /// The number of processors that may begin to work now.
     pub(super) fn free(&self) -> usize {
         self.permits.available_permits()
     }
 
-    /// Takes one, if one is free and nobody waits for it; made by `make` when all there are are at work.
+    /// Takes a processor if one is free and nobody waits for it; calls `make` if none is idle.
     pub(super) fn try_take(self: &Arc<Self>, make: impl FnOnce() -> P) -> Option<ProcessorGuard<P>> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        Some(self.hand(permit, make))
+        Some(self.guard(permit, make))
     }
 
-    /// Waits for one, in the order of asking.
+    /// Waits for a processor, in the order of the calls.
     pub(super) async fn take(self: &Arc<Self>, make: impl FnOnce() -> P) -> ProcessorGuard<P> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
-        self.hand(permit.unwrap_or_else(|_| unreachable!("the semaphore is never closed")), make)
+        self.guard(permit.unwrap_or_else(|_| unreachable!("the semaphore is never closed")), make)
     }
 
-    /// Waits until one is free, and leaves it so.
+    /// Waits until a processor is free, without taking it.
     pub(super) async fn freed(&self) {
         let _ = self.permits.acquire().await;
     }
 
-    /// Takes all out that are not at work, for the end of their lives.
+    /// Removes all idle processors, for the end of their lives.
     pub(super) fn take_all(&self) -> Vec<PooledProcessor<P>> {
         std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts back what was taken out.
-    pub(super) fn put_back(&self, slots: impl IntoIterator<Item = PooledProcessor<P>>) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(slots);
+    pub(super) fn put_back(&self, processors: impl IntoIterator<Item = PooledProcessor<P>>) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(processors);
     }
 
-    fn hand(self: &Arc<Self>, permit: OwnedSemaphorePermit, make: impl FnOnce() -> P) -> ProcessorGuard<P> {
+    fn guard(self: &Arc<Self>, permit: OwnedSemaphorePermit, make: impl FnOnce() -> P) -> ProcessorGuard<P> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let slot = idle.unwrap_or_else(|| PooledProcessor { processor: make(), is_initialized: false });
-        ProcessorGuard { slot: Some(slot), slots: Arc::clone(self), _permit: permit }
+        let processor = idle.unwrap_or_else(|| PooledProcessor { processor: make(), is_initialized: false });
+        ProcessorGuard { processor: Some(processor), pool: Arc::clone(self), _permit: permit }
     }
 }
 
 impl<P> ProcessorGuard<P> {
-    pub(super) fn slot(&mut self) -> &mut PooledProcessor<P> {
-        self.slot.as_mut().expect("the processor is there until the drop")
+    pub(super) fn get(&mut self) -> &mut PooledProcessor<P> {
+        self.processor.as_mut().expect("the processor is there until the drop")
     }
 }
 
 impl<P> Drop for ProcessorGuard<P> {
     fn drop(&mut self) {
-        self.slots.put_back(self.slot.take());
+        self.pool.put_back(self.processor.take());
     }
 }
 
-/// Turns a panic of a processor into an error, so that its records alone wait.
+/// Turns a panic of a processor into an error, so that only its records wait.
 pub(in crate::consumer) async fn catch_panic<E: From<BoxError>>(
     call: impl Future<Output = Result<(), E>>,
 ) -> Result<(), E> {
@@ -99,10 +98,10 @@ pub(in crate::consumer) async fn catch_panic<E: From<BoxError>>(
     match polled.await {
         Ok(outcome) => outcome,
         Err(panic) => {
-            let words = panic.downcast_ref::<&str>().map(ToString::to_string);
-            let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
-            let words = words.unwrap_or_else(|| "no message".into());
-            Err(BoxError::from(format!("the processor panicked: {words}")).into())
+            let message = panic.downcast_ref::<&str>().map(ToString::to_string);
+            let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
+            let message = message.unwrap_or_else(|| "no message".into());
+            Err(BoxError::from(format!("the processor panicked: {message}")).into())
         }
     }
 }

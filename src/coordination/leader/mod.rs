@@ -24,7 +24,7 @@ use self::state::LeaderState;
 use super::discovery::Listing;
 use super::{Deps, Error, Notice};
 use crate::aws::{TableError, stream};
-use crate::consumer::Failure;
+use crate::consumer::FatalError;
 use crate::model::fleet_view::FleetView;
 use crate::options::WorkerOptions;
 use crate::telemetry::Loop;
@@ -119,7 +119,7 @@ impl Leader {
                 self.election.deps.spawner.note_listing(&listing.graph, listing.took);
                 state.note_listing(listing);
             }
-            Err(stream::Error::NotFound(reason)) => return Err(Failure::StreamGone(reason).into()),
+            Err(stream::Error::NotFound(reason)) => return Err(FatalError::StreamGone(reason).into()),
             Err(error) => {
                 state.listed = Some(Instant::now());
                 tracing::error!(%error, "listing the stream's shards was refused");

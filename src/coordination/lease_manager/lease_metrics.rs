@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tokio::time::Instant;
 
 use super::{LeaseManager, Running};
-use crate::consumer::Exit;
+use crate::consumer::ConsumerExit;
 use crate::model::lease::{Lease, ShardId};
 use crate::telemetry::catalogue;
 
@@ -34,17 +34,17 @@ pub(super) fn begun_because(row: &Lease) -> &'static str {
 }
 
 /// Counts the end of a consumer, whose lease was to go to another worker since `moving_since`.
-pub(super) fn note_left(exit: &Exit, was_stuck: bool, moving_since: Option<Instant>) {
+pub(super) fn note_left(exit: &ConsumerExit, was_stuck: bool, moving_since: Option<Instant>) {
     let reason = match exit {
-        Exit::Ended { .. } => {
+        ConsumerExit::Ended { .. } => {
             catalogue::SHARDS_FINISHED.inc([]);
             return;
         }
-        Exit::Failed(_) => return,
+        ConsumerExit::Failed(_) => return,
         _ if was_stuck => "stuck",
-        Exit::Released(row) if row.owner.is_some() => "handed_over",
-        Exit::Released(_) => "released",
-        Exit::Lost => "taken",
+        ConsumerExit::Released(row) if row.owner.is_some() => "handed_over",
+        ConsumerExit::Released(_) => "released",
+        ConsumerExit::LeaseLost => "taken",
     };
     catalogue::LEASES_LOST.inc([reason]);
     if let Some(since) = moving_since.filter(|_| reason == "handed_over") {

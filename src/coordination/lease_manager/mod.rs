@@ -19,7 +19,7 @@ use super::watchdog::Watchdog;
 use super::{Deps, Error, Notice, WorkerExit};
 use crate::aws::TableError;
 use crate::aws::lease_table::{BadRow, Outcome};
-use crate::consumer::{ConsumerCommand, ConsumerHandle, Exit};
+use crate::consumer::{ConsumerCommand, ConsumerExit, ConsumerHandle};
 use crate::model::fleet_view::FleetView;
 use crate::model::lag::Stage;
 use crate::model::lease::{Lease, ShardId, WorkerId};
@@ -41,8 +41,8 @@ pub(super) struct LeaseManager {
     deps: Deps,
     view: watch::Receiver<FleetView>,
     notices: mpsc::UnboundedReceiver<Notice>,
-    exits: mpsc::UnboundedReceiver<(ShardId, Exit)>,
-    exit_sender: mpsc::UnboundedSender<(ShardId, Exit)>,
+    exits: mpsc::UnboundedReceiver<(ShardId, ConsumerExit)>,
+    exit_sender: mpsc::UnboundedSender<(ShardId, ConsumerExit)>,
     running: BTreeMap<ShardId, Running>,
     /// The counters of the rows that this worker's consumers wrote last: a row with a lower one is out of date.
     left: BTreeMap<ShardId, u64>,
@@ -140,7 +140,7 @@ impl LeaseManager {
             Notice::LeasesChanged(hints) => self.read(&hints.keys).await?,
             Notice::Expired => {
                 for running in self.running.values() {
-                    running.handle.wish(ConsumerCommand::Stop);
+                    running.handle.command(ConsumerCommand::Abort);
                 }
                 self.wants_scan = true;
             }
@@ -203,7 +203,7 @@ impl LeaseManager {
         }
         for (key, running) in &self.running {
             if !seen.contains(key) && !self.bad.contains_key(key) {
-                running.handle.wish(ConsumerCommand::Stop);
+                running.handle.command(ConsumerCommand::Abort);
             }
         }
         self.left.retain(|key, _| seen.contains(key));
@@ -244,7 +244,7 @@ impl LeaseManager {
             self.pending.remove(&row.key);
             match running {
                 Some(running) => {
-                    running.handle.look_at_parents();
+                    running.handle.recheck_parents();
                     self.watchdog.note_owned(&row.key);
                 }
                 None => {
@@ -259,7 +259,7 @@ impl LeaseManager {
             if let Some(running) = running {
                 running.is_owned = false;
                 running.moving_since.get_or_insert_with(Instant::now);
-                running.handle.wish(if is_holder { ConsumerCommand::HandOver } else { ConsumerCommand::Stop });
+                running.handle.command(if is_holder { ConsumerCommand::HandOff } else { ConsumerCommand::Abort });
             } else if is_holder {
                 self.wants_scan = true; // held by a consumer that has ended: the scan passes it on
             }
@@ -272,13 +272,13 @@ impl LeaseManager {
         note_acquired(reason);
         let handle = self.deps.spawner.start(row, self.rng.fork(), self.exit_sender.clone());
         if self.leaving.as_ref().is_some_and(|leaving| leaving.has_released) {
-            handle.wish(ConsumerCommand::Release);
+            handle.command(ConsumerCommand::Release);
         }
         self.deps.telemetry.begin(key.clone(), Arc::clone(&handle.status));
         self.running.insert(key, Running { handle, is_owned: true, moving_since: None });
     }
 
-    async fn on_exit(&mut self, key: ShardId, exit: Exit) -> Result<(), Error> {
+    async fn on_exit(&mut self, key: ShardId, exit: ConsumerExit) -> Result<(), Error> {
         let ended = self.running.remove(&key);
         self.deps.telemetry.end(&key);
         let was_stuck = self.watchdog.forget(&key);
@@ -289,14 +289,14 @@ impl LeaseManager {
             self.deps.record.publish();
         }
         match exit {
-            Exit::Ended { row, children } => {
+            ConsumerExit::Ended { row, children } => {
                 self.left.insert(key, row.counter);
                 let ids = row.children.clone();
                 self.on_ended(row, children).await?;
                 self.note_children_begun(ended, &ids);
                 Ok(())
             }
-            Exit::Released(row) => {
+            ConsumerExit::Released(row) => {
                 self.left.insert(key.clone(), row.counter);
                 match &row.owner {
                     Some(owner) => {
@@ -307,12 +307,12 @@ impl LeaseManager {
                 }
                 Ok(())
             }
-            Exit::Lost => {
+            ConsumerExit::LeaseLost => {
                 tracing::warn!(shard = %key, "lease lost");
                 self.recheck(key);
                 Ok(())
             }
-            Exit::Failed(failure) => Err(failure.into()),
+            ConsumerExit::Failed(failure) => Err(failure.into()),
         }
     }
 
@@ -392,7 +392,8 @@ impl LeaseManager {
         let overloaded =
             self.overload_monitor.sample(self.running.iter().map(|(key, running)| (key, &*running.handle.status)));
         let stuck = self.watchdog.stuck();
-        let blocked = self.running.iter().filter_map(|(key, held)| Some((key.clone(), held.handle.status.halt()?)));
+        let blocked =
+            self.running.iter().filter_map(|(key, held)| Some((key.clone(), held.handle.status.blocked_record()?)));
         let blocked = blocked.take(MOST_BLOCKED).collect();
         let (leases, digest) = (owned.len() as u64, digest(owned));
         let kbps = self.deps.telemetry.kbps();
@@ -414,8 +415,9 @@ impl LeaseManager {
         if !self.pending.is_empty() {
             return None;
         }
-        let is_read =
-            |key: &ShardId, running: &Running| !running.handle.status.is_blocked() && !self.watchdog.is_stuck(key);
+        let is_read = |key: &ShardId, running: &Running| {
+            !running.handle.status.is_blocked_on_parent() && !self.watchdog.is_stuck(key)
+        };
         let reading = self.running.iter().filter(|(key, running)| is_read(key, running));
         let oldest = reading.map(|(_, running)| running.handle.status.caught_up_to_ms()).min();
         match oldest {
@@ -486,7 +488,7 @@ impl LeaseManager {
             leaving.has_released = true;
             // Leases that are on their way to another worker are handed over; the others become unowned.
             for running in self.running.values().filter(|running| running.is_owned) {
-                running.handle.wish(ConsumerCommand::Release);
+                running.handle.command(ConsumerCommand::Release);
             }
         }
         if waited >= self.deps.options.drain_timeout && !leaving.has_timed_out {

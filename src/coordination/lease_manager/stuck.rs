@@ -23,8 +23,8 @@ impl LeaseManager {
         let mut has_news = false;
         for (key, running) in &self.running {
             let has_taker = || view.staying().any(|seen| could_take(seen, key));
-            if self.watchdog.check(key, running.handle.status.call_lasts(), has_taker) == Verdict::Release {
-                running.handle.wish(ConsumerCommand::Stop);
+            if self.watchdog.check(key, running.handle.status.oldest_call(), has_taker) == Verdict::Release {
+                running.handle.command(ConsumerCommand::Abort);
                 has_news = true;
             }
         }

@@ -20,7 +20,7 @@ fn a_worker_goes_on_when_a_service_that_refused_connections_is_back() {
     let mut worker = fixture.worker("audit", "w", &deliveries, "");
     deliveries.wait_for_all(&written);
     fixture.service.faults(&json!({"refuse": ["tables", "streams"]}));
-    worker.wait_for_log("reading fails, trying on");
+    worker.wait_for_log("reading failed, retrying");
     let_last(OUTAGE);
     fixture.service.faults(&json!({}));
     fixture.service.write(TABLE, &mut written, 200);

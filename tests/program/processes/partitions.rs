@@ -86,7 +86,7 @@ fn a_worker_cut_off_from_the_stream_alone_keeps_its_shards_and_goes_on_where_it_
         let of_other = shards.iter().filter(|shard| own.contains(&shard.id));
         of_other.flat_map(|shard| &shard.records).all(|number| delivered.contains(number))
     });
-    pair.first.wait_for_log("reading fails, trying on");
+    pair.first.wait_for_log("reading failed, retrying");
     assert!(!pair.deliveries.has_all(&pair.written), "its shards wait");
     assert_eq!(pair.fixture.service.shares("audit"), two_each(), "it lives, and so do its leases");
     pair.stream.mend();

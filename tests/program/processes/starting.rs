@@ -43,7 +43,7 @@ fn an_endpoint_that_stays_unreachable_is_tried_until_the_start_timeout() {
     with_credentials(&mut command).args(ON_A_TABLE).args(["--start-timeout", "2s", "--endpoint-url", &url]);
     let mut worker = Worker::start(&mut command, "w", fixture.log("w"));
     worker.assert_fails(&["could not reach the service within 2s", "refused"]);
-    assert!(worker.log().contains("cannot be reached yet, trying on"), "{}", worker.log());
+    assert!(worker.log().contains("not reachable yet, retrying"), "{}", worker.log());
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn an_endpoint_that_comes_up_late_is_used() {
     fixture.service.write(TABLE, &mut written, 100);
     fixture.service.faults(&json!({"refuse": ["tables", "streams"]}));
     let mut worker = fixture.worker("audit", "w", &deliveries, "");
-    worker.wait_for_log("cannot be reached yet, trying on");
+    worker.wait_for_log("not reachable yet, retrying");
     fixture.service.faults(&json!({}));
     deliveries.wait_for_all(&written);
     // No region is set, and where the service is was told: there is nothing to ask the cloud for.

@@ -70,7 +70,7 @@ async fn a_halted_shard_waits_visibly_while_others_go_on_and_goes_on_by_itself()
     let harness = Harness::with_shards(2);
     harness.write(50, 1_000);
     harness.fail_on([500]);
-    let worker = harness.start("w", |options| options.failure = policy(OnFailure::BlockedRecord, Some(4)));
+    let worker = harness.start("w", |options| options.failure = policy(OnFailure::Halt, Some(4)));
     let (stuck, other) = harness.shards_with_and_without(500);
     let is_waiting = || {
         let before = stuck.iter().take_while(|number| **number != 500).count();
@@ -102,7 +102,7 @@ async fn by_item_a_stuck_record_holds_up_its_own_item_alone() {
     let letters = Letters::default();
     let worker = harness.start("w", |options| {
         options.shard_concurrency = 4;
-        options.failure = policy(OnFailure::BlockedRecord, None);
+        options.failure = policy(OnFailure::Halt, None);
     });
     // Item 50's records are 50, 150, 250, …
     let held_up: BTreeSet<u32> = (150..3_000).step_by(100).collect();

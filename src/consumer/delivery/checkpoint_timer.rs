@@ -1,4 +1,4 @@
-//! When the next checkpoint of a shard is due.
+//! The timer of automatic checkpoints.
 
 use std::time::Duration;
 
@@ -6,17 +6,19 @@ use tokio::time::Instant;
 
 use crate::options::Checkpoints;
 
-/// A busy shard is checkpointed after this many records, however short the time.
+/// The records after which a busy shard is checkpointed before the interval is over.
 const CHECKPOINT_RECORDS: usize = 10_000;
-/// A consumer's first checkpoint comes after this part of the interval, the next after twice that, and so on: so a
-/// worker that keeps crashing gets on all the same.
+/// The part of the interval after which a consumer's first checkpoint is due. The part doubles with each checkpoint, so
+/// that a worker that keeps crashing makes progress all the same.
 const FIRST_CHECKPOINT_PART: u32 = 16;
 
-/// See the file's head.
+/// The time of the next checkpoint, counted from the first record acknowledged after the last one.
 pub(super) struct CheckpointTimer {
+    /// `None` for checkpoints by hand.
     interval: Option<Duration>,
     next_delay: Duration,
     due: Option<Instant>,
+    /// The records acknowledged since the last checkpoint.
     records: usize,
 }
 
@@ -30,7 +32,7 @@ impl CheckpointTimer {
         Self { interval, next_delay, due: None, records: 0 }
     }
 
-    /// Notes that this many records are done with.
+    /// Adds acknowledged records.
     pub(super) fn note(&mut self, records: usize) {
         if self.interval.is_some() {
             self.records += records;
