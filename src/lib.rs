@@ -182,9 +182,9 @@ mod options;
 mod telemetry;
 mod worker;
 
-pub use aws::TableError;
 pub use aws::clients::{ConfigError, Endpoints, SdkConfig};
 pub use aws::stream::FindError;
+pub use aws::{CallError, TableError};
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub use cli::{exit_code, layers::Environment, run_program};

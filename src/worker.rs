@@ -191,7 +191,7 @@ impl<F: ProcessorFactory> Worker<F> {
         telemetry.set_budget(budget.clone());
         let deps = ConsumerDeps::new(
             stream.clone(),
-            LeaseTable::new(clients.tables.clone(), &options.app).watched(telemetry.lease_table()),
+            LeaseTable::new(clients.tables.clone(), &options.app).with_health(telemetry.lease_table()),
             worker.clone(),
             deadline.clone(),
             budget,
@@ -312,7 +312,7 @@ impl Startup<'_> {
 }
 
 fn clients_for(options: &WorkerOptions, config: &SdkConfig, partition: &str) -> Clients {
-    clients::clients(config, &options.endpoints, options.lease_duration, partition)
+    clients::clients(config, &options.endpoints, clients::table_timeout(options.lease_duration), partition)
 }
 
 /// A name for the retry budgets of one worker. The SDK keeps budgets by name for the whole process: a worker must not

@@ -81,7 +81,7 @@ pub async fn load(endpoints: &Endpoints) -> Result<SdkConfig, ConfigError> {
     let config = loader.load().await;
     let provider = config.credentials_provider().ok_or_else(|| ConfigError::NoCredentials("none provided".into()))?;
     if let Err(error) = provider.provide_credentials().await {
-        return Err(ConfigError::NoCredentials(super::root_cause(&error)));
+        return Err(ConfigError::NoCredentials(super::with_causes(&error)));
     }
     if config.region().is_some() {
         return Ok(config);
@@ -93,16 +93,21 @@ pub async fn load(endpoints: &Endpoints) -> Result<SdkConfig, ConfigError> {
     Ok(config.into_builder().region(Region::new(ANY_REGION)).build())
 }
 
-/// The clients for a worker.
+/// The time-out of one call to a table, so that a worker can retry it within the lease duration.
+pub fn table_timeout(lease_duration: Duration) -> Duration {
+    lease_duration / 4
+}
+
+/// The clients of both services.
 ///
-/// Lease and fleet calls are cut off early enough to be tried again within the lease duration, and have a retry
-/// budget of their own, which a throttled stream cannot use up. Stream calls are not retried by the SDK: the pace of
-/// each shard is kept by the worker.
-pub fn clients(config: &SdkConfig, endpoints: &Endpoints, lease_duration: Duration, partition: &str) -> Clients {
-    let lease_timeouts = TimeoutConfig::builder()
-        .connect_timeout(Duration::from_secs(3).min(lease_duration / 4))
-        .operation_attempt_timeout(lease_duration / 4)
-        .operation_timeout(lease_duration / 2)
+/// One attempt of a call to a table ends after `table_timeout`, the call with its retries after twice that. Table calls
+/// have a retry budget of their own, which a throttled stream cannot use up. The SDK does not retry stream calls: the
+/// worker keeps the pace of each shard.
+pub fn clients(config: &SdkConfig, endpoints: &Endpoints, table_timeout: Duration, partition: &str) -> Clients {
+    let table_timeouts = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(3).min(table_timeout))
+        .operation_attempt_timeout(table_timeout)
+        .operation_timeout(table_timeout * 2)
         .build();
     let stream_timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(3))
@@ -111,7 +116,7 @@ pub fn clients(config: &SdkConfig, endpoints: &Endpoints, lease_duration: Durati
         .operation_timeout(Duration::from_secs(11))
         .build();
     let tables = aws_sdk_dynamodb::config::Builder::from(config)
-        .timeout_config(lease_timeouts)
+        .timeout_config(table_timeouts)
         .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(25)))
         .retry_partition(RetryPartition::new(format!("{partition}-leases")))
         .interceptor(MetricsInterceptor)

@@ -149,7 +149,9 @@ impl Stream {
         let bytes = tokio::time::timeout(BODY_TIMEOUT, collect(body))
             .await
             .map_err(|_| Error::Transient("the answer's body did not arrive in time".into()))?
-            .map_err(|error| Error::Transient(format!("the answer's body broke off: {}", super::root_cause(&error))))?;
+            .map_err(|error| {
+                Error::Transient(format!("the answer's body broke off: {}", super::with_causes(&error)))
+            })?;
         Page::decode(bytes.into()).map_err(|error| Error::Transient(format!("the answer is malformed: {error}")))
     }
 }

@@ -30,7 +30,7 @@ impl Connection {
     pub async fn new(app: &str, aws: &AwsOptions, lease_duration: Duration) -> Result<Self, anyhow::Error> {
         let endpoints = aws.endpoints();
         let config = clients::load(&endpoints).await?;
-        let clients = clients::clients(&config, &endpoints, lease_duration, "operator");
+        let clients = clients::clients(&config, &endpoints, clients::table_timeout(lease_duration), "operator");
         let leases = LeaseTable::new(clients.tables.clone(), app);
         let fleet = FleetTable::new(clients.tables.clone(), app);
         Ok(Self { clients, leases, fleet })

@@ -200,9 +200,14 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(|cause| cause.is::<output::Closed>()) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {error}");
-    for cause in error.chain().skip(1) {
-        eprintln!("  caused by: {cause}");
+    let mut told = error.to_string();
+    eprintln!("error: {told}");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Some errors hold their cause's text.
+        if !told.contains(&cause) {
+            eprintln!("  caused by: {cause}");
+        }
+        told = cause;
     }
     match error.downcast_ref::<Mistakes>() {
         Some(_) => ExitCode::from(EXIT_USAGE),

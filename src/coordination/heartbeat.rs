@@ -105,7 +105,7 @@ impl Membership {
 
     async fn look_until_answered(&self) -> Result<Option<WorkerRecord>, TableError> {
         loop {
-            match self.table.look(&self.worker).await {
+            match self.table.get(&self.worker).await {
                 Err(error) if error.is_transient() => tokio::time::sleep(RETRY_WAIT).await,
                 outcome => return Ok(outcome?.map(|member| member.record)),
             }
@@ -155,7 +155,7 @@ impl Membership {
 
     async fn look(&self) -> Result<(), Error> {
         let incarnation = self.presence.get().incarnation;
-        match self.table.look(&self.worker).await? {
+        match self.table.get(&self.worker).await? {
             Some(member) if member.record.incarnation != incarnation => Err(Error::Replaced(self.worker.clone())),
             Some(member) => {
                 if member.challenger.is_some() {
@@ -170,7 +170,7 @@ impl Membership {
 
     /// The item is gone, or another's; or the answer to the heartbeat could not be made sense of.
     async fn rejoin(&self, presence: &WorkerRecord) -> Result<(), Error> {
-        match self.table.look(&self.worker).await? {
+        match self.table.get(&self.worker).await? {
             Some(member) if member.record.incarnation == presence.incarnation => return Ok(()),
             Some(_) => return Err(Error::Replaced(self.worker.clone())),
             None => {}
@@ -200,7 +200,7 @@ impl Membership {
             return Ok(());
         }
         // First out of the box, then the rows: what is put in between stays.
-        self.table.clear(&self.worker, &inbox).await?;
+        self.table.clear_inbox(&self.worker, &inbox).await?;
         let _ = self.notices.send(Notice::Look(inbox));
         Ok(())
     }

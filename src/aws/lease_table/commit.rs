@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 pub use aws_sdk_dynamodb::types::TransactWriteItem;
 
 use super::{LeaseTable, Outcome, condition_failed, settle};
-use crate::aws::{ErrorKind, TableError, describe};
+use crate::aws::{CallError, ErrorKind, TableError};
 use crate::model::lease::{Lease, Transition};
 
 /// The most writes of a handler in one transaction: the service takes 100 (API reference, "TransactWriteItems"), and
@@ -70,7 +70,7 @@ impl LeaseTable {
     ) -> Result<CommitOutcome, TableError> {
         let lease = TransactWriteItem::builder().update(self.update(transition)?).build();
         let items = std::iter::once(lease).chain(writes.iter().cloned()).collect();
-        let call = self.client.transact_write_items().set_transact_items(Some(items)).send().await;
+        let call = self.0.client.transact_write_items().set_transact_items(Some(items)).send().await;
         let error = match call {
             Ok(_) => return Ok(CommitOutcome::Applied(transition.after.clone())),
             Err(error) => error,
@@ -90,18 +90,18 @@ impl LeaseTable {
                         return Ok(CommitOutcome::Refused(refused));
                     }
                     // Somebody was writing the row at the same moment.
-                    return Err(self.unavailable(describe(&error)));
+                    return Err(self.unavailable(CallError::new(&error)));
                 }
             }
             _ => {
                 // The handler's tables are as likely to be meant as the lease's own.
                 if matches!(ErrorKind::of(&error), ErrorKind::NotFound | ErrorKind::Refused) {
-                    let (operation, table) = ("TransactWriteItems", self.name.clone());
-                    return Err(TableError::Refused { operation, table, reason: describe(&error) });
+                    let (operation, table) = ("TransactWriteItems", self.0.name.clone());
+                    return Err(TableError::Refused { operation, table, source: CallError::new(&error) });
                 }
                 let row = self.read_valid(&transition.before.key).await?;
                 if row.as_ref() == Some(&transition.before) {
-                    return Err(self.unavailable(describe(&error))); // not yet done, but it may be on its way
+                    return Err(self.unavailable(CallError::new(&error))); // not yet done, but it may be on its way
                 }
                 row
             }
@@ -112,8 +112,8 @@ impl LeaseTable {
         })
     }
 
-    fn unavailable(&self, reason: String) -> TableError {
-        TableError::Unavailable { operation: "TransactWriteItems", table: self.name.clone(), reason }
+    fn unavailable(&self, source: CallError) -> TableError {
+        TableError::Unavailable { operation: "TransactWriteItems", table: self.0.name.clone(), source }
     }
 }
 

@@ -6,6 +6,7 @@ use hyper::body::Bytes;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::aws::with_causes;
 use crate::cli::run_config::{AwsOptions, RunConfig, Source};
 use crate::cli::status::StatusReader;
 
@@ -57,7 +58,7 @@ impl StatusPage {
         }
         let (good_for, page) = match tokio::time::timeout(LOOK_LIMIT, self.look(&mut state.looker)).await {
             Ok(Ok((good_for, page))) => (good_for, Ok(page)),
-            Ok(Err(error)) => (SHORTEST, Err(format!("{error:#}"))),
+            Ok(Err(error)) => (SHORTEST, Err(with_causes(&*error))),
             Err(_) => (SHORTEST, Err(format!("looking took longer than {} s", LOOK_LIMIT.as_secs()))),
         };
         state.page = Some((Instant::now() + good_for, page.clone()));

@@ -189,7 +189,7 @@ impl Leader {
         }
         if !leadership.initial_sync_done {
             let wanted = LeaderRecord { initial_sync_done: true, term: leadership.term + 1, ..leadership.clone() };
-            if self.fleet.write_leadership(&wanted, Some(leadership.term)).await? {
+            if self.fleet.write_leader(&wanted, Some(leadership.term)).await? {
                 self.view.leadership = Some(wanted);
                 self.view_sender.send_replace(self.view.clone());
             }

@@ -251,7 +251,7 @@ impl Leader {
             stream_arn: Some(self.stream.arn().to_owned()),
             ..seen.clone().unwrap_or_default()
         };
-        if self.fleet.write_leadership(&wanted, seen.as_ref().map(|seen| seen.term)).await? {
+        if self.fleet.write_leader(&wanted, seen.as_ref().map(|seen| seen.term)).await? {
             let before = seen.as_ref().and_then(|seen| seen.worker.as_ref());
             tracing::info!(term = wanted.term, before = ?before, "this worker leads the fleet");
             self.view.leadership = Some(wanted);
