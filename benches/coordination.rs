@@ -11,7 +11,7 @@ use shardkeeper::internals::aws::lease_table::{LeaseTable, Outcome};
 use shardkeeper::internals::model::batcher::{Batcher, Next, Rules};
 use shardkeeper::internals::model::checkpoint::Checkpoint;
 use shardkeeper::internals::model::lease::{Lease, ShardId, WorkerId};
-use shardkeeper::internals::model::record::{Page, RecordBatch};
+use shardkeeper::internals::model::record::{Page, PageSummary, RecordBatch};
 use shardkeeper::internals::model::sequence_number::{SequenceNumber, compare_digits};
 use shardkeeper::internals::model::shard_graph::{Shard, ShardGraph};
 use shardkeeper_local::InMemoryClient;
@@ -144,9 +144,9 @@ fn page_of_items(count: usize) -> RecordBatch {
 
 /// Hands a page's records out and takes them back, the last first: the position where that ends.
 fn work_through(page: &RecordBatch, rules: Rules) -> Option<SequenceNumber> {
-    let through = page.last()?.sequence_number().parse().ok()?;
+    let summary = PageSummary::of(page)?;
     let mut schedule = Batcher::new(rules, None);
-    schedule.add(std::time::Duration::ZERO, page.clone(), through, None, ());
+    schedule.add(std::time::Duration::ZERO, page.clone(), &summary, ());
     let mut units = Vec::new();
     while let Next::Unit(unit) = schedule.next(std::time::Duration::ZERO, usize::MAX) {
         units.push(unit);

@@ -179,6 +179,7 @@ mod coordination;
 mod dead_letters;
 mod model;
 mod options;
+mod retry;
 mod telemetry;
 mod worker;
 

@@ -25,9 +25,9 @@ use crate::consumer::{
 };
 use crate::coordination::{self, Coordinator, Identity, WorkerExit};
 use crate::dead_letters::queue::PrepareError;
+use crate::model::backoff::Backoff;
 use crate::model::filter;
 use crate::model::lease::WorkerId;
-use crate::model::polling::Backoff;
 use crate::model::worker_record::LeaderRecord;
 use crate::options::{StreamSelector, WorkerOptions};
 use crate::telemetry::WorkerTelemetry;

@@ -56,8 +56,8 @@ pub struct Fetched {
     pub oldest_ms: u64,
     /// See `oldest_ms`.
     pub newest_ms: u64,
-    /// When the page was asked for.
-    pub looked_ms: u64,
+    /// The time of the call that fetched the page.
+    pub fetched_ms: u64,
     /// Whether it held as much as a page can.
     pub is_full: bool,
 }
@@ -99,11 +99,11 @@ impl Lag {
 
     /// Records were fetched.
     pub fn fetched(&mut self, page: Fetched) {
-        let Fetched { last, records, oldest_ms, newest_ms, looked_ms, is_full } = page;
+        let Fetched { last, records, oldest_ms, newest_ms, fetched_ms, is_full } = page;
         self.batches.push_back(Batch { last, oldest_ms, records });
-        let is_fresh = !is_full && looked_ms.saturating_sub(newest_ms) < FRESH_MS;
+        let is_fresh = !is_full && fetched_ms.saturating_sub(newest_ms) < FRESH_MS;
         let next_ms = newest_ms + TIME_STEP_MS;
-        self.seen = Seen::Records(if is_fresh { next_ms.max(looked_ms) } else { next_ms });
+        self.seen = Seen::Records(if is_fresh { next_ms.max(fetched_ms) } else { next_ms });
     }
 
     /// The processor is done with everything up to `position`.
@@ -183,8 +183,8 @@ mod tests {
 
     /// A page that was asked for when its newest record was five seconds old.
     fn page(last: u64, records: u64, oldest_ms: u64, newest_ms: u64) -> Fetched {
-        let looked_ms = newest_ms + 5_000;
-        Fetched { last: at(last), records, oldest_ms, newest_ms, looked_ms, is_full: false }
+        let fetched_ms = newest_ms + 5_000;
+        Fetched { last: at(last), records, oldest_ms, newest_ms, fetched_ms, is_full: false }
     }
 
     /// The lag in milliseconds.
@@ -251,9 +251,9 @@ mod tests {
 
     #[test]
     fn a_fresh_page_that_is_not_full_held_all_there_was_and_an_old_or_full_one_did_not() {
-        let after = |looked_ms: u64, is_full: bool| {
+        let after = |fetched_ms: u64, is_full: bool| {
             let mut shard = Lag::default();
-            shard.fetched(Fetched { looked_ms, is_full, ..page(1, 1, 10_000, 10_000) });
+            shard.fetched(Fetched { fetched_ms, is_full, ..page(1, 1, 10_000, 10_000) });
             shard.processed(&at(1));
             processing(&shard, 14_000)
         };

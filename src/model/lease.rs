@@ -137,6 +137,11 @@ pub enum TransitionError {
     NotMovable(ShardId),
 }
 
+/// The loss of a lease: its row is gone or names another holder, or this worker missed its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the lease is lost")]
+pub struct LeaseLost;
+
 impl Lease {
     /// A new row for a shard that nobody has read (KCL: counter 0, no owner).
     pub fn new(key: ShardId, parents: BTreeSet<ShardId>, checkpoint: Checkpoint) -> Self {

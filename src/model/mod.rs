@@ -5,6 +5,7 @@
 
 pub mod app_lag;
 pub mod assignment;
+pub mod backoff;
 pub mod batcher;
 pub mod blocked_record;
 pub mod checkpoint;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use self::page::Page;
 use self::take::{Queues, TakeLimits, Waiting};
 use super::out_of_order_acks::OutOfOrderAcks;
-use super::record::RecordBatch;
+use super::record::{PageSummary, RecordBatch};
 use super::sequence_number::{SequenceNumber, compare_digits};
 
 /// The most records of one shard from the oldest that is not done to the newest that came in, and the most bytes, before
@@ -142,26 +142,19 @@ impl<T> Batcher<T> {
         self.pages.is_empty()
     }
 
-    /// Takes in a page at the time `now`: the records in order, those less that are not to be handed out, up to the
-    /// position `through`; when the newest was created.
+    /// Takes in a page at the time `now`: the records to deliver, and the summary of the whole page.
     ///
     /// # Panics
-    /// When `through` does not lie behind what came in before: the caller has mixed up the shard's order.
-    pub fn add(
-        &mut self,
-        now: Duration,
-        records: RecordBatch,
-        through: SequenceNumber,
-        created_ms: Option<u64>,
-        tag: T,
-    ) {
+    /// When the page does not lie after those that came in before: the caller has mixed up the shard's order.
+    pub fn add(&mut self, now: Duration, records: RecordBatch, page: &PageSummary, tag: T) {
+        let through = &page.last;
         let before = self.pages.back().map(|page| &page.through).or(self.position.as_ref());
-        assert!(before.is_none_or(|before| *before < through), "{through} came in behind {before:?}");
+        assert!(before.is_none_or(|before| before < through), "{through} came in after {before:?}");
         let records = match &self.inherited {
             Some(inherited) => records.retain(|record| !inherited.has(record.sequence_number())),
             None => records,
         };
-        let page = Page::new(self.next_number, records, through, created_ms, now, tag);
+        let page = Page::new(self.next_number, records, page, now, tag);
         if self.rules.by_key {
             for (number, record) in (page.first..).zip(page.records.iter()) {
                 self.queues.push(record.key_hash(), Waiting { number, bytes: record.json().len() });

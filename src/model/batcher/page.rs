@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::model::record::RecordBatch;
+use crate::model::record::{PageSummary, RecordBatch};
 use crate::model::sequence_number::SequenceNumber;
 
 /// A page, and which of its records are done.
@@ -36,15 +36,10 @@ struct Marks {
 }
 
 impl<T> Page<T> {
-    pub(super) fn new(
-        first: u64,
-        records: RecordBatch,
-        through: SequenceNumber,
-        created_ms: Option<u64>,
-        arrived: Duration,
-        tag: T,
-    ) -> Self {
-        let (count, bytes) = (records.len(), records.bytes_len());
+    pub(super) fn new(first: u64, records: RecordBatch, page: &PageSummary, arrived: Duration, tag: T) -> Self {
+        let count = records.len();
+        let bytes = if count == page.records { page.bytes } else { records.bytes_len() };
+        let (through, created_ms) = (page.last.clone(), page.newest_ms);
         let tag = (count > 0).then_some(tag);
         Self { first, records, count, bytes, through, created_ms, arrived, done: Marks::default(), tag }
     }

@@ -27,6 +27,10 @@ fn numbers(batch: &RecordBatch) -> Vec<u64> {
     batch.iter().map(|record| record.sequence_number().parse().expect("a number")).collect()
 }
 
+fn summary(page: &RecordBatch) -> PageSummary {
+    PageSummary::of(page).expect("a page with records")
+}
+
 fn by_key() -> Rules {
     Rules { by_key: true, ..Rules::default() }
 }
@@ -36,8 +40,9 @@ fn of_size(records: usize) -> Rules {
 }
 
 fn add(schedule: &mut Batcher<&'static str>, now: u64, first: u64, keys: &[u8]) {
-    let through = number(first + keys.len() as u64 - 1);
-    schedule.add(Duration::from_secs(now), page(first, keys), through, Some(first), "kept");
+    let page = page(first, keys);
+    let summary = PageSummary { newest_ms: Some(first), ..summary(&page) };
+    schedule.add(Duration::from_secs(now), page, &summary, "kept");
 }
 
 /// Everything that is handed out at this time.
@@ -78,8 +83,9 @@ fn without_rules_a_unit_is_a_page_and_one_follows_the_other() {
 fn what_was_left_out_of_a_page_moves_the_position_with_it() {
     let mut schedule = Batcher::new(by_key(), None);
     let is_even = |record: &crate::model::record::Record<'_>| record.sequence_number().ends_with(['2', '4']);
-    schedule.add(Duration::ZERO, page(1, &[1, 1, 1, 1, 1]).retain(is_even), number(5), None, "first");
-    schedule.add(Duration::ZERO, page(6, &[1, 1]).retain(|_| false), number(7), None, "nothing left");
+    let (five, two) = (page(1, &[1, 1, 1, 1, 1]), page(6, &[1, 1]));
+    schedule.add(Duration::ZERO, five.clone().retain(is_even), &summary(&five), "first");
+    schedule.add(Duration::ZERO, two.clone().retain(|_| false), &summary(&two), "nothing left");
     assert_eq!(schedule.position(), Some(number(1)));
     let units = handed_out(&mut schedule, 0, 2);
     assert_eq!(batches(&units), [[2, 4]]);
@@ -223,7 +229,8 @@ impl World {
             0 if self.schedule.has_room() && self.read < self.keys.len() => {
                 let to = (self.read + 1 + size % 7).min(self.keys.len());
                 let first = self.read as u64 + 1;
-                self.schedule.add(Duration::ZERO, page(first, &self.keys[self.read..to]), number(to as u64), None, ());
+                let page = page(first, &self.keys[self.read..to]);
+                self.schedule.add(Duration::ZERO, page.clone(), &summary(&page), ());
                 self.read = to;
             }
             1 | 2 => {

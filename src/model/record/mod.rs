@@ -6,7 +6,7 @@
 //! always there for whoever only passes it on.
 //!
 //! - `scan`: the JSON scanner that the rest stands on
-//! - `page`: the pass over a body and the index that it leaves
+//! - `page`: the pass over a body and the index that it leaves; `summary`: facts of its records
 //! - `batch`, `view`: what is handed out
 //! - `lambda_event`: the event that AWS Lambda makes of records
 //! - `value`: attribute values; `key`: a number for a primary key
@@ -17,6 +17,7 @@ mod key;
 mod lambda_event;
 mod page;
 pub(in crate::model) mod scan;
+mod summary;
 mod value;
 mod view;
 
@@ -24,6 +25,7 @@ pub use batch::{RecordBatch, Records};
 pub use error::DecodeError;
 pub use lambda_event::LambdaEvents;
 pub use page::Page;
+pub use summary::PageSummary;
 pub use value::{Item, Value};
 pub use view::{EventName, OwnedRecord, Record, UserIdentity, ViewType};
 

@@ -7,15 +7,17 @@ use bytes::Bytes;
 use super::scan::{Scanner, Text};
 use super::value::check_item;
 use super::view::{EventName, UserIdentity};
-use super::{DecodeError, RecordBatch};
-use crate::model::sequence_number::is_sequence_number;
+use super::{DecodeError, PageSummary, RecordBatch};
+use crate::model::sequence_number::{SequenceNumber, is_sequence_number};
 
 /// A decoded GetRecords answer.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The page's records, in the shard's order.
     pub records: RecordBatch,
-    /// Where the shard goes on. `None` is the service's word that these were the shard's last records.
+    /// The facts of the records; `None` for an empty page.
+    pub summary: Option<PageSummary>,
+    /// The iterator of the next page. `None` is the service's word that these were the shard's last records.
     pub next_shard_iterator: Option<String>,
 }
 
@@ -40,7 +42,18 @@ impl Page {
         if entries.capacity() > entries.len() * 2 {
             entries.shrink_to_fit();
         }
-        Ok(Page { records: RecordBatch::whole(Arc::new(PageData { text, entries })), next_shard_iterator })
+        Ok(Page::new(RecordBatch::whole(Arc::new(PageData { text, entries })), next_shard_iterator))
+    }
+
+    fn new(records: RecordBatch, next_shard_iterator: Option<String>) -> Self {
+        Self { summary: PageSummary::of(&records), records, next_shard_iterator }
+    }
+
+    /// The page without its records up to and including `position`; see [`RecordBatch::skip_through`].
+    #[must_use]
+    pub fn skip_through(self, position: &SequenceNumber) -> Self {
+        let records = self.records.skip_through(position);
+        if records.len() == self.records.len() { self } else { Self::new(records, self.next_shard_iterator) }
     }
 }
 
