@@ -44,13 +44,13 @@ fn sequence_numbers(criterion: &mut Criterion) {
 
 fn shard_graph(criterion: &mut Criterion) {
     let listing: Vec<Shard> = (0..SHARDS * GENERATIONS).map(shard).collect();
-    let graph = ShardGraph::new(listing.clone());
+    let graph = ShardGraph::from_iter(listing.clone());
     let leases: BTreeMap<ShardId, Lease> = listing.iter().map(|shard| (shard.id.clone(), lease(shard))).collect();
     let none: BTreeSet<ShardId> = BTreeSet::new();
     let mut group = criterion.benchmark_group(format!("shard-graph/{SHARDS}-open-{}-listed", listing.len()));
     group.sample_size(20);
     group.bench_function("build", |bencher| {
-        bencher.iter_batched(|| listing.clone(), ShardGraph::new, BatchSize::LargeInput);
+        bencher.iter_batched(|| listing.clone(), ShardGraph::from_iter, BatchSize::LargeInput);
     });
     let start = Checkpoint::TrimHorizon;
     group.bench_function("missing-leases-of-a-new-application", |bencher| {

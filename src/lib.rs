@@ -168,6 +168,8 @@
 //! - `cli`: the `shardkeeper` program.
 
 #![forbid(unsafe_code)]
+// `internals` makes private modules reachable, whose items need a comment only where name and type don't say it.
+#![cfg_attr(feature = "internals", allow(missing_docs))]
 
 #[cfg(feature = "cli")]
 mod admin;
@@ -184,6 +186,8 @@ mod telemetry;
 mod worker;
 
 pub use aws::clients::{ConfigError, Endpoints, SdkConfig};
+#[cfg(feature = "serde_dynamo")]
+pub use aws::record::DeserializeError;
 pub use aws::stream::FindError;
 pub use aws::{CallError, TableError};
 #[cfg(feature = "cli")]

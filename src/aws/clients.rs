@@ -15,15 +15,15 @@ use aws_smithy_runtime::client::retries::RetryPartition;
 
 use super::calls::MetricsInterceptor;
 
-/// What calls tables.
+/// The client of the tables.
 pub use aws_sdk_dynamodb::Client as TableClient;
 
-/// How many idle connections are kept to one host: as many as calls may be in flight, so that none is opened anew.
+/// The most idle connections to one host: as many as calls may be in flight, so that none is opened anew.
 pub const MAX_CALLS_IN_FLIGHT: usize = 64;
-/// What calls are signed with for a service at a URL of its own, when no region is set.
+/// The region in signatures for a service at a URL of its own, when none is set.
 const ANY_REGION: &str = "us-east-1";
 
-/// Where the services are, when that isn't left to the AWS environment (`AWS_REGION`, `AWS_ENDPOINT_URL`,
+/// The places of the services, unless they are left to the AWS environment (`AWS_REGION`, `AWS_ENDPOINT_URL`,
 /// `AWS_ENDPOINT_URL_DYNAMODB`, `AWS_ENDPOINT_URL_DYNAMODB_STREAMS`, profiles).
 #[derive(Clone, Debug, Default)]
 pub struct Endpoints {
@@ -35,7 +35,7 @@ pub struct Endpoints {
     pub streams_url: Option<String>,
 }
 
-/// What keeps the program from calling AWS at all.
+/// A mistake in the AWS configuration that prevents all calls.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {

@@ -130,11 +130,6 @@ impl FleetTable {
         Self(self.0.with_health(health))
     }
 
-    /// The table's name.
-    pub fn name(&self) -> &str {
-        &self.0.name
-    }
-
     /// Waits until the table can be used, and creates it when it is missing and `create` allows that.
     ///
     /// # Errors

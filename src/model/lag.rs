@@ -1,9 +1,9 @@
 //! The lag of one shard: how long the oldest change that is not yet fetched, processed or checkpointed has been waiting.
 //!
 //! The service says nothing of it, so it follows from what was fetched and what became of it. Each answer is a moment:
-//! what was created before it waits no more, and the lag is the time since then. A moment lies a little ahead while the
-//! shard was just seen to be empty, so the lag is nought; it stands still when polls fail, so the lag grows, also for
-//! somebody who was told of it by a worker that has died since.
+//! no change created before it is waiting, and the lag is the time since then. The moment lies a little ahead while the
+//! shard was just seen to be empty, so the lag is 0. It stays where it is when polls fail, so the lag grows, also for an
+//! observer that heard of it from a worker that has died since.
 //!
 //! Records' times are whole seconds, rounded down. While records are waiting their lag is therefore up to a second too
 //! long. When none is known to wait, what may have been created since the last one counts from the end of its second; or
@@ -15,33 +15,29 @@ use std::time::Duration;
 
 use super::sequence_number::SequenceNumber;
 
-/// What a call may take on top of the poll interval before an idle shard's lag begins to grow.
+/// The allowance for a call, on top of the poll interval, before an idle shard's lag begins to grow.
 const POLL_SLACK_MS: u64 = 500;
 /// Records' times are whole seconds.
 const TIME_STEP_MS: u64 = 1_000;
 /// A page whose newest record is younger than this is no part of a backlog.
 const FRESH_MS: u64 = 2_500;
-/// How many batches that are done and not yet checkpointed are told apart. Beyond that the newest count as one.
+/// The most processed batches that are told apart before they are checkpointed. Beyond that the newest count as one.
 const MOST_UNSAVED: usize = 64;
 
-/// How far a change must have come to wait no more.
+/// The step that a change must reach to no longer be waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// It is here.
     Fetched,
-    /// The processor is done with it.
     Processed,
-    /// It is written down that the processor is done with it.
     Checkpointed,
 }
 
-/// What is known of one shard. Times are milliseconds since the epoch.
+/// The lag of one shard. Times are milliseconds since the epoch.
 #[derive(Clone, Debug, Default)]
 pub struct Lag {
-    /// What is fetched and not yet checkpointed, the oldest first: `done` batches that are done, then the others.
+    /// The batches not yet checkpointed, the oldest first: `done` processed ones, then the others.
     batches: VecDeque<Batch>,
     done: usize,
-    /// What reading has shown last.
     seen: Seen,
 }
 
@@ -50,11 +46,11 @@ pub struct Lag {
 pub struct Fetched {
     /// The position of the last one.
     pub last: SequenceNumber,
-    /// How many they are.
+    /// The number of records.
     pub records: u64,
-    /// When the first was created, and the last.
+    /// The creation time of the first record.
     pub oldest_ms: u64,
-    /// See `oldest_ms`.
+    /// The creation time of the last record.
     pub newest_ms: u64,
     /// The time of the call that fetched the page.
     pub fetched_ms: u64,
@@ -62,7 +58,6 @@ pub struct Fetched {
     pub is_full: bool,
 }
 
-/// What was fetched and is not yet checkpointed.
 #[derive(Clone, Debug)]
 struct Batch {
     last: SequenceNumber,
@@ -72,7 +67,7 @@ struct Batch {
 
 #[derive(Clone, Copy, Debug)]
 enum Seen {
-    /// Nothing yet: the lag counts from here. Unless it is `exact`, changes may have waited for longer.
+    /// Nothing yet: the lag counts from here. Unless it is exact, changes may have waited for longer.
     Nothing { since_ms: u64, is_exact: bool },
     /// Records: others may have come since this moment.
     Records(u64),
@@ -87,17 +82,17 @@ impl Default for Seen {
 }
 
 impl Lag {
-    /// Of a shard that nobody has read yet: all its changes came after `since_ms`.
+    /// The lag of a shard that nobody has read yet: all its changes came after `since_ms`.
     pub fn of_new_shard(since_ms: u64) -> Self {
         Self { seen: Seen::Nothing { since_ms, is_exact: true }, ..Self::default() }
     }
 
-    /// Of a shard that others have read before: until a page shows more, it counts from `now_ms`.
+    /// The lag of a shard that others have read before: until a page shows more, it counts from `now_ms`.
     pub fn of_known_shard(now_ms: u64) -> Self {
         Self { seen: Seen::Nothing { since_ms: now_ms, is_exact: false }, ..Self::default() }
     }
 
-    /// Records were fetched.
+    /// Adds records that were fetched.
     pub fn fetched(&mut self, page: Fetched) {
         let Fetched { last, records, oldest_ms, newest_ms, fetched_ms, is_full } = page;
         self.batches.push_back(Batch { last, oldest_ms, records });
@@ -106,7 +101,7 @@ impl Lag {
         self.seen = Seen::Records(if is_fresh { next_ms.max(fetched_ms) } else { next_ms });
     }
 
-    /// The processor is done with everything up to `position`.
+    /// Notes that every record up to `position` is processed.
     pub fn processed(&mut self, position: &SequenceNumber) {
         while self.batches.get(self.done).is_some_and(|batch| batch.last <= *position) {
             self.done += 1;
@@ -116,7 +111,7 @@ impl Lag {
         }
     }
 
-    /// Everything up to `position` is checkpointed.
+    /// Notes that every record up to `position` is checkpointed.
     pub fn checkpointed(&mut self, position: &SequenceNumber) {
         self.processed(position);
         while self.batches.front().is_some_and(|batch| batch.last <= *position) {
@@ -125,13 +120,13 @@ impl Lag {
         }
     }
 
-    /// The shard was looked at, and enough empty pages in a row say that it holds nothing more.
+    /// Enough empty pages in a row show that the shard holds nothing more.
     pub fn at_tip(&mut self, now_ms: u64) {
         self.seen = Seen::Tip(now_ms);
     }
 
-    /// The moment from which the lag counts, with `idle_poll` between two polls of an empty shard; nothing before the
-    /// shard was taken up.
+    /// The moment from which the lag counts, with `idle_poll` between two polls of an empty shard; `None` before the
+    /// first page.
     pub fn waiting_since_ms(&self, stage: Stage, idle_poll: Duration) -> Option<u64> {
         let waiting = match stage {
             Stage::Fetched => None,

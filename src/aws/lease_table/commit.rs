@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::AttributeValue;
 pub use aws_sdk_dynamodb::types::TransactWriteItem;
 
-use super::{LeaseTable, Outcome, condition_failed, settle};
+use super::{LeaseTable, Outcome, condition_failed, resolve};
 use crate::aws::{CallError, ErrorKind, TableError};
 use crate::model::lease::{Lease, Transition};
 
@@ -14,17 +14,17 @@ use crate::model::lease::{Lease, Transition};
 /// one is the lease's.
 pub const MAX_WRITES: usize = 99;
 
-/// What a reason says of a write that there was nothing wrong with.
+/// The code of a write that did not cause the cancellation.
 const NO_REASON: &str = "None";
 
-/// What became of a transaction.
+/// The outcome of a transaction.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CommitOutcome {
-    /// All of it is done; the row as it is now.
+    /// Applied; the row as it is now.
     Applied(Lease),
-    /// Nothing of it is done, for the row was not as expected; as it is now, if it is there and can be read.
+    /// Not applied, since the row was not as expected. Holds the row as it is now, if it is there and can be read.
     Conflict(Option<Lease>),
-    /// This request did nothing, for these of the handler's writes were refused.
+    /// Not applied, since these of the handler's writes were refused.
     Refused(Vec<RefusedWrite>),
 }
 
@@ -32,7 +32,7 @@ pub enum CommitOutcome {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RefusedWrite {
-    /// Which of the handler's writes, counted from 0.
+    /// The index among the handler's writes.
     pub index: usize,
     /// The service's word for the reason, such as `ConditionalCheckFailed` (API reference, "CancellationReason").
     pub code: String,
@@ -49,7 +49,7 @@ impl RefusedWrite {
         self.code == "ConditionalCheckFailed"
     }
 
-    /// Whether the same write may go well a little later.
+    /// Whether retrying the same write may help.
     pub fn is_transient(&self) -> bool {
         matches!(self.code.as_str(), "TransactionConflict" | "ProvisionedThroughputExceeded" | "ThrottlingError")
     }
@@ -106,7 +106,7 @@ impl LeaseTable {
                 row
             }
         };
-        Ok(match settle(transition, row) {
+        Ok(match resolve(transition, row) {
             Outcome::Applied(row) => CommitOutcome::Applied(row),
             Outcome::Conflict(row) => CommitOutcome::Conflict(row),
         })

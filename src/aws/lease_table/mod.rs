@@ -1,8 +1,8 @@
 //! The lease table: KCL's rows in DynamoDB, one a shard, every write conditional.
 //!
 //! Attributes and types are KCL's to the letter (`DynamoDBLeaseSerializer`), so that a stopped KCL fleet and this
-//! worker can take over from each other. What we have no use for is never read and never written, and so survives. One
-//! attribute is ours: `shardkeeperDone`, which KCL's workers leave alone.
+//! worker can take over from each other. Attributes without a use here are neither read nor written, and so survive. One
+//! attribute is our own: `shardkeeperDone`, which KCL's workers leave alone.
 //! Reads are strongly consistent: a stale row could start a child before its parent's end, or at an old checkpoint.
 
 mod commit;
@@ -47,26 +47,26 @@ const UNPROCESSED_WAIT: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct LeaseTable(OwnTable);
 
-/// A row that cannot be read as a lease: its shard waits until somebody has mended it.
+/// A row that cannot be read as a lease: its shard waits until somebody has repaired it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("lease {key} cannot be read: {reason}")]
 pub struct BadRow {
     /// The lease's key.
     pub key: ShardId,
-    /// What is wrong with the row.
+    /// The fault of the row.
     pub reason: String,
 }
 
-/// What became of a conditional write.
+/// The outcome of a conditional write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// It is done; the row as it is now.
+    /// Applied; the row as it is now.
     Applied(Lease),
-    /// The row was not as expected; as it is now, if it is there and can be read.
+    /// Not applied, since the row was not as expected. Holds the row as it is now, if it is there and can be read.
     Conflict(Option<Lease>),
 }
 
-/// What became of the end of a shard.
+/// The outcome of the end of a shard.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EndOutcome {
     /// The parent is finished. Its children's rows, as far as this call made or took them.
@@ -150,10 +150,10 @@ impl LeaseTable {
         Ok(rows)
     }
 
-    /// Makes a row, unless there is one for this shard.
+    /// Creates a row, unless there is one for this shard.
     ///
     /// # Errors
-    /// When it is not known whether the row was made.
+    /// When it is not known whether the row was created.
     pub async fn create(&self, lease: &Lease) -> Result<Outcome, TableError> {
         let call = self
             .0
@@ -223,7 +223,7 @@ impl LeaseTable {
                 row
             }
         };
-        Ok(settle(transition, row))
+        Ok(resolve(transition, row))
     }
 
     /// Ends a shard: in one transaction the parent's end with its children's ids, and the children's leases, owned
@@ -277,7 +277,7 @@ impl LeaseTable {
             if !parent_failed && row.as_ref() == Some(&parent.before) {
                 return Err(self.0.error("TransactWriteItems", &error));
             }
-            return match settle(parent, row) {
+            return match resolve(parent, row) {
                 Outcome::Applied(parent) => {
                     let children = self.owned_of(&parent.children, owner).await?;
                     Ok(EndOutcome::Applied { parent, children })
@@ -363,7 +363,7 @@ impl LeaseTable {
     }
 }
 
-/// How a child gets its owner at the parent's end.
+/// The write that gives a child its owner at the parent's end.
 enum ChildWrite {
     Make(Lease),
     Take(Transition),
@@ -385,8 +385,8 @@ impl ChildWrite {
     }
 }
 
-/// Decides by the row found whether a write that was not simply confirmed has happened.
-fn settle(transition: &Transition, row: Option<Lease>) -> Outcome {
+/// Decides by the row found whether an unconfirmed write has happened.
+fn resolve(transition: &Transition, row: Option<Lease>) -> Outcome {
     match row {
         Some(row) if transition.is_done_in(&row) || Transition::met_hand_off(&transition.after, &row) => {
             Outcome::Applied(row)

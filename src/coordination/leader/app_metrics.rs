@@ -107,7 +107,7 @@ impl Leader {
         };
         let reports = self.view.workers.iter().map(|seen| (seen.member.id.clone(), report(seen))).collect();
         let started_at_ms = self.view.leadership.as_ref().map_or(0, |leadership| leadership.started_at_ms);
-        state.group_lag.look(&LagInputs {
+        state.group_lag.update(&LagInputs {
             rows: &state.rows,
             without_row: &without_row,
             reports: &reports,
@@ -128,7 +128,7 @@ impl Leader {
         let load = Load { kbps, lag: Duration::from_millis(lag_ms), open_shards, workers: staying.count() };
         let (mut desired, _) =
             state.desired.take().unwrap_or_else(|| (DesiredWorkers::new(self.board.desired_limits()), now));
-        let wanted = desired.look(self.origin.elapsed(), &load);
+        let wanted = desired.update(self.origin.elapsed(), &load);
         if wanted != state.desired_workers {
             tracing::info!(wanted, workers = load.workers, kbps, lag = ?load.lag, open_shards, "workers wanted");
         }

@@ -3,11 +3,11 @@
 //! [`Page::decode`] goes over an answer's body once: it checks all of it, notes where each record, its keys and its
 //! images are, and keeps the bytes. A [`RecordBatch`] is a run of those records or a choice of them, a [`Record`] a view
 //! of one: metadata and keys at hand, images ([`Item`]s of [`Value`]s) decoded when asked for, and the service's own JSON
-//! always there for whoever only passes it on.
+//! always there to be passed along.
 //!
 //! - `scan`: the JSON scanner that the rest stands on
 //! - `page`: the pass over a body and the index that it leaves; `summary`: facts of its records
-//! - `batch`, `view`: what is handed out
+//! - `batch`, `view`: batches and records as processors see them
 //! - `lambda_event`: the event that AWS Lambda makes of records
 //! - `value`: attribute values; `key`: a number for a primary key
 

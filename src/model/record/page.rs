@@ -57,7 +57,7 @@ impl Page {
     }
 }
 
-/// What a page's records share.
+/// The text and index that a page's records share.
 #[derive(Default)]
 pub(super) struct PageData {
     /// The body as received, and after it the values of those indexed strings that hold escapes.
@@ -115,7 +115,7 @@ impl Span {
     }
 }
 
-/// Where one record and its most wanted parts are. What is read seldom is looked up in the record's JSON instead.
+/// The place of a record and of its most wanted parts. Parts that are seldom read are looked up in the record's JSON.
 pub(super) struct Entry {
     pub(super) record: Span,
     pub(super) event_id: Span,
@@ -389,7 +389,7 @@ impl<'a> Indexer<'a> {
     }
 }
 
-/// Room is made for no more records ahead than this, however small the first one of a page is.
+/// The most records that room is reserved for, however small the first one of a page is.
 const MOST_EXPECTED_RECORDS: usize = 4096;
 
 /// Whether a member has been seen in its object.
