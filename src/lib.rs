@@ -170,6 +170,8 @@
 #![forbid(unsafe_code)]
 // `internals` makes private modules reachable, whose items need a comment only where name and type don't say it.
 #![cfg_attr(feature = "internals", allow(missing_docs))]
+// The program uses parts that the library alone does not; a build with `cli` finds dead code.
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 #[cfg(feature = "cli")]
 mod admin;

@@ -65,20 +65,17 @@ struct Batch {
     records: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum Seen {
-    /// Nothing yet: the lag counts from here. Unless it is exact, changes may have waited for longer.
+    /// The shard was not taken up yet.
+    #[default]
+    Never,
+    /// No page yet: the lag counts from here. Unless it is exact, changes may have waited for longer.
     Nothing { since_ms: u64, is_exact: bool },
     /// Records: others may have come since this moment.
     Records(u64),
     /// At this moment, after enough empty pages, that nothing more was there.
     Tip(u64),
-}
-
-impl Default for Seen {
-    fn default() -> Self {
-        Self::Nothing { since_ms: u64::MAX, is_exact: false }
-    }
 }
 
 impl Lag {
@@ -126,7 +123,7 @@ impl Lag {
     }
 
     /// The moment from which the lag counts, with `idle_poll` between two polls of an empty shard; `None` before the
-    /// first page.
+    /// shard is taken up.
     pub fn waiting_since_ms(&self, stage: Stage, idle_poll: Duration) -> Option<u64> {
         let waiting = match stage {
             Stage::Fetched => None,
@@ -135,7 +132,7 @@ impl Lag {
         };
         match (waiting, self.seen) {
             (Some(batch), _) => Some(batch.oldest_ms),
-            (None, Seen::Nothing { since_ms: u64::MAX, .. }) => None,
+            (None, Seen::Never) => None,
             (None, Seen::Nothing { since_ms, .. }) => Some(since_ms),
             (None, Seen::Records(next_ms)) => Some(next_ms),
             (None, Seen::Tip(moment_ms)) => {
@@ -148,7 +145,7 @@ impl Lag {
     /// Whether changes may have waited for longer than the lag says: others have read the shard before, and no page has
     /// shown yet where they left it.
     pub fn is_at_least(&self) -> bool {
-        matches!(self.seen, Seen::Nothing { is_exact: false, .. })
+        matches!(self.seen, Seen::Never | Seen::Nothing { is_exact: false, .. })
     }
 
     /// Records that are fetched and not yet processed.

@@ -404,7 +404,7 @@ mod tests {
         let done = read_on.transfer(&id("a"), at("8")).expect("a transfers").after;
         assert_eq!((done.holder(), done.checkpoint.clone()), (Some(&id("b")), at("8")));
         assert_eq!(done.owner_switches, 1);
-        assert!(done.checkpoint(&id("a"), at("9")).is_err(), "a has no more say");
+        assert!(done.checkpoint(&id("a"), at("9")).is_err(), "a no longer holds it");
     }
 
     #[test]

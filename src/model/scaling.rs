@@ -165,7 +165,7 @@ mod tests {
         desired: DesiredWorkers,
         now: Duration,
         workers: usize,
-        /// What piled up, in KiB.
+        /// The backlog in KiB.
         backlog: f64,
         wanted: Vec<usize>,
     }
