@@ -144,12 +144,11 @@ impl FleetTable {
     /// When a page of the scan failed for good.
     pub async fn scan(&self) -> Result<Fleet, TableError> {
         let mut fleet = Fleet::default();
-        for item in self.0.scan().await? {
-            match text(&item, KEY) {
-                Some(LEADER) => fleet.leadership = Some(read_leader(&item)),
-                _ => fleet.members.extend(read_member(&item)),
-            }
-        }
+        let read = |item: Item| match text(&item, KEY) {
+            Some(LEADER) => fleet.leadership = Some(read_leader(&item)),
+            _ => fleet.members.extend(read_member(&item)),
+        };
+        self.0.scan(read).await?;
         fleet.members.sort_by(|left, right| left.id.cmp(&right.id));
         Ok(fleet)
     }

@@ -64,16 +64,16 @@ impl OwnTable {
         }
     }
 
-    /// All items. Part of a table is never returned as the whole.
-    pub(crate) async fn scan(&self) -> Result<Vec<Item>, TableError> {
-        let (mut items, mut start) = (Vec::new(), None);
+    /// Reads all items. An error means that some were not read.
+    pub(crate) async fn scan(&self, mut read: impl FnMut(Item)) -> Result<(), TableError> {
+        let mut start = None;
         loop {
             let call = self.client.scan().table_name(&self.name).consistent_read(true);
             let page = call.set_exclusive_start_key(start).send().await.map_err(|error| self.error("Scan", &error))?;
-            items.extend(page.items.unwrap_or_default());
+            page.items.unwrap_or_default().into_iter().for_each(&mut read);
             start = page.last_evaluated_key.filter(|key| !key.is_empty());
             if start.is_none() {
-                return Ok(items);
+                return Ok(());
             }
         }
     }

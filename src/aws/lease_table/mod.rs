@@ -110,7 +110,9 @@ impl LeaseTable {
     /// # Errors
     /// When a page of the scan failed for good; part of a table is never returned as the whole.
     pub async fn scan(&self) -> Result<Vec<Result<Lease, BadRow>>, TableError> {
-        Ok(self.0.scan().await?.iter().filter_map(read_row).collect())
+        let mut rows = Vec::new();
+        self.0.scan(|item| rows.extend(read_row(&item))).await?;
+        Ok(rows)
     }
 
     /// One row, if it is there.
