@@ -15,9 +15,6 @@ use aws_smithy_runtime::client::retries::RetryPartition;
 
 use super::calls::MetricsInterceptor;
 
-/// The client of the tables.
-pub use aws_sdk_dynamodb::Client as TableClient;
-
 /// The most idle connections to one host: as many as calls may be in flight, so that none is opened anew.
 pub const MAX_CALLS_IN_FLIGHT: usize = 64;
 /// The region in signatures for a service at a URL of its own, when none is set.
