@@ -51,9 +51,11 @@ fn uneven(number: usize) -> Option<f64> {
 
 fn leases(rate: Rate, owner: impl Fn(usize) -> Option<usize>) -> Vec<LeaseToPlace> {
     let lease = |number: usize| LeaseToPlace {
+        key: format!("shardId-{number:020}-{number:08x}").into(),
         owner: owner(number).map(worker),
+        moving: false,
         weight: rate(number),
-        ..LeaseToPlace::new(format!("shardId-{number:020}-{number:08x}").into())
+        avoid: Vec::new(),
     };
     (0..LEASES).map(lease).collect()
 }

@@ -11,7 +11,7 @@ use shardkeeper::internals::aws::lease_table::{LeaseTable, Outcome};
 use shardkeeper::internals::model::batcher::{Batcher, Next, Rules};
 use shardkeeper::internals::model::checkpoint::Checkpoint;
 use shardkeeper::internals::model::lease::{Lease, ShardId, WorkerId};
-use shardkeeper::internals::model::record::{Page, RecordBatch};
+use shardkeeper::internals::model::record::{Page, PageSummary, RecordBatch};
 use shardkeeper::internals::model::sequence_number::{SequenceNumber, compare_digits};
 use shardkeeper::internals::model::shard_graph::{Shard, ShardGraph};
 use shardkeeper_local::InMemoryClient;
@@ -44,13 +44,13 @@ fn sequence_numbers(criterion: &mut Criterion) {
 
 fn shard_graph(criterion: &mut Criterion) {
     let listing: Vec<Shard> = (0..SHARDS * GENERATIONS).map(shard).collect();
-    let graph = ShardGraph::new(listing.clone());
+    let graph = ShardGraph::from_iter(listing.clone());
     let leases: BTreeMap<ShardId, Lease> = listing.iter().map(|shard| (shard.id.clone(), lease(shard))).collect();
     let none: BTreeSet<ShardId> = BTreeSet::new();
     let mut group = criterion.benchmark_group(format!("shard-graph/{SHARDS}-open-{}-listed", listing.len()));
     group.sample_size(20);
     group.bench_function("build", |bencher| {
-        bencher.iter_batched(|| listing.clone(), ShardGraph::new, BatchSize::LargeInput);
+        bencher.iter_batched(|| listing.clone(), ShardGraph::from_iter, BatchSize::LargeInput);
     });
     let start = Checkpoint::TrimHorizon;
     group.bench_function("missing-leases-of-a-new-application", |bencher| {
@@ -144,9 +144,9 @@ fn page_of_items(count: usize) -> RecordBatch {
 
 /// Hands a page's records out and takes them back, the last first: the position where that ends.
 fn work_through(page: &RecordBatch, rules: Rules) -> Option<SequenceNumber> {
-    let through = page.last()?.sequence_number().parse().ok()?;
+    let summary = PageSummary::of(page)?;
     let mut schedule = Batcher::new(rules, None);
-    schedule.add(std::time::Duration::ZERO, page.clone(), through, None, ());
+    schedule.add(std::time::Duration::ZERO, page.clone(), &summary, ());
     let mut units = Vec::new();
     while let Next::Unit(unit) = schedule.next(std::time::Duration::ZERO, usize::MAX) {
         units.push(unit);

@@ -168,6 +168,10 @@
 //! - `cli`: the `shardkeeper` program.
 
 #![forbid(unsafe_code)]
+// `internals` makes private modules reachable, whose items need a comment only where name and type don't say it.
+#![cfg_attr(feature = "internals", allow(missing_docs))]
+// The program uses parts that the library alone does not; a build with `cli` finds dead code.
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 #[cfg(feature = "cli")]
 mod admin;
@@ -179,12 +183,15 @@ mod coordination;
 mod dead_letters;
 mod model;
 mod options;
+mod retry;
 mod telemetry;
 mod worker;
 
-pub use aws::TableError;
 pub use aws::clients::{ConfigError, Endpoints, SdkConfig};
+#[cfg(feature = "serde_dynamo")]
+pub use aws::record::DeserializeError;
 pub use aws::stream::FindError;
+pub use aws::{CallError, TableError};
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub use cli::main;

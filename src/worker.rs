@@ -25,9 +25,9 @@ use crate::consumer::{
 };
 use crate::coordination::{self, Coordinator, Identity, WorkerExit};
 use crate::dead_letters::queue::PrepareError;
+use crate::model::backoff::Backoff;
 use crate::model::filter;
 use crate::model::lease::WorkerId;
-use crate::model::polling::Backoff;
 use crate::model::worker_record::LeaderRecord;
 use crate::options::{OptionsError, StreamSelector, WorkerOptions};
 use crate::telemetry::WorkerTelemetry;
@@ -189,7 +189,7 @@ impl<F: ProcessorFactory> Worker<F> {
         let worker = WorkerId::from(options.worker_id.as_str());
         let budget = Budget::new(options.buffer_bytes, clients::MAX_CALLS_IN_FLIGHT);
         telemetry.follow_budget(budget.clone());
-        let leases = LeaseTable::new(clients.tables.clone(), &options.app).watched(telemetry.lease_table());
+        let leases = LeaseTable::new(clients.tables.clone(), &options.app).with_health(telemetry.lease_table());
         telemetry.follow_lease_table(leases.clone());
         let deps = ConsumerDeps::new(
             stream.clone(),
@@ -314,7 +314,7 @@ impl Startup<'_> {
 }
 
 fn clients_for(options: &WorkerOptions, config: &SdkConfig, partition: &str) -> Clients {
-    clients::clients(config, &options.endpoints, options.lease_duration, partition)
+    clients::clients(config, &options.endpoints, clients::table_timeout(options.lease_duration), partition)
 }
 
 /// A name for the retry budgets of one worker. The SDK keeps budgets by name for the whole process: a worker must not

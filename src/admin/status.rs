@@ -330,7 +330,7 @@ mod tests {
     fn listed_shards_without_a_lease_and_a_disabled_stream_show() {
         let shard =
             |id: &str, parent: Option<&str>| Shard { id: id.into(), parent: parent.map(Into::into), closed: false };
-        let graph = ShardGraph::new([shard("s0", None), shard("s1", Some("s0"))]);
+        let graph = ShardGraph::from_iter([shard("s0", None), shard("s1", Some("s0"))]);
         let listing = Listing { graph, is_disabled: true, took: Duration::ZERO, least_time: Duration::ZERO };
         let fleet = view(vec![worker("a", 0, &["s0"])], "a");
         let status = status(&[row("s0", Some("a"), "1", &[])], &fleet, Some(&listing));

@@ -1,7 +1,7 @@
-//! Every call of the two services, observed: how often, how long, what came of it, and what it costs.
+//! Observation of every call of the two services: its count, duration, outcome and cost.
 //!
 //! One interceptor for both clients sees each attempt, retried ones too, as the service does. Another one, on the
-//! clients of a single table, notes whether that table answers.
+//! clients of a single table, reports whether that table answers.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use super::ErrorKind;
 use super::table_health::TableHealth;
 use crate::telemetry::catalogue;
 
-/// What a GetRecords call costs, in billionths of a dollar: $0.02 per 100,000 streams read request units, a call each
+/// The cost of a GetRecords call, in billionths of a dollar: $0.02 per 100,000 streams read request units, a call each
 /// (aws.amazon.com/dynamodb/pricing/on-demand, us-east-1, 2025; the first 2.5 million a month are free and counted all
 /// the same).
 pub const GET_RECORDS_NANODOLLARS: u64 = 200;
-/// What a write request unit costs: $0.625 per million (same source): a write of an item of up to 1 KB. In a
+/// The cost of a write request unit: $0.625 per million (same source): a write of an item of up to 1 KB. In a
 /// transaction each item counts twice.
 pub const WRITE_UNIT_NANODOLLARS: u64 = 625;
-/// What a read request unit costs: $0.125 per million (same source): a strongly consistent read of up to 4 KB.
+/// The cost of a read request unit: $0.125 per million (same source): a strongly consistent read of up to 4 KB.
 pub const READ_UNIT_NANODOLLARS: u64 = 125;
 const READ_UNIT_BYTES: u64 = 4096;
 
@@ -34,11 +34,11 @@ const READ_UNIT_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub(crate) struct MetricsInterceptor;
 
-/// Notes whether a table answers.
+/// Reports whether a table answers.
 #[derive(Debug)]
 pub(crate) struct HealthInterceptor(pub(crate) TableHealth);
 
-/// When an attempt began.
+/// The start of an attempt.
 #[derive(Debug)]
 struct Began(Instant);
 
@@ -46,7 +46,7 @@ impl Storable for Began {
     type Storer = StoreReplace<Self>;
 }
 
-/// What came of an attempt: one of the values of the label `outcome`.
+/// The outcome of an attempt: one of the values of the label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Ok,
@@ -157,7 +157,7 @@ fn operation(name: &str) -> &'static str {
     catalogue::OPERATION.values.iter().find(|known| **known == name).copied().unwrap_or("other")
 }
 
-/// For what part of the work an attempt was paid, and how much in billionths of a dollar.
+/// The part of the work that an attempt was paid for, and its cost in billionths of a dollar.
 ///
 /// The items of both tables are smaller than a unit of reading or writing (1 KB but for a worker whose inbox overflows),
 /// so items are counted where there are few, and bytes of the answer, as JSON and so rather too many, where there are

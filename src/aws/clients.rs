@@ -15,15 +15,12 @@ use aws_smithy_runtime::client::retries::RetryPartition;
 
 use super::calls::MetricsInterceptor;
 
-/// What calls tables.
-pub use aws_sdk_dynamodb::Client as TableClient;
-
-/// How many idle connections are kept to one host: as many as calls may be in flight, so that none is opened anew.
+/// The most idle connections to one host: as many as calls may be in flight, so that none is opened anew.
 pub const MAX_CALLS_IN_FLIGHT: usize = 64;
-/// What calls are signed with for a service at a URL of its own, when no region is set.
+/// The region in signatures for a service at a URL of its own, when none is set.
 const ANY_REGION: &str = "us-east-1";
 
-/// Where the services are, when that isn't left to the AWS environment (`AWS_REGION`, `AWS_ENDPOINT_URL`,
+/// The places of the services, unless they are left to the AWS environment (`AWS_REGION`, `AWS_ENDPOINT_URL`,
 /// `AWS_ENDPOINT_URL_DYNAMODB`, `AWS_ENDPOINT_URL_DYNAMODB_STREAMS`, profiles).
 #[derive(Clone, Debug, Default)]
 pub struct Endpoints {
@@ -35,7 +32,7 @@ pub struct Endpoints {
     pub streams_url: Option<String>,
 }
 
-/// What keeps the program from calling AWS at all.
+/// A mistake in the AWS configuration that prevents all calls.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -81,7 +78,7 @@ pub async fn load(endpoints: &Endpoints) -> Result<SdkConfig, ConfigError> {
     let config = loader.load().await;
     let provider = config.credentials_provider().ok_or_else(|| ConfigError::NoCredentials("none provided".into()))?;
     if let Err(error) = provider.provide_credentials().await {
-        return Err(ConfigError::NoCredentials(super::root_cause(&error)));
+        return Err(ConfigError::NoCredentials(super::with_causes(&error)));
     }
     if config.region().is_some() {
         return Ok(config);
@@ -93,16 +90,21 @@ pub async fn load(endpoints: &Endpoints) -> Result<SdkConfig, ConfigError> {
     Ok(config.into_builder().region(Region::new(ANY_REGION)).build())
 }
 
-/// The clients for a worker.
+/// The time-out of one call to a table, so that a worker can retry it within the lease duration.
+pub fn table_timeout(lease_duration: Duration) -> Duration {
+    lease_duration / 4
+}
+
+/// The clients of both services.
 ///
-/// Lease and fleet calls are cut off early enough to be tried again within the lease duration, and have a retry
-/// budget of their own, which a throttled stream cannot use up. Stream calls are not retried by the SDK: the pace of
-/// each shard is kept by the worker.
-pub fn clients(config: &SdkConfig, endpoints: &Endpoints, lease_duration: Duration, partition: &str) -> Clients {
-    let lease_timeouts = TimeoutConfig::builder()
-        .connect_timeout(Duration::from_secs(3).min(lease_duration / 4))
-        .operation_attempt_timeout(lease_duration / 4)
-        .operation_timeout(lease_duration / 2)
+/// One attempt of a call to a table ends after `table_timeout`, the call with its retries after twice that. Table calls
+/// have a retry budget of their own, which a throttled stream cannot use up. The SDK does not retry stream calls: the
+/// worker keeps the pace of each shard.
+pub fn clients(config: &SdkConfig, endpoints: &Endpoints, table_timeout: Duration, partition: &str) -> Clients {
+    let table_timeouts = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(3).min(table_timeout))
+        .operation_attempt_timeout(table_timeout)
+        .operation_timeout(table_timeout * 2)
         .build();
     let stream_timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(3))
@@ -111,7 +113,7 @@ pub fn clients(config: &SdkConfig, endpoints: &Endpoints, lease_duration: Durati
         .operation_timeout(Duration::from_secs(11))
         .build();
     let tables = aws_sdk_dynamodb::config::Builder::from(config)
-        .timeout_config(lease_timeouts)
+        .timeout_config(table_timeouts)
         .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(25)))
         .retry_partition(RetryPartition::new(format!("{partition}-leases")))
         .interceptor(MetricsInterceptor)

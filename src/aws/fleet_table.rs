@@ -1,103 +1,170 @@
-//! The fleet table, `<app>-Fleet`: who is there, who leads, and hints between workers.
+//! The fleet table, `<app>-Fleet`: workers, their leader, and hints between workers.
 //!
-//! One item a worker, rewritten each heartbeat, and one for the leader, which also binds the application to its
-//! stream. It saves the lease table a write for each lease and interval; losing it loses nothing but time.
+//! Each worker has an item that it rewrites with each heartbeat; the leader's item also binds the application to its
+//! stream. The table saves the lease table a write for each lease and interval. Its loss costs time, no records.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
-use super::calls::HealthInterceptor;
+use super::item::{Item, count, flag, number, real_text, string, string_or_none, string_set, text, texts};
+use super::own_table::OwnTable;
 use super::table_health::TableHealth;
-use super::{ErrorKind, TableError, tables};
-use crate::model::blocked_record::BlockedRecord;
-use crate::model::lease::{ShardId, WorkerId};
+use super::{ErrorKind, TableError};
+use crate::model::lease::WorkerId;
 use crate::model::worker_record::{Fleet, Hints, LeaderRecord, Member, WorkerRecord};
-
-type Item = HashMap<String, AttributeValue>;
 
 const KEY: &str = "key";
 const LEADER: &str = "leader";
 const WORKER_PREFIX: &str = "worker/";
-/// DynamoDB's limit on an item leaves room for some thousand lease keys in an inbox; a worker that has more to look
-/// at looks at everything.
+/// DynamoDB's limit on an item leaves room for some thousand lease keys in an inbox; a longer list becomes
+/// [`EVERYTHING`].
 const INBOX_LIMIT: usize = 1000;
-/// The hint to look at the whole lease table.
+/// The hint that stands for the whole lease table.
 const EVERYTHING: &str = "*";
 
 /// The fleet table of an application.
 #[derive(Clone, Debug)]
-pub struct FleetTable {
-    client: Client,
-    name: String,
+pub struct FleetTable(OwnTable);
+
+/// An attribute of a worker's item. A value of `None` removes the attribute; `read` is called where it is present.
+struct Attribute {
+    name: &'static str,
+    value: fn(&WorkerRecord) -> Option<AttributeValue>,
+    read: fn(&mut WorkerRecord, &AttributeValue),
+}
+
+const fn attribute(
+    name: &'static str,
+    value: fn(&WorkerRecord) -> Option<AttributeValue>,
+    read: fn(&mut WorkerRecord, &AttributeValue),
+) -> Attribute {
+    Attribute { name, value, read }
+}
+
+/// The whole of a worker's item but its key, inbox and challenger.
+const ATTRIBUTES: [Attribute; 14] = [
+    attribute("heartbeat", |worker| Some(number(worker.heartbeat)), |worker, value| set(&mut worker.heartbeat, value)),
+    attribute(
+        "incarnation",
+        |worker| Some(string(&worker.incarnation)),
+        |worker, value| worker.incarnation = text_of(value),
+    ),
+    attribute(
+        "state",
+        |worker| Some(string(if worker.leaving { "leaving" } else { "active" })),
+        |worker, value| worker.leaving = text_of(value) == "leaving",
+    ),
+    attribute("version", |worker| Some(string(&worker.version)), |worker, value| worker.version = text_of(value)),
+    attribute("leases", |worker| Some(number(worker.leases)), |worker, value| set(&mut worker.leases, value)),
+    attribute(
+        "digest",
+        |worker| Some(string(format!("{:016x}", worker.digest))),
+        |worker, value| worker.digest = u64::from_str_radix(&text_of(value), 16).unwrap_or_default(),
+    ),
+    attribute(
+        "caughtUpTo",
+        |worker| worker.caught_up_to_ms.map(number),
+        |worker, value| worker.caught_up_to_ms = count_of(value),
+    ),
+    attribute(
+        "unprocessedSince",
+        |worker| worker.unprocessed_since_ms.map(number),
+        |worker, value| worker.unprocessed_since_ms = count_of(value),
+    ),
+    attribute(
+        "unsavedSince",
+        |worker| worker.unsaved_since_ms.map(number),
+        |worker, value| worker.unsaved_since_ms = count_of(value),
+    ),
+    attribute("kbps", |worker| Some(number(worker.kbps)), |worker, value| set(&mut worker.kbps, value)),
+    attribute("maxLeases", |worker| worker.max_leases.map(number), |worker, value| worker.max_leases = count_of(value)),
+    attribute(
+        "overloaded",
+        |worker| Some(AttributeValue::Bool(worker.overloaded)),
+        |worker, value| worker.overloaded = value.as_bool().is_ok_and(|overloaded| *overloaded),
+    ),
+    attribute(
+        "stuck",
+        // DynamoDB refuses empty sets.
+        |worker| (!worker.stuck.is_empty()).then(|| string_set(&worker.stuck)),
+        |worker, value| worker.stuck = value.as_ss().into_iter().flatten().map(|key| key.as_str().into()).collect(),
+    ),
+    attribute(
+        "halted",
+        |worker| {
+            let json = |record| string(serde_json::to_string(record).unwrap_or_default());
+            let blocked = worker.blocked.iter().map(|(shard, record)| (shard.to_string(), json(record)));
+            (!worker.blocked.is_empty()).then(|| AttributeValue::M(blocked.collect()))
+        },
+        |worker, value| {
+            let record = |json: &AttributeValue| serde_json::from_str(json.as_s().ok()?).ok();
+            let blocked = value.as_m().into_iter().flatten();
+            worker.blocked = blocked.filter_map(|(shard, json)| Some((shard.as_str().into(), record(json)?))).collect();
+        },
+    ),
+];
+
+fn text_of(value: &AttributeValue) -> String {
+    value.as_s().cloned().unwrap_or_default()
+}
+
+fn count_of(value: &AttributeValue) -> Option<u64> {
+    value.as_n().ok().and_then(|digits| digits.parse().ok())
+}
+
+fn set(count: &mut u64, value: &AttributeValue) {
+    *count = count_of(value).unwrap_or_default();
 }
 
 impl FleetTable {
     /// The fleet table of an application.
     pub fn new(client: Client, app: &str) -> Self {
-        Self { client, name: format!("{app}-Fleet") }
+        Self(OwnTable::new(client, format!("{app}-Fleet"), &[KEY]))
     }
 
-    /// The same table; whether it answers is noted in `answers`.
+    /// The same table; each call on it reports to `health` whether the table answers.
     #[must_use]
-    pub fn watched(self, answers: &TableHealth) -> Self {
-        let config = self.client.config().to_builder().interceptor(HealthInterceptor(answers.clone())).build();
-        Self { client: Client::from_conf(config), ..self }
+    pub fn with_health(self, health: &TableHealth) -> Self {
+        Self(self.0.with_health(health))
     }
 
-    /// The table's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Makes sure that the table can be used, and makes it when it is missing and `create` allows that.
+    /// Waits until the table can be used, and creates it when it is missing and `create` allows that.
     ///
     /// # Errors
-    /// [`TableError::Missing`] when it is missing and may not be made.
+    /// [`TableError::Missing`] when it is missing and may not be created.
     pub async fn ensure(&self, create: bool) -> Result<(), TableError> {
-        tables::ensure(&self.client, &self.name, &[KEY], create).await
+        self.0.ensure(create).await
     }
 
-    /// Everything in the table. Items that cannot be read are passed over, as if their workers were dead.
+    /// The whole fleet. Items that cannot be read are left out, as if their workers were dead.
     ///
     /// # Errors
     /// When a page of the scan failed for good.
     pub async fn scan(&self) -> Result<Fleet, TableError> {
         let mut fleet = Fleet::default();
-        let mut start = None;
-        loop {
-            let call = self.client.scan().table_name(&self.name).consistent_read(true);
-            let page = call.set_exclusive_start_key(start).send().await.map_err(|error| self.error("Scan", &error))?;
-            for item in page.items.unwrap_or_default() {
-                match text(&item, KEY) {
-                    Some(LEADER) => fleet.leadership = Some(read_leadership(&item)),
-                    _ => fleet.members.extend(read_member(&item)),
-                }
-            }
-            start = page.last_evaluated_key.filter(|key| !key.is_empty());
-            if start.is_none() {
-                fleet.members.sort_by(|left, right| left.id.cmp(&right.id));
-                return Ok(fleet);
-            }
-        }
+        let read = |item: Item| match text(&item, KEY) {
+            Some(LEADER) => fleet.leadership = Some(read_leader(&item)),
+            _ => fleet.members.extend(read_member(&item)),
+        };
+        self.0.scan(read).await?;
+        fleet.members.sort_by(|left, right| left.id.cmp(&right.id));
+        Ok(fleet)
     }
 
-    /// Takes a worker id for a new process: on the condition that the item is as it was seen, `seen` being the
-    /// incarnation and heartbeat in it. Says whether it was.
+    /// Registers a process under a worker id, if the item still shows the incarnation and heartbeat in `seen`. Returns
+    /// whether it did.
     ///
     /// # Errors
     /// When it is not known whether the item was written.
     pub async fn register(
         &self,
         worker: &WorkerId,
-        presence: &WorkerRecord,
+        record: &WorkerRecord,
         seen: Option<(&str, u64)>,
     ) -> Result<bool, TableError> {
-        let mut item = Item::from([(KEY.into(), string(worker_key(worker)))]);
-        item.extend(presence_attributes(presence).into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let call = self.client.put_item().table_name(&self.name).set_item(Some(item));
+        let call = self.0.client.put_item().table_name(&self.0.name).set_item(Some(member_item(worker, record)));
         let call = match seen {
             None => call.condition_expression("attribute_not_exists(incarnation) OR incarnation = :mine"),
             Some((incarnation, heartbeat)) => call
@@ -108,63 +175,61 @@ impl FleetTable {
                 .expression_attribute_values(":seen", string(incarnation))
                 .expression_attribute_values(":heartbeat", number(heartbeat)),
         };
-        let call = call.expression_attribute_values(":mine", string(&presence.incarnation));
+        let call = call.expression_attribute_values(":mine", string(&record.incarnation));
         match call.send().await {
             Ok(_) => Ok(true),
             Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => Ok(false),
-            Err(error) => Err(self.error("PutItem", &error)),
+            Err(error) => Err(self.0.error("PutItem", &error)),
         }
     }
 
-    /// Asks the process that may live under a worker id to answer, by its next look at its item.
+    /// Asks the process that may live under a worker id to answer with its next heartbeat.
     ///
     /// # Errors
     /// When the call failed for good.
     pub async fn challenge(&self, worker: &WorkerId, challenger: &str) -> Result<(), TableError> {
         let call = self
+            .0
             .client
             .update_item()
-            .table_name(&self.name)
-            .key(KEY, string(worker_key(worker)))
+            .table_name(&self.0.name)
+            .set_key(Some(worker_key(worker)))
             .update_expression("SET challenger = :challenger")
-            // An update of an item that is gone would make one that shows no worker.
+            // An update of an item that is gone would create one without a worker.
             .condition_expression("attribute_exists(incarnation)")
             .expression_attribute_values(":challenger", string(challenger));
         match call.send().await {
             Ok(_) => Ok(()),
             Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => Ok(()),
-            Err(error) => Err(self.error("UpdateItem", &error)),
+            Err(error) => Err(self.0.error("UpdateItem", &error)),
         }
     }
 
-    /// Writes a heartbeat, which also answers a challenger, and returns the item as it is then. Nothing when the
-    /// item is gone or another process has taken the id.
+    /// Writes a heartbeat, which also answers a challenger, and returns the item as it is then. `None` when the item
+    /// is gone or another process has taken the id.
     ///
     /// # Errors
     /// When it is not known whether the heartbeat was written.
-    pub async fn heartbeat(&self, worker: &WorkerId, presence: &WorkerRecord) -> Result<Option<Member>, TableError> {
-        let mut set = Vec::new();
-        let mut values = Item::from([(":mine".into(), string(&presence.incarnation))]);
+    pub async fn heartbeat(&self, worker: &WorkerId, record: &WorkerRecord) -> Result<Option<Member>, TableError> {
+        let (mut set, mut remove) = (Vec::new(), vec!["challenger".to_owned()]);
+        let mut values = Item::from([(":mine".into(), string(&record.incarnation))]);
         let mut names = HashMap::new();
-        for (name, value) in presence_attributes(presence) {
-            set.push(format!("#{name} = :{name}"));
+        for Attribute { name, value, .. } in ATTRIBUTES {
+            match value(record) {
+                Some(value) => {
+                    set.push(format!("#{name} = :{name}"));
+                    values.insert(format!(":{name}"), value);
+                }
+                None => remove.push(format!("#{name}")),
+            }
             names.insert(format!("#{name}"), name.to_owned());
-            values.insert(format!(":{name}"), value);
         }
-        let mut remove = vec!["challenger"];
-        let unknown = [
-            ("caughtUpTo", presence.caught_up_to_ms.is_none()),
-            ("halted", presence.blocked.is_empty()),
-            ("stuck", presence.stuck.is_empty()),
-            ("unprocessedSince", presence.unprocessed_since_ms.is_none()),
-            ("unsavedSince", presence.unsaved_since_ms.is_none()),
-        ];
-        remove.extend(unknown.iter().filter(|(_, is_absent)| *is_absent).map(|(name, _)| *name));
         let call = self
+            .0
             .client
             .update_item()
-            .table_name(&self.name)
-            .key(KEY, string(worker_key(worker)))
+            .table_name(&self.0.name)
+            .set_key(Some(worker_key(worker)))
             .update_expression(format!("SET {} REMOVE {}", set.join(", "), remove.join(", ")))
             .condition_expression("#incarnation = :mine")
             .set_expression_attribute_names(Some(names))
@@ -173,7 +238,7 @@ impl FleetTable {
         match call.send().await {
             Ok(answer) => Ok(answer.attributes.as_ref().and_then(read_member)),
             Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => Ok(None),
-            Err(error) => Err(self.error("UpdateItem", &error)),
+            Err(error) => Err(self.0.error("UpdateItem", &error)),
         }
     }
 
@@ -181,14 +246,11 @@ impl FleetTable {
     ///
     /// # Errors
     /// When the call failed for good.
-    pub async fn look(&self, worker: &WorkerId) -> Result<Option<Member>, TableError> {
-        let call = self.client.get_item().table_name(&self.name).consistent_read(true);
-        let call = call.key(KEY, string(worker_key(worker)));
-        let answer = call.send().await.map_err(|error| self.error("GetItem", &error))?;
-        Ok(answer.item.as_ref().and_then(read_member))
+    pub async fn get(&self, worker: &WorkerId) -> Result<Option<Member>, TableError> {
+        Ok(self.0.get(worker_key(worker)).await?.as_ref().and_then(read_member))
     }
 
-    /// Tells a worker to look at some lease rows. A hint to a worker that isn't there goes nowhere.
+    /// Adds lease rows to read to a worker's inbox. Hints to a worker without an item are dropped.
     ///
     /// # Errors
     /// When the call failed for good. Hints only save time.
@@ -201,10 +263,11 @@ impl FleetTable {
             keys = vec![EVERYTHING.into()];
         }
         let call = self
+            .0
             .client
             .update_item()
-            .table_name(&self.name)
-            .key(KEY, string(worker_key(worker)))
+            .table_name(&self.0.name)
+            .set_key(Some(worker_key(worker)))
             .update_expression("ADD inbox :keys")
             .condition_expression("attribute_exists(#key)")
             .expression_attribute_names("#key", KEY)
@@ -212,61 +275,63 @@ impl FleetTable {
         match call.send().await {
             Ok(_) => Ok(()),
             Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => Ok(()),
-            Err(error) => Err(self.error("UpdateItem", &error)),
+            Err(error) => Err(self.0.error("UpdateItem", &error)),
         }
     }
 
-    /// Takes hints out of a worker's own inbox. To be called *before* the rows are read: a hint that comes in
-    /// between stays.
+    /// Takes hints out of a worker's own inbox. To be called *before* the rows are read: a later hint stays.
     ///
     /// # Errors
     /// When the call failed for good.
-    pub async fn clear(&self, worker: &WorkerId, hints: &Hints) -> Result<(), TableError> {
+    pub async fn clear_inbox(&self, worker: &WorkerId, hints: &Hints) -> Result<(), TableError> {
         let mut keys: Vec<String> = hints.keys.iter().map(ToString::to_string).collect();
         if hints.everything {
             keys.push(EVERYTHING.into());
         }
         let call = self
+            .0
             .client
             .update_item()
-            .table_name(&self.name)
-            .key(KEY, string(worker_key(worker)))
+            .table_name(&self.0.name)
+            .set_key(Some(worker_key(worker)))
             .update_expression("DELETE inbox :keys")
             .condition_expression("attribute_exists(incarnation)")
             .expression_attribute_values(":keys", AttributeValue::Ss(keys));
         match call.send().await {
             Ok(_) => Ok(()),
             Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => Ok(()),
-            Err(error) => Err(self.error("UpdateItem", &error)),
+            Err(error) => Err(self.0.error("UpdateItem", &error)),
         }
     }
 
-    /// Removes the item of a worker that has left or died: if it still shows this incarnation and heartbeat.
+    /// Removes the item of a worker that has left or died, if it still shows this incarnation and heartbeat. Returns
+    /// whether it did.
     ///
     /// # Errors
     /// When the call failed for good.
     pub async fn remove(&self, worker: &WorkerId, incarnation: &str, heartbeat: u64) -> Result<bool, TableError> {
         let call = self
+            .0
             .client
             .delete_item()
-            .table_name(&self.name)
-            .key(KEY, string(worker_key(worker)))
+            .table_name(&self.0.name)
+            .set_key(Some(worker_key(worker)))
             .condition_expression("incarnation = :seen AND heartbeat = :heartbeat")
             .expression_attribute_values(":seen", string(incarnation))
             .expression_attribute_values(":heartbeat", number(heartbeat));
         match call.send().await {
             Ok(_) => Ok(true),
             Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => Ok(false),
-            Err(error) => Err(self.error("DeleteItem", &error)),
+            Err(error) => Err(self.0.error("DeleteItem", &error)),
         }
     }
 
-    /// Writes the leader's item, on the condition that it is still of the term that was seen (`None`: not there).
-    /// Says whether it was; a write of our own whose answer was lost counts as one.
+    /// Writes the leader's item, if it is still of the term that was seen (`None`: absent). Returns whether it was
+    /// written; an earlier write of the same record, whose answer was lost, counts.
     ///
     /// # Errors
     /// When it is not known whether the item was written.
-    pub async fn write_leadership(&self, wanted: &LeaderRecord, seen_term: Option<u64>) -> Result<bool, TableError> {
+    pub async fn write_leader(&self, wanted: &LeaderRecord, seen_term: Option<u64>) -> Result<bool, TableError> {
         let mut item = Item::from([
             (KEY.into(), string(LEADER)),
             ("incarnation".into(), string_or_none(&wanted.incarnation)),
@@ -280,7 +345,7 @@ impl FleetTable {
         if let Some(arn) = &wanted.stream_arn {
             item.insert("streamArn".into(), string(arn));
         }
-        let call = self.client.put_item().table_name(&self.name).set_item(Some(item));
+        let call = self.0.client.put_item().table_name(&self.0.name).set_item(Some(item));
         let call = match seen_term {
             None => call.condition_expression("attribute_not_exists(#key)"),
             Some(term) => call
@@ -291,9 +356,9 @@ impl FleetTable {
         match call.expression_attribute_names("#key", KEY).send().await {
             Ok(_) => Ok(true),
             Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => {
-                Ok(self.leadership().await?.as_ref() == Some(wanted))
+                Ok(self.leader().await?.as_ref() == Some(wanted))
             }
-            Err(error) => Err(self.error("PutItem", &error)),
+            Err(error) => Err(self.0.error("PutItem", &error)),
         }
     }
 
@@ -301,75 +366,31 @@ impl FleetTable {
     ///
     /// # Errors
     /// When the call failed for good.
-    pub async fn leadership(&self) -> Result<Option<LeaderRecord>, TableError> {
-        let call = self.client.get_item().table_name(&self.name).consistent_read(true).key(KEY, string(LEADER));
-        let answer = call.send().await.map_err(|error| self.error("GetItem", &error))?;
-        Ok(answer.item.as_ref().map(read_leadership))
-    }
-
-    fn error<E, R>(&self, operation: &'static str, error: &aws_sdk_dynamodb::error::SdkError<E, R>) -> TableError
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug,
-    {
-        TableError::new(operation, &self.name, error)
+    pub async fn leader(&self) -> Result<Option<LeaderRecord>, TableError> {
+        let key = Item::from([(KEY.into(), string(LEADER))]);
+        Ok(self.0.get(key).await?.as_ref().map(read_leader))
     }
 }
 
-fn worker_key(worker: &WorkerId) -> String {
-    format!("{WORKER_PREFIX}{worker}")
+fn worker_key(worker: &WorkerId) -> Item {
+    Item::from([(KEY.into(), string(format!("{WORKER_PREFIX}{worker}")))])
 }
 
-fn presence_attributes(presence: &WorkerRecord) -> Vec<(&'static str, AttributeValue)> {
-    let state = if presence.leaving { "leaving" } else { "active" };
-    let mut attributes = vec![
-        ("heartbeat", number(presence.heartbeat)),
-        ("incarnation", string(&presence.incarnation)),
-        ("state", string(state)),
-        ("version", string(&presence.version)),
-        ("leases", number(presence.leases)),
-        ("overloaded", AttributeValue::Bool(presence.overloaded)),
-        ("digest", string(format!("{:016x}", presence.digest))),
-        ("kbps", number(presence.kbps)),
-    ];
-    let moments = [
-        ("caughtUpTo", presence.caught_up_to_ms),
-        ("unprocessedSince", presence.unprocessed_since_ms),
-        ("unsavedSince", presence.unsaved_since_ms),
-    ];
-    attributes.extend(moments.into_iter().filter_map(|(name, moment)| Some((name, number(moment?)))));
-    if !presence.stuck.is_empty() {
-        attributes.push(("stuck", AttributeValue::Ss(presence.stuck.iter().map(ToString::to_string).collect())));
-    }
-    if !presence.blocked.is_empty() {
-        let text = |halt: &BlockedRecord| serde_json::to_string(halt).unwrap_or_default();
-        let halted = presence.blocked.iter().map(|(shard, halt)| (shard.to_string(), string(text(halt))));
-        attributes.push(("halted", AttributeValue::M(halted.collect())));
-    }
-    if let Some(limit) = presence.max_leases {
-        attributes.push(("maxLeases", number(limit)));
-    }
-    attributes
+fn member_item(worker: &WorkerId, record: &WorkerRecord) -> Item {
+    let mut item = worker_key(worker);
+    item.extend(ATTRIBUTES.iter().filter_map(|Attribute { name, value, .. }| Some(((*name).into(), value(record)?))));
+    item
 }
 
 fn read_member(item: &Item) -> Option<Member> {
     let id = text(item, KEY)?.strip_prefix(WORKER_PREFIX)?;
-    let record = WorkerRecord {
-        heartbeat: count(item, "heartbeat")?,
-        incarnation: text(item, "incarnation")?.to_owned(),
-        leaving: text(item, "state") == Some("leaving"),
-        version: text(item, "version").unwrap_or_default().to_owned(),
-        leases: count(item, "leases").unwrap_or_default(),
-        digest: text(item, "digest").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or_default(),
-        caught_up_to_ms: count(item, "caughtUpTo"),
-        unprocessed_since_ms: count(item, "unprocessedSince"),
-        unsaved_since_ms: count(item, "unsavedSince"),
-        kbps: count(item, "kbps").unwrap_or_default(),
-        max_leases: count(item, "maxLeases"),
-        overloaded: item.get("overloaded").and_then(|value| value.as_bool().ok()).copied().unwrap_or_default(),
-        stuck: texts(item, "stuck").map(ShardId::from).collect(),
-        blocked: halted(item),
-    };
+    count(item, "heartbeat").and(text(item, "incarnation"))?; // another item, or a broken one
+    let mut record = WorkerRecord::default();
+    for Attribute { name, read, .. } in ATTRIBUTES {
+        if let Some(value) = item.get(name) {
+            read(&mut record, value);
+        }
+    }
     let mut inbox = Hints::default();
     for key in texts(item, "inbox") {
         match key {
@@ -381,57 +402,24 @@ fn read_member(item: &Item) -> Option<Member> {
     Some(Member { id: id.into(), record, inbox, challenger })
 }
 
-fn halted(item: &Item) -> BTreeMap<ShardId, BlockedRecord> {
-    let halted = item.get("halted").and_then(|halted| halted.as_m().ok());
-    let read = |(shard, halt): (&String, &AttributeValue)| {
-        Some((ShardId::from(shard.as_str()), serde_json::from_str(halt.as_s().ok()?).ok()?))
-    };
-    halted.into_iter().flatten().filter_map(read).collect()
-}
-
-fn read_leadership(item: &Item) -> LeaderRecord {
+fn read_leader(item: &Item) -> LeaderRecord {
     LeaderRecord {
         worker: text(item, "worker").map(WorkerId::from),
-        incarnation: text(item, "incarnation").filter(|text| *text != NO_TEXT).unwrap_or_default().to_owned(),
+        incarnation: text(item, "incarnation").map(real_text).unwrap_or_default().to_owned(),
         term: count(item, "term").unwrap_or_default(),
         stream_arn: text(item, "streamArn").map(ToOwned::to_owned),
         started_at_ms: count(item, "startedAt").unwrap_or_default(),
-        initial_sync_done: item.get("listed").and_then(|listed| listed.as_bool().ok()).copied().unwrap_or_default(),
+        initial_sync_done: flag(item, "listed"),
     }
-}
-
-/// Stands for an empty text, which some versions of DynamoDB refuse.
-const NO_TEXT: &str = "-";
-
-fn string_or_none(value: &str) -> AttributeValue {
-    string(if value.is_empty() { NO_TEXT } else { value })
-}
-
-fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
-    item.get(name).and_then(|value| value.as_s().ok()).map(String::as_str)
-}
-
-fn texts<'a>(item: &'a Item, name: &str) -> impl Iterator<Item = &'a str> {
-    item.get(name).and_then(|value| value.as_ss().ok()).into_iter().flatten().map(String::as_str)
-}
-
-fn count(item: &Item, name: &str) -> Option<u64> {
-    item.get(name).and_then(|value| value.as_n().ok()).and_then(|digits| digits.parse().ok())
-}
-
-fn string(value: impl AsRef<str>) -> AttributeValue {
-    AttributeValue::S(value.as_ref().to_owned())
-}
-
-fn number(value: u64) -> AttributeValue {
-    AttributeValue::N(value.to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use crate::model::blocked_record::BlockedRecord;
+    use crate::model::lease::ShardId;
 
     #[test]
     fn a_worker_reads_its_item_as_it_wrote_it() {
@@ -443,7 +431,7 @@ mod tests {
             attempts: 12,
             since_ms: 1_700_000_000_003,
         };
-        let presence = WorkerRecord {
+        let record = WorkerRecord {
             heartbeat: 7,
             incarnation: "i".into(),
             leaving: true,
@@ -459,11 +447,10 @@ mod tests {
             stuck: BTreeSet::from(["shardId-9".into()]),
             blocked: BTreeMap::from([("shardId-8".into(), halt)]),
         };
-        let mut item = Item::from([(KEY.into(), string(worker_key(&"w/1".into())))]);
-        item.extend(presence_attributes(&presence).into_iter().map(|(name, value)| (name.to_owned(), value)));
+        let mut item = member_item(&"w/1".into(), &record);
         item.insert("inbox".into(), AttributeValue::Ss(vec!["shardId-1".into(), "*".into()]));
         let member = read_member(&item).expect("a worker");
-        assert_eq!((member.id, member.record), ("w/1".into(), presence));
+        assert_eq!((member.id, member.record), ("w/1".into(), record));
         assert!(member.inbox.everything && member.inbox.keys.contains(&ShardId::from("shardId-1")));
     }
 }

@@ -1,52 +1,83 @@
-//! The AWS-facing modules: one configuration, the stream, and the tables of leases, of the fleet and of dead letters.
+//! The calls to AWS: one configuration, the stream, and the tables of the application.
 //!
-//! They turn the core's values into calls and the answers into values, type every error, and decide nothing else.
+//! The adapters turn the model's values into calls and the answers into values, and classify every error by what its
+//! caller should do. They decide nothing else.
 
 pub mod calls;
 pub mod clients;
 pub mod fleet_table;
+pub(crate) mod item;
 pub mod lease_table;
+pub(crate) mod own_table;
 pub mod record;
 pub mod stream;
 pub mod table_health;
-pub(crate) mod tables;
 
 use std::error::Error as StdError;
 
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
-/// What a failed call to a table means for its caller.
+/// A failed call to a table, by what its caller should do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableError {
-    /// The table isn't there.
+    /// The table does not exist.
     #[error("table {table} does not exist")]
     Missing {
         /// The table's name.
         table: String,
     },
-    /// The caller may not do this: credentials, permissions, or a request that the service finds wrong. Trying again
-    /// is of no use before somebody has changed something.
-    #[error("{operation} on table {table} was refused: {reason}")]
+    /// The service refuses the call: credentials, permissions, or an invalid request. Retrying does not help until
+    /// somebody has changed something.
+    #[error("{operation} on table {table} was refused: {source}")]
     Refused {
         /// The API operation.
         operation: &'static str,
         /// The table's name.
         table: String,
-        /// The service's words.
-        reason: String,
+        /// The service's refusal.
+        source: CallError,
     },
-    /// No answer, a throttled call, or a fault of the service: to be tried again. Whether a write has happened is
-    /// not known.
-    #[error("{operation} on table {table} failed: {reason}")]
+    /// No answer, a throttled call, or a fault of the service: to be retried. A write may or may not have happened.
+    #[error("{operation} on table {table} failed: {source}")]
     Unavailable {
         /// The API operation.
         operation: &'static str,
         /// The table's name.
         table: String,
-        /// The service's or the client's words.
-        reason: String,
+        /// The failure of the call.
+        source: CallError,
     },
+}
+
+/// A failed call in one line: the service's code and message, or what happened to the call and its whole chain of
+/// causes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct CallError {
+    code: Option<String>,
+    text: String,
+}
+
+impl CallError {
+    pub(crate) fn new<E, R>(error: &SdkError<E, R>) -> Self
+    where
+        E: ProvideErrorMetadata + StdError + 'static,
+        R: std::fmt::Debug,
+    {
+        Self { code: error.code().map(ToOwned::to_owned), text: describe(error) }
+    }
+
+    /// The service's error code, such as `ThrottlingException`; absent for a call without an answer.
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+}
+
+impl From<String> for CallError {
+    fn from(text: String) -> Self {
+        Self { code: None, text }
+    }
 }
 
 impl TableError {
@@ -55,21 +86,21 @@ impl TableError {
         E: ProvideErrorMetadata + StdError + 'static,
         R: std::fmt::Debug,
     {
-        let (table, reason) = (table.to_owned(), describe(error));
+        let (table, source) = (table.to_owned(), CallError::new(error));
         match ErrorKind::of(error) {
             ErrorKind::NotFound => Self::Missing { table },
-            ErrorKind::Refused => Self::Refused { operation, table, reason },
-            _ => Self::Unavailable { operation, table, reason },
+            ErrorKind::Refused => Self::Refused { operation, table, source },
+            _ => Self::Unavailable { operation, table, source },
         }
     }
 
-    /// Whether trying again later may help.
+    /// Whether retrying may help.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
 }
 
-/// The kinds of failed calls, for all operations of both services.
+/// A failed call of either service, by its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ErrorKind {
     ConditionFailed,
@@ -114,7 +145,7 @@ impl ErrorKind {
     }
 }
 
-/// An SDK error in one line: the service's code and words, or what happened to the call.
+/// An SDK error in one line: the service's code and message, or what happened to the call.
 pub(crate) fn describe<E, R>(error: &SdkError<E, R>) -> String
 where
     E: ProvideErrorMetadata + StdError + 'static,
@@ -127,23 +158,23 @@ where
             SdkError::TimeoutError(_) => "no answer in time".to_owned(),
             SdkError::DispatchFailure(failure) => failure
                 .as_connector_error()
-                .map_or_else(|| "the call could not be sent".to_owned(), |error| root_cause(error)),
+                .map_or_else(|| "the call could not be sent".to_owned(), |error| with_causes(error)),
             SdkError::ResponseError(_) => "the answer could not be read".to_owned(),
             other => DisplayErrorContext(other).to_string(),
         },
     }
 }
 
-/// The whole chain of causes, each once.
-fn root_cause(error: &dyn StdError) -> String {
-    let mut words = error.to_string();
+/// An error with its chain of causes, each once.
+pub(crate) fn with_causes(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        let text = cause.to_string();
-        if !words.contains(&text) {
-            words = format!("{words}: {text}");
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
         }
         next = cause.source();
     }
-    words
+    text
 }

@@ -1,8 +1,8 @@
 //! Records as the AWS SDK has them, and as a user's own structs.
 //!
-//! The worker reads records without the SDK's types, which cost most of the time of reading them. Whoever has code for
-//! those types converts a record here ([`Record::to_sdk`]); whoever has structs for the items of a table reads keys and
-//! images straight into them ([`Record::new_image_as`] and its siblings, with the feature `serde_dynamo`).
+//! The worker reads records without the SDK's types, which cost most of the time of reading them. Code for
+//! those types converts a record here ([`Record::to_sdk`]); structs for the items of a table are read straight from keys
+//! and images ([`Record::new_image_as`] and its siblings, with the feature `serde_dynamo`).
 
 use std::collections::HashMap;
 

@@ -22,9 +22,9 @@ use crate::model::lease::ShardId;
 use crate::model::record::{Page, ViewType};
 use crate::model::shard_graph::Shard;
 
-/// How long the body of an answer may take once its head has arrived.
+/// The time limit for the body of an answer once its head has arrived.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Room is made for no more of a body than this before it is there, whatever its head announces.
+/// The most room reserved for a body before it arrives, whatever its head announces.
 const MOST_ROOM_AHEAD: usize = 16 << 20;
 
 /// One DynamoDB stream.
@@ -39,34 +39,34 @@ pub struct Stream {
 pub struct Described {
     /// The shards on this page.
     pub shards: Vec<Shard>,
-    /// Whether the stream is switched off: nothing is added to it any more, what it holds stays readable for a day.
+    /// Whether the stream is switched off: it gets no further records, and its records stay readable for a day.
     pub disabled: bool,
-    /// What the stream's records hold, as far as the service says it in words that are known.
+    /// The view type of the stream's records, if the service gives a known one.
     pub view_type: Option<ViewType>,
-    /// Where the next page starts, when there is one.
+    /// The start of the next page, when there is one.
     pub next: Option<ShardId>,
 }
 
-/// Why a call on the stream failed, by what follows from it.
+/// A failed call on the stream, by what its caller should do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The iterator is too old: a new one continues behind the last record.
+    /// The iterator is too old: a new one continues after the last record.
     #[error("the shard iterator has expired")]
     ExpiredIterator,
     /// The stream or the shard isn't there, or no longer.
     #[error("not found: {0}")]
     NotFound(String),
-    /// Trying again is of no use before somebody has changed something: credentials, permissions.
+    /// Credentials or permissions: retrying does not help until somebody has changed something.
     #[error("refused: {0}")]
     Refused(String),
-    /// Fewer calls are wanted.
+    /// The service asks for fewer calls.
     #[error("throttled: {0}")]
     Throttled(String),
-    /// No answer, a fault of the service, or an answer that could not be read: to be tried again from the same place.
+    /// No answer, a fault of the service, or an unreadable answer: to be retried from the same position.
     #[error("{0}")]
     Transient(String),
-    /// The records behind the wanted position are partly gone.
+    /// Some records after the wanted position are gone.
     #[error("the records at this position are trimmed: {0}")]
     Trimmed(String),
 }
@@ -82,7 +82,7 @@ impl Stream {
         &self.arn
     }
 
-    /// One page of the stream's shards, those behind `after` (DescribeStream; at most 100 shards, 10 calls a second).
+    /// One page of the stream's shards, those after `after` (DescribeStream; at most 100 shards, 10 calls a second).
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such stream.
@@ -114,7 +114,7 @@ impl Stream {
         }
     }
 
-    /// An iterator on a shard that begins behind `checkpoint` (GetShardIterator).
+    /// An iterator on a shard that begins after `checkpoint` (GetShardIterator).
     ///
     /// # Errors
     /// [`Error::Trimmed`] when the position is no longer in the shard, [`Error::NotFound`] when the shard isn't.
@@ -149,7 +149,9 @@ impl Stream {
         let bytes = tokio::time::timeout(BODY_TIMEOUT, collect(body))
             .await
             .map_err(|_| Error::Transient("the answer's body did not arrive in time".into()))?
-            .map_err(|error| Error::Transient(format!("the answer's body broke off: {}", super::root_cause(&error))))?;
+            .map_err(|error| {
+                Error::Transient(format!("the answer's body broke off: {}", super::with_causes(&error)))
+            })?;
         Page::decode(bytes.into()).map_err(|error| Error::Transient(format!("the answer is malformed: {error}")))
     }
 }
@@ -172,7 +174,7 @@ impl Error {
     }
 }
 
-/// Why there is no stream to read.
+/// The absence of a stream to read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FindError {
@@ -194,7 +196,7 @@ pub enum FindError {
     /// The service refuses us.
     #[error("the stream cannot be looked up: {0}")]
     Refused(String),
-    /// No answer, or a fault of the service: to be tried again.
+    /// No answer, or a fault of the service: to be retried.
     #[error("{0}")]
     Unavailable(String),
 }

@@ -1,11 +1,11 @@
-//! Whether a table answers: noted with each call on it, looked at by whoever decides whether the worker gets on.
+//! The health of a table, noted with each call on it. `/ready` asks for it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What calls on a table have met lately; clones note and show the same.
+/// The outcome of the latest calls on a table. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct TableHealth(Arc<Mutex<State>>);
 
@@ -17,26 +17,26 @@ struct State {
 }
 
 impl TableHealth {
-    /// The table has answered.
+    /// Notes an answer.
     pub fn good(&self) {
         let mut state = self.lock();
         state.last_good = Some(Instant::now());
         state.failing_since = None;
     }
 
-    /// A call went wrong, for a reason given in a word.
+    /// Notes a failed call, with its reason in a word.
     pub fn failed(&self, reason: &str) {
         let mut state = self.lock();
         state.failing_since.get_or_insert_with(Instant::now);
         reason.clone_into(&mut state.reason);
     }
 
-    /// How long ago the table last answered.
+    /// The time since the last answer.
     pub fn silent_for(&self) -> Option<Duration> {
         self.lock().last_good.map(|at| at.elapsed())
     }
 
-    /// For how long all calls have gone wrong, and how the last one did; nothing when the last one was answered.
+    /// The time for which all calls have failed, and the reason of the last one; `None` when the last one was answered.
     pub fn failing_for(&self) -> Option<(Duration, String)> {
         let state = self.lock();
         state.failing_since.map(|since| (since.elapsed(), state.reason.clone()))

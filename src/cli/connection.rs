@@ -28,7 +28,7 @@ impl Connection {
     /// When there is no region or there are no credentials.
     pub async fn new(app: &str, endpoints: &Endpoints, lease_duration: Duration) -> Result<Self, anyhow::Error> {
         let config = clients::load(endpoints).await?;
-        let clients = clients::clients(&config, endpoints, lease_duration, "operator");
+        let clients = clients::clients(&config, endpoints, clients::table_timeout(lease_duration), "operator");
         let leases = LeaseTable::new(clients.tables.clone(), app);
         let fleet = FleetTable::new(clients.tables.clone(), app);
         Ok(Self { clients, leases, fleet })

@@ -68,9 +68,14 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         let _ = answer.print();
         return if answer.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
     }
-    eprintln!("error: {error}");
-    for cause in error.chain().skip(1) {
-        eprintln!("  caused by: {cause}");
+    let mut told = error.to_string();
+    eprintln!("error: {told}");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Some errors hold their cause's text.
+        if !told.contains(&cause) {
+            eprintln!("  caused by: {cause}");
+        }
+        told = cause;
     }
     match error.downcast_ref::<Mistakes>() {
         Some(_) => ExitCode::from(EXIT_USAGE),

@@ -6,9 +6,10 @@ use std::future::Future;
 use std::sync::Arc;
 
 pub use super::lease_handle::Committed;
-use super::lease_handle::{LeaseHandle, LeaseLost, RefusedCommit, WriteError};
+use super::lease_handle::{LeaseHandle, RefusedCommit, WriteError};
 use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::model::checkpoint::Checkpoint;
+use crate::model::lease::LeaseLost;
 use crate::model::record::RecordBatch;
 use crate::model::sequence_number::SequenceNumber;
 

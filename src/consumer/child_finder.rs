@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::known_shards::KnownShards;
 use crate::aws::stream::{Error, Stream};
+use crate::model::backoff::Backoff;
 use crate::model::lease::ShardId;
-use crate::model::polling::Backoff;
 use crate::model::shard_graph::{Shard, ShardGraph};
 
 /// The time after which a closed shard that shows no child is finished without one. The leader's listing finds its

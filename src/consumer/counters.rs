@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::clock::WallClock;
-use super::reader::seconds_to_ms;
 use crate::model::record::{EventName, Record, RecordBatch};
 use crate::telemetry::catalogue;
 
@@ -159,8 +158,8 @@ fn count_batch(records: &RecordBatch, clock: WallClock) {
     catalogue::BATCHES.inc([]);
     #[expect(clippy::cast_precision_loss, reason = "a page has no more than thousands of records")]
     catalogue::BATCH_RECORDS.record([], records.len() as f64);
-    if let Some(created) = records.first().and_then(|record| record.created_at()) {
-        let age = Duration::from_millis(clock.now_ms().saturating_sub(seconds_to_ms(created)));
+    if let Some(created_ms) = records.first().and_then(|record| record.created_ms()) {
+        let age = Duration::from_millis(clock.now_ms().saturating_sub(created_ms));
         catalogue::END_TO_END.record([], age.as_secs_f64());
     }
 }

@@ -52,7 +52,7 @@ mod tests {
     fn graph(shards: &[(&str, &str)]) -> ShardGraph {
         let shard =
             |(id, parent): &(&str, &str)| Shard { id: (*id).into(), parent: Some((*parent).into()), closed: false };
-        ShardGraph::new(shards.iter().map(shard))
+        ShardGraph::from_iter(shards.iter().map(shard))
     }
 
     fn children(known: &KnownShards, parent: &str) -> Option<Vec<String>> {

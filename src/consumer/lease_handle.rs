@@ -13,10 +13,10 @@ use super::lease_deadline::LeaseDeadline;
 use super::status::ConsumerStatus;
 use crate::aws::TableError;
 use crate::aws::lease_table::{CommitOutcome, EndOutcome, LeaseTable, Outcome, RefusedWrite, TransactWriteItem};
+use crate::model::backoff::Backoff;
 use crate::model::checkpoint::Checkpoint;
-use crate::model::lease::{Lease, ShardId, Transition, TransitionError, WorkerId};
+use crate::model::lease::{Lease, LeaseLost, ShardId, Transition, TransitionError, WorkerId};
 use crate::model::out_of_order_acks::OutOfOrderAcks;
-use crate::model::polling::Backoff;
 use crate::model::sequence_number::SequenceNumber;
 use crate::model::throughput::Throughput;
 use crate::telemetry::catalogue;
@@ -76,11 +76,6 @@ impl<E: Into<WriteError>> From<E> for RefusedCommit {
         Self::Lease(error.into())
     }
 }
-
-/// The loss of a lease: its row is gone or names another holder, or this worker missed its deadline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the lease is lost")]
-pub struct LeaseLost;
 
 /// The reason that a write to a held lease did not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

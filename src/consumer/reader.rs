@@ -18,16 +18,9 @@ use crate::aws::stream::{Error, Stream};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
 use crate::model::polling::{PollPacer, PollResult};
-use crate::model::record::{Page, RecordBatch};
-use crate::model::sequence_number::SequenceNumber;
+use crate::model::record::{Page, PageSummary, RecordBatch};
 use crate::model::shard_graph::Shard;
 
-/// The records of a full page (API reference, GetRecords).
-const FULL_PAGE_RECORDS: usize = 1000;
-/// The bytes of a full page: 1 MB of records is at least this much JSON.
-const FULL_PAGE_BYTES: usize = 900_000;
-/// The age from which records are a backlog: more follow at once, however small the page.
-const BACKLOG_AGE_MS: u64 = 2_000;
 /// The allowance for clocks that differ: a `LATEST` start that is found again by time begins this much earlier, and
 /// delivers again the records of that time.
 const CLOCK_SLACK_MS: u64 = 30_000;
@@ -39,8 +32,8 @@ const FETCH_AHEAD: usize = 1;
 /// A finding of a reader.
 #[derive(Debug)]
 pub(super) enum ReaderEvent {
-    /// Records, with their part of the byte budget.
-    Records(RecordBatch, Option<Reservation>),
+    /// Records, with their facts and their part of the byte budget.
+    Records(RecordBatch, PageSummary, Option<Reservation>),
     /// The tip of the open shard, as far as empty pages can prove it.
     Tip {
         /// The time of the last empty page (ms since the epoch).
@@ -102,7 +95,7 @@ impl Reader {
                         self.budget.settle(taken, bytes);
                     }
                     iterator = page.next_shard_iterator.clone();
-                    let polled = self.poll_result(&page);
+                    let polled = PollResult::of(page.summary.as_ref(), self.clock.now_ms());
                     let wait = self.pacer.next(polled, &mut self.rng);
                     if !self.send_page(page, taken, &mut tip_proof, fetched_ms).await {
                         return;
@@ -173,18 +166,11 @@ impl Reader {
         let page = self.stream.records(current).await?;
         // Whatever the service answers, no record is delivered that the position covers.
         let Some(position) = self.position.sequence_number() else { return Ok(page) };
-        let records = page.records.skip_through(position);
-        if last_position(&records).is_some_and(|last| last <= *position) {
+        let page = page.skip_through(position);
+        if page.summary.as_ref().is_some_and(|page| page.last <= *position) {
             return Err(Error::Transient(format!("the answer's records are out of order after {position}")));
         }
-        Ok(Page { records, ..page })
-    }
-
-    fn poll_result(&self, page: &Page) -> PollResult {
-        let Some(newest) = page.records.last() else { return PollResult::Empty };
-        let created_ms = newest.created_at().map_or(0, seconds_to_ms);
-        let is_old = self.clock.now_ms().saturating_sub(created_ms) >= BACKLOG_AGE_MS;
-        if is_full(&page.records) || is_old { PollResult::Backlog } else { PollResult::Some }
+        Ok(page)
     }
 
     /// Sends the events of a page. Returns whether there is more to read.
@@ -195,16 +181,17 @@ impl Reader {
         tip_proof: &mut TipProof,
         fetched_ms: u64,
     ) -> bool {
-        let is_full = is_full(&page.records);
-        self.status.count_page(&page.records, is_full);
+        self.status.count_page(page.summary.as_ref());
         let is_last = page.next_shard_iterator.is_none();
-        let event = match last_position(&page.records) {
-            Some(last) => {
-                self.position = Checkpoint::At(last);
+        let event = match page.summary {
+            Some(summary) => {
+                self.position = Checkpoint::At(summary.last.clone());
                 tip_proof.reset();
-                let records = self.without_old(page.records);
-                self.status.fetched(&records, fetched_ms, is_full);
-                (!records.is_empty()).then_some(ReaderEvent::Records(records, reservation))
+                let is_full = summary.is_full();
+                self.without_old(page.records, summary).map(|(records, summary)| {
+                    self.status.fetched(&summary, fetched_ms, is_full);
+                    ReaderEvent::Records(records, summary, reservation)
+                })
             }
             None => {
                 let tip = tip_proof.add_empty_page().filter(|_| !is_last);
@@ -223,18 +210,15 @@ impl Reader {
     }
 
     /// Leaves out records created before a `LATEST` start.
-    fn without_old(&mut self, records: RecordBatch) -> RecordBatch {
-        let Some(not_before_ms) = self.not_before_ms else { return records };
+    fn without_old(&mut self, records: RecordBatch, summary: PageSummary) -> Option<(RecordBatch, PageSummary)> {
+        let Some(not_before_ms) = self.not_before_ms else { return Some((records, summary)) };
         // Times are whole seconds, rounded down: a record of the start's second may be newer than the start.
-        let is_new = |created: f64| seconds_to_ms(created) + 999 >= not_before_ms;
-        let first = records.iter().position(|record| record.created_at().is_none_or(is_new));
-        match first {
-            Some(first) => {
-                self.not_before_ms = None;
-                records.slice(first..records.len())
-            }
-            None => records.slice(0..0),
-        }
+        let is_new = |created_ms: u64| created_ms + 999 >= not_before_ms;
+        let first = records.iter().position(|record| record.created_ms().is_none_or(is_new))?;
+        self.not_before_ms = None;
+        let records = records.slice(first..);
+        let summary = PageSummary::of(&records)?;
+        Some((records, summary))
     }
 
     /// Turns a `LATEST` position into a start by time: the shard is read from its oldest record, without those created
@@ -270,21 +254,4 @@ impl Reader {
             }
         }
     }
-}
-
-fn is_full(records: &RecordBatch) -> bool {
-    records.len() >= FULL_PAGE_RECORDS || records.bytes_len() >= FULL_PAGE_BYTES
-}
-
-/// The position of a batch's last record.
-pub(super) fn last_position(records: &RecordBatch) -> Option<SequenceNumber> {
-    records.last().and_then(|record| record.sequence_number().parse().ok())
-}
-
-/// Seconds since the epoch as the service gives them, in whole milliseconds.
-pub(super) fn seconds_to_ms(seconds: f64) -> u64 {
-    let ms = (seconds * 1000.0).clamp(0.0, 1e15);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
-    let ms = ms as u64;
-    ms
 }

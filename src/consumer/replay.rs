@@ -11,9 +11,9 @@ use super::delivery::catch_panic;
 use super::failure::{BatchError, FailurePolicy};
 use super::processor::{ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 use crate::dead_letters::letter::DeadLetter;
+use crate::model::backoff::Backoff;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
-use crate::model::polling::Backoff;
 
 /// Delivers the records of dead letters to processors without a worker: one at a time, under a failure policy, each
 /// shard's to a processor of its own.

@@ -9,13 +9,12 @@ use tokio::time::Instant;
 
 use super::busy_time::{BusyTime, FailureStreak, InFlightCalls};
 use super::clock::WallClock;
-use super::reader::{last_position, seconds_to_ms};
 use crate::aws::stream::Error;
 use crate::model::app_lag::unread_since_ms;
 use crate::model::blocked_record::BlockedRecord;
 use crate::model::lag::{Fetched, Lag, Stage};
 use crate::model::lease::Lease;
-use crate::model::record::{Page, Record, RecordBatch};
+use crate::model::record::{Page, PageSummary};
 use crate::model::sequence_number::SequenceNumber;
 use crate::telemetry::catalogue;
 
@@ -172,26 +171,31 @@ impl ConsumerStatus {
     }
 
     /// Counts a page.
-    pub(super) fn count_page(&self, records: &RecordBatch, is_full: bool) {
-        let kind = match records.len() {
-            0 => "empty",
-            _ if is_full => "full",
-            _ => "partial",
+    pub(super) fn count_page(&self, page: Option<&PageSummary>) {
+        let kind = match page {
+            None => "empty",
+            Some(page) if page.is_full() => "full",
+            Some(_) => "partial",
         };
         catalogue::PAGES.inc([kind]);
-        catalogue::RECORDS_FETCHED.add([], records.len() as u64);
-        catalogue::BYTES_FETCHED.add([], records.bytes_len() as u64);
+        if let Some(page) = page {
+            catalogue::RECORDS_FETCHED.add([], page.records as u64);
+            catalogue::BYTES_FETCHED.add([], page.bytes as u64);
+        }
     }
 
     /// Notes records on their way to the delivery.
-    pub(super) fn fetched(&self, records: &RecordBatch, fetched_ms: u64, is_full: bool) {
-        let Some(last) = last_position(records) else { return };
-        let created_ms = |record: Option<Record<'_>>| {
-            record.and_then(|record| record.created_at()).map_or(fetched_ms, seconds_to_ms)
-        };
-        let (oldest_ms, newest_ms) = (created_ms(records.first()), created_ms(records.last()));
-        let records = records.len() as u64;
-        self.note(|lag| lag.fetched(Fetched { last, records, oldest_ms, newest_ms, looked_ms: fetched_ms, is_full }));
+    pub(super) fn fetched(&self, records: &PageSummary, fetched_ms: u64, is_full: bool) {
+        self.note(|lag| {
+            lag.fetched(Fetched {
+                last: records.last.clone(),
+                records: records.records as u64,
+                oldest_ms: records.oldest_ms.unwrap_or(fetched_ms),
+                newest_ms: records.newest_ms.unwrap_or(fetched_ms),
+                fetched_ms,
+                is_full,
+            });
+        });
     }
 
     /// Notes that every record up to `position` is acknowledged.

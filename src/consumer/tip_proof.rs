@@ -1,14 +1,8 @@
 //! The proof that an open shard is read to its tip.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
-/// The empty pages in a row that prove the tip. One proves nothing: a page may be empty although records follow (API
-/// reference, GetRecords).
-const EMPTY_PAGES: u32 = 3;
-/// The time that these pages must cover.
-const PROOF_TIME: Duration = Duration::from_secs(1);
+use crate::model::polling::{TIP_EMPTY_PAGES, TIP_PROOF_TIME};
 
 /// The empty pages of a shard since its last record.
 #[derive(Default)]
@@ -26,7 +20,7 @@ impl TipProof {
     pub(super) fn add_empty_page(&mut self) -> Option<u32> {
         self.empty_pages += 1;
         let since = *self.since.get_or_insert_with(Instant::now);
-        (self.empty_pages >= EMPTY_PAGES && since.elapsed() >= PROOF_TIME).then_some(self.empty_pages)
+        (self.empty_pages >= TIP_EMPTY_PAGES && since.elapsed() >= TIP_PROOF_TIME).then_some(self.empty_pages)
     }
 }
 
@@ -38,11 +32,11 @@ mod tests {
     async fn the_tip_takes_several_empty_pages_over_some_time_without_a_record_between() {
         let mut proof = TipProof::default();
         assert_eq!([proof.add_empty_page(), proof.add_empty_page(), proof.add_empty_page()], [None; 3], "too soon");
-        tokio::time::advance(PROOF_TIME).await;
+        tokio::time::advance(TIP_PROOF_TIME).await;
         assert_eq!(proof.add_empty_page(), Some(4));
         proof.reset();
         assert_eq!(proof.add_empty_page(), None);
-        tokio::time::advance(PROOF_TIME).await;
+        tokio::time::advance(TIP_PROOF_TIME).await;
         assert_eq!(proof.add_empty_page(), None, "too few");
         assert_eq!(proof.add_empty_page(), Some(3));
     }

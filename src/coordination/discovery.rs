@@ -8,10 +8,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::aws::stream::{Error, Stream};
+use crate::model::backoff::Backoff;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
-use crate::model::polling::Backoff;
 use crate::model::shard_graph::{Shard, ShardGraph};
+use crate::retry::retry;
 
 /// Pages that are read without a pause; most streams have no more.
 const QUICK_PAGES: u32 = 3;
@@ -124,12 +125,7 @@ async fn existing(stream: &Stream, shards: BTreeSet<ShardId>, rng: &mut Rng) -> 
 
 /// Whether the service has a shard: it gives iterators on those that it has, listed or not.
 async fn exists(stream: &Stream, shard: &ShardId, mut rng: Rng) -> bool {
-    let mut backoff = Backoff::default();
-    loop {
-        match stream.shard_iterator(shard, &Checkpoint::TrimHorizon).await {
-            Ok(_) => return true,
-            Err(Error::Transient(_) | Error::Throttled(_)) => tokio::time::sleep(backoff.next(&mut rng)).await,
-            Err(_) => return false,
-        }
-    }
+    let is_transient = |error: &Error| matches!(error, Error::Transient(_) | Error::Throttled(_));
+    let iterator = || stream.shard_iterator(shard, &Checkpoint::TrimHorizon);
+    retry(Backoff::default(), &mut rng, is_transient, iterator).await.is_ok()
 }

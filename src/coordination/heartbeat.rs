@@ -97,7 +97,7 @@ impl HeartbeatTask {
 
     async fn read_record(&self) -> Result<Option<WorkerRecord>, TableError> {
         loop {
-            match self.deps.fleet.look(&self.deps.me.worker).await {
+            match self.deps.fleet.get(&self.deps.me.worker).await {
                 Err(error) if error.is_transient() => tokio::time::sleep(RETRY_WAIT).await,
                 outcome => return Ok(outcome?.map(|member| member.record)),
             }
@@ -147,7 +147,7 @@ impl HeartbeatTask {
 
     async fn read(&self) -> Result<(), Error> {
         let incarnation = self.deps.record.get().incarnation;
-        match self.deps.fleet.look(&self.deps.me.worker).await? {
+        match self.deps.fleet.get(&self.deps.me.worker).await? {
             Some(member) if member.record.incarnation != incarnation => {
                 Err(Error::Replaced(self.deps.me.worker.clone()))
             }
@@ -164,7 +164,7 @@ impl HeartbeatTask {
 
     /// The record is gone, or another process's; or the answer to the heartbeat could not be understood.
     async fn rejoin(&self, record: &WorkerRecord) -> Result<(), Error> {
-        match self.deps.fleet.look(&self.deps.me.worker).await? {
+        match self.deps.fleet.get(&self.deps.me.worker).await? {
             Some(member) if member.record.incarnation == record.incarnation => return Ok(()),
             Some(_) => return Err(Error::Replaced(self.deps.me.worker.clone())),
             None => {}
@@ -194,7 +194,7 @@ impl HeartbeatTask {
             return Ok(());
         }
         // The inbox is cleared before the rows are read: a hint that comes in between stays.
-        self.deps.fleet.clear(&self.deps.me.worker, &inbox).await?;
+        self.deps.fleet.clear_inbox(&self.deps.me.worker, &inbox).await?;
         let _ = self.notices.send(Notice::LeasesChanged(inbox));
         Ok(())
     }

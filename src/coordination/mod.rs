@@ -154,7 +154,7 @@ impl Coordinator {
         telemetry: WorkerTelemetry,
         rng: Rng,
     ) -> Self {
-        let (leases, fleet) = (leases.watched(telemetry.lease_table()), fleet.watched(telemetry.fleet_table()));
+        let (leases, fleet) = (leases.with_health(telemetry.lease_table()), fleet.with_health(telemetry.fleet_table()));
         Self { me, options, stream, leases, fleet, alive, telemetry, rng }
     }
 
@@ -215,15 +215,15 @@ impl Deps {
     async fn say_goodbye(&self) {
         let record = self.record.get();
         let goodbye = async {
-            if let Some(seen) = self.fleet.leadership().await?
+            if let Some(seen) = self.fleet.leader().await?
                 && seen.worker.as_ref() == Some(&self.me.worker)
                 && seen.incarnation == record.incarnation
             {
                 let next =
                     LeaderRecord { worker: None, incarnation: String::new(), term: seen.term + 1, ..seen.clone() };
-                self.fleet.write_leadership(&next, Some(seen.term)).await?;
+                self.fleet.write_leader(&next, Some(seen.term)).await?;
             }
-            if let Some(member) = self.fleet.look(&self.me.worker).await?
+            if let Some(member) = self.fleet.get(&self.me.worker).await?
                 && member.record.incarnation == record.incarnation
             {
                 self.fleet.remove(&member.id, &member.record.incarnation, member.record.heartbeat).await?;
@@ -247,7 +247,7 @@ pub async fn bind_stream(
     clock: WallClock,
 ) -> Result<LeaderRecord, Error> {
     loop {
-        let seen = fleet.leadership().await?;
+        let seen = fleet.leader().await?;
         let bound = seen.as_ref().and_then(|seen| seen.stream_arn.as_deref());
         if let (Some(seen), true) = (&seen, bound == Some(stream.arn())) {
             return Ok(seen.clone());
@@ -269,7 +269,7 @@ pub async fn bind_stream(
             started_at_ms: clock.now_ms(),
             initial_sync_done: false,
         };
-        if fleet.write_leadership(&wanted, seen.map(|seen| seen.term)).await? {
+        if fleet.write_leader(&wanted, seen.map(|seen| seen.term)).await? {
             return Ok(wanted);
         }
     }

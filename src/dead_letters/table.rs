@@ -15,19 +15,18 @@ use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use aws_smithy_runtime::client::retries::RetryPartition;
 
 use super::letter::{DeadLetter, FailureLimit, LetterId};
 use super::queue::{DeadLetterQueue, PrepareError, QueueFuture};
 use crate::aws::calls::MetricsInterceptor;
-use crate::aws::{ErrorKind, TableError, tables};
+use crate::aws::item::{Item, count, number, real_text, string, string_or_none, text};
+use crate::aws::own_table::OwnTable;
+use crate::aws::{ErrorKind, TableError};
 use crate::model::fnv1a;
 use crate::model::lease::ShardId;
 use crate::model::sequence_number::MAX_DIGITS;
-
-type Item = HashMap<String, AttributeValue>;
 
 const SHARD: &str = "shard";
 const POSITION: &str = "position";
@@ -55,15 +54,10 @@ const PART_BYTES: usize = 350_000;
 /// The limit for one attempt at a call. It may be longer than the worker's other calls have: no lease depends on it, and a
 /// record of full size is written, or read, in one call.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
-/// An empty text, which some versions of DynamoDB refuse.
-const NO_TEXT: &str = "-";
 
 /// The dead letter table of an application.
 #[derive(Clone, Debug)]
-pub struct DeadLetterTable {
-    client: Client,
-    name: String,
-}
+pub struct DeadLetterTable(OwnTable);
 
 /// The primary key of a letter's item.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,7 +133,7 @@ impl DeadLetterTable {
 
     /// The dead letter table of an application.
     pub fn new(client: Client, app: &str) -> Self {
-        Self { client, name: format!("{app}{}", Self::SUFFIX) }
+        Self(OwnTable::new(client, format!("{app}{}", Self::SUFFIX), &[SHARD, POSITION]))
     }
 
     /// The same, with a client of its own, whose time-outs leave time for records of full size.
@@ -154,7 +148,7 @@ impl DeadLetterTable {
 
     /// The table's name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// Waits until the table can be used; with `create`, makes it when it is missing.
@@ -162,7 +156,7 @@ impl DeadLetterTable {
     /// # Errors
     /// [`TableError::Missing`] when it is missing and `create` is false.
     pub async fn ensure(&self, create: bool) -> Result<(), TableError> {
-        tables::ensure(&self.client, &self.name, &[SHARD, POSITION], create).await
+        self.0.ensure(create).await
     }
 
     /// Keeps a letter. A letter that is there already keeps its record and the time of its first failure; the rest is
@@ -205,11 +199,11 @@ impl DeadLetterTable {
         let start = from.map(|Cursor(key)| key);
         let (items, next) = match shard {
             None => {
-                let call = self.client.scan().table_name(&self.name).consistent_read(true);
+                let call = self.0.client.scan().table_name(&self.0.name).consistent_read(true);
                 let call =
                     call.filter_expression("attribute_not_exists(#part)").expression_attribute_names("#part", PART);
                 let page =
-                    call.set_exclusive_start_key(start).send().await.map_err(|error| self.error("Scan", &error))?;
+                    call.set_exclusive_start_key(start).send().await.map_err(|error| self.0.error("Scan", &error))?;
                 (page.items, page.last_evaluated_key)
             }
             Some(shard) => self.query(shard.as_str(), None, start).await?,
@@ -244,9 +238,7 @@ impl DeadLetterTable {
     /// # Errors
     /// When it cannot be read.
     pub async fn read(&self, key: &LetterKey) -> Result<Option<Entry>, TableError> {
-        let call = self.client.get_item().table_name(&self.name).consistent_read(true);
-        let answer = call.set_key(Some(key.to_item())).send().await.map_err(|error| self.error("GetItem", &error))?;
-        match answer.item {
+        match self.0.get(key.to_item()).await? {
             Some(item) => self.read_entry(item).await,
             None => Ok(None),
         }
@@ -257,9 +249,9 @@ impl DeadLetterTable {
     /// # Errors
     /// When it is not known whether it is deleted.
     pub async fn delete(&self, key: &LetterKey) -> Result<bool, TableError> {
-        let call = self.client.delete_item().table_name(&self.name).set_key(Some(key.to_item()));
+        let call = self.0.client.delete_item().table_name(&self.0.name).set_key(Some(key.to_item()));
         let answer = call.return_values(ReturnValue::AllOld).send().await;
-        let answer = answer.map_err(|error| self.error("DeleteItem", &error))?;
+        let answer = answer.map_err(|error| self.0.error("DeleteItem", &error))?;
         let Some(item) = answer.attributes.filter(|item| !item.is_empty()) else { return Ok(false) };
         if let (Some(digest), Some(count)) = (text(&item, RECORD_DIGEST), count(&item, RECORD_PARTS)) {
             self.delete_parts(key, digest, usize::try_from(count).unwrap_or_default()).await?;
@@ -270,14 +262,14 @@ impl DeadLetterTable {
     /// Updates a letter that is there, except its record. Returns whether it is there.
     async fn update(&self, key: &LetterKey, letter: &DeadLetter) -> Result<bool, TableError> {
         let update = Update::of(letter, Vec::new());
-        let call = self.client.update_item().table_name(&self.name).set_key(Some(key.to_item()));
+        let call = self.0.client.update_item().table_name(&self.0.name).set_key(Some(key.to_item()));
         let call = call.update_expression(update.expression).set_expression_attribute_values(Some(update.values));
         let names = update.names.into_iter().chain([("#shard".to_owned(), SHARD.to_owned())]).collect();
         let call = call.set_expression_attribute_names(Some(names)).condition_expression("attribute_exists(#shard)");
         match call.send().await {
             Ok(_) => Ok(true),
             Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => Ok(false),
-            Err(error) => Err(self.error("UpdateItem", &error)),
+            Err(error) => Err(self.0.error("UpdateItem", &error)),
         }
     }
 
@@ -292,10 +284,10 @@ impl DeadLetterTable {
         // A record that was sent whole need not come back.
         let wanted = if kept.iter().any(|(name, _)| *name == RECORD) { ReturnValue::None } else { ReturnValue::AllNew };
         let update = Update::of(letter, kept);
-        let call = self.client.update_item().table_name(&self.name).set_key(Some(key.to_item()));
+        let call = self.0.client.update_item().table_name(&self.0.name).set_key(Some(key.to_item()));
         let call = call.update_expression(update.expression).set_expression_attribute_values(Some(update.values));
         let call = call.set_expression_attribute_names(Some(update.names)).return_values(wanted);
-        let answer = call.send().await.map_err(|error| self.error("UpdateItem", &error))?;
+        let answer = call.send().await.map_err(|error| self.0.error("UpdateItem", &error))?;
         Ok(answer.attributes.unwrap_or_default())
     }
 
@@ -305,16 +297,16 @@ impl DeadLetterTable {
             (POSITION.into(), string(part_position(number))),
             (PART.into(), string(part)),
         ]);
-        let call = self.client.put_item().table_name(&self.name).set_item(Some(item));
-        call.send().await.map_err(|error| self.error("PutItem", &error)).map(drop)
+        let call = self.0.client.put_item().table_name(&self.0.name).set_item(Some(item));
+        call.send().await.map_err(|error| self.0.error("PutItem", &error)).map(drop)
     }
 
     async fn delete_parts(&self, key: &LetterKey, digest: &str, count: usize) -> Result<(), TableError> {
         let parts_key = key.parts_key(digest);
         for number in 0..count {
-            let call = self.client.delete_item().table_name(&self.name);
+            let call = self.0.client.delete_item().table_name(&self.0.name);
             let call = call.key(SHARD, string(&parts_key)).key(POSITION, string(part_position(number)));
-            call.send().await.map_err(|error| self.error("DeleteItem", &error))?;
+            call.send().await.map_err(|error| self.0.error("DeleteItem", &error))?;
         }
         Ok(())
     }
@@ -326,7 +318,7 @@ impl DeadLetterTable {
         prefix: Option<String>,
         start: Option<Item>,
     ) -> Result<(Option<Vec<Item>>, Option<Item>), TableError> {
-        let call = self.client.query().table_name(&self.name).consistent_read(true).set_exclusive_start_key(start);
+        let call = self.0.client.query().table_name(&self.0.name).consistent_read(true).set_exclusive_start_key(start);
         let call =
             call.expression_attribute_names("#shard", SHARD).expression_attribute_values(":shard", string(shard));
         let call = match prefix {
@@ -336,7 +328,7 @@ impl DeadLetterTable {
                 .expression_attribute_names("#position", POSITION)
                 .expression_attribute_values(":prefix", string(prefix)),
         };
-        let page = call.send().await.map_err(|error| self.error("Query", &error))?;
+        let page = call.send().await.map_err(|error| self.0.error("Query", &error))?;
         Ok((page.items, page.last_evaluated_key))
     }
 
@@ -376,14 +368,6 @@ impl DeadLetterTable {
                 });
             }
         }
-    }
-
-    fn error<E, R>(&self, operation: &'static str, error: &SdkError<E, R>) -> TableError
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug,
-    {
-        TableError::new(operation, &self.name, error)
     }
 }
 
@@ -498,30 +482,6 @@ fn split(record: &str) -> Vec<&str> {
 /// A digest that differs between two texts of the same record.
 fn digest(record: &str) -> String {
     format!("{:016x}", fnv1a(record))
-}
-
-fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
-    item.get(name).and_then(|value| value.as_s().ok()).map(String::as_str)
-}
-
-fn count(item: &Item, name: &str) -> Option<u64> {
-    item.get(name).and_then(|value| value.as_n().ok()).and_then(|digits| digits.parse().ok())
-}
-
-fn string(value: impl AsRef<str>) -> AttributeValue {
-    AttributeValue::S(value.as_ref().to_owned())
-}
-
-fn string_or_none(value: &str) -> AttributeValue {
-    string(if value.is_empty() { NO_TEXT } else { value })
-}
-
-fn real_text(text: &str) -> &str {
-    if text == NO_TEXT { "" } else { text }
-}
-
-fn number(value: impl ToString) -> AttributeValue {
-    AttributeValue::N(value.to_string())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! The lag of a whole application: over all its unfinished shards, whoever reads them or doesn't.
+//! The lag of a whole application: over all its unfinished shards, read or not.
 //!
 //! Lease rows hold KCL's attributes alone, none of which is a time. So it is put together from what workers say of their
-//! own shards with each heartbeat, and from what is remembered of that once nobody speaks for a shard any more:
+//! own shards with each heartbeat, and from what is remembered of that once no worker reports a shard:
 //!
 //! | a shard | counts from |
 //! | --- | --- |
@@ -21,35 +21,32 @@ use super::shard_graph::unfinished_parents;
 /// Records are trimmed after 24 hours (Developer Guide, "DynamoDB Streams").
 pub const RETENTION_MS: u64 = 24 * 3_600 * 1_000;
 
-/// What a worker says of its shards together, with its last heartbeat.
+/// A worker's report on its shards together, from its last heartbeat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WorkerReport {
     /// Whether it is alive.
     pub is_alive: bool,
     /// Whether the shards that it knows to be its own are those that the rows say.
     pub knows_its_leases: bool,
-    /// From when what it has not processed counts (ms since the epoch), once it is known of all its shards.
+    /// The moment from which its unprocessed changes count (ms since the epoch), once it is known of all its shards.
     pub unprocessed_since_ms: Option<u64>,
-    /// From when what it has not checkpointed counts.
+    /// The moment from which its changes that are not checkpointed count.
     pub unsaved_since_ms: Option<u64>,
 }
 
-/// All that is known at one moment.
+/// The inputs at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct LagInputs<'a> {
-    /// The lease rows.
     pub rows: &'a BTreeMap<ShardId, Lease>,
     /// Shards whose rows cannot be read, or that have none yet.
     pub without_row: &'a BTreeSet<ShardId>,
-    /// What the workers say.
     pub reports: &'a BTreeMap<WorkerId, WorkerReport>,
-    /// When the application began to read the stream (ms since the epoch): what `LATEST` stands for.
+    /// The time at which the application began to read the stream (ms since the epoch), which `LATEST` stands for.
     pub started_at_ms: u64,
-    /// The time of day (ms since the epoch).
     pub now_ms: u64,
 }
 
-/// From when the lag of the application counts (ms since the epoch); nothing when no shard is unfinished.
+/// The moments from which the lag of the application counts (ms since the epoch); `None` when no shard is unfinished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LagSince {
     /// The oldest change that is not yet processed.
@@ -58,16 +55,16 @@ pub struct LagSince {
     pub unsaved_ms: Option<u64>,
 }
 
-/// What is remembered of shards between looks.
+/// The lag of an application, with the memory that it takes between two updates.
 #[derive(Clone, Debug, Default)]
 pub struct AppLag {
-    /// From when what is not checkpointed counts, as last known.
+    /// The last known moment from which a shard's changes that are not checkpointed count.
     known: BTreeMap<ShardId, u64>,
 }
 
 impl AppLag {
-    /// Takes the facts in and says from when the lag counts.
-    pub fn look(&mut self, facts: &LagInputs) -> LagSince {
+    /// Takes the inputs in and returns the moments from which the lag counts.
+    pub fn update(&mut self, facts: &LagInputs) -> LagSince {
         let is_there = |key: &ShardId| {
             facts.without_row.contains(key) || facts.rows.get(key).is_some_and(|row| !row.is_finished())
         };
@@ -84,7 +81,7 @@ impl AppLag {
         since
     }
 
-    /// LagSince when the shard's changes may be unprocessed, and unsaved.
+    /// The moments from which the shard's changes may be unprocessed, and unsaved.
     fn of_row(&mut self, row: &Lease, facts: &LagInputs) -> (u64, u64) {
         if unfinished_parents(row, facts.rows).next().is_some() {
             let since = self.known_or(&row.key, born_ms(&row.key, &row.checkpoint, facts), facts);
@@ -119,8 +116,8 @@ impl LagSince {
     }
 }
 
-/// From when the changes in a shard count that nobody has read: its creation, or what `LATEST` stands for. Older ones
-/// than the service keeps are none.
+/// The moment from which the changes count in a shard that nobody has read: its creation, or what `LATEST` stands for,
+/// but no earlier than the service keeps records.
 pub fn unread_since_ms(key: &ShardId, checkpoint: &Checkpoint, started_at_ms: u64, now_ms: u64) -> Option<u64> {
     let created = key.created_ms().filter(|created| *created <= now_ms + RETENTION_MS)?;
     let since = if *checkpoint == Checkpoint::Latest { created.max(started_at_ms) } else { created };
@@ -178,7 +175,7 @@ mod tests {
             let started_at_ms = NOW - 50_000;
             let (rows, without_row, reports) = (&self.rows, &self.without_row, &self.reports);
             let facts = LagInputs { rows, without_row, reports, started_at_ms, now_ms };
-            let since = self.memory.look(&facts);
+            let since = self.memory.update(&facts);
             since.unprocessed_ms.map(|since| now_ms.saturating_sub(since) / 1_000)
         }
     }

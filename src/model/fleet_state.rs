@@ -7,14 +7,13 @@ use serde::Serialize;
 use super::lease::{Lease, WorkerId};
 use super::worker_record::{ObservedWorker, overdue_after};
 
-/// How a worker is.
+/// The state of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WorkerState {
-    /// At work.
     Active,
-    /// Asked to stop, and giving its leases up.
+    /// Asked to stop, and releasing its leases.
     Leaving,
     /// A heartbeat is overdue: it may be slow, paused or dead.
     Silent,
@@ -22,22 +21,19 @@ pub enum WorkerState {
     Dead,
 }
 
-/// How a shard is.
+/// The state of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ShardState {
-    /// Its owner reads it.
     Reading,
-    /// It waits for the end of its parent.
     BlockedOnParent,
-    /// It goes from one worker to another; the first reads on until it has delivered what it holds.
+    /// On its way from one worker to another: the first reads on until it has delivered what it holds.
     HandingOver,
-    /// Nobody owns its lease.
     Unowned,
     /// Its owner shows no sign of life.
     OwnerSilent,
-    /// It is listed and has no lease yet.
+    /// Listed, without a lease yet.
     NoLease,
     /// Its lease cannot be read.
     BrokenRow,
@@ -46,7 +42,7 @@ pub enum ShardState {
 }
 
 impl WorkerState {
-    /// How it is, for a fleet with this lease duration: overdue is a heartbeat that is half an interval late.
+    /// The state of a worker in a fleet with this lease duration. A heartbeat half an interval late is overdue.
     pub fn of(seen: &ObservedWorker, lease_duration: Duration) -> Self {
         if !seen.is_alive {
             Self::Dead
@@ -64,7 +60,7 @@ impl WorkerState {
         matches!(self, Self::Active | Self::Leaving)
     }
 
-    /// The state in a word.
+    /// The state as programs see it.
     pub fn word(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -76,7 +72,6 @@ impl WorkerState {
 }
 
 impl ShardState {
-    /// All of them.
     pub const ALL: [Self; 8] = [
         Self::Reading,
         Self::BlockedOnParent,
@@ -88,13 +83,13 @@ impl ShardState {
         Self::Finished,
     ];
 
-    /// Of a shard whose lease can be read, by whether it waits for a parent and whether its reader shows signs of life.
-    pub fn of(row: &Lease, is_blocked: bool, lives: impl FnOnce(&WorkerId) -> bool) -> Self {
+    /// The state of a shard with a readable lease, by whether it waits for a parent and whether its reader is alive.
+    pub fn of(row: &Lease, is_blocked: bool, is_alive: impl FnOnce(&WorkerId) -> bool) -> Self {
         match row.holder() {
             _ if row.is_finished() => Self::Finished,
             _ if is_blocked => Self::BlockedOnParent,
             None => Self::Unowned,
-            Some(holder) if !lives(holder) => Self::OwnerSilent,
+            Some(holder) if !is_alive(holder) => Self::OwnerSilent,
             Some(_) if row.is_handed_over() => Self::HandingOver,
             Some(_) => Self::Reading,
         }

@@ -1,9 +1,9 @@
 //! The lag of one shard: how long the oldest change that is not yet fetched, processed or checkpointed has been waiting.
 //!
 //! The service says nothing of it, so it follows from what was fetched and what became of it. Each answer is a moment:
-//! what was created before it waits no more, and the lag is the time since then. A moment lies a little ahead while the
-//! shard was just seen to be empty, so the lag is nought; it stands still when polls fail, so the lag grows, also for
-//! somebody who was told of it by a worker that has died since.
+//! no change created before it is waiting, and the lag is the time since then. The moment lies a little ahead while the
+//! shard was just seen to be empty, so the lag is 0. It stays where it is when polls fail, so the lag grows, also for an
+//! observer that heard of it from a worker that has died since.
 //!
 //! Records' times are whole seconds, rounded down. While records are waiting their lag is therefore up to a second too
 //! long. When none is known to wait, what may have been created since the last one counts from the end of its second; or
@@ -15,33 +15,29 @@ use std::time::Duration;
 
 use super::sequence_number::SequenceNumber;
 
-/// What a call may take on top of the poll interval before an idle shard's lag begins to grow.
+/// The allowance for a call, on top of the poll interval, before an idle shard's lag begins to grow.
 const POLL_SLACK_MS: u64 = 500;
 /// Records' times are whole seconds.
 const TIME_STEP_MS: u64 = 1_000;
 /// A page whose newest record is younger than this is no part of a backlog.
 const FRESH_MS: u64 = 2_500;
-/// How many batches that are done and not yet checkpointed are told apart. Beyond that the newest count as one.
+/// The most processed batches that are told apart before they are checkpointed. Beyond that the newest count as one.
 const MOST_UNSAVED: usize = 64;
 
-/// How far a change must have come to wait no more.
+/// The step that a change must reach to no longer be waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// It is here.
     Fetched,
-    /// The processor is done with it.
     Processed,
-    /// It is written down that the processor is done with it.
     Checkpointed,
 }
 
-/// What is known of one shard. Times are milliseconds since the epoch.
+/// The lag of one shard. Times are milliseconds since the epoch.
 #[derive(Clone, Debug, Default)]
 pub struct Lag {
-    /// What is fetched and not yet checkpointed, the oldest first: `done` batches that are done, then the others.
+    /// The batches not yet checkpointed, the oldest first: `done` processed ones, then the others.
     batches: VecDeque<Batch>,
     done: usize,
-    /// What reading has shown last.
     seen: Seen,
 }
 
@@ -50,19 +46,18 @@ pub struct Lag {
 pub struct Fetched {
     /// The position of the last one.
     pub last: SequenceNumber,
-    /// How many they are.
+    /// The number of records.
     pub records: u64,
-    /// When the first was created, and the last.
+    /// The creation time of the first record.
     pub oldest_ms: u64,
-    /// See `oldest_ms`.
+    /// The creation time of the last record.
     pub newest_ms: u64,
-    /// When the page was asked for.
-    pub looked_ms: u64,
+    /// The time of the call that fetched the page.
+    pub fetched_ms: u64,
     /// Whether it held as much as a page can.
     pub is_full: bool,
 }
 
-/// What was fetched and is not yet checkpointed.
 #[derive(Clone, Debug)]
 struct Batch {
     last: SequenceNumber,
@@ -70,9 +65,12 @@ struct Batch {
     records: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum Seen {
-    /// Nothing yet: the lag counts from here. Unless it is `exact`, changes may have waited for longer.
+    /// The shard was not taken up yet.
+    #[default]
+    Never,
+    /// No page yet: the lag counts from here. Unless it is exact, changes may have waited for longer.
     Nothing { since_ms: u64, is_exact: bool },
     /// Records: others may have come since this moment.
     Records(u64),
@@ -80,33 +78,27 @@ enum Seen {
     Tip(u64),
 }
 
-impl Default for Seen {
-    fn default() -> Self {
-        Self::Nothing { since_ms: u64::MAX, is_exact: false }
-    }
-}
-
 impl Lag {
-    /// Of a shard that nobody has read yet: all its changes came after `since_ms`.
+    /// The lag of a shard that nobody has read yet: all its changes came after `since_ms`.
     pub fn of_new_shard(since_ms: u64) -> Self {
         Self { seen: Seen::Nothing { since_ms, is_exact: true }, ..Self::default() }
     }
 
-    /// Of a shard that others have read before: until a page shows more, it counts from `now_ms`.
+    /// The lag of a shard that others have read before: until a page shows more, it counts from `now_ms`.
     pub fn of_known_shard(now_ms: u64) -> Self {
         Self { seen: Seen::Nothing { since_ms: now_ms, is_exact: false }, ..Self::default() }
     }
 
-    /// Records were fetched.
+    /// Adds records that were fetched.
     pub fn fetched(&mut self, page: Fetched) {
-        let Fetched { last, records, oldest_ms, newest_ms, looked_ms, is_full } = page;
+        let Fetched { last, records, oldest_ms, newest_ms, fetched_ms, is_full } = page;
         self.batches.push_back(Batch { last, oldest_ms, records });
-        let is_fresh = !is_full && looked_ms.saturating_sub(newest_ms) < FRESH_MS;
+        let is_fresh = !is_full && fetched_ms.saturating_sub(newest_ms) < FRESH_MS;
         let next_ms = newest_ms + TIME_STEP_MS;
-        self.seen = Seen::Records(if is_fresh { next_ms.max(looked_ms) } else { next_ms });
+        self.seen = Seen::Records(if is_fresh { next_ms.max(fetched_ms) } else { next_ms });
     }
 
-    /// The processor is done with everything up to `position`.
+    /// Notes that every record up to `position` is processed.
     pub fn processed(&mut self, position: &SequenceNumber) {
         while self.batches.get(self.done).is_some_and(|batch| batch.last <= *position) {
             self.done += 1;
@@ -116,7 +108,7 @@ impl Lag {
         }
     }
 
-    /// Everything up to `position` is checkpointed.
+    /// Notes that every record up to `position` is checkpointed.
     pub fn checkpointed(&mut self, position: &SequenceNumber) {
         self.processed(position);
         while self.batches.front().is_some_and(|batch| batch.last <= *position) {
@@ -125,13 +117,13 @@ impl Lag {
         }
     }
 
-    /// The shard was looked at, and enough empty pages in a row say that it holds nothing more.
+    /// Enough empty pages in a row show that the shard holds nothing more.
     pub fn at_tip(&mut self, now_ms: u64) {
         self.seen = Seen::Tip(now_ms);
     }
 
-    /// The moment from which the lag counts, with `idle_poll` between two polls of an empty shard; nothing before the
-    /// shard was taken up.
+    /// The moment from which the lag counts, with `idle_poll` between two polls of an empty shard; `None` before the
+    /// shard is taken up.
     pub fn waiting_since_ms(&self, stage: Stage, idle_poll: Duration) -> Option<u64> {
         let waiting = match stage {
             Stage::Fetched => None,
@@ -140,7 +132,7 @@ impl Lag {
         };
         match (waiting, self.seen) {
             (Some(batch), _) => Some(batch.oldest_ms),
-            (None, Seen::Nothing { since_ms: u64::MAX, .. }) => None,
+            (None, Seen::Never) => None,
             (None, Seen::Nothing { since_ms, .. }) => Some(since_ms),
             (None, Seen::Records(next_ms)) => Some(next_ms),
             (None, Seen::Tip(moment_ms)) => {
@@ -153,7 +145,7 @@ impl Lag {
     /// Whether changes may have waited for longer than the lag says: others have read the shard before, and no page has
     /// shown yet where they left it.
     pub fn is_at_least(&self) -> bool {
-        matches!(self.seen, Seen::Nothing { is_exact: false, .. })
+        matches!(self.seen, Seen::Never | Seen::Nothing { is_exact: false, .. })
     }
 
     /// Records that are fetched and not yet processed.
@@ -183,8 +175,8 @@ mod tests {
 
     /// A page that was asked for when its newest record was five seconds old.
     fn page(last: u64, records: u64, oldest_ms: u64, newest_ms: u64) -> Fetched {
-        let looked_ms = newest_ms + 5_000;
-        Fetched { last: at(last), records, oldest_ms, newest_ms, looked_ms, is_full: false }
+        let fetched_ms = newest_ms + 5_000;
+        Fetched { last: at(last), records, oldest_ms, newest_ms, fetched_ms, is_full: false }
     }
 
     /// The lag in milliseconds.
@@ -251,9 +243,9 @@ mod tests {
 
     #[test]
     fn a_fresh_page_that_is_not_full_held_all_there_was_and_an_old_or_full_one_did_not() {
-        let after = |looked_ms: u64, is_full: bool| {
+        let after = |fetched_ms: u64, is_full: bool| {
             let mut shard = Lag::default();
-            shard.fetched(Fetched { looked_ms, is_full, ..page(1, 1, 10_000, 10_000) });
+            shard.fetched(Fetched { fetched_ms, is_full, ..page(1, 1, 10_000, 10_000) });
             shard.processed(&at(1));
             processing(&shard, 14_000)
         };

@@ -1,6 +1,6 @@
-//! Leases: who reads a shard and how far, and every change that a lease may go through.
+//! Leases: the reader of a shard and its progress, and every change that a lease may go through.
 //!
-//! A change is a [`Transition`]: the row as it was seen and the row as it shall be. The lease table writes it on the
+//! A change is a [`Transition`]: the row as it was seen and the row that replaces it. The lease table writes it on the
 //! condition that owner, checkpoint owner and counter are still those seen. Each transition raises the counter, none
 //! moves a checkpoint back, and both are asserted here, in one place.
 
@@ -57,13 +57,13 @@ macro_rules! text_id {
 text_id!(ShardId);
 text_id!(WorkerId);
 
-/// How many digits of a shard's id tell the time.
+/// The digits of a shard's id that tell the time.
 const SHARD_TIME_DIGITS: usize = 20;
 /// No shard is older than the service (2012), in milliseconds since the epoch.
 const FIRST_SHARD_MS: u64 = 1_325_376_000_000;
 
 impl ShardId {
-    /// When the shard was created (ms since the epoch), as its id tells: `shardId-`, twenty digits of milliseconds,
+    /// The creation time of the shard (ms since the epoch), by its id: `shardId-`, twenty digits of milliseconds,
     /// `-` and a hash. Nothing for ids of another form.
     pub fn created_ms(&self) -> Option<u64> {
         let digits = self.0.strip_prefix("shardId-")?.split('-').next()?;
@@ -95,7 +95,7 @@ pub struct Lease {
     pub children: BTreeSet<ShardId>,
     /// `throughputKBps`: the smoothed rate of delivery in KiB a second.
     pub throughput_kbps: Option<f64>,
-    /// `shardkeeperDone`: what is done beyond one checkpoint, as [`OutOfOrderAcks`] writes it. The only attribute that is
+    /// `shardkeeperDone`: the records acknowledged beyond one checkpoint, as [`OutOfOrderAcks`] writes them. The only attribute that is
     /// not KCL's, whose workers leave it alone; see [`Lease::done_beyond`].
     pub done: Option<String>,
 }
@@ -105,7 +105,7 @@ pub struct Lease {
 pub struct Transition {
     /// The row as it was last seen.
     pub before: Lease,
-    /// The row as it shall be.
+    /// The row to write.
     pub after: Lease,
 }
 
@@ -117,9 +117,9 @@ pub enum TransitionError {
     NotHolder {
         /// The lease.
         key: ShardId,
-        /// Who reads the shard, as far as the row says.
+        /// The worker that reads the shard, by the row.
         holder: Option<WorkerId>,
-        /// Who wanted the change.
+        /// The worker that asked for the change.
         worker: WorkerId,
     },
     /// The checkpoint would go back.
@@ -132,10 +132,15 @@ pub enum TransitionError {
         /// The checkpoint that was asked for.
         to: Checkpoint,
     },
-    /// The lease cannot be handed over: nobody holds it, it is finished, or a hand-off is under way.
+    /// The lease cannot be handed over: nobody holds it, it is finished, or a hand-off is in progress.
     #[error("lease {0} cannot be handed over: it is unowned, finished or already being handed over")]
     NotMovable(ShardId),
 }
+
+/// The loss of a lease: its row is gone or names another holder, or this worker missed its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the lease is lost")]
+pub struct LeaseLost;
 
 impl Lease {
     /// A new row for a shard that nobody has read (KCL: counter 0, no owner).
@@ -160,7 +165,7 @@ impl Lease {
         self
     }
 
-    /// Who reads the shard: during a hand-off still the old owner (KCL: `actualOwner`).
+    /// The worker that reads the shard: during a hand-off still the old owner (KCL: `actualOwner`).
     pub fn holder(&self) -> Option<&WorkerId> {
         self.checkpoint_owner.as_ref().or(self.owner.as_ref())
     }
@@ -175,13 +180,13 @@ impl Lease {
         self.checkpoint_owner.is_some()
     }
 
-    /// What is done beyond the checkpoint, as far as it is known. What was kept for another checkpoint, which a worker
-    /// that doesn't know of it has moved since, says nothing.
+    /// Records acknowledged out of order, beyond the checkpoint. `None` also when they were stored for another
+    /// checkpoint, which a worker that does not know of them has moved since.
     pub fn done_beyond(&self) -> Option<OutOfOrderAcks> {
         OutOfOrderAcks::parse(self.done.as_ref()?, &self.checkpoint)
     }
 
-    /// Gives the lease to `worker`, whoever held it: for unowned leases, those of the dead, and a worker's own after
+    /// Gives the lease to `worker`, even if another held it: for unowned leases, those of the dead, and a worker's own after
     /// its restart. The holder's writes fail from then on.
     pub fn assign(&self, worker: &WorkerId) -> Transition {
         let switched = self.holder().is_some_and(|holder| holder != worker);
@@ -193,7 +198,7 @@ impl Lease {
     }
 
     /// Takes up a lease that names `worker` as its holder, before its first delivery. Nothing changes but the counter:
-    /// that shuts out whoever has seen an earlier row, and this worker dead, and has a write on its way.
+    /// that fences writers that have seen an earlier row and this worker dead, and have a write on its way.
     ///
     /// # Errors
     /// [`TransitionError::NotHolder`] when somebody else reads the shard.
@@ -204,10 +209,10 @@ impl Lease {
         Ok(self.transition(|_| {}))
     }
 
-    /// Starts a hand-off: `to` becomes the owner, today's owner goes on until it has delivered what it holds.
+    /// Starts a hand-off: `to` becomes the owner, today's owner keeps reading until it has delivered what it holds.
     ///
     /// # Errors
-    /// [`TransitionError::NotMovable`] when nobody owns the lease, it is finished, or a hand-off is under way.
+    /// [`TransitionError::NotMovable`] when nobody owns the lease, it is finished, or a hand-off is in progress.
     pub fn hand_off(&self, to: &WorkerId) -> Result<Transition, TransitionError> {
         let (Some(from), None, false) = (&self.owner, &self.checkpoint_owner, self.is_finished()) else {
             return Err(TransitionError::NotMovable(self.key.clone()));
@@ -240,7 +245,7 @@ impl Lease {
         })
     }
 
-    /// Gives the lease up with its last checkpoint, for whoever is assigned next.
+    /// Releases the lease with its last checkpoint, for the worker that is assigned next.
     ///
     /// # Errors
     /// When `worker` does not hold the lease, or the checkpoint would go back.
@@ -267,8 +272,8 @@ impl Lease {
         self.transition(|after| after.children.extend(children.iter().cloned()))
     }
 
-    /// Puts the checkpoint anywhere, also back, and the lease into nobody's hands: whoever is assigned next begins
-    /// there, and a worker that still read the shard is shut out.
+    /// Moves the checkpoint anywhere, also back, and removes the owner: the worker that is assigned next begins there, and
+    /// one that still reads the shard is fenced.
     ///
     /// Only an operator does this, by hand, and answers for it: it is the one way by which a checkpoint goes back.
     pub fn reset(&self, checkpoint: Checkpoint) -> Transition {
@@ -331,7 +336,7 @@ impl Transition {
         self
     }
 
-    /// The same with what is done beyond the checkpoint that it leaves.
+    /// The same with the records acknowledged beyond the checkpoint that it leaves.
     #[must_use]
     pub fn with_done(mut self, done: Option<&OutOfOrderAcks>) -> Self {
         let base = &self.after.checkpoint;
@@ -353,7 +358,7 @@ impl Transition {
     }
 
     /// Whether `row` differs from the row seen by nothing but a hand-off that was started since: the holder adopts
-    /// it and goes on. KCL's leader starts one without raising the counter, ours raises it.
+    /// it and keeps reading. KCL's leader starts one without raising the counter, ours raises it.
     pub fn met_hand_off(before: &Lease, row: &Lease) -> bool {
         row.checkpoint_owner.is_some()
             && before.checkpoint_owner.is_none()
@@ -399,7 +404,7 @@ mod tests {
         let done = read_on.transfer(&id("a"), at("8")).expect("a transfers").after;
         assert_eq!((done.holder(), done.checkpoint.clone()), (Some(&id("b")), at("8")));
         assert_eq!(done.owner_switches, 1);
-        assert!(done.checkpoint(&id("a"), at("9")).is_err(), "a has no more say");
+        assert!(done.checkpoint(&id("a"), at("9")).is_err(), "a no longer holds it");
     }
 
     #[test]

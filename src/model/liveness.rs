@@ -1,4 +1,4 @@
-//! Expiry without clocks: what has not changed for long enough on the observer's own clock counts as dead.
+//! Expiry without clocks: a value that has not changed for long enough on the observer's own clock counts as dead.
 //!
 //! No time is ever compared between machines (KCL's rule for lease counters). The observer notes when it first saw a
 //! value; a value is stale once a *later read, sent* a whole lease duration after that, still shows it. So its owner,
@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// When the values of some keys were last seen to change. Times are since any fixed moment of the observer's clock.
+/// The last observed changes of some keys' values. Times are since any fixed moment of the observer's clock.
 #[derive(Clone, Debug)]
 pub struct Observations<K, V> {
     seen: BTreeMap<K, Observation<V>>,
@@ -16,9 +16,9 @@ pub struct Observations<K, V> {
 #[derive(Clone, Debug)]
 struct Observation<V> {
     value: V,
-    /// When the answer arrived that first showed the value.
+    /// The arrival of the answer that first showed the value.
     first_seen: Duration,
-    /// When the latest read that still showed it was sent.
+    /// The sending of the latest read that still showed it.
     last_read_sent: Duration,
     /// Whether the value has changed since the key was first seen.
     changed: bool,
@@ -31,7 +31,7 @@ impl<K, V> Default for Observations<K, V> {
 }
 
 impl<K: Ord + Clone, V: PartialEq> Observations<K, V> {
-    /// Notes what a read showed, with the moments at which it was sent and its answer arrived.
+    /// Notes the value that a read showed, with the moments at which it was sent and its answer arrived.
     pub fn observe(&mut self, key: &K, value: V, sent: Duration, arrived: Duration) {
         match self.seen.get_mut(key) {
             Some(known) if known.value == value => known.last_read_sent = known.last_read_sent.max(sent),
@@ -45,7 +45,7 @@ impl<K: Ord + Clone, V: PartialEq> Observations<K, V> {
         }
     }
 
-    /// For how long the key's value is known to have stood still; nothing for a key never seen.
+    /// The time for which the key's value is known to be unchanged; `None` for a key never seen.
     pub fn still_for(&self, key: &K) -> Option<Duration> {
         self.seen.get(key).map(|known| known.last_read_sent.saturating_sub(known.first_seen))
     }
@@ -55,7 +55,7 @@ impl<K: Ord + Clone, V: PartialEq> Observations<K, V> {
         self.seen.get(key).is_some_and(|known| known.changed)
     }
 
-    /// Whether the value stood still for at least `limit`.
+    /// Whether the value has been unchanged for at least `limit`.
     pub fn is_stale(&self, key: &K, limit: Duration) -> bool {
         self.still_for(key).is_some_and(|still| still >= limit)
     }

@@ -1,10 +1,11 @@
-//! The pure core: what a correct worker decides, without a clock, randomness of its own, a runtime or a network.
+//! The decisions of a correct worker, without a clock, a runtime, a network or randomness of their own.
 //!
-//! Times are durations since any fixed moment, randomness is a seeded [`fastrand::Rng`] passed in. The shells around it
-//! (`aws`, `consumer`, `fleet`, `worker`) do as it says.
+//! Times are durations since any fixed moment, randomness is a seeded [`fastrand::Rng`] passed in. `aws`, `consumer`,
+//! `coordination` and `worker` carry the decisions out.
 
 pub mod app_lag;
 pub mod assignment;
+pub mod backoff;
 pub mod batcher;
 pub mod blocked_record;
 pub mod checkpoint;
@@ -24,7 +25,7 @@ pub mod shard_graph;
 pub mod throughput;
 pub mod worker_record;
 
-/// FNV-1a, 64 bits: tells texts apart that nobody chose in order to deceive.
+/// FNV-1a, 64 bits: a hash for texts that nobody chose in order to deceive.
 pub(crate) fn fnv1a(text: &str) -> u64 {
     text.bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))

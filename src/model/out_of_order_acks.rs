@@ -1,21 +1,21 @@
-//! What is done of a shard beyond its checkpoint, small enough to be kept with the lease.
+//! Records acknowledged out of order, beyond the checkpoint. Small enough to store in the lease row.
 //!
-//! With several items' records under way at once, a checkpoint waits for the oldest of them, and what is done behind it
-//! would be repeated by whoever takes the shard over. So the lease also says: everything up to a position is done,
-//! except these records. It is good for one checkpoint alone, which stands in its text: when another worker that knows
-//! nothing of it has moved the checkpoint since, it means nothing any more.
+//! With several items' records in flight at once, a checkpoint waits for the oldest of them, and the next owner of the
+//! shard would repeat the records acknowledged after it. So the lease also says: all records up to a position are
+//! acknowledged, except these. The text holds the one checkpoint for which that is true, so it is ignored once a worker
+//! that does not know of it has moved the checkpoint.
 
 use std::cmp::Ordering;
 
 use super::checkpoint::Checkpoint;
 use super::sequence_number::{SequenceNumber, compare_digits};
 
-/// See the file's head.
+/// The acknowledged records after one checkpoint: all up to a position, except some.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutOfOrderAcks {
-    /// Everything from the checkpoint up to and including this record is done, except what is open.
+    /// The last acknowledged record. All from the checkpoint up to it are acknowledged, except the open ones.
     pub through: SequenceNumber,
-    /// What is not done, in order; all of it lies behind the checkpoint and before `through`.
+    /// The records not yet acknowledged, in order; all lie after the checkpoint and before `through`.
     pub open: Vec<SequenceNumber>,
 }
 
@@ -23,21 +23,20 @@ impl OutOfOrderAcks {
     /// The most records that may be open: with more, `through` lies before the first that has no room.
     pub const MOST_OPEN: usize = 100;
 
-    /// Whether the record at this position, behind the checkpoint, is done.
+    /// Whether the record at this position, after the checkpoint, is acknowledged.
     pub fn has(&self, position: &str) -> bool {
         compare_digits(position, self.through.as_str()).is_le()
             && self.open.binary_search_by(|open| compare_digits(open.as_str(), position)).is_err()
     }
 
-    /// What of it lies behind this checkpoint.
+    /// The part after this checkpoint.
     pub fn behind(&self, base: &Checkpoint) -> Option<Self> {
         let Some(position) = base.sequence_number() else { return Some(self.clone()) };
         (self.through > *position)
             .then(|| Self { through: self.through.clone(), open: self.open_after(position).to_vec() })
     }
 
-    /// As the lease keeps it, for this checkpoint: the checkpoint, what is open, and last `through`, with blanks
-    /// between. A number may be written as `+` and the digits in which it differs from the number before it.
+    /// The lease's text, for this checkpoint: the checkpoint, the open records, and `through`, with blanks between. A number may be written as `+` and the digits in which it differs from the number before it.
     pub fn to_text(&self, base: &Checkpoint) -> String {
         let mut text = base.to_string();
         let mut before = base.sequence_number();
@@ -55,8 +54,7 @@ impl OutOfOrderAcks {
         text
     }
 
-    /// Reads what [`to_text`](Self::to_text) wrote; nothing when it was written for another checkpoint, or is not well
-    /// formed.
+    /// Reads the text of [`to_text`](Self::to_text); `None` when it was written for another checkpoint or is malformed.
     pub fn parse(text: &str, base: &Checkpoint) -> Option<Self> {
         let mut words = text.split(' ');
         if words.next()? != base.as_str() {
@@ -82,13 +80,13 @@ impl OutOfOrderAcks {
         (numbers.len() <= Self::MOST_OPEN).then_some(Self { through, open: numbers })
     }
 
-    /// The open records behind this position.
+    /// The open records after this position.
     pub(super) fn open_after(&self, position: &SequenceNumber) -> &[SequenceNumber] {
         &self.open[self.open.partition_point(|open| open.cmp(position) != Ordering::Greater)..]
     }
 }
 
-/// The last digits of `number`, from the first in which it differs from `before`; nothing when they differ in length.
+/// The last digits of `number`, from the first in which it differs from `before`; `None` when they differ in length.
 fn differing_tail<'a>(before: &SequenceNumber, number: &'a SequenceNumber) -> Option<&'a str> {
     let (before, number) = (before.as_str(), number.as_str());
     let common = before.bytes().zip(number.bytes()).take_while(|(left, right)| left == right).count();

@@ -1,7 +1,7 @@
-//! When a worker is overloaded: most of its shards wait for their processors most of the time, for a while.
+//! Overload of a worker: most of its shards wait for their processors most of the time, for a while.
 //!
-//! A worker says so slowly, and takes it back slowly, so that a burst, a catch-up of some seconds or a single slow
-//! shard do not sway the assignment.
+//! The state changes slowly in both directions, so that a burst, a catch-up of some seconds or a single slow
+//! shard does not sway the assignment.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ const SATURATED_SHARE: f64 = 0.5;
 const PRESSED_PART: f64 = 0.5;
 /// A worker that is overloaded is relieved when at most this part is.
 const RELIEVED_PART: f64 = 0.25;
-/// For how long a worker must be pressed to count as overloaded.
+/// The time for which a worker must be pressed to count as overloaded.
 const TO_OVERLOADED: Duration = Duration::from_secs(15);
-/// For how long it must be relieved to count as overloaded no more.
+/// The time for which it must be relieved to no longer count as overloaded.
 const TO_RELIEVED: Duration = Duration::from_secs(10);
 
 /// Whether a worker is overloaded.
 #[derive(Clone, Debug, Default)]
 pub struct Overload {
     is_overloaded: bool,
-    /// Since when what was noted speaks for the other state.
+    /// The start of the time in which all notes speak for the other state.
     against_since: Option<Duration>,
 }
 
 impl Overload {
-    /// Notes for each shard that is read the part of the last while (0 to 1) in which it waited, and says whether the
-    /// worker is overloaded. `now` is a duration since any fixed moment.
+    /// Takes each shard's share of the last interval (0 to 1) in which it waited, and returns whether the worker is
+    /// overloaded. `now` is a duration since any fixed moment.
     pub fn note(&mut self, now: Duration, shares: impl IntoIterator<Item = f64>) -> bool {
         let (mut shards, mut saturated) = (0_u32, 0_u32);
         for share in shares {
@@ -48,7 +48,7 @@ impl Overload {
         self.is_overloaded
     }
 
-    /// What the last note said.
+    /// The outcome of the last note.
     pub fn is_overloaded(&self) -> bool {
         self.is_overloaded
     }

@@ -1,8 +1,8 @@
-//! How many workers the load calls for.
+//! The number of workers that the load calls for.
 //!
-//! What arrives is what the workers deliver, plus what piles up meanwhile: a lag that grows by `g` seconds a second says
-//! that `1 - g` of what arrives is delivered. On top comes what it takes to work the lag off in a set time. All that,
-//! divided by what one worker can do, is what is needed now.
+//! The arriving load is the delivered load plus the growing backlog: a lag that grows by `g` seconds a second means that
+//! `1 - g` of the arriving load is delivered. Working the lag off in a set time comes on top. The sum, divided by the
+//! capacity of one worker, is the need.
 //!
 //! More workers are wanted at once, fewer only when fewer were needed all through the last [`CALM`]: loads come in waves,
 //! and each move of a shard costs something. A need that hardly exceeds a whole number of workers is that number. There
@@ -11,35 +11,35 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How often the need is looked at.
+/// The interval between two measurements of the need.
 pub const PERIOD: Duration = Duration::from_secs(15);
-/// For how long fewer workers must have been enough before fewer are wanted.
+/// The time for which fewer workers must have been enough before fewer are wanted.
 pub const CALM: Duration = Duration::from_secs(300);
 /// Lags below this say nothing: records' times are whole seconds, and polls come each second or so.
 const NO_LAG: Duration = Duration::from_secs(10);
 /// The most that a growing lag multiplies what is delivered by: one whose growth says that nothing at all is delivered
 /// has another cause than too few workers.
 const MOST_GROWTH: f64 = 0.95;
-/// What a need may exceed a whole number of workers by.
+/// The part of a worker by which a need may exceed a whole number of workers.
 const TOLERANCE: f64 = 0.05;
 
-/// Between which limits, and by what measure.
+/// Limits and capacity for the desired number of workers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScalingOptions {
     /// Never fewer.
     pub min: usize,
     /// Never more, whatever the load.
     pub max: Option<usize>,
-    /// How much one worker is expected to process, in KiB a second.
+    /// The load that one worker is expected to process, in KiB a second.
     pub capacity_kbps: f64,
-    /// How quickly a lag is to be worked off.
+    /// The time in which a lag is to be worked off.
     pub catch_up: Duration,
 }
 
 /// The load at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
-    /// What all workers together process, in KiB a second.
+    /// The throughput of all workers together, in KiB a second.
     pub kbps: f64,
     /// The application's lag.
     pub lag: Duration,
@@ -49,24 +49,24 @@ pub struct Load {
     pub workers: usize,
 }
 
-/// What was needed lately.
+/// The desired number of workers, with the needs of the last [`CALM`].
 #[derive(Clone, Debug)]
 pub struct DesiredWorkers {
     limits: ScalingOptions,
-    /// When what was needed, for the last [`CALM`]; the oldest first.
+    /// Needs and their times, the oldest first.
     needs: VecDeque<(Duration, usize)>,
     last_lag: Option<(Duration, Duration)>,
 }
 
 impl DesiredWorkers {
-    /// Nothing looked at yet.
+    /// A measurement without history.
     pub fn new(limits: ScalingOptions) -> Self {
         Self { limits, needs: VecDeque::new(), last_lag: None }
     }
 
-    /// How many workers are wanted, by the load at `now` (a duration since any fixed moment). To be called each
-    /// [`PERIOD`]. The first look wants no fewer than there are: what came before is not known.
-    pub fn look(&mut self, now: Duration, load: &Load) -> usize {
+    /// Returns the desired number of workers for the load at `now` (a duration since any fixed moment). To be called each
+    /// [`PERIOD`]. The first call wants no fewer than there are, since the load before it is not known.
+    pub fn update(&mut self, now: Duration, load: &Load) -> usize {
         let mut need = self.need(now, load);
         if self.needs.is_empty() {
             need = need.max(load.workers);
@@ -88,7 +88,7 @@ impl DesiredWorkers {
         need
     }
 
-    /// By how many seconds the lag grew a second since the last look.
+    /// The growth of the lag since the last update, in seconds a second.
     fn growth(&self, now: Duration, lag: Duration) -> f64 {
         match self.last_lag {
             Some((at, before)) if lag > NO_LAG && now > at => {
@@ -102,7 +102,7 @@ impl DesiredWorkers {
     fn limited(&self, wanted: usize, open_shards: usize) -> usize {
         let most = self.limits.max.unwrap_or(usize::MAX);
         let wanted = wanted.clamp(self.limits.min.min(most), most);
-        // Before the first listing there is no telling.
+        // Before the first listing the open shards are not known.
         if open_shards == 0 { wanted.min(self.limits.min.max(1)) } else { wanted.min(open_shards) }
     }
 }
@@ -136,14 +136,14 @@ mod tests {
         ];
         for (kbps, lag, open_shards, wanted) in cases {
             let load = load(kbps, lag, open_shards);
-            assert_eq!(DesiredWorkers::new(LIMITS).look(Duration::ZERO, &load), wanted, "{load:?}");
+            assert_eq!(DesiredWorkers::new(LIMITS).update(Duration::ZERO, &load), wanted, "{load:?}");
         }
     }
 
     #[test]
     fn limits_hold_and_shards_before_them() {
         let limits = ScalingOptions { min: 3, max: Some(5), ..LIMITS };
-        let wanted = |load: Load| DesiredWorkers::new(limits).look(Duration::ZERO, &load);
+        let wanted = |load: Load| DesiredWorkers::new(limits).update(Duration::ZERO, &load);
         assert_eq!(wanted(load(0.0, 0, 20)), 3);
         assert_eq!(wanted(load(90_000.0, 0, 20)), 5);
         assert_eq!(wanted(load(90_000.0, 0, 2)), 2);
@@ -154,9 +154,9 @@ mod tests {
     fn a_new_leader_sends_nobody_away_before_it_has_seen_enough() {
         let mut desired = DesiredWorkers::new(LIMITS);
         let idle = Load { workers: 6, ..load(0.0, 0, 20) };
-        assert_eq!(desired.look(Duration::ZERO, &idle), 6);
-        assert_eq!(desired.look(CALM - PERIOD, &idle), 6);
-        assert_eq!(desired.look(CALM, &idle), 1);
+        assert_eq!(desired.update(Duration::ZERO, &idle), 6);
+        assert_eq!(desired.update(CALM - PERIOD, &idle), 6);
+        assert_eq!(desired.update(CALM, &idle), 1);
     }
 
     /// A fleet under a load: what arrives piles up as far as the workers cannot process it. Workers come and go one
@@ -165,7 +165,7 @@ mod tests {
         desired: DesiredWorkers,
         now: Duration,
         workers: usize,
-        /// What piled up, in KiB.
+        /// The backlog in KiB.
         backlog: f64,
         wanted: Vec<usize>,
     }
@@ -192,7 +192,7 @@ mod tests {
                     Duration::ZERO
                 };
                 let load = Load { kbps: processed, lag, open_shards: OPEN_SHARDS, workers: self.workers };
-                let wanted = self.desired.look(self.now, &load);
+                let wanted = self.desired.update(self.now, &load);
                 assert!(wanted <= OPEN_SHARDS, "more workers than shards: {wanted}");
                 self.wanted.push(wanted);
                 self.workers = wanted;
@@ -240,7 +240,7 @@ mod tests {
             .map(|period| {
                 let now = PERIOD * period;
                 let lag = Duration::from_secs(u64::from(period) * PERIOD.as_secs());
-                desired.look(now, &Load { kbps: 0.0, lag, open_shards: OPEN_SHARDS, workers: 2 })
+                desired.update(now, &Load { kbps: 0.0, lag, open_shards: OPEN_SHARDS, workers: 2 })
             })
             .collect();
         assert!(wanted.iter().all(|wanted| *wanted <= 2), "{wanted:?}");

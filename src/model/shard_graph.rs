@@ -1,4 +1,4 @@
-//! The shards of a stream and their descent: which leases must exist, which may start, which may go.
+//! The shards of a stream and their descent: the leases that must exist, that may start and that may be deleted.
 //!
 //! A listing of the service is never quite consistent: a parent may be missing (trimmed), still look open though its
 //! child is there, or look like a leaf because its child isn't visible yet. So nothing here concludes anything from
@@ -36,17 +36,16 @@ pub struct ShardGraph {
     children: BTreeMap<ShardId, BTreeSet<ShardId>>,
 }
 
-impl ShardGraph {
-    /// The graph of a complete listing.
-    pub fn new(shards: impl IntoIterator<Item = Shard>) -> Self {
+impl FromIterator<Shard> for ShardGraph {
+    fn from_iter<I: IntoIterator<Item = Shard>>(shards: I) -> Self {
         let mut graph = Self::default();
-        for shard in shards {
-            graph.insert(shard);
-        }
+        shards.into_iter().for_each(|shard| graph.insert(shard));
         graph
     }
+}
 
-    /// Adds a shard, or replaces what was known of it.
+impl ShardGraph {
+    /// Adds a shard, or replaces the one of this id.
     pub fn insert(&mut self, shard: Shard) {
         if let Some(parent) = &shard.parent {
             self.children.entry(parent.clone()).or_default().insert(shard.id.clone());
@@ -54,12 +53,12 @@ impl ShardGraph {
         self.shards.insert(shard.id.clone(), shard);
     }
 
-    /// How many shards are listed.
+    /// The number of listed shards.
     pub fn len(&self) -> usize {
         self.shards.len()
     }
 
-    /// Whether nothing is listed. That is no proof that there is nothing.
+    /// Whether the listing is empty. An empty listing is no proof that the stream has no shards.
     pub fn is_empty(&self) -> bool {
         self.shards.is_empty()
     }
@@ -84,7 +83,7 @@ impl ShardGraph {
         ids.into_iter().filter_map(|id| self.shards.get(id)).cloned().collect()
     }
 
-    /// How many shards nobody has closed: listed, without children and without an ending sequence number.
+    /// The number of open shards: listed, without children and without an ending sequence number.
     pub fn open_shards(&self) -> usize {
         self.shards.values().filter(|shard| !shard.closed && self.is_leaf(shard)).count()
     }
@@ -187,7 +186,7 @@ impl ShardGraph {
         (line, false)
     }
 
-    /// How many listed ancestors a shard has.
+    /// The number of a shard's listed ancestors.
     fn depth(&self, shard: &ShardId) -> usize {
         let mut depth = 0;
         let mut at = shard;
@@ -242,7 +241,7 @@ mod tests {
     }
 
     fn graph(shards: &[(&str, Option<&str>)]) -> ShardGraph {
-        ShardGraph::new(shards.iter().map(|(id, parent)| shard(id, *parent)))
+        ShardGraph::from_iter(shards.iter().map(|(id, parent)| shard(id, *parent)))
     }
 
     fn leases(rows: &[(&str, &[&str], &str, &[&str])]) -> BTreeMap<ShardId, Lease> {
@@ -299,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_closed_shard_whose_child_is_not_visible_yet_gets_its_lease() {
-        let closed = ShardGraph::new([Shard { closed: true, ..shard("a", None) }]);
+        let closed = ShardGraph::from_iter([Shard { closed: true, ..shard("a", None) }]);
         assert_eq!(missing(&closed, &leases(&[]), Checkpoint::TrimHorizon), ["a@TRIM_HORIZON"]);
     }
 
@@ -374,7 +373,7 @@ mod tests {
     proptest! {
         #[test]
         fn created_leases_leave_nothing_missing_and_come_after_their_parents(shards in forests(), latest: bool) {
-            let graph = ShardGraph::new(shards);
+            let graph = ShardGraph::from_iter(shards);
             let start = if latest { Checkpoint::Latest } else { Checkpoint::TrimHorizon };
             let mut rows = BTreeMap::new();
             for lease in graph.missing_leases(|_| false, &start) {
@@ -391,7 +390,7 @@ mod tests {
 
         #[test]
         fn clean_up_never_makes_a_read_shard_look_new(shards in forests(), rounds in 1_usize..60) {
-            let graph = ShardGraph::new(shards);
+            let graph = ShardGraph::from_iter(shards);
             let mut rows: BTreeMap<_, _> = graph
                 .missing_leases(|_| false, &Checkpoint::TrimHorizon)
                 .into_iter()

@@ -1,4 +1,4 @@
-//! How much a shard delivers: bytes a second, smoothed.
+//! The throughput of a shard: delivered bytes a second, smoothed.
 //!
 //! The rate is an exponential mean with a half-life: what was delivered a half-life ago counts half. KCL keeps the
 //! same figure in `throughputKBps`, though with a weight that depends on how often it renews.

@@ -7,65 +7,64 @@ use super::blocked_record::BlockedRecord;
 use super::fnv1a;
 use super::lease::{ShardId, WorkerId};
 
-/// What a worker says about itself with each heartbeat.
+/// A worker's report on itself, written with each heartbeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerRecord {
     /// Raised by each heartbeat.
     pub heartbeat: u64,
-    /// Tells one process of a worker id from the next.
+    /// A random name of the process: tells one process under a worker id from the next.
     pub incarnation: String,
-    /// Whether the worker wants to give up its leases.
+    /// Whether the worker is releasing its leases.
     pub leaving: bool,
     /// The program's version.
     pub version: String,
-    /// How many leases the worker knows itself to own, and a digest of their keys ([`digest`]).
+    /// The number of leases that the worker knows itself to own.
     pub leases: u64,
-    /// See `leases`.
+    /// The [`digest`] of their keys.
     pub digest: u64,
     /// Everything created before this moment (ms since the epoch) in the worker's shards is delivered and
     /// checkpointed; absent while that isn't known.
     pub caught_up_to_ms: Option<u64>,
-    /// From when what the worker has not processed counts, over all its shards (ms since the epoch; see
+    /// The moment from which unprocessed changes count, over all the worker's shards (ms since the epoch; see
     /// [`Lag`](crate::model::lag::Lag)); absent while that isn't known.
     pub unprocessed_since_ms: Option<u64>,
-    /// From when what the worker has not checkpointed counts.
+    /// The moment from which changes that are not checkpointed count.
     pub unsaved_since_ms: Option<u64>,
-    /// What the worker processes, in KiB a second.
+    /// The worker's throughput in KiB a second.
     pub kbps: u64,
     /// The most leases that the worker will hold.
     pub max_leases: Option<u64>,
     /// Whether the worker's processors cannot keep up, so that it should get nothing new.
     pub overloaded: bool,
-    /// Leases that the worker gave up because its processor hangs on their shards, and that it must not get back yet.
+    /// Leases that the worker released because its processor hangs on their shards, and that it must not get back yet.
     pub stuck: BTreeSet<ShardId>,
-    /// Shards that wait for a record that keeps failing: some of them, if there are many.
+    /// Shards blocked by a record that keeps failing: some of them, if there are many.
     pub blocked: BTreeMap<ShardId, BlockedRecord>,
 }
 
 /// One worker's item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The worker.
+    /// The worker's id.
     pub id: WorkerId,
-    /// What it says of itself.
+    /// Its last heartbeat.
     pub record: WorkerRecord,
-    /// Lease rows that it should look at.
+    /// Lease rows that it should read again.
     pub inbox: Hints,
-    /// Another process that wants this worker's id, and waits to be told that it is taken.
+    /// Another process that wants this worker's id, and waits for an answer that it is taken.
     pub challenger: Option<String>,
 }
 
-/// Which lease rows somebody should look at.
+/// Lease rows for a worker to read again, because somebody has changed them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
-    /// These.
     pub keys: BTreeSet<ShardId>,
-    /// All of them.
+    /// Whether all rows are to be read.
     pub everything: bool,
 }
 
 impl Hints {
-    /// Whether there is nothing to look at.
+    /// Whether no row is to be read.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty() && !self.everything
     }
@@ -74,21 +73,21 @@ impl Hints {
 /// The leader's item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaderRecord {
-    /// Who leads; nobody after a leader has left.
+    /// The leader; `None` after it has left.
     pub worker: Option<WorkerId>,
-    /// Which process of that worker.
+    /// The incarnation of the leader's process.
     pub incarnation: String,
     /// Raised by each change of leader.
     pub term: u64,
     /// The stream that the application reads.
     pub stream_arn: Option<String>,
-    /// When the application began to read that stream (ms since the epoch, by the clock of its first worker).
+    /// The time at which the application began to read that stream (ms since the epoch, by its first worker's clock).
     pub started_at_ms: u64,
-    /// Whether the stream's shards were all listed and given leases once.
+    /// Whether a first complete listing has given all shards their leases.
     pub initial_sync_done: bool,
 }
 
-/// The whole table.
+/// The contents of the fleet table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fleet {
     /// The workers, by id.
@@ -100,13 +99,12 @@ pub struct Fleet {
 /// A worker as seen by another.
 #[derive(Clone, Debug)]
 pub struct ObservedWorker {
-    /// Its item.
     pub member: Member,
     /// Whether its heartbeat has changed within the lease duration.
     pub is_alive: bool,
-    /// Whether its heartbeat was seen to change: proof that it was alive since the looking began.
+    /// Whether its heartbeat was seen to change: proof that it was alive since the observation began.
     pub has_changed: bool,
-    /// For how long its heartbeat is known to have stood still.
+    /// The time for which its heartbeat is known to be unchanged.
     pub still_for: Duration,
 }
 
@@ -115,7 +113,7 @@ pub fn digest<'a>(keys: impl IntoIterator<Item = &'a ShardId>) -> u64 {
     keys.into_iter().fold(0, |digest, key| digest ^ fnv1a(key.as_str()))
 }
 
-/// How often a worker with this lease duration proves itself alive.
+/// The interval between heartbeats of a worker with this lease duration.
 pub fn heartbeat_interval(lease_duration: Duration) -> Duration {
     lease_duration / 5
 }
@@ -128,7 +126,7 @@ pub fn proved_for(lease_duration: Duration) -> Duration {
     lease_duration.mul_f64(CLOCK_RATE_MARGIN)
 }
 
-/// How long a heartbeat stands still before it is overdue.
+/// The time without a heartbeat after which it is overdue.
 pub fn overdue_after(lease_duration: Duration) -> Duration {
     heartbeat_interval(lease_duration).mul_f64(1.5)
 }

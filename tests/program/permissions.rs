@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
 
+use aws_sdk_dynamodb::Client as TableClient;
 use serde_json::{Value, json};
-use shardkeeper::internals::aws::clients::TableClient;
 use shardkeeper::internals::dead_letters::letter::DeadLetter;
 use shardkeeper::internals::dead_letters::table::DeadLetterTable;
 

@@ -1,6 +1,7 @@
 //! The AWS SDK's clients for a service on this machine.
 
-use shardkeeper::internals::aws::clients::{SdkConfig, TableClient};
+use aws_sdk_dynamodb::Client as TableClient;
+use shardkeeper::SdkConfig;
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
 

@@ -6,25 +6,25 @@ use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::AttributeValue;
 pub use aws_sdk_dynamodb::types::TransactWriteItem;
 
-use super::{LeaseTable, Outcome, condition_failed, settle};
-use crate::aws::{ErrorKind, TableError, describe};
+use super::{LeaseTable, Outcome, condition_failed, resolve};
+use crate::aws::{CallError, ErrorKind, TableError};
 use crate::model::lease::{Lease, Transition};
 
 /// The most writes of a handler in one transaction: the service takes 100 (API reference, "TransactWriteItems"), and
 /// one is the lease's.
 pub const MAX_WRITES: usize = 99;
 
-/// What a reason says of a write that there was nothing wrong with.
+/// The code of a write that did not cause the cancellation.
 const NO_REASON: &str = "None";
 
-/// What became of a transaction.
+/// The outcome of a transaction.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CommitOutcome {
-    /// All of it is done; the row as it is now.
+    /// Applied; the row as it is now.
     Applied(Lease),
-    /// Nothing of it is done, for the row was not as expected; as it is now, if it is there and can be read.
+    /// Not applied, since the row was not as expected. Holds the row as it is now, if it is there and can be read.
     Conflict(Option<Lease>),
-    /// This request did nothing, for these of the handler's writes were refused.
+    /// Not applied, since these of the handler's writes were refused.
     Refused(Vec<RefusedWrite>),
 }
 
@@ -32,7 +32,7 @@ pub enum CommitOutcome {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RefusedWrite {
-    /// Which of the handler's writes, counted from 0.
+    /// The index among the handler's writes.
     pub index: usize,
     /// The service's word for the reason, such as `ConditionalCheckFailed` (API reference, "CancellationReason").
     pub code: String,
@@ -49,7 +49,7 @@ impl RefusedWrite {
         self.code == "ConditionalCheckFailed"
     }
 
-    /// Whether the same write may go well a little later.
+    /// Whether retrying the same write may help.
     pub fn is_transient(&self) -> bool {
         matches!(self.code.as_str(), "TransactionConflict" | "ProvisionedThroughputExceeded" | "ThrottlingError")
     }
@@ -70,7 +70,7 @@ impl LeaseTable {
     ) -> Result<CommitOutcome, TableError> {
         let lease = TransactWriteItem::builder().update(self.update(transition)?).build();
         let items = std::iter::once(lease).chain(writes.iter().cloned()).collect();
-        let call = self.client.transact_write_items().set_transact_items(Some(items)).send().await;
+        let call = self.0.client.transact_write_items().set_transact_items(Some(items)).send().await;
         let error = match call {
             Ok(_) => return Ok(CommitOutcome::Applied(transition.after.clone())),
             Err(error) => error,
@@ -90,30 +90,30 @@ impl LeaseTable {
                         return Ok(CommitOutcome::Refused(refused));
                     }
                     // Somebody was writing the row at the same moment.
-                    return Err(self.unavailable(describe(&error)));
+                    return Err(self.unavailable(CallError::new(&error)));
                 }
             }
             _ => {
                 // The handler's tables are as likely to be meant as the lease's own.
                 if matches!(ErrorKind::of(&error), ErrorKind::NotFound | ErrorKind::Refused) {
-                    let (operation, table) = ("TransactWriteItems", self.name.clone());
-                    return Err(TableError::Refused { operation, table, reason: describe(&error) });
+                    let (operation, table) = ("TransactWriteItems", self.0.name.clone());
+                    return Err(TableError::Refused { operation, table, source: CallError::new(&error) });
                 }
                 let row = self.read_valid(&transition.before.key).await?;
                 if row.as_ref() == Some(&transition.before) {
-                    return Err(self.unavailable(describe(&error))); // not yet done, but it may be on its way
+                    return Err(self.unavailable(CallError::new(&error))); // not yet done, but it may be on its way
                 }
                 row
             }
         };
-        Ok(match settle(transition, row) {
+        Ok(match resolve(transition, row) {
             Outcome::Applied(row) => CommitOutcome::Applied(row),
             Outcome::Conflict(row) => CommitOutcome::Conflict(row),
         })
     }
 
-    fn unavailable(&self, reason: String) -> TableError {
-        TableError::Unavailable { operation: "TransactWriteItems", table: self.name.clone(), reason }
+    fn unavailable(&self, source: CallError) -> TableError {
+        TableError::Unavailable { operation: "TransactWriteItems", table: self.0.name.clone(), source }
     }
 }
 

@@ -1,30 +1,28 @@
 //! The lease table: KCL's rows in DynamoDB, one a shard, every write conditional.
 //!
 //! Attributes and types are KCL's to the letter (`DynamoDBLeaseSerializer`), so that a stopped KCL fleet and this
-//! worker can take over from each other. What we have no use for is never read and never written, and so survives. One
-//! attribute is ours: `shardkeeperDone`, which KCL's workers leave alone.
+//! worker can take over from each other. Attributes without a use here are neither read nor written, and so survive. One
+//! attribute is our own: `shardkeeperDone`, which KCL's workers leave alone.
 //! Reads are strongly consistent: a stale row could start a child before its parent's end, or at an old checkpoint.
 
 mod commit;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, Update,
 };
 
 pub use self::commit::{CommitOutcome, MAX_WRITES, RefusedWrite, TransactWriteItem};
-use super::calls::HealthInterceptor;
+use super::item::{Item, number, string, string_set};
+use super::own_table::OwnTable;
 use super::table_health::TableHealth;
-use super::{ErrorKind, TableError, tables};
+use super::{ErrorKind, TableError};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
-
-type Item = HashMap<String, AttributeValue>;
 
 const KEY: &str = "leaseKey";
 const OWNER: &str = "leaseOwner";
@@ -47,31 +45,28 @@ const UNPROCESSED_WAIT: Duration = Duration::from_millis(50);
 
 /// The lease table of an application.
 #[derive(Clone, Debug)]
-pub struct LeaseTable {
-    client: Client,
-    name: String,
-}
+pub struct LeaseTable(OwnTable);
 
-/// A row that cannot be read as a lease: its shard waits until somebody has mended it.
+/// A row that cannot be read as a lease: its shard waits until somebody has repaired it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("lease {key} cannot be read: {reason}")]
 pub struct BadRow {
     /// The lease's key.
     pub key: ShardId,
-    /// What is wrong with the row.
+    /// The fault of the row.
     pub reason: String,
 }
 
-/// What became of a conditional write.
+/// The outcome of a conditional write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// It is done; the row as it is now.
+    /// Applied; the row as it is now.
     Applied(Lease),
-    /// The row was not as expected; as it is now, if it is there and can be read.
+    /// Not applied, since the row was not as expected. Holds the row as it is now, if it is there and can be read.
     Conflict(Option<Lease>),
 }
 
-/// What became of the end of a shard.
+/// The outcome of the end of a shard.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EndOutcome {
     /// The parent is finished. Its children's rows, as far as this call made or took them.
@@ -88,27 +83,26 @@ pub enum EndOutcome {
 impl LeaseTable {
     /// The table of this name.
     pub fn new(client: Client, name: impl Into<String>) -> Self {
-        Self { client, name: name.into() }
+        Self(OwnTable::new(client, name.into(), &[KEY]))
     }
 
-    /// The same table; whether it answers is noted in `answers`.
+    /// The same table; each call on it reports to `health` whether the table answers.
     #[must_use]
-    pub fn watched(self, answers: &TableHealth) -> Self {
-        let config = self.client.config().to_builder().interceptor(HealthInterceptor(answers.clone())).build();
-        Self { client: Client::from_conf(config), ..self }
+    pub fn with_health(self, health: &TableHealth) -> Self {
+        Self(self.0.with_health(health))
     }
 
     /// The table's name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
-    /// Makes sure that the table can be used, and makes it when it is missing and `create` allows that.
+    /// Waits until the table can be used, and creates it when it is missing and `create` allows that.
     ///
     /// # Errors
-    /// [`TableError::Missing`] when it is missing and may not be made.
+    /// [`TableError::Missing`] when it is missing and may not be created.
     pub async fn ensure(&self, create: bool) -> Result<(), TableError> {
-        tables::ensure(&self.client, &self.name, &[KEY], create).await
+        self.0.ensure(create).await
     }
 
     /// All rows.
@@ -117,16 +111,8 @@ impl LeaseTable {
     /// When a page of the scan failed for good; part of a table is never returned as the whole.
     pub async fn scan(&self) -> Result<Vec<Result<Lease, BadRow>>, TableError> {
         let mut rows = Vec::new();
-        let mut start = None;
-        loop {
-            let call = self.client.scan().table_name(&self.name).consistent_read(true);
-            let page = call.set_exclusive_start_key(start).send().await.map_err(|error| self.error("Scan", &error))?;
-            rows.extend(page.items.unwrap_or_default().iter().filter_map(read_row));
-            start = page.last_evaluated_key.filter(|key| !key.is_empty());
-            if start.is_none() {
-                return Ok(rows);
-            }
-        }
+        self.0.scan(|item| rows.extend(read_row(&item))).await?;
+        Ok(rows)
     }
 
     /// One row, if it is there.
@@ -134,9 +120,7 @@ impl LeaseTable {
     /// # Errors
     /// When the call failed for good.
     pub async fn read(&self, key: &ShardId) -> Result<Option<Result<Lease, BadRow>>, TableError> {
-        let call = self.client.get_item().table_name(&self.name).consistent_read(true);
-        let answer = call.key(KEY, string(key.as_str())).send().await.map_err(|error| self.error("GetItem", &error))?;
-        Ok(answer.item.as_ref().and_then(read_row))
+        Ok(self.0.get(key_item(key)).await?.as_ref().and_then(read_row))
     }
 
     /// Some rows, as far as they are there.
@@ -145,19 +129,19 @@ impl LeaseTable {
     /// When a call failed for good.
     pub async fn read_many(&self, keys: &BTreeSet<ShardId>) -> Result<Vec<Result<Lease, BadRow>>, TableError> {
         let mut rows = Vec::new();
-        let keys: Vec<Item> = keys.iter().map(|key| Item::from([(KEY.into(), string(key.as_str()))])).collect();
+        let keys: Vec<Item> = keys.iter().map(|key| key_item(key)).collect();
         for chunk in keys.chunks(READ_CHUNK) {
             let mut left = chunk.to_vec();
             while !left.is_empty() {
                 let wanted = KeysAndAttributes::builder().set_keys(Some(left)).consistent_read(true).build();
-                let wanted = wanted.map_err(|error| self.unbuildable("BatchGetItem", &error))?;
-                let call = self.client.batch_get_item().request_items(&self.name, wanted);
-                let answer = call.send().await.map_err(|error| self.error("BatchGetItem", &error))?;
-                let items = answer.responses.and_then(|mut tables| tables.remove(&self.name));
+                let wanted = wanted.map_err(|error| self.0.unbuildable("BatchGetItem", &error))?;
+                let call = self.0.client.batch_get_item().request_items(&self.0.name, wanted);
+                let answer = call.send().await.map_err(|error| self.0.error("BatchGetItem", &error))?;
+                let items = answer.responses.and_then(|mut tables| tables.remove(&self.0.name));
                 rows.extend(items.unwrap_or_default().iter().filter_map(read_row));
                 left = answer
                     .unprocessed_keys
-                    .and_then(|mut tables| tables.remove(&self.name))
+                    .and_then(|mut tables| tables.remove(&self.0.name))
                     .map(|rest| rest.keys)
                     .unwrap_or_default();
                 if !left.is_empty() {
@@ -168,15 +152,16 @@ impl LeaseTable {
         Ok(rows)
     }
 
-    /// Makes a row, unless there is one for this shard.
+    /// Creates a row, unless there is one for this shard.
     ///
     /// # Errors
-    /// When it is not known whether the row was made.
+    /// When it is not known whether the row was created.
     pub async fn create(&self, lease: &Lease) -> Result<Outcome, TableError> {
         let call = self
+            .0
             .client
             .put_item()
-            .table_name(&self.name)
+            .table_name(&self.0.name)
             .set_item(Some(new_item(lease)))
             .condition_expression("attribute_not_exists(leaseKey)")
             .send()
@@ -190,7 +175,7 @@ impl LeaseTable {
                     row => Outcome::Conflict(row),
                 })
             }
-            Err(error) => Err(self.error("PutItem", &error)),
+            Err(error) => Err(self.0.error("PutItem", &error)),
         }
     }
 
@@ -203,9 +188,10 @@ impl LeaseTable {
     pub async fn apply(&self, transition: &Transition) -> Result<Outcome, TableError> {
         let change = Change::new(transition);
         let call = self
+            .0
             .client
             .update_item()
-            .table_name(&self.name)
+            .table_name(&self.0.name)
             .key(KEY, string(transition.before.key.as_str()))
             .update_expression(change.update)
             .condition_expression(change.condition)
@@ -228,7 +214,7 @@ impl LeaseTable {
                 }
             }
             Err(error) => {
-                let error = self.error("UpdateItem", &error);
+                let error = self.0.error("UpdateItem", &error);
                 if !error.is_transient() {
                     return Err(error);
                 }
@@ -239,7 +225,7 @@ impl LeaseTable {
                 row
             }
         };
-        Ok(settle(transition, row))
+        Ok(resolve(transition, row))
     }
 
     /// Ends a shard: in one transaction the parent's end with its children's ids, and the children's leases, owned
@@ -256,7 +242,7 @@ impl LeaseTable {
         let mut wanted: Vec<ChildWrite> =
             children.iter().map(|child| ChildWrite::Make(child.clone().owned_by(owner))).collect();
         loop {
-            let call = self.client.transact_write_items();
+            let call = self.0.client.transact_write_items();
             let call = call.transact_items(TransactWriteItem::builder().update(self.update(parent)?).build());
             let mut items = Vec::new();
             for child in &wanted {
@@ -291,9 +277,9 @@ impl LeaseTable {
             }
             let row = self.row_of(reasons.first().filter(|_| parent_failed), &parent.before.key).await?;
             if !parent_failed && row.as_ref() == Some(&parent.before) {
-                return Err(self.error("TransactWriteItems", &error));
+                return Err(self.0.error("TransactWriteItems", &error));
             }
-            return match settle(parent, row) {
+            return match resolve(parent, row) {
                 Outcome::Applied(parent) => {
                     let children = self.owned_of(&parent.children, owner).await?;
                     Ok(EndOutcome::Applied { parent, children })
@@ -309,9 +295,10 @@ impl LeaseTable {
     /// When it is not known whether the row was deleted.
     pub async fn delete(&self, lease: &Lease) -> Result<bool, TableError> {
         let call = self
+            .0
             .client
             .delete_item()
-            .table_name(&self.name)
+            .table_name(&self.0.name)
             .key(KEY, string(lease.key.as_str()))
             .condition_expression("leaseCounter = :counter AND checkpoint = :checkpoint")
             .expression_attribute_values(":counter", number(lease.counter))
@@ -321,7 +308,7 @@ impl LeaseTable {
         match call {
             Ok(_) => Ok(true),
             Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => Ok(false),
-            Err(error) => Err(self.error("DeleteItem", &error)),
+            Err(error) => Err(self.0.error("DeleteItem", &error)),
         }
     }
 
@@ -350,14 +337,14 @@ impl LeaseTable {
     fn update(&self, transition: &Transition) -> Result<Update, TableError> {
         let change = Change::new(transition);
         Update::builder()
-            .table_name(&self.name)
+            .table_name(&self.0.name)
             .key(KEY, string(transition.before.key.as_str()))
             .update_expression(change.update)
             .condition_expression(change.condition)
             .set_expression_attribute_values(Some(change.values))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .build()
-            .map_err(|error| self.unbuildable("TransactWriteItems", &error))
+            .map_err(|error| self.0.unbuildable("TransactWriteItems", &error))
     }
 
     fn child_item(&self, child: &ChildWrite) -> Result<TransactWriteItem, TableError> {
@@ -366,31 +353,19 @@ impl LeaseTable {
             ChildWrite::Take(transition) => item.update(self.update(transition)?).build(),
             ChildWrite::Make(lease) => {
                 let put = Put::builder()
-                    .table_name(&self.name)
+                    .table_name(&self.0.name)
                     .set_item(Some(new_item(lease)))
                     .condition_expression("attribute_not_exists(leaseKey)")
                     .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
                     .build()
-                    .map_err(|error| self.unbuildable("TransactWriteItems", &error))?;
+                    .map_err(|error| self.0.unbuildable("TransactWriteItems", &error))?;
                 item.put(put).build()
             }
         })
     }
-
-    fn unbuildable(&self, operation: &'static str, error: &aws_sdk_dynamodb::error::BuildError) -> TableError {
-        TableError::Refused { operation, table: self.name.clone(), reason: error.to_string() }
-    }
-
-    fn error<E, R>(&self, operation: &'static str, error: &aws_sdk_dynamodb::error::SdkError<E, R>) -> TableError
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug,
-    {
-        TableError::new(operation, &self.name, error)
-    }
 }
 
-/// How a child gets its owner at the parent's end.
+/// The write that gives a child its owner at the parent's end.
 enum ChildWrite {
     Make(Lease),
     Take(Transition),
@@ -412,8 +387,8 @@ impl ChildWrite {
     }
 }
 
-/// Decides by the row found whether a write that was not simply confirmed has happened.
-fn settle(transition: &Transition, row: Option<Lease>) -> Outcome {
+/// Decides by the row found whether an unconfirmed write has happened.
+fn resolve(transition: &Transition, row: Option<Lease>) -> Outcome {
     match row {
         Some(row) if transition.is_done_in(&row) || Transition::met_hand_off(&transition.after, &row) => {
             Outcome::Applied(row)
@@ -566,21 +541,13 @@ fn shape(value: &AttributeValue) -> String {
     }
 }
 
-fn string(text: &str) -> AttributeValue {
-    AttributeValue::S(text.to_owned())
-}
-
-fn number(value: u64) -> AttributeValue {
-    AttributeValue::N(value.to_string())
-}
-
 /// At most six digits behind the point, as KCL writes it.
 fn rate_number(rate: f64) -> AttributeValue {
     AttributeValue::N(format!("{rate:.6}"))
 }
 
-fn string_set(ids: &BTreeSet<ShardId>) -> AttributeValue {
-    AttributeValue::Ss(ids.iter().map(ToString::to_string).collect())
+fn key_item(key: &ShardId) -> Item {
+    Item::from([(KEY.into(), string(key.as_str()))])
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::aws::clients::Endpoints;
+use crate::aws::with_causes;
 use crate::cli::status::StatusReader;
 use crate::options::{StreamSelector, WorkerOptions};
 
@@ -58,7 +59,7 @@ impl StatusPage {
         }
         let (good_for, page) = match tokio::time::timeout(READ_LIMIT, self.read(&mut state.reader)).await {
             Ok(Ok((good_for, page))) => (good_for, Ok(page)),
-            Ok(Err(error)) => (SHORTEST, Err(format!("{error:#}"))),
+            Ok(Err(error)) => (SHORTEST, Err(with_causes(&*error))),
             Err(_) => (SHORTEST, Err(format!("no status within {} s", READ_LIMIT.as_secs()))),
         };
         state.page = Some((Instant::now() + good_for, page.clone()));

@@ -8,16 +8,15 @@ use fastrand::Rng;
 
 use super::super::counters::Outcome;
 use super::super::failure::{BatchError, FailurePolicy, OnFailure};
-use super::super::lease_handle::LeaseLost;
 use super::super::processor::ProcessorFactory;
-use super::super::reader::seconds_to_ms;
 use super::context::{BatchReport, DeliveryContext, Interrupted, is_logged};
 use super::processor_pool::ProcessorGuard;
 use crate::dead_letters::letter::{DeadLetter, FailureLimit};
 use crate::dead_letters::queue::DeadLetterQueue;
+use crate::model::backoff::Backoff;
 use crate::model::batcher::Unit;
 use crate::model::blocked_record::BlockedRecord;
-use crate::model::polling::Backoff;
+use crate::model::lease::LeaseLost;
 use crate::model::record::{Record, RecordBatch};
 use crate::model::sequence_number::compare_digits;
 
@@ -180,7 +179,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
             return Some(FailureLimit::Attempts);
         }
         let newest = self.batch.records.get(sub_batch.range.end - 1)?;
-        let created_ms = newest.created_at().map(seconds_to_ms)?;
+        let created_ms = newest.created_ms()?;
         let age_ms = u128::from(self.ctx.now_ms().saturating_sub(created_ms));
         policy.max_record_age.filter(|most| age_ms > most.as_millis()).map(|_| FailureLimit::Age)
     }
@@ -296,7 +295,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
         letter.event_id = record.event_id().map(ToOwned::to_owned);
         letter.reason = reason;
         letter.attempts = failed.calls;
-        letter.created_ms = record.created_at().map(seconds_to_ms);
+        letter.created_ms = record.created_ms();
         letter.first_failed_ms = failed.first_failed_ms.unwrap_or(now_ms);
         letter.worker = ctx.deps.worker.to_string();
         letter

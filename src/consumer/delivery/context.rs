@@ -14,12 +14,12 @@ use super::super::ConsumerDeps;
 use super::super::checkpointer::Checkpointer;
 use super::super::counters::Counters;
 use super::super::failure::{BatchError, FailurePolicy};
-use super::super::lease_handle::{LeaseHandle, LeaseLost};
+use super::super::lease_handle::LeaseHandle;
 use super::super::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
-use super::super::reader::seconds_to_ms;
 use super::super::status::ConsumerStatus;
 use super::processor_pool::{PooledProcessor, ProcessorGuard, ProcessorPool, catch_panic};
-use crate::model::polling::Backoff;
+use crate::model::backoff::Backoff;
+use crate::model::lease::LeaseLost;
 use crate::model::record::RecordBatch;
 
 /// The waits between attempts of `initialize` and `shard_ended`, which no failure policy covers.
@@ -163,7 +163,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         {
             self.lease.set_delivered(through);
         }
-        let created_ms = records.last().and_then(|record| record.created_at()).map(seconds_to_ms);
+        let created_ms = records.last().and_then(|record| record.created_ms());
         let input = ProcessRecordsInput {
             records: records.clone(),
             checkpointer: self.checkpointer.clone(),

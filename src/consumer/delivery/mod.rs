@@ -27,21 +27,18 @@ pub(super) use self::processor_pool::catch_panic;
 use super::ConsumerDeps;
 use super::budget::Reservation;
 use super::checkpointer::Checkpointer;
-use super::lease_handle::{LeaseHandle, LeaseLost, Progress, WriteError};
+use super::lease_handle::{LeaseHandle, Progress, WriteError};
 use super::processor::{ProcessorFactory, RecordProcessor, ShardContext};
-use super::reader::{ReaderEvent, last_position, seconds_to_ms};
+use super::reader::ReaderEvent;
 use super::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError, commanded, leave};
 use super::status::ConsumerStatus;
 use crate::model::batcher::{Batcher, Next, Rules};
 use crate::model::checkpoint::Checkpoint;
-use crate::model::lease::Lease;
+use crate::model::lease::{Lease, LeaseLost};
 use crate::model::out_of_order_acks::OutOfOrderAcks;
-use crate::model::record::RecordBatch;
+use crate::model::polling::CAUGHT_UP_EMPTY_PAGES;
+use crate::model::record::{PageSummary, RecordBatch};
 use crate::options::{Checkpoints, OnGap};
-
-/// The empty pages in a row that prove that an open shard holds nothing older than the last of them. More than prove
-/// the tip, since the shard's caught-up time is stored and decides when `--until-caught-up` ends.
-const CAUGHT_UP_EMPTY_PAGES: u32 = 10;
 
 /// A running reader and the channel of its events.
 pub(super) type ReaderEvents = (AbortOnDropHandle<()>, mpsc::Receiver<ReaderEvent>);
@@ -236,7 +233,7 @@ impl<F: ProcessorFactory> Delivery<F> {
 
     fn take_event(&mut self, event: Option<ReaderEvent>) -> Result<(), LoopEnd> {
         match event {
-            Some(ReaderEvent::Records(records, reservation)) => self.take_records(records, reservation),
+            Some(ReaderEvent::Records(records, page, reservation)) => self.take_records(records, &page, reservation),
             Some(ReaderEvent::Tip { moment_ms, empty_pages }) => self.tip = Some(Tip { moment_ms, empty_pages }),
             Some(ReaderEvent::Gap) => self.gap("trimmed")?,
             Some(ReaderEvent::End) => self.take_end(ShardEnd::Closed),
@@ -251,19 +248,16 @@ impl<F: ProcessorFactory> Delivery<F> {
         Ok(())
     }
 
-    fn take_records(&mut self, records: RecordBatch, reservation: Option<Reservation>) {
-        let Some(through) = last_position(&records) else { return };
-        let created_ms = records.last().and_then(|record| record.created_at()).map(seconds_to_ms);
+    fn take_records(&mut self, records: RecordBatch, page: &PageSummary, reservation: Option<Reservation>) {
         self.tip = None;
-        let read_bytes = records.bytes_len();
         let records = self.ctx.deps.filtered(records);
         // Filtered records are acknowledged as they are and move the checkpoint. Reading them is part of the shard's
         // load all the same.
         if records.left_out() > 0 {
             self.checkpoints.note(records.left_out());
-            self.ctx.lease.note_processed(read_bytes - records.bytes_len());
+            self.ctx.lease.note_processed(page.bytes - records.bytes_len());
         }
-        self.batcher.add(self.origin.elapsed(), records, through, created_ms, reservation);
+        self.batcher.add(self.origin.elapsed(), records, page, reservation);
         self.note_progress();
     }
 

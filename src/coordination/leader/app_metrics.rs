@@ -94,7 +94,7 @@ impl LeaderState {
         };
         let reports = election.view.workers.iter().map(|seen| (seen.member.id.clone(), report(seen))).collect();
         let started_at_ms = election.view.leadership.as_ref().map_or(0, |leadership| leadership.started_at_ms);
-        self.app_lag.look(&LagInputs {
+        self.app_lag.update(&LagInputs {
             rows: &self.rows,
             without_row: &without_row,
             reports: &reports,
@@ -115,7 +115,7 @@ impl LeaderState {
             Load { kbps, lag: Duration::from_millis(lag_ms), open_shards, workers: election.view.staying().count() };
         let (mut desired, _) =
             self.scaling.take().unwrap_or_else(|| (DesiredWorkers::new(election.deps.options.desired_workers), now));
-        let wanted = desired.look(election.observer.elapsed(), &load);
+        let wanted = desired.update(election.observer.elapsed(), &load);
         if wanted != self.desired_workers {
             tracing::info!(wanted, workers = load.workers, kbps, lag = ?load.lag, open_shards, "workers wanted");
         }

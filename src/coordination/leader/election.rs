@@ -158,7 +158,7 @@ impl Election {
             stream_arn: Some(self.deps.stream.arn().to_owned()),
             ..seen.clone().unwrap_or_default()
         };
-        if !self.deps.fleet.write_leadership(&wanted, seen.as_ref().map(|seen| seen.term)).await? {
+        if !self.deps.fleet.write_leader(&wanted, seen.as_ref().map(|seen| seen.term)).await? {
             return Ok(false);
         }
         let before = seen.as_ref().and_then(|seen| seen.worker.as_ref());

@@ -98,7 +98,7 @@ impl LeaderState {
         }
         if !leadership.initial_sync_done {
             let wanted = LeaderRecord { initial_sync_done: true, term: leadership.term + 1, ..leadership.clone() };
-            if election.deps.fleet.write_leadership(&wanted, Some(leadership.term)).await? {
+            if election.deps.fleet.write_leader(&wanted, Some(leadership.term)).await? {
                 election.view.leadership = Some(wanted);
                 election.publish_view();
             }

@@ -11,7 +11,7 @@ use super::lease::{ShardId, WorkerId};
 
 /// A difference between two workers below this part of the fair load is no reason to move a lease for its weight.
 const LEAST_DIFFERENCE: f64 = 0.1;
-/// What a worker could give away in all must be at least this part of the fair load, or it is left in peace.
+/// The part of the fair load that a worker must be able to give away in all before it gives any.
 const LEAST_GIFT: f64 = 0.05;
 
 /// A lease that somebody should hold: unfinished, and none of its parents holds it up.
@@ -23,7 +23,7 @@ pub struct LeaseToPlace {
     pub owner: Option<WorkerId>,
     /// Whether it is being handed over, and so must be left alone.
     pub moving: bool,
-    /// How much its shard delivers, in KiB/s, if that is known.
+    /// The throughput of its shard in KiB/s, if known.
     pub weight: Option<f64>,
     /// Workers that must not get it, because their processor hangs on it.
     pub avoid: Vec<WorkerId>,
@@ -34,7 +34,7 @@ pub struct LeaseToPlace {
 pub struct Member {
     /// The worker.
     pub id: WorkerId,
-    /// Whether it wants to give up all its leases.
+    /// Whether it is releasing all its leases.
     pub leaving: bool,
     /// Whether it has more to do than it can, and should get nothing new.
     pub overloaded: bool,
@@ -61,13 +61,6 @@ pub enum Move {
         /// Its owner to be.
         to: WorkerId,
     },
-}
-
-impl LeaseToPlace {
-    /// A lease that nobody owns and of which nothing is known.
-    pub fn new(key: ShardId) -> Self {
-        Self { key, owner: None, moving: false, weight: None, avoid: Vec::new() }
-    }
 }
 
 /// The moves that lead to an even assignment, the most urgent first: unowned leases, then those of workers that
@@ -107,7 +100,7 @@ struct Plan<'a> {
 struct Worker {
     /// The leases that it could hand over, by weight.
     held: BTreeSet<(u64, usize)>,
-    /// How many leases it holds or is about to, and what they weigh.
+    /// The leases that it holds or is about to hold: their number and total weight.
     count: usize,
     load: u64,
 }
@@ -122,7 +115,7 @@ impl<'a> Plan<'a> {
         for (number, lease) in leases.iter().enumerate() {
             let owner = lease.owner.as_ref().and_then(|owner| index.get(owner)).copied();
             origin.push(owner);
-            // A worker that hangs on a lease is busy with it, whoever owns it by now: it gets no other in its place.
+            // A worker that hangs on a lease is busy with it, even if another owns it by now: it gets no other in its place.
             for hanging in lease.avoid.iter().filter_map(|id| index.get(id)).filter(|index| Some(**index) != owner) {
                 workers[*hanging].count += 1;
                 workers[*hanging].load += weight[number];
@@ -165,7 +158,7 @@ impl<'a> Plan<'a> {
         let mut unowned = std::mem::take(&mut self.unowned);
         unowned.sort_by_key(|lease| (Reverse(self.weight[*lease]), *lease));
         for lease in unowned {
-            if let Some(to) = self.somebody_for(lease) {
+            if let Some(to) = self.taker_for(lease) {
                 self.give(lease, to);
             }
         }
@@ -175,7 +168,7 @@ impl<'a> Plan<'a> {
         for from in (0..self.members.len()).filter(|worker| self.members[*worker].leaving) {
             let held: Vec<usize> = self.workers[from].held.iter().rev().map(|(_, lease)| *lease).collect();
             for lease in held {
-                let Some(to) = self.somebody_for(lease) else { continue };
+                let Some(to) = self.taker_for(lease) else { continue };
                 if !self.hand_over(lease, to) {
                     return;
                 }
@@ -269,11 +262,11 @@ impl<'a> Plan<'a> {
         below.into_iter().chain(above).min_by_key(off).map(|(_, lease)| *lease)
     }
 
-    // Who may take.
+    // Takers.
 
-    /// Who should get a lease that has to go somewhere. One who is overloaded gets it when nobody else can: a slow
-    /// reader is better than none.
-    fn somebody_for(&self, lease: usize) -> Option<usize> {
+    /// The worker for a lease that has to go somewhere. An overloaded one gets it when no other can: a slow reader is
+    /// better than none.
+    fn taker_for(&self, lease: usize) -> Option<usize> {
         self.least_loaded(|plan, worker| plan.is_free(worker) && !plan.avoids(lease, worker))
             .or_else(|| self.least_loaded(|plan, worker| plan.has_room(worker) && !plan.avoids(lease, worker)))
     }
@@ -336,7 +329,7 @@ impl<'a> Plan<'a> {
 }
 
 fn float(number: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a part of it is compared with another, and no more")]
+    #[expect(clippy::cast_precision_loss, reason = "only shares of it are compared")]
     let number = number as f64;
     number
 }

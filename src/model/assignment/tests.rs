@@ -13,7 +13,13 @@ fn member(id: &str) -> Member {
 }
 
 fn lease(number: usize, owner: Option<&str>) -> LeaseToPlace {
-    LeaseToPlace { owner: owner.map(Into::into), ..LeaseToPlace::new(format!("s{number:05}").into()) }
+    LeaseToPlace {
+        key: format!("s{number:05}").into(),
+        owner: owner.map(Into::into),
+        moving: false,
+        weight: None,
+        avoid: Vec::new(),
+    }
 }
 
 fn weighted(number: usize, owner: Option<&str>, kbps: f64) -> LeaseToPlace {

@@ -1,12 +1,12 @@
-//! What a lease weighs: how much of a worker's load it is, from how much it delivers.
+//! The weight of a lease: its part of a worker's load, by its throughput.
 
 use super::LeaseToPlace;
 
-/// What the average lease weighs. Weights are whole numbers, so that equal leases weigh exactly the same.
+/// The weight of the average lease. Weights are whole numbers, so that equal leases weigh exactly the same.
 pub(super) const AVERAGE: u64 = 1000;
 
-/// What reading a shard costs that delivers nothing, in KiB/s of one that does. Beside it the small rates of an idle
-/// fleet make no difference: there leases are counted.
+/// The cost of reading an empty shard, in KiB/s of a busy one. Beside it the small rates of an idle fleet make no
+/// difference: there leases are counted.
 const IDLE_COST: f64 = 32.0;
 /// No lease weighs less than this part of the average: its shard may wake up.
 const LEAST_PART: f64 = 0.1;
@@ -41,7 +41,13 @@ mod tests {
     use super::*;
 
     fn weigh(rates: &[Option<f64>]) -> Vec<u64> {
-        let lease = |rate: &Option<f64>| LeaseToPlace { weight: *rate, ..LeaseToPlace::new("s".into()) };
+        let lease = |rate: &Option<f64>| LeaseToPlace {
+            key: "s".into(),
+            owner: None,
+            moving: false,
+            weight: *rate,
+            avoid: Vec::new(),
+        };
         weights(&rates.iter().map(lease).collect::<Vec<_>>())
     }
 

@@ -1,13 +1,13 @@
-//! What of a shard is handed out when, and how far the shard is done.
+//! Batches of a shard's records, and the position up to which all of them are acknowledged.
 //!
 //! Records come in by pages and go out in [`Unit`]s, batches that are acknowledged in any order and in parts. Records of
-//! one item go out in order, and while one of them is under way no other does. The position is the highest one up to
-//! which everything is done; it passes no hole.
+//! one item go out in order, and while one of them is in flight no other goes out. The position is the highest one up to
+//! which all records are acknowledged; it skips none.
 //!
-//! - `page`: a page and which of its records are done
-//! - `waiting`: records that wait for their turn, by item
+//! - `page`: a page and its acknowledged records
+//! - `take`: records that wait for their turn, by item
 //!
-//! Without a rule that looks at single records, a unit is a page, and no work is done for each record.
+//! Without a rule that concerns single records, a unit is a page, and no work is done for each record.
 
 mod page;
 mod take;
@@ -19,27 +19,27 @@ use std::time::Duration;
 use self::page::Page;
 use self::take::{Queues, TakeLimits, Waiting};
 use super::out_of_order_acks::OutOfOrderAcks;
-use super::record::RecordBatch;
+use super::record::{PageSummary, RecordBatch};
 use super::sequence_number::{SequenceNumber, compare_digits};
 
-/// The most records of one shard from the oldest that is not done to the newest that came in, and the most bytes, before
-/// no more are taken in. A page more may come that was on its way.
+/// The most records of one shard, from the oldest open one to the newest, before no further page is taken in. One page
+/// more may come that was already on its way.
 pub const MOST_RECORDS: usize = 10_000;
-/// See [`MOST_RECORDS`].
+/// The most bytes of them.
 pub const MOST_BYTES: usize = 4 << 20;
-/// A batch without a size of its own has no more records than a page (GetRecords).
+/// The most records of a batch without a size of its own: those of a page (GetRecords).
 const PAGE_RECORDS: usize = 1_000;
 
-/// How batches are made.
+/// The rules for batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Whether batches of different items may be under way at once. Otherwise it is one batch after the other.
+    /// Whether batches of different items may be in flight at once. Otherwise one batch follows the other.
     pub by_key: bool,
     /// The most records of a batch.
     pub batch_records: Option<usize>,
     /// The most bytes of a batch, as JSON; a single record may be larger.
     pub batch_bytes: Option<usize>,
-    /// How long a batch waits to fill up to one of those limits.
+    /// The time for which a batch waits to fill up to one of those limits.
     pub window: Duration,
 }
 
@@ -49,74 +49,72 @@ impl Rules {
     }
 }
 
-/// A batch that is under way.
+/// A batch in flight.
 #[derive(Clone, Debug)]
 pub struct Unit {
-    /// Names it, to its schedule.
+    /// Its name in its batcher.
     pub id: u64,
     /// Its records; never empty.
     pub records: RecordBatch,
 }
 
-/// What to do next.
+/// The next step of a delivery.
 #[derive(Clone, Debug)]
 pub enum Next {
-    /// Hand this out.
+    /// Deliver this batch.
     Unit(Unit),
-    /// A batch is filling; hand it out at this time, if nothing happens before.
+    /// A batch is filling: ask again at this time, or when something happens.
     At(Duration),
-    /// Nothing, until something is acknowledged or comes in.
+    /// Nothing to deliver until something is acknowledged or comes in.
     Nothing,
 }
 
-/// See the file's head. A `T` is kept for each page until all its records are done.
+/// The pages and batches of one shard. A `T` is kept for each page until all its records are acknowledged.
 #[derive(Debug)]
 pub struct Batcher<T> {
     rules: Rules,
-    /// From the oldest that is not done on.
+    /// The pages from the oldest with an open record on.
     pages: VecDeque<Page<T>>,
-    /// The number of the next record that comes in.
     next_number: u64,
-    /// Without keys: the next record to hand out.
-    cursor: u64,
-    /// With keys: the records to hand out.
+    /// Without keys: the number of the next record to deliver.
+    next_delivered: u64,
+    /// With keys: the records to deliver.
     queues: Queues,
-    units: BTreeMap<u64, UnderWay>,
+    units: BTreeMap<u64, InFlight>,
     next_unit: u64,
-    /// Everything up to here is done: the end of the last page that was.
+    /// The end of the last acknowledged page.
     position: Option<SequenceNumber>,
-    /// When the newest records of pages were created that are passed by now, and not yet told of.
+    /// The creation times of the newest records of acknowledged pages that [`Batcher::take_passed`] has not returned yet.
     passed: Vec<Option<u64>>,
-    /// Records and bytes of `pages`.
     records: usize,
     bytes: usize,
-    /// What was done before the first page came, beyond the position where the reading began.
+    /// Records acknowledged by an earlier owner, beyond the position where the reading began.
     inherited: Option<OutOfOrderAcks>,
     flushes: bool,
 }
 
-/// The records of a unit.
+/// The numbers of a unit's records, and how many of them are open.
 #[derive(Debug)]
-struct UnderWay {
+struct InFlight {
     numbers: Numbers,
-    left: usize,
+    open: usize,
 }
 
 #[derive(Debug)]
 enum Numbers {
     Run(u64),
-    /// With their items.
-    Picked(Vec<(u64, u64)>),
+    /// Each with its item.
+    ByKey(Vec<(u64, u64)>),
 }
 
 impl<T> Batcher<T> {
-    /// A schedule for a shard of which `inherited` is done, behind the position where its pages begin.
+    /// A batcher for a shard of which `inherited` is acknowledged, after the position where its pages begin.
     pub fn new(rules: Rules, inherited: Option<OutOfOrderAcks>) -> Self {
         Self {
             rules,
             pages: VecDeque::new(),
             next_number: 0,
-            cursor: 0,
+            next_delivered: 0,
             queues: Queues::default(),
             units: BTreeMap::new(),
             next_unit: 0,
@@ -129,7 +127,7 @@ impl<T> Batcher<T> {
         }
     }
 
-    /// Whether another page may come in.
+    /// Whether there is room for another page.
     pub fn has_room(&self) -> bool {
         match self.rules.is_by_page() {
             true => self.pages.is_empty(),
@@ -137,31 +135,24 @@ impl<T> Batcher<T> {
         }
     }
 
-    /// Whether everything that came in is done.
+    /// Whether all records that came in are acknowledged.
     pub fn is_idle(&self) -> bool {
         self.pages.is_empty()
     }
 
-    /// Takes in a page at the time `now`: the records in order, those less that are not to be handed out, up to the
-    /// position `through`; when the newest was created.
+    /// Takes in a page at the time `now`: the records to deliver, and the summary of the whole page.
     ///
     /// # Panics
-    /// When `through` does not lie behind what came in before: the caller has mixed up the shard's order.
-    pub fn add(
-        &mut self,
-        now: Duration,
-        records: RecordBatch,
-        through: SequenceNumber,
-        created_ms: Option<u64>,
-        tag: T,
-    ) {
+    /// When the page does not lie after those that came in before: the caller has mixed up the shard's order.
+    pub fn add(&mut self, now: Duration, records: RecordBatch, page: &PageSummary, tag: T) {
+        let through = &page.last;
         let before = self.pages.back().map(|page| &page.through).or(self.position.as_ref());
-        assert!(before.is_none_or(|before| *before < through), "{through} came in behind {before:?}");
+        assert!(before.is_none_or(|before| before < through), "{through} came in after {before:?}");
         let records = match &self.inherited {
             Some(inherited) => records.retain(|record| !inherited.has(record.sequence_number())),
             None => records,
         };
-        let page = Page::new(self.next_number, records, through, created_ms, now, tag);
+        let page = Page::new(self.next_number, records, page, now, tag);
         if self.rules.by_key {
             for (number, record) in (page.first..).zip(page.records.iter()) {
                 self.queues.push(record.key_hash(), Waiting { number, bytes: record.json().len() });
@@ -174,7 +165,7 @@ impl<T> Batcher<T> {
         self.pass();
     }
 
-    /// Lets no batch wait to fill up any more.
+    /// Makes all further batches go out without waiting to fill up.
     pub fn flush(&mut self) {
         self.flushes = true;
     }
@@ -183,12 +174,12 @@ impl<T> Batcher<T> {
     pub fn has_next(&self) -> bool {
         match self.rules.by_key {
             true => self.queues.ready_keys() > 0,
-            false => self.units.is_empty() && self.cursor < self.next_number,
+            false => self.units.is_empty() && self.next_delivered < self.next_number,
         }
     }
 
-    /// What to hand out at the time `now`, where `hands` batches more could be worked on.
-    pub fn next(&mut self, now: Duration, hands: usize) -> Next {
+    /// The next step at the time `now`, with `free_processors` free.
+    pub fn next(&mut self, now: Duration, free_processors: usize) -> Next {
         if !self.has_next() {
             return Next::Nothing;
         }
@@ -196,25 +187,25 @@ impl<T> Batcher<T> {
             return Next::At(due);
         }
         let numbers = match self.rules.by_key {
-            true => Numbers::Picked(self.queues.take(self.limits(hands))),
-            false => Numbers::Run(self.cursor),
+            true => Numbers::ByKey(self.queues.take(self.limits(free_processors))),
+            false => Numbers::Run(self.next_delivered),
         };
         let records = match &numbers {
             Numbers::Run(_) => self.next_run(),
-            Numbers::Picked(picked) => self.pick(picked.iter().map(|(number, _)| *number)),
+            Numbers::ByKey(picked) => self.pick(picked.iter().map(|(number, _)| *number)),
         };
         let id = self.next_unit;
         self.next_unit += 1;
-        self.units.insert(id, UnderWay { numbers, left: records.len() });
+        self.units.insert(id, InFlight { numbers, open: records.len() });
         Next::Unit(Unit { id, records })
     }
 
-    /// Notes that some records of a unit are done, by their places in it.
+    /// Acknowledges some records of a unit, by their places in it.
     pub fn acknowledge(&mut self, unit: u64, places: Range<usize>) {
-        let Some(under_way) = self.units.get_mut(&unit) else { return };
-        under_way.left -= places.len();
-        let is_over = under_way.left == 0;
-        match &under_way.numbers {
+        let Some(in_flight) = self.units.get_mut(&unit) else { return };
+        in_flight.open -= places.len();
+        let is_over = in_flight.open == 0;
+        match &in_flight.numbers {
             Numbers::Run(first) => {
                 let run = first + places.start as u64..first + places.end as u64;
                 let mut index = page_of(&self.pages, run.start);
@@ -228,7 +219,7 @@ impl<T> Batcher<T> {
                     (from, index) = (to, index + 1);
                 }
             }
-            Numbers::Picked(picked) => {
+            Numbers::ByKey(picked) => {
                 for (number, key) in &picked[places] {
                     let index = page_of(&self.pages, *number);
                     let place = place_in(&self.pages[index], *number);
@@ -243,13 +234,13 @@ impl<T> Batcher<T> {
         self.pass();
     }
 
-    /// Takes some records of a unit back, by their places in it, to hand them out again. They must not come before any
-    /// others of their items in the unit that are still under way. Only with [`Rules::by_key`].
+    /// Takes some records of a unit back, by their places in it, to deliver them again. They must not come before any
+    /// others of their items in the unit that are still in flight. Only with [`Rules::by_key`].
     pub fn give_back(&mut self, unit: u64, places: Range<usize>) {
-        let Some(under_way) = self.units.get_mut(&unit) else { return };
-        let Numbers::Picked(picked) = &under_way.numbers else { return };
-        under_way.left -= places.len();
-        let is_over = under_way.left == 0;
+        let Some(in_flight) = self.units.get_mut(&unit) else { return };
+        let Numbers::ByKey(picked) = &in_flight.numbers else { return };
+        in_flight.open -= places.len();
+        let is_over = in_flight.open == 0;
         let given_back: Vec<(u64, u64)> = picked[places].to_vec();
         for (number, key) in given_back.iter().rev() {
             let page = &self.pages[page_of(&self.pages, *number)];
@@ -264,7 +255,7 @@ impl<T> Batcher<T> {
         }
     }
 
-    /// The last position up to which everything is done; nothing while that is where the reading began.
+    /// The last position up to which all records are acknowledged; `None` while that is where the reading began.
     pub fn position(&self) -> Option<SequenceNumber> {
         // Also what was left out before the first open record.
         let partly = self.pages.front();
@@ -272,28 +263,28 @@ impl<T> Batcher<T> {
         through.or_else(|| self.position.clone())
     }
 
-    /// What is done beyond the position, as far as it can be said.
+    /// The records acknowledged beyond the position, as far as they can be stored.
     pub fn done_beyond(&self) -> Option<OutOfOrderAcks> {
         let inherited = self.inherited.as_ref();
         if !self.rules.by_key && inherited.is_none() {
             return None;
         }
-        let mut picture = AckSnapshot { inherited, ..AckSnapshot::default() };
+        let mut snapshot = AckSnapshot { inherited, ..AckSnapshot::default() };
         for (place, page) in self.pages.iter().enumerate() {
             if page.is_done() {
-                picture.done(page.through.as_str());
+                snapshot.done(page.through.as_str());
                 continue;
             }
-            // The position has passed what is done at the very beginning.
+            // The position has passed the acknowledged records at the very beginning.
             let from = if place == 0 { page.done_prefix() } else { 0 };
             for index in from..page.count {
                 let record = page.records.get(index)?;
                 let has_room = match page.has_done(index) {
-                    true => picture.done(record.sequence_number()),
-                    false => picture.open(record.sequence_number()),
+                    true => snapshot.done(record.sequence_number()),
+                    false => snapshot.open(record.sequence_number()),
                 };
                 if !has_room {
-                    return picture.finish();
+                    return snapshot.finish();
                 }
             }
         }
@@ -303,21 +294,21 @@ impl<T> Batcher<T> {
             None => &inherited.open,
         });
         for open in unread.into_iter().flatten() {
-            if !picture.open(open.as_str()) {
-                return picture.finish();
+            if !snapshot.open(open.as_str()) {
+                return snapshot.finish();
             }
         }
-        picture.reach_inherited();
-        picture.finish()
+        snapshot.reach_inherited();
+        snapshot.finish()
     }
 
-    /// The pages that everything is done of, and of all before them, since this was last asked: when the newest record
-    /// of each was created, the oldest page first.
+    /// Takes the pages that the position has passed since the last call: the creation time of each one's newest record, the
+    /// oldest page first.
     pub fn take_passed(&mut self) -> Vec<Option<u64>> {
         std::mem::take(&mut self.passed)
     }
 
-    /// Moves the position over the pages that are done.
+    /// Moves the position over the acknowledged pages.
     fn pass(&mut self) {
         while let Some(page) = self.pages.pop_front_if(|page| page.is_done()) {
             self.records -= page.count;
@@ -330,14 +321,14 @@ impl<T> Batcher<T> {
         }
     }
 
-    /// Until when the next batch may fill up; nothing when it is full, or needs not be.
+    /// The time until which the next batch may fill up; `None` when it is full or need not be.
     fn fills_until(&self) -> Option<Duration> {
         if self.rules.window.is_zero() || self.flushes || !self.has_room() {
             return None;
         }
         let (oldest, (records, bytes)) = match self.rules.by_key {
             true => (self.queues.oldest()?, self.queues.ready()),
-            false => (self.cursor, self.waiting_run()),
+            false => (self.next_delivered, self.waiting_run()),
         };
         let is_full = self.rules.batch_records.is_some_and(|most| records >= most)
             || self.rules.batch_bytes.is_some_and(|most| bytes >= most);
@@ -345,51 +336,51 @@ impl<T> Batcher<T> {
         (!is_full).then_some(arrived + self.rules.window)
     }
 
-    /// How much a batch may take. Without a size for batches, the items that are ready are spread over all hands.
-    fn limits(&self, hands: usize) -> TakeLimits {
+    /// The limits of a batch. Without a size for batches, the ready items are spread over all free processors.
+    fn limits(&self, free_processors: usize) -> TakeLimits {
         let Rules { batch_records, batch_bytes, .. } = self.rules;
         let is_sized = batch_records.is_some() || batch_bytes.is_some();
         TakeLimits {
             records: batch_records.unwrap_or(PAGE_RECORDS),
             bytes: batch_bytes.unwrap_or(usize::MAX),
-            keys: if is_sized { usize::MAX } else { self.queues.ready_keys().div_ceil(hands.max(1)) },
+            keys: if is_sized { usize::MAX } else { self.queues.ready_keys().div_ceil(free_processors.max(1)) },
         }
     }
 
-    /// The records, in order, from the cursor on that make a batch; moves the cursor behind them.
+    /// Takes the records, in order, that make the next batch.
     fn next_run(&mut self) -> RecordBatch {
-        let index = page_of(&self.pages, self.cursor);
+        let index = page_of(&self.pages, self.next_delivered);
         let page = &self.pages[index];
         if self.rules.is_by_page() {
-            self.cursor = page.end();
+            self.next_delivered = page.end();
             return page.records.clone();
         }
         let most = self.rules.batch_records.unwrap_or(PAGE_RECORDS) as u64;
-        let mut end = self.next_number.min(self.cursor + most);
+        let mut end = self.next_number.min(self.next_delivered + most);
         if let Some(most_bytes) = self.rules.batch_bytes {
             let mut bytes = 0;
             let fits = self.waiting_records().take_while(|size| {
                 bytes += size;
                 bytes <= most_bytes
             });
-            end = end.min(self.cursor + fits.count().max(1) as u64);
+            end = end.min(self.next_delivered + fits.count().max(1) as u64);
         }
-        let records = self.pick(self.cursor..end);
-        self.cursor = end;
+        let records = self.pick(self.next_delivered..end);
+        self.next_delivered = end;
         records
     }
 
-    /// The sizes of the records from the cursor on.
+    /// The sizes of the records that wait.
     fn waiting_records(&self) -> impl Iterator<Item = usize> {
-        let from = page_of(&self.pages, self.cursor);
+        let from = page_of(&self.pages, self.next_delivered);
         self.pages.iter().skip(from).flat_map(|page| {
-            let skipped = place_in(page, self.cursor);
+            let skipped = place_in(page, self.next_delivered);
             page.records.iter().skip(skipped).map(|record| record.json().len())
         })
     }
 
     fn waiting_run(&self) -> (usize, usize) {
-        let records = usize::try_from(self.next_number - self.cursor).unwrap_or(usize::MAX);
+        let records = usize::try_from(self.next_number - self.next_delivered).unwrap_or(usize::MAX);
         let bytes = self.rules.batch_bytes.map_or(0, |_| self.waiting_records().sum());
         (records, bytes)
     }
@@ -421,13 +412,13 @@ fn place_in<T>(page: &Page<T>, number: u64) -> usize {
     usize::try_from(number.saturating_sub(page.first)).unwrap_or(usize::MAX)
 }
 
-/// What is done beyond the position, put together from the oldest record on.
+/// The records acknowledged beyond the position, collected from the oldest record on.
 #[derive(Default)]
 struct AckSnapshot<'a> {
     open: Vec<&'a str>,
-    /// The last done record, and how many were open before it.
+    /// The last acknowledged record, and the number of open ones before it.
     through: Option<(&'a str, usize)>,
-    /// What is known from before, until the picture has come that far.
+    /// The acknowledgments of an earlier owner, until the snapshot has reached their end.
     inherited: Option<&'a OutOfOrderAcks>,
 }
 
@@ -438,7 +429,7 @@ impl<'a> AckSnapshot<'a> {
         true
     }
 
-    /// Says whether there was room for the record.
+    /// Returns whether there was room for the record.
     fn open(&mut self, position: &'a str) -> bool {
         self.note(position);
         if self.open.len() == OutOfOrderAcks::MOST_OPEN {
@@ -448,7 +439,7 @@ impl<'a> AckSnapshot<'a> {
         true
     }
 
-    /// Before the first record behind what is known from before, everything is done that is not open.
+    /// Includes the inherited acknowledgments before the first record after them.
     fn note(&mut self, position: &str) {
         let is_before = |inherited: &OutOfOrderAcks| compare_digits(inherited.through.as_str(), position).is_lt();
         if self.inherited.is_some_and(is_before) {

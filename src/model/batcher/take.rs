@@ -1,9 +1,9 @@
 //! The records that wait for their turn, by item: of each item only the oldest may go, and only while none of its
-//! records is under way.
+//! records is in flight.
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// A record that waits.
+/// A waiting record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Waiting {
     /// Its number among the shard's records.
@@ -12,7 +12,7 @@ pub(super) struct Waiting {
     pub(super) bytes: usize,
 }
 
-/// How much a batch may take.
+/// The limits of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TakeLimits {
     pub(super) records: usize,
@@ -22,11 +22,11 @@ pub(super) struct TakeLimits {
     pub(super) keys: usize,
 }
 
-/// See the file's head.
+/// The waiting records of all items.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     keys: BTreeMap<u64, Queue>,
-    /// Of each item that has records waiting and none under way, the oldest.
+    /// Of each item that has records waiting and none in flight, the oldest.
     ready: BTreeMap<u64, u64>,
     ready_records: usize,
     ready_bytes: usize,
@@ -36,14 +36,14 @@ pub(super) struct Queues {
 struct Queue {
     waiting: VecDeque<Waiting>,
     bytes: usize,
-    under_way: usize,
+    in_flight: usize,
 }
 
 impl Queues {
     /// Adds a record behind all others.
     pub(super) fn push(&mut self, key: u64, record: Waiting) {
         let queue = self.keys.entry(key).or_default();
-        let is_free = queue.under_way == 0;
+        let is_free = queue.in_flight == 0;
         if is_free && queue.waiting.is_empty() {
             self.ready.insert(record.number, key);
         }
@@ -55,12 +55,12 @@ impl Queues {
         }
     }
 
-    /// How many items are ready.
+    /// The number of ready items.
     pub(super) fn ready_keys(&self) -> usize {
         self.ready.len()
     }
 
-    /// How many records could go, and their bytes.
+    /// The number of ready records, and their bytes.
     pub(super) fn ready(&self) -> (usize, usize) {
         (self.ready_records, self.ready_bytes)
     }
@@ -70,7 +70,7 @@ impl Queues {
         self.ready.first_key_value().map(|(number, _)| *number)
     }
 
-    /// Takes ready records within the limits, in order; from now on they are under way. At least one, if any is ready.
+    /// Takes ready records within the limits, in order; from now on they are in flight. At least one, if any is ready.
     pub(super) fn take(&mut self, limits: TakeLimits) -> Vec<(u64, u64)> {
         let mut heads = BTreeMap::new();
         for _ in 0..limits.keys.min(limits.records).max(1) {
@@ -90,7 +90,7 @@ impl Queues {
             head.remove();
             queue.waiting.pop_front();
             queue.bytes -= record.bytes;
-            queue.under_way += 1;
+            queue.in_flight += 1;
             bytes += record.bytes;
             taken.push((number, key));
             if let Some(next) = queue.waiting.front() {
@@ -99,7 +99,7 @@ impl Queues {
         }
         // Items of which nothing was taken are ready as before.
         for (number, key) in heads {
-            if self.keys.get(&key).is_some_and(|queue| queue.under_way == 0) {
+            if self.keys.get(&key).is_some_and(|queue| queue.in_flight == 0) {
                 self.ready.insert(number, key);
                 self.count_ready(key, true);
             }
@@ -107,11 +107,11 @@ impl Queues {
         taken
     }
 
-    /// Notes that one record of an item is under way no more.
+    /// Notes that one record of an item is no longer in flight.
     pub(super) fn release(&mut self, key: u64) {
         let Some(queue) = self.keys.get_mut(&key) else { return };
-        queue.under_way -= 1;
-        if queue.under_way > 0 {
+        queue.in_flight -= 1;
+        if queue.in_flight > 0 {
             return;
         }
         match queue.waiting.front() {
@@ -123,11 +123,11 @@ impl Queues {
         }
     }
 
-    /// Puts a record back that was taken, and is older than all that waits of its item. To be followed by
+    /// Puts a taken record back, which is older than all waiting ones of its item. To be followed by
     /// [`release`](Self::release).
     pub(super) fn put_back(&mut self, key: u64, record: Waiting) {
         let queue = self.keys.entry(key).or_default();
-        debug_assert!(queue.under_way > 0 && queue.waiting.front().is_none_or(|next| next.number > record.number));
+        debug_assert!(queue.in_flight > 0 && queue.waiting.front().is_none_or(|next| next.number > record.number));
         queue.waiting.push_front(record);
         queue.bytes += record.bytes;
     }

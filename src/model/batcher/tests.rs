@@ -27,6 +27,10 @@ fn numbers(batch: &RecordBatch) -> Vec<u64> {
     batch.iter().map(|record| record.sequence_number().parse().expect("a number")).collect()
 }
 
+fn summary(page: &RecordBatch) -> PageSummary {
+    PageSummary::of(page).expect("a page with records")
+}
+
 fn by_key() -> Rules {
     Rules { by_key: true, ..Rules::default() }
 }
@@ -35,16 +39,17 @@ fn of_size(records: usize) -> Rules {
     Rules { batch_records: Some(records), ..Rules::default() }
 }
 
-fn add(schedule: &mut Batcher<&'static str>, now: u64, first: u64, keys: &[u8]) {
-    let through = number(first + keys.len() as u64 - 1);
-    schedule.add(Duration::from_secs(now), page(first, keys), through, Some(first), "kept");
+fn add(batcher: &mut Batcher<&'static str>, now: u64, first: u64, keys: &[u8]) {
+    let page = page(first, keys);
+    let summary = PageSummary { newest_ms: Some(first), ..summary(&page) };
+    batcher.add(Duration::from_secs(now), page, &summary, "kept");
 }
 
-/// Everything that is handed out at this time.
-fn handed_out<T>(schedule: &mut Batcher<T>, now: u64, hands: usize) -> Vec<Unit> {
+/// All units that go out at this time.
+fn next_units<T>(batcher: &mut Batcher<T>, now: u64, free: usize) -> Vec<Unit> {
     let mut units = Vec::new();
-    while units.len() < hands
-        && let Next::Unit(unit) = schedule.next(Duration::from_secs(now), hands - units.len())
+    while units.len() < free
+        && let Next::Unit(unit) = batcher.next(Duration::from_secs(now), free - units.len())
     {
         units.push(unit);
     }
@@ -57,80 +62,81 @@ fn batches(units: &[Unit]) -> Vec<Vec<u64>> {
 
 #[test]
 fn without_rules_a_unit_is_a_page_and_one_follows_the_other() {
-    let mut schedule = Batcher::new(Rules::default(), None);
-    assert!(schedule.has_room());
-    add(&mut schedule, 0, 1, &[1, 2, 3]);
-    assert!(!schedule.has_room());
-    let units = handed_out(&mut schedule, 0, 5);
+    let mut batcher = Batcher::new(Rules::default(), None);
+    assert!(batcher.has_room());
+    add(&mut batcher, 0, 1, &[1, 2, 3]);
+    assert!(!batcher.has_room());
+    let units = next_units(&mut batcher, 0, 5);
     assert_eq!(batches(&units), [[1, 2, 3]]);
-    schedule.acknowledge(units[0].id, 0..1);
-    assert_eq!(schedule.position(), Some(number(1)));
-    assert_eq!(schedule.take_passed(), []);
-    schedule.acknowledge(units[0].id, 1..3);
-    assert!(schedule.is_idle() && schedule.has_room());
-    assert_eq!((schedule.position(), schedule.take_passed()), (Some(number(3)), vec![Some(1)]));
-    add(&mut schedule, 0, 4, &[1]);
-    assert_eq!(batches(&handed_out(&mut schedule, 0, 5)), [[4]]);
-    assert_eq!(schedule.done_beyond(), None);
+    batcher.acknowledge(units[0].id, 0..1);
+    assert_eq!(batcher.position(), Some(number(1)));
+    assert_eq!(batcher.take_passed(), []);
+    batcher.acknowledge(units[0].id, 1..3);
+    assert!(batcher.is_idle() && batcher.has_room());
+    assert_eq!((batcher.position(), batcher.take_passed()), (Some(number(3)), vec![Some(1)]));
+    add(&mut batcher, 0, 4, &[1]);
+    assert_eq!(batches(&next_units(&mut batcher, 0, 5)), [[4]]);
+    assert_eq!(batcher.done_beyond(), None);
 }
 
 #[test]
 fn what_was_left_out_of_a_page_moves_the_position_with_it() {
-    let mut schedule = Batcher::new(by_key(), None);
+    let mut batcher = Batcher::new(by_key(), None);
     let is_even = |record: &crate::model::record::Record<'_>| record.sequence_number().ends_with(['2', '4']);
-    schedule.add(Duration::ZERO, page(1, &[1, 1, 1, 1, 1]).retain(is_even), number(5), None, "first");
-    schedule.add(Duration::ZERO, page(6, &[1, 1]).retain(|_| false), number(7), None, "nothing left");
-    assert_eq!(schedule.position(), Some(number(1)));
-    let units = handed_out(&mut schedule, 0, 2);
+    let (five, two) = (page(1, &[1, 1, 1, 1, 1]), page(6, &[1, 1]));
+    batcher.add(Duration::ZERO, five.clone().retain(is_even), &summary(&five), "first");
+    batcher.add(Duration::ZERO, two.clone().retain(|_| false), &summary(&two), "nothing left");
+    assert_eq!(batcher.position(), Some(number(1)));
+    let units = next_units(&mut batcher, 0, 2);
     assert_eq!(batches(&units), [[2, 4]]);
-    schedule.acknowledge(units[0].id, 0..1);
-    assert_eq!(schedule.position(), Some(number(3)));
-    schedule.acknowledge(units[0].id, 1..2);
-    assert_eq!(schedule.position(), Some(number(7)));
-    assert!(schedule.is_idle());
+    batcher.acknowledge(units[0].id, 0..1);
+    assert_eq!(batcher.position(), Some(number(3)));
+    batcher.acknowledge(units[0].id, 1..2);
+    assert_eq!(batcher.position(), Some(number(7)));
+    assert!(batcher.is_idle());
 }
 
 #[test]
-fn items_are_spread_over_all_hands_when_batches_have_no_size() {
-    let mut schedule = Batcher::new(by_key(), None);
-    add(&mut schedule, 0, 1, &[1, 2, 3, 4, 1, 2, 3, 4, 1]);
-    let units = handed_out(&mut schedule, 0, 2);
+fn items_are_spread_over_all_free_when_batches_have_no_size() {
+    let mut batcher = Batcher::new(by_key(), None);
+    add(&mut batcher, 0, 1, &[1, 2, 3, 4, 1, 2, 3, 4, 1]);
+    let units = next_units(&mut batcher, 0, 2);
     assert_eq!(batches(&units), [vec![1, 2, 5, 6, 9], vec![3, 4, 7, 8]]);
-    schedule.acknowledge(units[1].id, 0..4);
-    assert_eq!(schedule.position(), None);
-    schedule.acknowledge(units[0].id, 0..3);
-    assert_eq!(schedule.position(), Some(number(5)));
-    let beyond = schedule.done_beyond().expect("7 and 8");
+    batcher.acknowledge(units[1].id, 0..4);
+    assert_eq!(batcher.position(), None);
+    batcher.acknowledge(units[0].id, 0..3);
+    assert_eq!(batcher.position(), Some(number(5)));
+    let beyond = batcher.done_beyond().expect("7 and 8");
     assert_eq!((beyond.through, beyond.open), (number(8), vec![number(6)]));
 }
 
 #[test]
 fn a_batch_with_a_size_takes_ready_records_in_order_and_no_item_that_is_under_way() {
-    let mut schedule = Batcher::new(Rules { by_key: true, ..of_size(3) }, None);
-    add(&mut schedule, 0, 1, &[1, 2, 1, 3, 2, 4]);
-    add(&mut schedule, 0, 7, &[1, 5]);
-    let units = handed_out(&mut schedule, 0, 9);
+    let mut batcher = Batcher::new(Rules { by_key: true, ..of_size(3) }, None);
+    add(&mut batcher, 0, 1, &[1, 2, 1, 3, 2, 4]);
+    add(&mut batcher, 0, 7, &[1, 5]);
+    let units = next_units(&mut batcher, 0, 9);
     assert_eq!(batches(&units), [vec![1, 2, 3], vec![4, 6, 8]], "5 and 7 wait for 2 and 3");
-    schedule.acknowledge(units[0].id, 0..2);
-    assert_eq!(batches(&handed_out(&mut schedule, 0, 9)), [[5]], "of item 1 there is still a record under way");
-    schedule.acknowledge(units[0].id, 2..3);
-    assert_eq!(batches(&handed_out(&mut schedule, 0, 9)), [[7]]);
+    batcher.acknowledge(units[0].id, 0..2);
+    assert_eq!(batches(&next_units(&mut batcher, 0, 9)), [[5]], "of item 1 there is still a record in flight");
+    batcher.acknowledge(units[0].id, 2..3);
+    assert_eq!(batches(&next_units(&mut batcher, 0, 9)), [[7]]);
 }
 
 #[test]
 fn what_is_given_back_goes_out_again_but_not_before_what_its_item_has_under_way() {
-    let mut schedule = Batcher::new(Rules { by_key: true, ..of_size(10) }, None);
-    add(&mut schedule, 0, 1, &[1, 2, 1, 3]);
-    let unit = &handed_out(&mut schedule, 0, 1)[0];
-    add(&mut schedule, 0, 5, &[1, 2]);
-    assert!(!schedule.has_next());
-    schedule.give_back(unit.id, 1..4);
-    let rest = &handed_out(&mut schedule, 0, 9)[0];
+    let mut batcher = Batcher::new(Rules { by_key: true, ..of_size(10) }, None);
+    add(&mut batcher, 0, 1, &[1, 2, 1, 3]);
+    let unit = &next_units(&mut batcher, 0, 1)[0];
+    add(&mut batcher, 0, 5, &[1, 2]);
+    assert!(!batcher.has_next());
+    batcher.give_back(unit.id, 1..4);
+    let rest = &next_units(&mut batcher, 0, 9)[0];
     assert_eq!(numbers(&rest.records), [2, 4, 6]);
-    schedule.acknowledge(rest.id, 0..3);
-    assert!(!schedule.has_next(), "3 waits for 1");
-    schedule.acknowledge(unit.id, 0..1);
-    assert_eq!(batches(&handed_out(&mut schedule, 0, 9)), [[3, 5]]);
+    batcher.acknowledge(rest.id, 0..3);
+    assert!(!batcher.has_next(), "3 waits for 1");
+    batcher.acknowledge(unit.id, 0..1);
+    assert_eq!(batches(&next_units(&mut batcher, 0, 9)), [[3, 5]]);
 }
 
 #[test]
@@ -138,69 +144,69 @@ fn a_sized_batch_spans_pages_and_keeps_to_its_bytes() {
     let size = page(1, &[1]).bytes_len();
     let rules = Rules { batch_bytes: Some(size * 2), ..of_size(5) };
     for (rules, wanted) in [(of_size(3), vec![1, 2, 3]), (rules, vec![1, 2])] {
-        let mut schedule = Batcher::new(rules, None);
-        add(&mut schedule, 0, 1, &[1, 1]);
-        add(&mut schedule, 0, 3, &[1, 1]);
-        let units = handed_out(&mut schedule, 0, 5);
+        let mut batcher = Batcher::new(rules, None);
+        add(&mut batcher, 0, 1, &[1, 1]);
+        add(&mut batcher, 0, 3, &[1, 1]);
+        let units = next_units(&mut batcher, 0, 5);
         assert_eq!(batches(&units), std::slice::from_ref(&wanted), "one after the other");
-        schedule.acknowledge(units[0].id, 0..wanted.len());
-        assert_eq!(schedule.position(), wanted.last().copied().map(number));
+        batcher.acknowledge(units[0].id, 0..wanted.len());
+        assert_eq!(batcher.position(), wanted.last().copied().map(number));
     }
     let mut tiny = Batcher::new(Rules { batch_bytes: Some(1), ..Rules::default() }, None);
     add(&mut tiny, 0, 1, &[1, 1]);
-    assert_eq!(batches(&handed_out(&mut tiny, 0, 5)), [[1]], "a record that is larger goes alone");
+    assert_eq!(batches(&next_units(&mut tiny, 0, 5)), [[1]], "a record that is larger goes alone");
 }
 
 #[test]
 fn a_batch_waits_for_its_window_to_fill_and_no_longer() {
     for by_key in [false, true] {
         let rules = Rules { by_key, window: Duration::from_secs(10), ..of_size(3) };
-        let mut schedule = Batcher::new(rules, None);
-        add(&mut schedule, 100, 1, &[1, 2]);
-        assert!(matches!(schedule.next(Duration::from_secs(105), 4), Next::At(at) if at == Duration::from_secs(110)));
-        assert_eq!(batches(&handed_out(&mut schedule, 110, 1)), [[1, 2]]);
-        schedule.acknowledge(0, 0..2);
-        add(&mut schedule, 120, 3, &[1, 2]);
-        add(&mut schedule, 121, 5, &[3, 4]);
-        assert_eq!(batches(&handed_out(&mut schedule, 121, 1)), [[3, 4, 5]], "full");
-        schedule.acknowledge(1, 0..3);
-        assert!(matches!(schedule.next(Duration::from_secs(122), 4), Next::At(at) if at == Duration::from_secs(131)));
-        schedule.flush();
-        assert_eq!(batches(&handed_out(&mut schedule, 122, 1)), [[6]]);
+        let mut batcher = Batcher::new(rules, None);
+        add(&mut batcher, 100, 1, &[1, 2]);
+        assert!(matches!(batcher.next(Duration::from_secs(105), 4), Next::At(at) if at == Duration::from_secs(110)));
+        assert_eq!(batches(&next_units(&mut batcher, 110, 1)), [[1, 2]]);
+        batcher.acknowledge(0, 0..2);
+        add(&mut batcher, 120, 3, &[1, 2]);
+        add(&mut batcher, 121, 5, &[3, 4]);
+        assert_eq!(batches(&next_units(&mut batcher, 121, 1)), [[3, 4, 5]], "full");
+        batcher.acknowledge(1, 0..3);
+        assert!(matches!(batcher.next(Duration::from_secs(122), 4), Next::At(at) if at == Duration::from_secs(131)));
+        batcher.flush();
+        assert_eq!(batches(&next_units(&mut batcher, 122, 1)), [[6]]);
     }
 }
 
 #[test]
 fn no_more_comes_in_when_the_oldest_holds_up_too_much() {
-    let mut schedule = Batcher::new(Rules { by_key: true, ..of_size(1) }, None);
+    let mut batcher = Batcher::new(Rules { by_key: true, ..of_size(1) }, None);
     let keys: Vec<u8> = (0..250).map(|place| (place % 250) as u8).collect();
     let mut first = 1;
     let mut stuck = None;
-    while schedule.has_room() {
-        add(&mut schedule, 0, first, &keys);
+    while batcher.has_room() {
+        add(&mut batcher, 0, first, &keys);
         first += keys.len() as u64;
         // All are done but the very first.
-        for unit in handed_out(&mut schedule, 0, usize::MAX) {
+        for unit in next_units(&mut batcher, 0, usize::MAX) {
             if numbers(&unit.records) == [1] {
                 stuck = Some(unit.id);
             } else {
-                schedule.acknowledge(unit.id, 0..1);
+                batcher.acknowledge(unit.id, 0..1);
             }
         }
     }
     assert_eq!(first - 1, MOST_RECORDS as u64);
-    let open = schedule.done_beyond().expect("nearly all").open;
+    let open = batcher.done_beyond().expect("nearly all").open;
     assert_eq!(open[..2], [number(1), number(251)], "the records of one item");
-    schedule.acknowledge(stuck.expect("the first"), 0..1);
-    assert!(schedule.has_room(), "the pages behind are let go of");
+    batcher.acknowledge(stuck.expect("the first"), 0..1);
+    assert!(batcher.has_room(), "the pages behind are let go of");
 }
 
-/// What a fleet of workers, one after the other, makes of one shard, beside what is true.
+/// A shard as a fleet of workers reads it, one after the other, beside the truth.
 struct World {
     keys: Vec<u8>,
     rules: Rules,
-    schedule: Batcher<()>,
-    /// How many records have come in, by the present worker.
+    batcher: Batcher<()>,
+    /// The number of records that have come in to the present worker.
     read: usize,
     units: BTreeMap<u64, (Unit, usize)>,
     done: BTreeSet<u64>,
@@ -209,9 +215,9 @@ struct World {
 
 impl World {
     fn new(keys: Vec<u8>, rules: Rules) -> Self {
-        let schedule = Batcher::new(rules, None);
+        let batcher = Batcher::new(rules, None);
         let (read, units, done, given) = Default::default();
-        Self { keys, rules, schedule, read, units, done, given }
+        Self { keys, rules, batcher, read, units, done, given }
     }
 
     fn key(&self, number: u64) -> u8 {
@@ -220,14 +226,15 @@ impl World {
 
     fn step(&mut self, kind: u8, size: usize) -> Result<(), TestCaseError> {
         match kind {
-            0 if self.schedule.has_room() && self.read < self.keys.len() => {
+            0 if self.batcher.has_room() && self.read < self.keys.len() => {
                 let to = (self.read + 1 + size % 7).min(self.keys.len());
                 let first = self.read as u64 + 1;
-                self.schedule.add(Duration::ZERO, page(first, &self.keys[self.read..to]), number(to as u64), None, ());
+                let page = page(first, &self.keys[self.read..to]);
+                self.batcher.add(Duration::ZERO, page.clone(), &summary(&page), ());
                 self.read = to;
             }
             1 | 2 => {
-                if let Next::Unit(unit) = self.schedule.next(Duration::ZERO, 1 + size % 3) {
+                if let Next::Unit(unit) = self.batcher.next(Duration::ZERO, 1 + size % 3) {
                     self.began(&unit)?;
                     self.units.insert(unit.id, (unit, 0));
                 }
@@ -265,7 +272,7 @@ impl World {
         let (unit, from) = self.units.get_mut(&id).expect("it is there");
         let to = (*from + 1 + size % 4).min(unit.records.len());
         self.done.extend(&numbers(&unit.records)[*from..to]);
-        self.schedule.acknowledge(id, *from..to);
+        self.batcher.acknowledge(id, *from..to);
         *from = to;
         if to == unit.records.len() {
             self.units.remove(&id);
@@ -278,7 +285,7 @@ impl World {
         let keeps = *from + size % 3;
         let total = unit.records.len();
         if keeps < total {
-            self.schedule.give_back(id, keeps..total);
+            self.batcher.give_back(id, keeps..total);
             unit.records = unit.records.slice(..keeps);
             if *from == keeps {
                 self.units.remove(&id);
@@ -286,14 +293,14 @@ impl World {
         }
     }
 
-    /// Another worker goes on with what the lease says; what was under way is not acknowledged any more.
+    /// Another worker resumes from the lease; the units in flight are never acknowledged.
     fn take_over(&mut self) {
-        let position = self.schedule.position();
+        let position = self.batcher.position();
         let base = position.clone().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
-        let kept = self.schedule.done_beyond().map(|done| done.to_text(&base));
+        let kept = self.batcher.done_beyond().map(|done| done.to_text(&base));
         let inherited = kept.and_then(|kept| OutOfOrderAcks::parse(&kept, &base));
         self.read = position.map_or(0, |position| position.as_str().parse().expect("a number"));
-        self.schedule = Batcher::new(self.rules, inherited);
+        self.batcher = Batcher::new(self.rules, inherited);
         // The pages before are gone, and with them the position.
         self.units.clear();
         self.keep_position();
@@ -301,22 +308,22 @@ impl World {
 
     fn keep_position(&mut self) {
         if self.read > 0 {
-            self.schedule.position = Some(number(self.read as u64));
+            self.batcher.position = Some(number(self.read as u64));
         }
     }
 
     fn check(&self) -> Result<(), TestCaseError> {
         let contiguous = (1..).take_while(|number| self.done.contains(number)).count() as u64;
-        let position = self.schedule.position().map_or(0, |at| at.as_str().parse::<u64>().expect("a number"));
+        let position = self.batcher.position().map_or(0, |at| at.as_str().parse::<u64>().expect("a number"));
         prop_assert!(position <= contiguous, "{position} lies behind a hole at {}", contiguous + 1);
         prop_assert!(position >= contiguous.min(self.read as u64), "{position} of {contiguous}");
-        if let Some(beyond) = self.schedule.done_beyond() {
+        if let Some(beyond) = self.batcher.done_beyond() {
             for number in position + 1..=self.keys.len() as u64 {
                 let is_done = self.done.contains(&number);
                 prop_assert!(is_done || !beyond.has(&number.to_string()), "{number} is not done");
             }
         }
-        let known = self.schedule.done_beyond();
+        let known = self.batcher.done_beyond();
         for number in self.done.range(position + 1..) {
             let is_known = known.as_ref().is_some_and(|known| known.has(&number.to_string()));
             prop_assert!(is_known, "a take-over would repeat {number}: {known:?}");
@@ -346,7 +353,7 @@ proptest! {
             world.step([0, 1, 3][round % 3], 0)?;
         }
         prop_assert_eq!(world.done.len(), world.keys.len());
-        prop_assert!(world.schedule.is_idle());
+        prop_assert!(world.batcher.is_idle());
         prop_assert!((1..=world.keys.len() as u64).all(|number| world.given.contains_key(&number)));
     }
 }

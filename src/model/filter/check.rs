@@ -28,7 +28,7 @@ impl Pattern {
     }
 }
 
-/// What the layout of records says about a value.
+/// The knowledge of a value that the layout of records gives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Record,
@@ -111,7 +111,7 @@ impl Checker {
         if matches_if_missing(object) { Ok(()) } else { self.never(what) }
     }
 
-    /// What the member `name` is; why there is none otherwise.
+    /// The layout of the member `name`, or the reason why there is none.
     fn inside(&self, name: &str, place: Place) -> Result<Place, String> {
         Ok(match (place, name) {
             (Place::Record, "dynamodb") => Place::StreamRecord,

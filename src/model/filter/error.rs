@@ -1,4 +1,4 @@
-//! What is wrong with a filter, and where.
+//! A refused filter: the reason and the place.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ pub enum Error {
     Malformed {
         /// The members that lead to the place, joined by dots; empty for the whole pattern.
         path: String,
-        /// What is wrong there, and what is allowed.
+        /// The mistake there, and the allowed values.
         what: String,
     },
     /// The filter makes no sense on the stream: no record could match, or what it excludes cannot be there.

@@ -25,7 +25,7 @@ impl Pattern {
     /// Whether a record matches that is given as JSON.
     ///
     /// # Errors
-    /// When what is read of the text is not JSON; what the pattern does not need is not read.
+    /// When the text is not JSON, as far as it is read: the members that the pattern does not need are not.
     pub fn matches_json(&self, json: &str) -> Result<bool, DecodeError> {
         let mut present = self.present;
         if self.root.asks_for_absence {
@@ -127,7 +127,7 @@ impl Object {
         self.asks_for_absence && self.conclude(Resolved::default(), present)
     }
 
-    /// The answer when no more members come.
+    /// The answer once the last member is read.
     fn conclude(&self, mut resolved: Resolved, present: Bits) -> bool {
         for (index, term) in self.terms.iter().enumerate() {
             if resolved.get(index as u8).is_none() {

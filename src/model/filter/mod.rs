@@ -1,9 +1,9 @@
-//! Filters: which records of a stream are handed to the processor.
+//! Filters: the records of a stream that the processor gets.
 //!
 //! A [`Pattern`] is a condition in the syntax of AWS Lambda's event filters for DynamoDB, which is EventBridge's
 //! (Lambda developer guide, "Filter rule syntax"; EventBridge user guide, "Comparison operators"). [`Filters`] are
-//! several of them, one of which has to match, and presets, each of which has to. They are put to the JSON of a record
-//! as it came, and read no more of it than they name.
+//! several of them, one of which has to match, and presets, each of which has to. They read a record's JSON as it came, and
+//! of it only the members that they name.
 //!
 //! Beyond Lambda, `numeric` compares number attributes (`N` and `NS`), which records hold as strings, and by value
 //! with all their digits.
@@ -22,12 +22,12 @@ mod presets;
 mod scalar;
 
 pub use error::Error;
-pub use pattern::{MAX_FIELDS, MAX_PATTERN_BYTES, Pattern};
+pub use pattern::Pattern;
 pub use presets::Events;
 
 use crate::model::record::{Record, ViewType};
 
-/// Which records pass. The default is all of them.
+/// A choice of records. The default is all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filters {
     patterns: Vec<Pattern>,

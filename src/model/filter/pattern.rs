@@ -1,4 +1,4 @@
-//! Patterns: what a filter's text becomes.
+//! Patterns: a filter's text, parsed.
 //!
 //! A pattern is a tree of the members that it names, with tests at its leaves. The members of one object are its terms;
 //! a formula of ALL and ANY over them says which of them have to hold, so that each object of a record is gone over once
@@ -10,9 +10,9 @@ use crate::model::record::DecodeError;
 use crate::model::record::scan::Scanner;
 
 /// The longest text of a pattern, in bytes. Lambda's limit is 4096 characters.
-pub const MAX_PATTERN_BYTES: usize = 16 << 10;
+pub(super) const MAX_PATTERN_BYTES: usize = 16 << 10;
 /// The most members that a pattern names, all objects and `$or` alternatives together: each is a bit of a set of fixed size.
-pub const MAX_FIELDS: usize = 128;
+pub(super) const MAX_FIELDS: usize = 128;
 
 /// A set of terms of one object, or of conditions of a whole pattern, by number.
 pub(super) type Bits = u128;
@@ -22,9 +22,9 @@ pub(super) type Bits = u128;
 pub struct Pattern {
     pub(super) text: String,
     pub(super) root: Object,
-    /// What is known of the root's terms before a record is looked at.
+    /// The root's terms that are resolved before any record is read.
     pub(super) known: Resolved,
-    /// Which members are there that no record holds and some `exists: false` asks for.
+    /// The members that no record holds and some `exists: false` asks for.
     pub(super) present: Bits,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Leaf {
     pub(super) is_number: bool,
 }
 
-/// Which of an object's terms have to hold.
+/// The formula over an object's terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Formula {
     Term(u8),
@@ -131,7 +131,7 @@ impl Pattern {
     /// Reads a pattern such as `{"eventName":["INSERT"],"dynamodb":{"NewImage":{"status":{"S":["paid"]}}}}`.
     ///
     /// # Errors
-    /// When the text is not JSON, longer than [`MAX_PATTERN_BYTES`], names more than [`MAX_FIELDS`] members, or is not a
+    /// When the text is not JSON, longer than 16 KiB, names more than 128 members, or is not a
     /// pattern; the error says where and what is allowed there.
     pub fn parse(text: &str) -> Result<Pattern, Error> {
         let mut parser = Parser { scanner: Scanner::new(text, 0), path: Vec::new(), fields: 0, absences: 0 };

@@ -89,7 +89,7 @@ fn text_of<'a>(image: &'a str, name: &str, tag: &str) -> Option<Cow<'a, str>> {
     })
 }
 
-/// What `take` makes of the attribute `name` of an image, if it is of the type `tag`.
+/// The attribute `name` of an image as `take` reads it, if it is of the type `tag`.
 fn attribute<'a, T>(
     image: &'a str,
     name: &str,

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::pattern::{MAX_FIELDS, MAX_PATTERN_BYTES};
 use super::*;
 use crate::model::record::{Page, RecordBatch};
 

@@ -1,4 +1,4 @@
-//! Records of one page, or picked from several, cheap to hand on, to cut and to choose from.
+//! Records of one page, or picked from several, cheap to pass along, to cut and to choose from.
 
 use std::fmt;
 use std::ops::{Bound, Range, RangeBounds};
@@ -27,7 +27,7 @@ struct PageRun {
     page: Arc<PageData>,
     /// The run of the page's records for which the batch stands, those left out included.
     run: Range<u32>,
-    /// What is chosen of the run; `None` is all of it.
+    /// The chosen records of the run; `None` is all of them.
     chosen: Option<Choice>,
 }
 
@@ -70,7 +70,7 @@ impl PageRun {
         }
     }
 
-    /// Where the record at `index`, which is below the length, is in the page.
+    /// The place in the page of the record at `index`, which is below the length.
     #[inline]
     fn place(&self, index: usize) -> u32 {
         match &self.chosen {
@@ -79,7 +79,7 @@ impl PageRun {
         }
     }
 
-    /// Where in the page the run is cut before the record at `index`.
+    /// The place in the page of a cut before the record at `index`.
     fn cut(&self, index: usize) -> u32 {
         if index == self.len() { self.run.end } else { self.place(index) }
     }
@@ -113,7 +113,7 @@ impl RecordBatch {
         Self(Content::Run(PageRun { page, run: 0..end, chosen: None }))
     }
 
-    /// How many records there are.
+    /// The number of records.
     pub fn len(&self) -> usize {
         match &self.0 {
             Content::Run(run) => run.len(),
@@ -121,7 +121,7 @@ impl RecordBatch {
         }
     }
 
-    /// Whether there is none.
+    /// Whether there is no record.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -179,7 +179,7 @@ impl RecordBatch {
         }
     }
 
-    /// How many records were left out of the batch.
+    /// The number of records left out of the batch.
     pub fn left_out(&self) -> usize {
         match &self.0 {
             Content::Run(run) => run.run.len() - run.len(),
@@ -232,7 +232,7 @@ impl RecordBatch {
         })
     }
 
-    /// The batch without the records up to and including `position`, for going on after it.
+    /// The batch without the records up to and including `position`.
     ///
     /// Only a leading run is dropped, so that no record above the position could be lost even if a service sent its
     /// records out of order.
@@ -290,7 +290,6 @@ impl<'a> IntoIterator for &'a RecordBatch {
 #[derive(Clone)]
 pub struct Records<'a>(Places<'a>);
 
-/// Where records are.
 #[derive(Clone)]
 enum Places<'a> {
     Run(&'a Arc<PageData>, Range<u32>),

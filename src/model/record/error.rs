@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What is wrong with an answer, and where.
+/// A malformed answer: the reason and the place.
 ///
 /// The offset counts bytes from the start of the GetRecords body (or of the text handed to [`Item::decode`]).
 ///
@@ -21,7 +21,7 @@ impl DecodeError {
         Self { what, offset }
     }
 
-    /// What is wrong, in a few lower-case words.
+    /// The reason, in a few lower-case words.
     pub fn what(&self) -> &'static str {
         self.what
     }

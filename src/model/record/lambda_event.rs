@@ -13,7 +13,7 @@ const LARGEST_EXACT: f64 = 9_007_199_254_740_992.0;
 /// Makes the events of one stream.
 #[derive(Clone, Debug)]
 pub struct LambdaEvents {
-    /// What each record ends with: the member that names the stream, and the bracket.
+    /// The end of each record: the member that names the stream, and the bracket.
     ending: String,
 }
 

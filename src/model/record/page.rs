@@ -7,15 +7,17 @@ use bytes::Bytes;
 use super::scan::{Scanner, Text};
 use super::value::check_item;
 use super::view::{EventName, UserIdentity};
-use super::{DecodeError, RecordBatch};
-use crate::model::sequence_number::is_sequence_number;
+use super::{DecodeError, PageSummary, RecordBatch};
+use crate::model::sequence_number::{SequenceNumber, is_sequence_number};
 
 /// A decoded GetRecords answer.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The page's records, in the shard's order.
     pub records: RecordBatch,
-    /// Where the shard goes on. `None` is the service's word that these were the shard's last records.
+    /// The facts of the records; `None` for an empty page.
+    pub summary: Option<PageSummary>,
+    /// The iterator of the next page. `None` is the service's word that these were the shard's last records.
     pub next_shard_iterator: Option<String>,
 }
 
@@ -40,11 +42,22 @@ impl Page {
         if entries.capacity() > entries.len() * 2 {
             entries.shrink_to_fit();
         }
-        Ok(Page { records: RecordBatch::whole(Arc::new(PageData { text, entries })), next_shard_iterator })
+        Ok(Page::new(RecordBatch::whole(Arc::new(PageData { text, entries })), next_shard_iterator))
+    }
+
+    fn new(records: RecordBatch, next_shard_iterator: Option<String>) -> Self {
+        Self { summary: PageSummary::of(&records), records, next_shard_iterator }
+    }
+
+    /// The page without its records up to and including `position`; see [`RecordBatch::skip_through`].
+    #[must_use]
+    pub fn skip_through(self, position: &SequenceNumber) -> Self {
+        let records = self.records.skip_through(position);
+        if records.len() == self.records.len() { self } else { Self::new(records, self.next_shard_iterator) }
     }
 }
 
-/// What a page's records share.
+/// The text and index that a page's records share.
 #[derive(Default)]
 pub(super) struct PageData {
     /// The body as received, and after it the values of those indexed strings that hold escapes.
@@ -102,7 +115,7 @@ impl Span {
     }
 }
 
-/// Where one record and its most wanted parts are. What is read seldom is looked up in the record's JSON instead.
+/// The place of a record and of its most wanted parts. Parts that are seldom read are looked up in the record's JSON.
 pub(super) struct Entry {
     pub(super) record: Span,
     pub(super) event_id: Span,
@@ -376,7 +389,7 @@ impl<'a> Indexer<'a> {
     }
 }
 
-/// Room is made for no more records ahead than this, however small the first one of a page is.
+/// The most records that room is reserved for, however small the first one of a page is.
 const MOST_EXPECTED_RECORDS: usize = 4096;
 
 /// Whether a member has been seen in its object.

@@ -1,4 +1,4 @@
-//! A JSON scanner that checks as it goes and hands out spans instead of values.
+//! A JSON scanner that checks as it goes and returns spans instead of values.
 //!
 //! It walks over a text once, accepts exactly the grammar of RFC 8259 (with a limit on nesting, paired surrogates and
 //! finite numbers), and copies nothing. What stands on it decides which spans to keep.
@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use super::DecodeError;
 
-/// How many objects and arrays may be open at once. One less than 128, where other decoders (serde_json, the AWS SDK)
-/// give up: DynamoDB's own limit of 32 levels needs some 70.
+/// The most objects and arrays open at once. One less than 128, where other decoders (serde_json, the AWS SDK) fail:
+/// DynamoDB's own limit of 32 levels needs some 70.
 pub(in crate::model) const MAX_DEPTH: u32 = 127;
 
 /// The longest number that is certainly finite when it has no exponent.
@@ -45,7 +45,7 @@ impl<'a> Scanner<'a> {
         self.at
     }
 
-    /// How many objects and arrays are open here.
+    /// The number of objects and arrays open here.
     pub(in crate::model) fn depth(&self) -> u32 {
         self.depth
     }
@@ -134,7 +134,7 @@ impl<'a> Scanner<'a> {
         Ok(Some(name))
     }
 
-    /// Goes on to the next element of an array; false at its end. `first` starts as true for each array.
+    /// Moves to the next element of an array; false at its end. `first` starts as true for each array.
     #[inline(always)]
     pub(in crate::model) fn next_element(&mut self, first: &mut bool) -> Result<bool, DecodeError> {
         self.next_in(b']', first, "expected `,` or `]`")

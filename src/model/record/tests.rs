@@ -1,4 +1,4 @@
-//! What a page gives and what it refuses.
+//! Pages that decode, and bodies that are refused.
 
 use bytes::Bytes;
 

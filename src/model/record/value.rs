@@ -62,7 +62,7 @@ pub struct Item<'a> {
 impl<'a> Item<'a> {
     /// Decodes DynamoDB's JSON of an item, such as `{"Company":{"S":"Nokia"},"Size":{"N":"5"}}`.
     ///
-    /// Fails when the text is not valid JSON, goes on after the item, or holds something that is not an attribute value.
+    /// Fails when the text is not valid JSON, continues after the item, or holds something that is not an attribute value.
     pub fn decode(json: &'a str) -> Result<Self, DecodeError> {
         let mut scanner = Scanner::new(json, 0);
         let item = decode_item(&mut scanner)?;
@@ -81,12 +81,12 @@ impl<'a> Item<'a> {
         self.attributes.iter().map(|(name, value)| (name.as_ref(), value))
     }
 
-    /// How many attributes there are.
+    /// The number of attributes.
     pub fn len(&self) -> usize {
         self.attributes.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no attribute.
     pub fn is_empty(&self) -> bool {
         self.attributes.is_empty()
     }

@@ -9,7 +9,7 @@ use super::scan::Scanner;
 use super::value::decode_item;
 use super::{DecodeError, Item};
 
-/// What happened to the item.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EventName {
@@ -34,7 +34,7 @@ impl EventName {
     }
 }
 
-/// What a stream's records hold of an item besides its keys (`StreamViewType`).
+/// The parts of an item that a stream's records hold besides its keys (`StreamViewType`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewType {
     /// Nothing.
@@ -114,7 +114,7 @@ impl<'a> Record<'a> {
         self.event_id().unwrap_or_else(|| self.sequence_number())
     }
 
-    /// What happened to the item.
+    /// The kind of the change.
     pub fn event_name(&self) -> EventName {
         self.entry.event_name
     }
@@ -130,7 +130,7 @@ impl<'a> Record<'a> {
         self.text_of(self.entry.sequence_number).unwrap_or_default()
     }
 
-    /// When the change happened, to the service's knowledge (`ApproximateCreationDateTime`), in seconds since 1970.
+    /// The time of the change, to the service's knowledge (`ApproximateCreationDateTime`), in seconds since 1970.
     pub fn created_at(&self) -> Option<f64> {
         let created_at = self.entry.created_at;
         (!created_at.is_nan()).then_some(created_at)
@@ -181,7 +181,7 @@ impl<'a> Record<'a> {
         self.decode(self.entry.old_image)
     }
 
-    /// Who made the change, when it was not the table's user: the service itself, by time to live.
+    /// The identity that made the change, when it was not the table's user: the service itself, by time to live.
     pub fn user_identity(&self) -> Option<UserIdentity<'a>> {
         let mut scanner = self.page.scanner_at(self.entry.user_identity)?;
         UserIdentity::decode(&mut scanner).ok()
@@ -215,7 +215,7 @@ impl<'a> Record<'a> {
         self.look_up(&["awsRegion"])
     }
 
-    /// What the stream's records hold: `KEYS_ONLY`, `NEW_IMAGE`, `OLD_IMAGE` or `NEW_AND_OLD_IMAGES`.
+    /// The parts of an item that the record holds: `KEYS_ONLY`, `NEW_IMAGE`, `OLD_IMAGE` or `NEW_AND_OLD_IMAGES`.
     pub fn stream_view_type(&self) -> Option<Cow<'a, str>> {
         self.look_up(&["dynamodb", "StreamViewType"])
     }
@@ -291,7 +291,7 @@ impl fmt::Debug for OwnedRecord {
     }
 }
 
-/// Who made a change.
+/// The identity that made a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserIdentity<'a> {
     /// The principal's identifier; `dynamodb.amazonaws.com` for time to live.

@@ -19,6 +19,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::time::Instant;
 use tower_service::Service;
 
+use crate::aws::with_causes;
+
 /// Limit of a connection attempt, with name resolution and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that was idle for longer is not used again: many servers close theirs after 5 s.
@@ -131,11 +133,11 @@ impl Client {
         let connecting = async {
             match &self.connector {
                 Connector::Plain(connector) => {
-                    let stream = connector.clone().call(uri).await.map_err(|error| chain(&error))?;
+                    let stream = connector.clone().call(uri).await.map_err(|error| with_causes(&error))?;
                     handshake(stream).await
                 }
                 Connector::Tls(connector) => {
-                    let stream = connector.clone().call(uri).await.map_err(|error| chain(&*error))?;
+                    let stream = connector.clone().call(uri).await.map_err(|error| with_causes(&*error))?;
                     handshake(stream).await
                 }
             }
@@ -174,7 +176,7 @@ impl Client {
 }
 
 async fn handshake<T: Read + Write + Send + Unpin + 'static>(stream: T) -> Result<Sender, String> {
-    let (sender, connection) = http1::handshake(stream).await.map_err(|error| chain(&error))?;
+    let (sender, connection) = http1::handshake(stream).await.map_err(|error| with_causes(&error))?;
     // It ends when its sender is dropped, or with the stream, and then its request fails.
     tokio::spawn(async move {
         let _ = connection.await;
@@ -189,19 +191,5 @@ fn was_closed(error: &hyper::Error) -> bool {
 }
 
 fn broken_off(error: &hyper::Error) -> RequestError {
-    RequestError::BrokenOff(chain(error))
-}
-
-/// An error with its causes, each once.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut words = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !words.contains(&text) {
-            words = format!("{words}: {text}");
-        }
-        next = cause.source();
-    }
-    words
+    RequestError::BrokenOff(with_causes(error))
 }
