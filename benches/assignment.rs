@@ -1,4 +1,4 @@
-//! What planning costs for a large fleet: 10,000 leases on 200 workers, counted and by weight.
+//! The cost of planning for a large fleet: 10,000 leases on 200 workers, counted and by weight.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! How much faster a shard is worked through with several items at once: 10,000 records over 100 keys, a handler that
+//! The speed-up of a shard by several items at once: 10,000 records over 100 keys, a handler that
 //! takes 5 ms for each.
 //!
 //!     cargo bench --bench concurrency

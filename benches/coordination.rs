@@ -1,4 +1,4 @@
-//! What the worker's own bookkeeping costs: sequence numbers, the shard graph of a large stream, and checkpoints, up to
+//! The cost of the worker's own bookkeeping: sequence numbers, the shard graph of a large stream, and checkpoints, up to
 //! the write through the SDK onto the local service in this process.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! What decoding a GetRecords answer costs: ours beside the AWS SDK's own, on the same bodies in the same run.
+//! The cost of decoding a GetRecords answer: ours beside the AWS SDK's own, on the same bodies in the same run.
 //!
 //! Each body is a full page of its kind. Times include dropping what was decoded. The SDK's decoding can be had only
 //! through its client, whose fixed cost a call (`empty/sdk`) is a small part of a full page's.

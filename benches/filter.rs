@@ -1,4 +1,4 @@
-//! What filtering costs, from the body of an answer to the records that pass: ours beside decoding every record by the
+//! The cost of filtering, from the body of an answer to the records that pass: ours beside decoding every record by the
 //! AWS SDK and looking at the attribute then.
 //!
 //! Records of 1 KB with both images; one pattern on an attribute of the new image, which one record in a hundred

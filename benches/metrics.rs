@@ -1,4 +1,4 @@
-//! What a scrape costs: /metrics of a worker that reads 5,000 shards, with a series for each and with none.
+//! The cost of a scrape: /metrics of a worker that reads 5,000 shards, with a series for each and with none.
 
 use std::collections::BTreeSet;
 use std::hint::black_box;

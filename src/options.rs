@@ -18,7 +18,7 @@ pub enum StreamSelector {
     Arn(String),
 }
 
-/// How a worker reads and takes part in its fleet. Start from [`WorkerOptions::new`].
+/// The settings of a worker. Start from [`WorkerOptions::new`] and change the fields.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkerOptions {
@@ -26,34 +26,34 @@ pub struct WorkerOptions {
     pub app: String,
     /// The stream.
     pub stream: StreamSelector,
-    /// This worker's id: unique in the application, and best the same after a restart, which then takes its own leases
-    /// back at once.
+    /// This worker's id, unique in the application. A process that restarts with the same id takes its leases back at
+    /// once.
     pub worker_id: String,
-    /// Where the services are, if not where the AWS environment says.
+    /// Region and endpoints that differ from those of the AWS environment.
     pub endpoints: Endpoints,
-    /// Where a new application begins: [`Checkpoint::TrimHorizon`] (default) or [`Checkpoint::Latest`].
+    /// Position at which a new application begins: [`Checkpoint::TrimHorizon`] (default) or [`Checkpoint::Latest`].
     pub start: Checkpoint,
-    /// Whether missing tables are made (default: yes).
+    /// Whether to create missing tables (default: yes).
     pub create_tables: bool,
     /// Whether to end when everything that was in the stream at the start is delivered (default: no).
     pub until_caught_up: bool,
-    /// For how long a worker that shows no sign of life keeps its leases (default: 5 s). The same for all workers.
+    /// Time without a heartbeat after which a worker's leases expire (default: 5 s). The same for all workers.
     pub lease_duration: Duration,
-    /// When checkpoints are written (default: automatically, each 5 s).
+    /// Checkpoint mode (default: automatic, each 5 s).
     pub checkpoints: Checkpoints,
-    /// What follows when a batch fails (default: it is tried again for ever, in ever smaller parts, while its shard
+    /// Handling of batches that fail (default: retry forever, bisecting down to the failing record, while the shard
     /// waits).
     pub failure: FailurePolicy,
-    /// The most batches that are worked on at once, over all shards (default: no limit but one a shard).
+    /// The most batches in progress at once, over all shards (default: no limit but one a shard).
     pub concurrency: Option<usize>,
-    /// The most batches of one shard that are worked on at once (default: 1, in the shard's order). Above one, the
-    /// records of one item stay in order and come one batch at a time, those of different items do not.
+    /// The most batches of one shard in progress at once (default: 1, in the shard's order). Above 1, only the records of
+    /// one item keep their order, one batch at a time.
     pub shard_concurrency: usize,
     /// The most records of a batch, from 1 to 10,000 (default: as many as a page has).
     pub batch_size: Option<usize>,
     /// The most bytes of a batch, as JSON, up to 4 MiB; a single record may be larger (default: no limit).
     pub batch_bytes: Option<usize>,
-    /// How long a batch waits to fill up to `batch_size` or `batch_bytes` (default: not at all).
+    /// The longest wait for a batch to fill up to `batch_size` or `batch_bytes` (default: none).
     pub batch_window: Duration,
     /// The longest gap between two calls on an empty shard (default: 1 s).
     pub idle_poll: Duration,
@@ -61,28 +61,28 @@ pub struct WorkerOptions {
     pub buffer_bytes: u64,
     /// The most leases that this worker will hold (default: no limit).
     pub max_leases: Option<usize>,
-    /// How long a call of a processor may last before the worker gives its shard to another one, if there is any
-    /// (default: no limit). What the call still does to the outside is not undone; what it returns is refused.
+    /// The longest call of a processor before the worker releases the shard to another worker, if there is one (default:
+    /// no limit). The result of the call is then refused; its side effects are not undone.
     pub stuck_after: Option<Duration>,
-    /// How long a shard may stand still, by its processor or by reading that fails, before the worker says that it is
-    /// not ready (default: 60 s).
+    /// The longest time without progress of a shard, because of its processor or of failing reads, before the worker
+    /// reports that it is not ready (default: 60 s).
     pub unready_after: Duration,
-    /// By what the number of workers is judged that the load calls for (default: at least one, each of which processes
-    /// 10 MiB a second, and a backlog worked off in ten minutes).
+    /// Model for the number of workers that the load calls for (default: at least one, 10 MiB a second each, and ten
+    /// minutes for a backlog).
     pub desired_workers: ScalingOptions,
-    /// How long to try to reach the services at the start (default: 60 s).
+    /// The longest time to reach the services at the start (default: 60 s).
     pub start_timeout: Duration,
-    /// How long a worker that is asked to stop waits for its processors and for its leases to be handed over
-    /// (default: 25 s).
+    /// The longest time that a stopping worker waits for its processors and for the hand-off of its leases (default:
+    /// 25 s).
     pub drain_timeout: Duration,
-    /// What to do when records were trimmed before they were read (default: go on).
+    /// Handling of records that were trimmed before they were read (default: continue).
     pub on_gap: OnGap,
-    /// Which records the processors get (default: all). The others are read and passed over.
+    /// The records that processors get (default: all). Others are read and skipped.
     pub filters: Filters,
-    /// For how long leases whose owner isn't in the fleet table must stand still before the owner counts as dead
-    /// (default: 10 s, KCL's own).
+    /// Time without a change after which a lease whose owner isn't in the fleet table expires (default: 10 s, KCL's
+    /// `failoverTimeMillis`).
     pub kcl_failover_time: Duration,
-    /// What everything that is left to chance follows from; `None` for a seed that nobody knows.
+    /// Seed of all random choices; `None` for a random seed.
     pub seed: Option<u64>,
     /// The time of day, for lag and logs.
     pub clock: WallClock,
@@ -91,22 +91,22 @@ pub struct WorkerOptions {
     pub own_thread: bool,
 }
 
-/// When checkpoints are written.
+/// Checkpoint modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checkpoints {
-    /// What `process_records` returned `Ok` for is done; written each interval while there is something new.
+    /// The worker checkpoints records after `process_records` returns `Ok` for them, each interval.
     Automatic {
-        /// The longest that something done stays unwritten.
+        /// The longest time between the processing of a record and its checkpoint.
         interval: Duration,
     },
     /// The processor calls its [`Checkpointer`](crate::Checkpointer).
     Manual,
 }
 
-/// What to do when records were trimmed before they were read.
+/// Handling of records that were trimmed before they were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnGap {
-    /// Go on with the oldest record there is.
+    /// Continue with the oldest record.
     Continue,
     /// Stop the worker.
     Stop,

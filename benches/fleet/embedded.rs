@@ -13,7 +13,7 @@ use super::service::TABLE;
 /// The first argument of this role.
 pub const ROLE: &str = "as-embedded-worker";
 
-/// What the processor does.
+/// The processor's behavior.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Behaviour {
     /// It prints records, and takes its time for each record of the named shards.
@@ -56,7 +56,7 @@ pub fn run(arguments: &[String]) -> Result<(), anyhow::Error> {
 
 /// The processor of one shard.
 struct Moody {
-    /// What it takes for a record; `None` when it never ends.
+    /// The time that it takes for a record; `None` when it never ends.
     each: Option<Duration>,
 }
 

@@ -46,12 +46,12 @@ pub struct Deliveries {
     all: Arc<Mutex<Vec<Delivery>>>,
 }
 
-/// How long records took from their writing to their coming out.
+/// Times from the writing of records to their delivery.
 #[derive(Clone, Debug, Default)]
 pub struct Delays {
     /// A record each, the shortest first.
     sorted: Vec<Duration>,
-    /// How many times, in the time looked at, a record came out that had come out before.
+    /// The number of repeated deliveries in the measured time.
     pub again: usize,
 }
 
@@ -109,7 +109,7 @@ impl Flow {
     }
 }
 
-/// What was written against what came out.
+/// The records written against the records delivered.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Balance {
     /// Records written.
@@ -177,7 +177,7 @@ impl Deliveries {
 }
 
 impl Delays {
-    /// How many there are.
+    /// Their number.
     pub fn count(&self) -> usize {
         self.sorted.len()
     }

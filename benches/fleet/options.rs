@@ -1,10 +1,10 @@
-//! What was typed for the load bench.
+//! The command line of the load bench.
 
 use std::path::PathBuf;
 
 use super::scenarios;
 
-/// What `--help` prints.
+/// The text of `--help`.
 pub const HELP: &str = "\
 Measures fleets of worker processes on the local service.
 
@@ -18,20 +18,20 @@ Usage: cargo bench --bench fleet -- [OPTIONS]
   --help             Show this
 ";
 
-/// What to measure and what to write.
+/// Scenarios to measure and outputs to write.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Whether loads are small.
     pub quick: bool,
     /// Whether docs/benchmarks.md is written.
     pub write_docs: bool,
-    /// Where the figures go as JSON.
+    /// The file for the figures as JSON.
     pub json: Option<PathBuf>,
     /// The scenarios asked for; none for all.
     scenarios: Vec<String>,
 }
 
-/// What a command line asks for.
+/// The request of a command line.
 #[derive(Debug)]
 pub enum Asked {
     Help,

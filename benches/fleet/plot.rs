@@ -17,7 +17,7 @@ const HEAD: f64 = 34.0;
 
 /// Bars that belong together.
 pub struct Group {
-    /// What stands above them.
+    /// The heading above them.
     pub label: String,
     /// Name and length of each.
     pub bars: Vec<(String, f64)>,

@@ -15,10 +15,10 @@ pub struct Process {
     peak_bytes: u64,
 }
 
-/// How a child ended.
+/// The end of a child process.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
-    /// What it used of the CPUs, in user mode and in the kernel.
+    /// CPU time, in user mode and in the kernel.
     pub cpu: Duration,
     /// The most memory it ever had resident.
     pub peak_bytes: u64,
@@ -106,7 +106,7 @@ fn cpu_of(process: &str) -> Result<Duration, anyhow::Error> {
     Ok(TICK * ticks.sum::<u32>())
 }
 
-/// What `/proc/PID/stat` says behind the process's name.
+/// The fields of `/proc/PID/stat` behind the process's name.
 fn fields_of(process: &str) -> Result<String, anyhow::Error> {
     let path = format!("/proc/{process}/stat");
     let stat =

@@ -1,4 +1,4 @@
-//! What is going on, on standard error: a bar where that is a terminal, and a line a step elsewhere.
+//! Progress on standard error: a bar where that is a terminal, and a line a step elsewhere.
 
 use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
@@ -9,7 +9,7 @@ const WIDTH: usize = 30;
 pub struct Progress {
     scenario: &'static str,
     is_terminal: bool,
-    /// What was shown last.
+    /// The text shown last.
     shown: RefCell<String>,
 }
 

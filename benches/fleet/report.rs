@@ -1,4 +1,4 @@
-//! What was measured, as text and as JSON.
+//! The figures, as text and as JSON.
 
 use std::fmt::Write;
 
@@ -12,13 +12,13 @@ use super::scenarios;
 pub struct Outcome {
     /// The scenario's name on the command line.
     pub name: &'static str,
-    /// What it is, in a few words.
+    /// A description in a few words.
     pub title: &'static str,
-    /// What was set up: shards, records, workers.
+    /// The set-up: shards, records, workers.
     pub setup: String,
-    /// What was compared, or the phases of one run.
+    /// The things compared, or the phases of one run.
     pub runs: Vec<Run>,
-    /// What the figures are held against.
+    /// The bounds for the figures.
     pub goals: Vec<Goal>,
     /// Distributions worth a plot: points of (milliseconds, part of the records).
     pub curves: Vec<Curve>,
@@ -36,9 +36,9 @@ pub struct Run {
 /// A number with its name and unit.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
-    /// What it is.
+    /// The name.
     pub name: &'static str,
-    /// How much.
+    /// The amount.
     pub value: f64,
     /// Of what.
     pub unit: &'static str,
@@ -49,9 +49,9 @@ pub struct Figure {
 /// A bound that a figure is to keep.
 #[derive(Clone, Debug)]
 pub struct Goal {
-    /// What is bounded.
+    /// The bounded figure.
     pub what: String,
-    /// What it came to.
+    /// The measured value.
     pub value: f64,
     /// The bound.
     pub limit: f64,
@@ -70,7 +70,7 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// What it was measured on.
+/// The machine of the measurement.
 #[derive(Clone, Debug)]
 pub struct Machine {
     /// The processor's name and how many of it there are for us.

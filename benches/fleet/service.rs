@@ -21,7 +21,7 @@ pub struct Service {
     address: String,
 }
 
-/// What the service has counted.
+/// The service's counts.
 #[derive(Clone, Debug, Default)]
 pub struct Stats(Value);
 
@@ -31,7 +31,7 @@ pub struct Client {
     connection: BufReader<TcpStream>,
 }
 
-/// What a made-up backlog is like.
+/// A made-up backlog.
 #[derive(Clone, Copy, Debug)]
 pub struct Backlog {
     pub records_per_shard: u64,
@@ -56,7 +56,7 @@ impl Service {
         Ok(service)
     }
 
-    /// Where it is.
+    /// The address.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -76,7 +76,7 @@ impl Client {
         self.exchange("POST", "/", &target, &request.to_string()).with_context(|| operation.to_owned())
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     pub fn stats(&mut self) -> Result<Stats, anyhow::Error> {
         Ok(Stats(self.exchange("GET", "/_local/stats", "", "")?))
     }

@@ -14,7 +14,7 @@ use super::process::{Ended, Process};
 use super::service::{Service, TABLE};
 use super::{bare, embedded};
 
-/// How much of a log is shown when its process failed.
+/// The part of a log that is shown when its process failed.
 const LOG_TAIL: usize = 2000;
 
 /// A process that reads the stream.
@@ -24,7 +24,7 @@ pub struct Reader {
     log: PathBuf,
 }
 
-/// How many records a reader says it took, and their bytes.
+/// A reader's count of records and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
     pub records: u64,
@@ -85,7 +85,7 @@ impl Reader {
     }
 }
 
-/// What a worker's last log line says it did.
+/// The totals in a worker's last log line.
 fn counted_in(log: &Path) -> Result<Counted, anyhow::Error> {
     let text = std::fs::read_to_string(log)?;
     let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -119,7 +119,7 @@ impl CountedLines {
         }))
     }
 
-    /// How many lines there were, and when the last of them came. Waits for the writer's end.
+    /// The number of lines, and the time of the last one. Waits for the writer's end.
     pub fn finish(self) -> Result<(u64, Option<Instant>), anyhow::Error> {
         match self.0.join() {
             Ok(counted) => counted.context("cannot read a reader's output"),

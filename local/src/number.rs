@@ -84,7 +84,7 @@ impl Number {
     /// The number of digit pairs, counted from the decimal point, that hold its significant digits; 0 for zero.
     pub fn significant_pairs(&self) -> usize {
         let digits = usize::try_from(digits(self.coefficient)).unwrap_or(usize::MAX);
-        // Where the last digit stands first in its pair, a zero fills that pair up.
+        // A zero fills up the pair of a last digit that stands first in it.
         let filled = usize::from(self.exponent.rem_euclid(2) == 1);
         (digits + filled).div_ceil(2)
     }

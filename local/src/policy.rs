@@ -145,7 +145,7 @@ fn words(members: &Parameters<'_>, name: &str) -> Result<Vec<String>, ServiceErr
 fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut at, mut seen) = (0, 0);
-    // Where the last star stands, and up to where it was last taken to reach.
+    // The place of the last star, and the place up to which it was last taken to reach.
     let mut star: Option<(usize, usize)> = None;
     while seen < text.len() {
         match pattern.get(at) {

@@ -12,7 +12,7 @@ use crate::worker::{Error, Worker};
 /// Runs a worker. `needs_admin`: the admin server's address was asked for, so that the worker cannot do without.
 ///
 /// # Errors
-/// What ended the worker other than a request to stop or the end of its work.
+/// Any end of the worker other than a request to stop or the end of its work.
 pub fn run(args: &RunArgs, needs_admin: bool) -> Result<(), anyhow::Error> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let outcome = runtime.block_on(read(args, needs_admin));

@@ -60,7 +60,7 @@ use Topic::{Api, Lag, Leases, Processor, Resources, Shards, Throughput, Worker};
 use Unit::{Bytes, Count, Seconds};
 
 metrics! {
-    // How far behind.
+    // Lag.
     LAG: Gauge<1> = metric(Lag, "shardkeeper_lag_seconds", Seconds).labels(&[STAT]),
         "How long the oldest change that is not yet processed has been waiting, over this worker's shards.";
     FETCH_LAG: Gauge<1> = metric(Lag, "shardkeeper_fetch_lag_seconds", Seconds).labels(&[STAT]),
@@ -120,7 +120,7 @@ metrics! {
     SHARDS_HALTED: Gauge = metric(Processor, "shardkeeper_shards_halted", Count),
         "Shards of this worker that wait at a record which keeps failing, as their failure policy says.";
 
-    // Who reads what.
+    // Leases and shards.
     LEASES_HELD: Gauge = metric(Leases, "shardkeeper_leases_held", Count),
         "Leases that this worker owns.";
     FAIR_SHARE: Gauge = metric(Leases, "shardkeeper_leases_fair_share", Count),

@@ -25,7 +25,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left behind is in the build's own folder for such things.
+        // The build's own folder for such things takes leftovers.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -125,7 +125,7 @@ async fn letters_are_listed_and_shown_for_people_and_for_programs() {
     assert_eq!((unknown.code, &*unknown.stdout), (1, ""));
     assert!(unknown.stderr.contains("no dead letter shardId-1/901, shardId-3/7"), "{}", unknown.stderr);
 
-    // What is listed as JSON is itself a file of letters.
+    // The list as JSON is itself a file of letters.
     std::fs::write(harness.file(), harness.good("list --json")).expect("a file");
     assert_eq!(harness.good("list --from file:letters.jsonl").lines().count(), 4);
     assert_eq!(

@@ -41,7 +41,7 @@ fn every_record_arrives_in_order_while_a_worker_is_killed_and_another_starts() {
     assert_eq!(count(&demo.stdout, "missing"), 0);
     assert_eq!(count(&demo.stdout, "out of order"), 0);
     assert!(demo.stdout.contains("PASSED"));
-    // What is delivered twice is shown twice.
+    // A record that is delivered twice is shown twice.
     let shown =
         demo.stdout.lines().filter(|line| ["INSERT", "MODIFY", "REMOVE"].iter().any(|word| line.contains(word)));
     let deliveries = written + count(&demo.stdout, "delivered twice");

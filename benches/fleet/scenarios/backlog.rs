@@ -25,11 +25,11 @@ const STDOUT: &str = "shardkeeper --to stdout";
 const BARE: &str = "SDK loop";
 const CPU: &str = "CPU a record";
 const SPEED: &str = "records a second";
-/// How often each run is made; its middle figures count.
+/// Runs of each reader; the middle figures count.
 const ROUNDS: usize = 3;
 /// No run takes this long.
 const LIMIT: Duration = Duration::from_secs(180);
-/// How often the service is asked how far it is.
+/// The interval at which the service is asked for its progress.
 const LOOK: Duration = Duration::from_millis(10);
 
 fn small(stage: &Stage) -> Result<Outcome, anyhow::Error> {
@@ -113,7 +113,7 @@ fn compare(stage: &Stage, scenario: &Scenario, kind: &Kind) -> Result<Outcome, a
     Ok(outcome(scenario, setup, runs))
 }
 
-/// What one reader took for the backlog.
+/// One reader's figures for the backlog.
 struct Measured {
     cpu: Duration,
     peak_bytes: u64,

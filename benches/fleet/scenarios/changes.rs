@@ -22,7 +22,7 @@ pub const CHANGES: Scenario = Scenario {
 
 const APP: &str = "live";
 const LIMIT: Duration = Duration::from_secs(60);
-/// How much of the time behind a change counts to it.
+/// The time behind a change that counts to it.
 const AFTERMATH: Duration = Duration::from_secs(15);
 /// Records that were written this long before a change count to it.
 const SLACK: Duration = Duration::from_millis(500);
@@ -89,14 +89,14 @@ fn changes(stage: &Stage) -> Result<Outcome, anyhow::Error> {
     Ok(outcome(&CHANGES, setup, runs))
 }
 
-/// What happens to the fleet.
+/// A change of the fleet.
 type Step = fn(&mut Fleet<'_>) -> Result<(), anyhow::Error>;
 
 /// A time in the life of the fleet, up to the next one.
 struct Phase {
     label: &'static str,
     from: Duration,
-    /// How long it took until the last shard had moved.
+    /// The time until the last shard had moved.
     until_rest: Option<Duration>,
 }
 
@@ -186,7 +186,7 @@ impl<'a> Fleet<'a> {
         for (_, worker) in &self.workers {
             worker.process.signal("TERM")?;
         }
-        // Who is asked to stop comes to a good end.
+        // A worker that is asked to stop ends well.
         for worker in self.workers.into_iter().map(|(_, worker)| worker).chain(self.gone) {
             worker.finish(LIMIT)?;
         }
@@ -203,7 +203,7 @@ pub(super) fn delay_figures(delays: &Delays) -> Result<Vec<Figure>, anyhow::Erro
     ])
 }
 
-/// What the service was asked for, a second.
+/// Calls to the service, a second.
 pub(super) fn rate_figures(rates: &Rates, app: &str) -> Vec<Figure> {
     let (reads, writes) = rates.units(app);
     vec![

@@ -1,4 +1,4 @@
-//! What is measured.
+//! The scenarios.
 
 mod backlog;
 mod changes;
@@ -17,9 +17,9 @@ use super::service::{Client, Stats};
 
 /// A scenario.
 pub struct Scenario {
-    /// What it is called on the command line.
+    /// The name on the command line.
     pub name: &'static str,
-    /// What it is, in a few words.
+    /// A description in a few words.
     pub title: &'static str,
     /// Carries it out.
     pub run: fn(&Stage) -> Result<Outcome, anyhow::Error>,
@@ -38,7 +38,7 @@ pub const ALL: &[Scenario] = &[
     processors::STOPPED,
 ];
 
-/// Where a scenario plays.
+/// The surroundings of a scenario.
 pub struct Stage {
     /// Whether loads are small.
     pub quick: bool,
@@ -129,7 +129,7 @@ fn wait_for_rest(
     Ok(moved)
 }
 
-/// What the service counted between two looks, a second.
+/// The service's counts between two readings, a second.
 struct Rates {
     seconds: f64,
     from: Stats,

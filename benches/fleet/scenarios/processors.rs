@@ -24,7 +24,7 @@ pub const STOPPED: Scenario = Scenario {
 
 const APP: &str = "moody";
 const LIMIT: Duration = Duration::from_secs(60);
-/// What `--buffer-bytes` is by default.
+/// The default of `--buffer-bytes`.
 const BUFFER_MIB: f64 = 128.0;
 
 fn slow(stage: &Stage) -> Result<Outcome, anyhow::Error> {

@@ -210,7 +210,7 @@ fn sequence_number(parameters: &Parameters<'_>, kind: &str) -> Result<Option<u12
             if !text.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(invalid_sequence_number());
             }
-            // What is too long for the type is beyond every number that was ever given.
+            // A number too long for the type is beyond every number that was ever given.
             Ok(Some(text.parse().unwrap_or(u128::MAX)))
         }
     }

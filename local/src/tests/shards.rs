@@ -291,7 +291,7 @@ fn pages_made_ahead_are_those_that_would_be_made_when_asked_for() {
         fixture.emulator.preload(fixture.now, "Tab", &Preload { pages_ahead, ..preload.clone() }).expect("a stream");
         let first = fixture.shards(&arn)[0].clone();
         let id = text(&first["ShardId"]);
-        // What comes later must not be hidden by a page that was made before.
+        // A page that was made before must not hide later records.
         fixture
             .emulator
             .preload(fixture.now, "Tab", &Preload { first_version: 250, ..preload.clone() })

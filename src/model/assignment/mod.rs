@@ -212,7 +212,7 @@ impl<'a> Plan<'a> {
         changed.collect()
     }
 
-    // What is worth a move.
+    // Differences that are worth a move.
 
     fn next_step(&self) -> Option<(usize, usize)> {
         let to = self.least_loaded(Self::is_free)?;

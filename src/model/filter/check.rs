@@ -189,7 +189,7 @@ fn is_possible(test: &Test, place: Place) -> bool {
     match test {
         _ if place == Place::Free => true,
         Test::Exists => true,
-        // What is excluded must be something that could be there, or nothing is excluded.
+        // An excluded value must be a possible one, or nothing is excluded.
         Test::AnythingBut(tests) => tests.iter().any(|test| is_possible(test, place)),
         Test::Null => false,
         Test::Bool(_) => place == Place::Bool,

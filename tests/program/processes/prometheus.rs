@@ -74,7 +74,7 @@ fn prometheus_shows_what_happens_to_a_fleet_and_alerts_on_it() {
     // Every query works, and shows something, while there is something to show.
     for query in dashboard::queries(&dashboard::dashboard()) {
         let query = with_variables(&query);
-        // What passes, such as the mark of a start, need not show now; it must only be a good query.
+        // A passing event, such as the mark of a start, need not show now; it must only be a good query.
         let passes = query.contains("changes(shardkeeper_is_leader") || query.contains(" < 30");
         match passes {
             true => drop(prometheus.query(&query)),

@@ -52,7 +52,7 @@ fn a_killed_worker_goes_on_from_its_checkpoints() {
     assert_eq!(worker.stop(), 0);
     let shards = fixture.service.shards(TABLE);
     deliveries.assert_complete(&written, &shards);
-    // What is delivered again was not checkpointed.
+    // Records that are delivered again were not checkpointed.
     let number = |text: &str| text.parse::<u128>().unwrap_or(0);
     for shard in &shards {
         let checkpoint = number(&left[&shard.id].checkpoint);

@@ -166,7 +166,7 @@ impl Harness {
         let factory = move |_: &ShardContext| Processor(harness.clone());
         let worker = self.fleet.worker(worker, 7, self.fleet.client(), set, factory);
         tokio::task::spawn_local(async move {
-            // What was written before is of an earlier second than the start.
+            // The first item must be of an earlier second than the start.
             tokio::time::sleep(Duration::from_secs(2)).await;
             worker.run(std::future::pending()).await
         })
