@@ -132,7 +132,7 @@ fn a_shard_that_stands_still_is_named_and_its_lag_grows_until_it_moves_again() {
         value(&metrics, "shardkeeper_shard_lag_seconds{") == Some(0.0)
             && value(&metrics, "shardkeeper_group_lag_seconds{") == Some(0.0)
     });
-    worker.wait_for_log("the shard moves again");
+    worker.wait_for_log("shard moves again");
     assert_eq!(worker.stop(), 0);
     reader.join().expect("it does not panic").expect("the pipe ends");
 }
