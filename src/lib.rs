@@ -102,21 +102,13 @@
 //! to the records that are there:
 //!
 //! ```
-//! use shardkeeper::{SdkConfig, StreamSelector, Worker, WorkerExit, WorkerOptions, for_each};
-//! use shardkeeper_local::connector::InMemoryClient;
-//! use shardkeeper_local::{Clock, LocalOptions, LocalService};
-//! # use aws_sdk_dynamodb::{config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider}, types::*};
+//! use shardkeeper::{StreamSelector, Worker, WorkerExit, WorkerOptions, for_each};
+//! use shardkeeper_local::LocalService;
+//! # use aws_sdk_dynamodb::types::*;
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let service = LocalService::new(LocalOptions::default(), Clock::system());
-//! let config = SdkConfig::builder()
-//!     .behavior_version(BehaviorVersion::v2026_01_12())
-//!     .region(Region::new("us-east-1"))
-//!     .credentials_provider(SharedCredentialsProvider::new(Credentials::new("any", "any", None, None, "test")))
-//!     .http_client(InMemoryClient::new(service).shared())
-//!     .build();
-//!
+//! let config = LocalService::start().sdk_config();
 //! let client = aws_sdk_dynamodb::Client::new(&config);
 //! // … create the table "Phones" with a stream …
 //! # client
