@@ -126,7 +126,8 @@ impl<F: ProcessorFactory> Worker<F> {
         Self { options, factory, config: None, counters, deadline, telemetry }
     }
 
-    /// Sets the AWS configuration, which is otherwise loaded from the environment.
+    /// Sets the AWS configuration, which is otherwise loaded from the environment. Its HTTP client makes every call of
+    /// the worker, coordination's too.
     #[must_use]
     pub fn sdk_config(mut self, config: SdkConfig) -> Self {
         self.config = Some(config);
@@ -166,6 +167,7 @@ impl<F: ProcessorFactory> Worker<F> {
 
     async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<WorkerExit, Error> {
         let Self { options, factory, config, counters, deadline, telemetry } = self;
+        let is_callers_config = config.is_some();
         options.validate()?;
         let started_ms = options.clock.now_ms();
         let mut rng = Rng::with_seed(options.seed.unwrap_or_else(random_seed));
@@ -208,8 +210,8 @@ impl<F: ProcessorFactory> Worker<F> {
         let coordination_rng = rng.fork();
         let own_thread = options.own_thread;
         let coordinate = move || {
-            // A pool of its own: a connection lives on the runtime that opened it.
-            let config = if own_thread { clients::with_own_pool(&config) } else { config };
+            // A pool of its own, as a connection lives on the runtime that opened it; a caller's client is kept.
+            let config = if own_thread && !is_callers_config { clients::with_own_pool(&config) } else { config };
             let clients = clients_for(&options, &config, &partition);
             let coordinator = Coordinator::new(
                 me,
