@@ -31,7 +31,7 @@ pub enum ConsumerCommand {
     HandOff,
     /// Finish the calls in flight, checkpoint, and release the lease.
     Release,
-    /// Stop without writing anything: the lease is lost.
+    /// Stop at once, without writing anything: the lease is lost. Calls in flight are dropped where they wait.
     Abort,
 }
 
@@ -192,4 +192,10 @@ pub(super) async fn commanded(commands: &mut watch::Receiver<ConsumerCommand>) -
         Ok(command) => *command,
         Err(_) => ConsumerCommand::Abort, // the coordinator is gone
     }
+}
+
+/// Waits for [`ConsumerCommand::Abort`].
+pub(super) async fn aborted(commands: &mut watch::Receiver<ConsumerCommand>) {
+    // An error means that the coordinator is gone.
+    let _ = commands.wait_for(|command| *command == ConsumerCommand::Abort).await;
 }

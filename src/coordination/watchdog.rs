@@ -1,7 +1,10 @@
-//! The watchdog over processors: it finds the leases to release because a call on their shard does not return.
+//! The watchdog over processors: it finds the leases to release because a call on their shard does not return, and keeps
+//! them from coming straight back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::model::lease::ShardId;
 
@@ -14,10 +17,18 @@ const MOST_STUCK: usize = 100;
 pub(super) struct Watchdog {
     /// The longest time that a call may last, if there is one.
     limit: Option<Duration>,
-    /// The leases to release, and whether their rows say so by now.
-    stuck: BTreeMap<ShardId, bool>,
+    /// The leases to release, and those released for less than the limit.
+    stuck: BTreeMap<ShardId, Stuck>,
     /// Those that no other worker could take, each logged once.
     without_taker: BTreeSet<ShardId>,
+}
+
+#[derive(Debug)]
+struct Stuck {
+    /// Whether the row no longer names this worker.
+    is_released: bool,
+    /// When its consumer ended.
+    ended: Option<Instant>,
 }
 
 /// The watchdog's decision on a shard.
@@ -53,12 +64,15 @@ impl Watchdog {
         }
         tracing::warn!(shard = %key, ?lasts, "the processor hangs: the shard goes to another worker");
         self.without_taker.remove(key);
-        self.stuck.insert(key.clone(), false);
+        self.stuck.insert(key.clone(), Stuck { is_released: false, ended: None });
         Verdict::Release
     }
 
-    /// The leases that this worker releases, for as long as their calls last.
-    pub(super) fn stuck(&self) -> BTreeSet<ShardId> {
+    /// The leases that this worker does not want: those that it releases, and for as long again those that it has
+    /// released.
+    pub(super) fn stuck(&mut self) -> BTreeSet<ShardId> {
+        let limit = self.limit.unwrap_or_default();
+        self.stuck.retain(|_, stuck| !stuck.is_released || stuck.ended.is_none_or(|ended| ended.elapsed() < limit));
         self.stuck.keys().cloned().collect()
     }
 
@@ -69,27 +83,28 @@ impl Watchdog {
 
     /// The leases whose rows are still to be released.
     pub(super) fn to_release(&self) -> Vec<ShardId> {
-        self.stuck.iter().filter(|(_, is_released)| !**is_released).map(|(key, _)| key.clone()).collect()
+        self.stuck.iter().filter(|(_, stuck)| !stuck.is_released).map(|(key, _)| key.clone()).collect()
     }
 
     /// Notes that the row of a lease no longer names this worker.
     pub(super) fn note_released(&mut self, key: &ShardId) {
-        if let Some(is_released) = self.stuck.get_mut(key) {
-            *is_released = true;
+        if let Some(stuck) = self.stuck.get_mut(key) {
+            stuck.is_released = true;
         }
     }
 
     /// Notes that the row names this worker: a leader that did not know of the hanging call may have assigned it back.
     pub(super) fn note_owned(&mut self, key: &ShardId) {
-        if let Some(is_released) = self.stuck.get_mut(key) {
-            *is_released = false;
+        if let Some(stuck) = self.stuck.get_mut(key) {
+            stuck.is_released = false;
         }
     }
 
-    /// Forgets a consumer that has ended. Returns whether its lease was among the stuck ones.
-    pub(super) fn forget(&mut self, key: &ShardId) -> bool {
+    /// Notes that a consumer has ended. Returns whether its lease is among the stuck ones.
+    pub(super) fn note_ended(&mut self, key: &ShardId) -> bool {
         self.without_taker.remove(key);
-        self.stuck.remove(key).is_some()
+        let stuck = self.stuck.get_mut(key);
+        stuck.is_some_and(|stuck| stuck.ended.replace(Instant::now()).is_none())
     }
 }
 
@@ -103,16 +118,20 @@ mod tests {
         "shardId-1".into()
     }
 
-    #[test]
-    fn a_call_that_lasts_too_long_costs_the_lease_once_and_until_it_returns() {
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_lasts_too_long_costs_the_lease_once_and_for_as_long_again() {
         let mut watchdog = Watchdog::new(Some(LIMIT));
         assert_eq!(watchdog.check(&key(), None, || true), Verdict::Keep);
         assert_eq!(watchdog.check(&key(), Some(LIMIT / 2), || true), Verdict::Keep);
         assert_eq!(watchdog.check(&key(), Some(LIMIT), || true), Verdict::Release);
         assert_eq!(watchdog.check(&key(), Some(LIMIT * 2), || true), Verdict::Keep);
         assert!(watchdog.is_stuck(&key()) && watchdog.stuck().contains(&key()));
-        assert!(watchdog.forget(&key()));
-        assert!(!watchdog.is_stuck(&key()) && !watchdog.forget(&key()));
+        watchdog.note_released(&key());
+        assert!(watchdog.note_ended(&key()) && !watchdog.note_ended(&key()));
+        tokio::time::advance(LIMIT / 2).await;
+        assert!(watchdog.stuck().contains(&key()), "it goes to another worker first");
+        tokio::time::advance(LIMIT / 2).await;
+        assert!(watchdog.stuck().is_empty() && !watchdog.is_stuck(&key()));
     }
 
     #[test]
@@ -129,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_comes_back_while_the_call_lasts_is_released_again() {
+    fn a_row_that_comes_back_too_early_is_released_again() {
         let mut watchdog = Watchdog::new(Some(LIMIT));
         watchdog.check(&key(), Some(LIMIT), || true);
         assert_eq!(watchdog.to_release(), [key()]);

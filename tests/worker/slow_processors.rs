@@ -1,6 +1,6 @@
-//! Processors that hang or cannot keep up: a shard on which a call hangs goes to the other worker, and what the call
-//! returns in the end counts for nothing; a worker that is too slow says so. Workers with the real SDK on the local
-//! service, in this process, on a paused clock.
+//! Processors that hang or cannot keep up: a shard on which a call hangs goes to the other worker, no call outlives its
+//! lease, and a worker that is too slow says so. Workers with the real SDK on the local service, in this process, on a
+//! paused clock.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shardkeeper::{BatchError, ProcessRecordsInput, RecordProcessor, Report, ShardContext, WorkerOptions};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::fleet::Fleet;
@@ -67,6 +67,15 @@ impl Harness {
     }
 
     fn start_worker(&self, worker: &'static str, seed: u64) -> JoinHandle<Result<Report, shardkeeper::Error>> {
+        self.start_worker_until(worker, seed, std::future::pending())
+    }
+
+    fn start_worker_until(
+        &self,
+        worker: &'static str,
+        seed: u64,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<Result<Report, shardkeeper::Error>> {
         let harness = self.clone();
         let factory = move |shard: &ShardContext| Processor {
             harness: harness.clone(),
@@ -75,7 +84,12 @@ impl Harness {
         };
         let set = |options: &mut WorkerOptions| options.stuck_after = Some(STUCK_AFTER);
         let worker = self.fleet.worker(worker, seed, self.fleet.client(), set, factory);
-        tokio::task::spawn_local(worker.run(std::future::pending()))
+        tokio::task::spawn_local(worker.run(stop))
+    }
+
+    /// The calls that hang: each waits for the release.
+    fn hanging(&self) -> usize {
+        self.release.receiver_count()
     }
 
     /// The owners and checkpoints of the leases, by shard.
@@ -104,7 +118,7 @@ impl Harness {
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
-async fn a_shard_whose_processor_hangs_goes_to_the_other_worker_and_late_results_count_for_nothing() {
+async fn a_shard_whose_processor_hangs_goes_to_the_other_worker_and_the_call_ends_with_its_lease() {
     let harness = Harness::new();
     let hangs = harness.start_worker("hangs", 1);
     let works = harness.start_worker("works", 2);
@@ -114,28 +128,33 @@ async fn a_shard_whose_processor_hangs_goes_to_the_other_worker_and_late_results
         })
         .await;
     harness.write(0);
-    harness.until("a batch that hangs", Duration::from_secs(5), || harness.delivered_to("hangs").len() == 1).await;
+    harness.until("a batch that hangs", Duration::from_secs(5), || harness.hanging() == 1).await;
     let stuck = harness.delivered_to("hangs").pop_first().expect("one");
-    let handed = harness.deliveries.lock().expect("no panic").iter().filter(|(to, _)| *to == "hangs").count();
 
     tokio::time::sleep(STUCK_AFTER - Duration::from_secs(1)).await;
     assert_eq!(harness.owned_by("works"), 1, "not before its time");
     let taken = || harness.delivered_to("works").contains(&stuck);
     harness.until("the shard read by the other", Duration::from_secs(4), taken).await;
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(harness.owned_by("works"), 2, "it is not given back while the call lasts");
-    let before = harness.leases();
-
-    harness.release.send_replace(true);
-    harness
-        .until("the loss noticed", Duration::from_secs(5), || harness.lost.lock().expect("no panic").contains(&stuck))
-        .await;
-    assert_eq!(harness.leases(), before, "the late call writes nothing");
-    let now = harness.deliveries.lock().expect("no panic").iter().filter(|(to, _)| *to == "hangs").count();
-    assert_eq!(now, handed, "and nothing more is handed to it");
+    assert_eq!(harness.hanging(), 0, "the call was dropped before");
+    assert!(harness.lost.lock().expect("no panic").contains(&stuck));
+    tokio::time::sleep(STUCK_AFTER / 2).await;
+    assert_eq!(harness.owned_by("works"), 2, "it is not given straight back");
     // A worker that works again is a worker like any other.
     harness.until("an even share again", Duration::from_secs(30), || harness.owned_by("hangs") == 1).await;
     assert!(!hangs.is_finished() && !works.is_finished());
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn no_call_outlives_a_worker_whose_drain_times_out() {
+    let harness = Harness::new();
+    let (stop, stopped) = oneshot::channel();
+    let hangs = harness.start_worker_until("hangs", 5, async { stopped.await.expect("it is told to stop") });
+    harness.until("all leases", Duration::from_secs(30), || harness.owned_by("hangs") == 2).await;
+    harness.write(0);
+    harness.until("batches that hang", Duration::from_secs(5), || harness.hanging() == 2).await;
+    stop.send(()).expect("it runs");
+    hangs.await.expect("no panic").expect("it stops");
+    assert_eq!(harness.hanging(), 0);
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]

@@ -30,7 +30,7 @@ use super::checkpointer::Checkpointer;
 use super::lease_handle::{LeaseHandle, Progress, WriteError};
 use super::processor::{ProcessorFactory, RecordProcessor, ShardContext};
 use super::reader::ReaderEvent;
-use super::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError, commanded, leave};
+use super::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError, aborted, commanded, leave};
 use super::status::ConsumerStatus;
 use crate::model::batcher::{Batcher, Next, Rules};
 use crate::model::checkpoint::Checkpoint;
@@ -195,16 +195,20 @@ impl<F: ProcessorFactory> Delivery<F> {
         self.until_commanded(ctx.initialize(guard.get(), &mut rng)).await
     }
 
-    /// Runs a step of the processors to its end; on a command, only to its next wait.
+    /// Runs a step of the processors to its end; on a command, only to its next wait. [`ConsumerCommand::Abort`] drops it.
     async fn until_commanded(&mut self, step: impl Future<Output = Result<(), Interrupted>>) -> Result<(), LoopEnd> {
         let mut step = std::pin::pin!(step);
-        let (command, outcome) = tokio::select! {
-            biased;
-            command = commanded(&mut self.commands) => {
-                self.ctx.leaving.cancel();
-                (command, step.await)
+        let (mut aborts, mut command) = (self.commands.clone(), ConsumerCommand::Run);
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                () = aborted(&mut aborts) => return Err(LeaseLost.into()),
+                wanted = commanded(&mut self.commands), if command == ConsumerCommand::Run => {
+                    self.ctx.leaving.cancel();
+                    command = wanted;
+                }
+                outcome = &mut step => break outcome,
             }
-            outcome = &mut step => (ConsumerCommand::Run, outcome),
         };
         match outcome {
             Ok(()) => Ok(()),
@@ -348,14 +352,22 @@ impl<F: ProcessorFactory> Delivery<F> {
     }
 
     /// Waits for the calls in flight, and lets no further attempt begin. Returns the command in force by then.
-    async fn drain(&mut self, command: ConsumerCommand) -> ConsumerCommand {
+    ///
+    /// No call outlives the lease: once that is lost, the calls are dropped where they wait.
+    async fn drain(&mut self, mut command: ConsumerCommand) -> ConsumerCommand {
         self.ctx.leaving.cancel();
-        let mut command = command;
-        while let Some(ended) = self.tasks.join_next().await {
-            if let Err(LeaseLost) = ended.unwrap_or_else(resume_panic) {
-                command = ConsumerCommand::Abort;
+        while command != ConsumerCommand::Abort {
+            tokio::select! {
+                biased;
+                () = aborted(&mut self.commands) => command = ConsumerCommand::Abort,
+                ended = self.tasks.join_next() => match ended.map(|ended| ended.unwrap_or_else(resume_panic)) {
+                    Some(Ok(())) => {}
+                    Some(Err(LeaseLost)) => command = ConsumerCommand::Abort,
+                    None => break,
+                },
             }
         }
+        self.tasks.shutdown().await;
         while let Ok(report) = self.reports.try_recv() {
             self.take_report(report);
         }
@@ -368,12 +380,19 @@ impl<F: ProcessorFactory> Delivery<F> {
 
     /// Leaves the shard on the coordinator's command, with its progress written to the lease.
     async fn leave(&mut self, command: ConsumerCommand) -> ConsumerExit {
-        let mut processors = self.ctx.processors.take_all();
-        for pooled in &mut processors {
-            let _call = self.ctx.status.calls.start();
-            pooled.processor.shutdown_requested(&self.ctx.checkpointer).await;
-        }
-        let exit = leave(&self.ctx.lease, command, self.progress().as_ref()).await;
+        let (mut processors, progress) = (self.ctx.processors.take_all(), self.progress());
+        let left = async {
+            for pooled in &mut processors {
+                let _call = self.ctx.status.calls.start();
+                pooled.processor.shutdown_requested(&self.ctx.checkpointer).await;
+            }
+            leave(&self.ctx.lease, command, progress.as_ref()).await
+        };
+        let exit = tokio::select! {
+            biased;
+            () = aborted(&mut self.commands) => ConsumerExit::LeaseLost,
+            exit = left => exit,
+        };
         if matches!(exit, ConsumerExit::LeaseLost) {
             self.ctx.processors.put_back(processors);
             self.tell_lease_lost().await;

@@ -33,6 +33,8 @@ const MOST_BLOCKED: usize = 20;
 const PENDING_TICK: Duration = Duration::from_millis(100);
 /// The interval of everything else.
 const TICK: Duration = Duration::from_millis(250);
+/// The time that consumers get to drop their calls: a call that blocks its thread cannot be dropped.
+const ABORT_LIMIT: Duration = Duration::from_secs(1);
 /// The wait before a lost lease's row is read: it may still be ours, after a pause.
 const RECHECK_WAIT: Duration = Duration::from_millis(500);
 
@@ -184,7 +186,7 @@ impl LeaseManager {
             seen.insert(row.key.clone());
             let is_mine = row.owner.as_ref() == Some(&self.deps.me.worker);
             let is_held = row.holder() == Some(&self.deps.me.worker) && !row.is_finished();
-            if is_held && !self.running.contains_key(&row.key) {
+            if is_held && !self.running.contains_key(&row.key) && !self.watchdog.is_stuck(&row.key) {
                 // Ours by id, from before a restart or a pause: raising the counter fences writers of that time. A
                 // hand-off that was under way is over: no consumer holds anything back.
                 let owner = row.owner.clone().unwrap_or_else(|| self.deps.me.worker.clone());
@@ -247,6 +249,7 @@ impl LeaseManager {
                     running.handle.recheck_parents();
                     self.watchdog.note_owned(&row.key);
                 }
+                None if self.watchdog.is_stuck(&row.key) => self.watchdog.note_owned(&row.key),
                 None => {
                     let reason = begun_because(&row);
                     self.start(row, reason);
@@ -281,13 +284,8 @@ impl LeaseManager {
     async fn on_exit(&mut self, key: ShardId, exit: ConsumerExit) -> Result<(), Error> {
         let ended = self.running.remove(&key);
         self.deps.telemetry.end(&key);
-        let was_stuck = self.watchdog.forget(&key);
+        let was_stuck = self.watchdog.note_ended(&key);
         note_left(&exit, was_stuck, ended.as_ref().and_then(|ended| ended.moving_since));
-        if was_stuck {
-            tracing::info!(shard = %key, "the call that hung has returned; its records are not checkpointed");
-            self.update_record();
-            self.deps.record.publish();
-        }
         match exit {
             ConsumerExit::Ended { row, children } => {
                 self.left.insert(key, row.counter);
@@ -493,6 +491,9 @@ impl LeaseManager {
         }
         if waited >= self.deps.options.drain_timeout && !leaving.has_timed_out {
             leaving.has_timed_out = true;
+            for running in self.running.values() {
+                running.handle.command(ConsumerCommand::Abort);
+            }
             tracing::warn!(
                 leases = self.running.len(),
                 "processors did not finish in time; their leases are left to expire"
@@ -502,8 +503,9 @@ impl LeaseManager {
 
     fn has_left(&self) -> Option<WorkerExit> {
         let leaving = self.leaving.as_ref()?;
-        let has_nothing = self.running.is_empty() && self.pending.is_empty();
-        (has_nothing || leaving.has_timed_out).then_some(leaving.exit)
+        let has_nothing = self.running.is_empty() && (self.pending.is_empty() || leaving.has_timed_out);
+        let limit = self.deps.options.drain_timeout + ABORT_LIMIT;
+        (has_nothing || leaving.since.elapsed() >= limit).then_some(leaving.exit)
     }
 }
 
