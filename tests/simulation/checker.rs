@@ -45,6 +45,12 @@ pub enum Rule {
     NotFiltered,
     /// A record that always fails has no dead letter, or two different ones.
     DeadLetters,
+    /// A record was not delivered in time.
+    Late,
+    /// A record was delivered that was there before the application's start.
+    BeforeStart,
+    /// The stream was listed too often.
+    ListedTooOften,
 }
 
 /// A broken rule.
@@ -121,6 +127,10 @@ pub struct Checker {
     retention: Ms,
     /// Filters, dead letters and poison records of the scenario.
     delivery: DeliveryScenario,
+    /// When the first process starts, where the application begins with what is written after that.
+    begins_after: Option<Ms>,
+    /// Whether the tables say when the application began.
+    has_begun: bool,
     /// The keys of calls under way, by process and call.
     calls: BTreeMap<(usize, u64), Vec<String>>,
     /// Dead letters, by shard and position.
@@ -131,8 +141,13 @@ pub struct Checker {
 
 impl Checker {
     /// A checker for a stream whose records stay for `retention`.
-    pub fn new(retention: Ms, delivery: DeliveryScenario) -> Self {
-        Self { retention, delivery, ..Self::default() }
+    pub fn new(retention: Ms, delivery: DeliveryScenario, begins_after: Option<Ms>) -> Self {
+        Self { retention, delivery, begins_after, ..Self::default() }
+    }
+
+    /// The application's beginning is in the tables: what is written from now on must be delivered.
+    pub fn application_began(&mut self) {
+        self.has_begun = true;
     }
 
     /// Takes an event in.
@@ -233,6 +248,30 @@ impl Checker {
             .collect()
     }
 
+    /// A record that was written some time ago and is not delivered, though nothing in its shard or before it fails.
+    pub fn late(&self, now: Ms, limit: Ms) -> Option<String> {
+        let is_old = |(_, _, written): &(String, u64, Ms)| written + limit < now;
+        let awaited = |(position, (key, number, _)): (&u128, &(String, u64, Ms)), shard: &Shard| {
+            let entry = self.keys.get(key).and_then(|entry| entry.numbers.get(number));
+            entry.is_some_and(|(delivered, ..)| !delivered) && !shard.may_be_trimmed(*position, now, self.retention)
+        };
+        let mut held = BTreeSet::new();
+        for (id, shard) in &self.shards {
+            let mut waiting = shard.records.iter().filter(|record| awaited(*record, shard)).peekable();
+            if waiting.peek().is_none() {
+                continue;
+            }
+            let is_poisoned = waiting.clone().any(|(_, (key, number, _))| self.delivery.is_poison(key, *number));
+            // Ids begin with the time of the shard's making, so parents come first.
+            if is_poisoned || shard.parent.as_ref().is_some_and(|parent| held.contains(parent)) {
+                held.insert(id.clone());
+            } else if let Some((position, record)) = waiting.find(|(_, record)| is_old(record)) {
+                return Some(format!("{record:?} at {id}/{position} was not delivered within {limit} ms"));
+            }
+        }
+        None
+    }
+
     /// Whether every lease is finished.
     pub fn all_finished(&self) -> bool {
         self.leases.values().filter_map(|lease| lease.row.as_ref()).all(Row::is_finished)
@@ -254,7 +293,8 @@ impl Checker {
 
     fn written(&mut self, now: Ms, shard: &str, position: u128, key: &str, number: u64) {
         self.counts.written += 1;
-        let is_left_out = self.delivery.leaves_out(number);
+        let is_before = self.begins_after.is_some() && !self.has_begun;
+        let is_left_out = self.delivery.leaves_out(number) || is_before;
         let entry = self.shards.entry(shard.to_owned()).or_default();
         entry.records.insert(position, (key.to_owned(), number, now));
         if is_left_out {
@@ -436,6 +476,7 @@ impl Checker {
             self.shards.iter().flat_map(|(id, shard)| shard.records.iter().map(move |record| (id, shard, record)));
         all.filter(|(_, shard, (position, (key, number, _)))| {
             self.delivery.is_poison(key, *number)
+                && !self.delivery.halts
                 && !self.delivery.leaves_out(*number)
                 && !shard.may_be_trimmed(**position, now, self.retention)
         })
@@ -491,10 +532,17 @@ impl Checker {
             let words = format!("{key} {number} at {shard}/{position} was delivered, but never written");
             return self.break_rule(Rule::OutOfOrder, now, words);
         };
-        if std::mem::replace(&mut entry.0, true) {
+        let was_delivered = std::mem::replace(&mut entry.0, true);
+        let written = self.shards.get(shard).and_then(|shard| shard.records.get(&position)).map(|record| record.2);
+        if was_delivered {
             self.counts.repeated += 1;
         } else {
             self.counts.delivered += 1;
+        }
+        // Service and records have whole seconds.
+        if self.begins_after.zip(written).is_some_and(|(start, written)| written + 3_000 < start) {
+            let words = format!("process {process}: {key} {number} at {shard}/{position}, written at {written:?}");
+            self.break_rule(Rule::BeforeStart, now, words);
         }
     }
 }

@@ -40,6 +40,10 @@ pub struct DeliveryScenario {
     pub queue_fails: f64,
     /// Whether records are left out whose number ends in 7.
     pub filters: bool,
+    /// Whether the filters leave all others out, and keep those.
+    pub is_selective: bool,
+    /// Whether the records that always fail stop their shard until the calm, and become no dead letters.
+    pub halts: bool,
 }
 
 impl DeliveryScenario {
@@ -59,6 +63,8 @@ impl DeliveryScenario {
             handler_timeout: chance(&mut rng, 0.3).then_some(Duration::from_secs(2)),
             queue_fails: [0.0, 0.3][below(&mut rng, 2)],
             filters: chance(&mut rng, 0.3),
+            is_selective: false,
+            halts: false,
         }
     }
 
@@ -70,7 +76,7 @@ impl DeliveryScenario {
 
     /// Whether the filters leave this record out.
     pub fn leaves_out(&self, number: u64) -> bool {
-        self.filters && number % 10 == 7
+        self.filters && (number % 10 == 7) != self.is_selective
     }
 }
 
@@ -85,18 +91,21 @@ impl Behavior {
         options.concurrency = delivery.in_all;
         options.batch_size = delivery.batch_size;
         options.batch_window = delivery.batch_window;
-        options.failure.attempts = Some(delivery.attempts);
         options.failure.bisect = delivery.bisects;
         options.failure.handler_timeout = delivery.handler_timeout;
         options.failure.longest_wait = Duration::from_secs(1);
-        options.failure.on_failure = OnFailure::DeadLetter(Arc::new(Letters {
-            process,
-            history: history.clone(),
-            behavior: self.clone(),
-            rng: Mutex::new(Rng::with_seed(seed ^ 0x1E77E5)),
-        }));
+        if !delivery.halts {
+            options.failure.attempts = Some(delivery.attempts);
+            options.failure.on_failure = OnFailure::DeadLetter(Arc::new(Letters {
+                process,
+                history: history.clone(),
+                behavior: self.clone(),
+                rng: Mutex::new(Rng::with_seed(seed ^ 0x1E77E5)),
+            }));
+        }
         if delivery.filters {
-            let suffixes: Vec<String> = "012345689".chars().map(|digit| format!(r#"{{"suffix":"{digit}"}}"#)).collect();
+            let kept = if delivery.is_selective { "7" } else { "012345689" };
+            let suffixes: Vec<String> = kept.chars().map(|digit| format!(r#"{{"suffix":"{digit}"}}"#)).collect();
             let pattern = format!(r#"{{"dynamodb":{{"NewImage":{{"n":{{"N":[{}]}}}}}}}}"#, suffixes.join(","));
             options.filters = Filters::new().or(Pattern::parse(&pattern).expect("a pattern"));
         }

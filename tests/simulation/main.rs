@@ -13,6 +13,7 @@ mod bugs;
 mod checker;
 mod delivery;
 mod faults;
+mod field;
 mod history;
 mod network;
 mod process;

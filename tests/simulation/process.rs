@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::field::FieldScenario;
 use super::history::{History, Ms};
 use super::network::{Outbox, Wire};
 use super::processor::{Behavior, Recorders};
@@ -42,6 +43,7 @@ pub struct Setup {
     /// The error of its time of day, in ms.
     pub wall_offset_ms: i64,
     pub behavior: Behavior,
+    pub field: FieldScenario,
 }
 
 /// A running process.
@@ -52,6 +54,8 @@ pub struct Process {
     pub is_leaving: bool,
     /// Until when it is stopped, if it is.
     pub paused_until: Option<Ms>,
+    /// Since when its machine is suspended, if it is.
+    pub suspended_since: Option<Ms>,
     pub started: Ms,
     runtime: Option<Runtime>,
     task: JoinHandle<Result<Report, shardkeeper::Error>>,
@@ -77,6 +81,7 @@ impl Process {
         options.own_thread = false;
         let wire = Wire { process: setup.number, outbox: outbox.clone() };
         let config = sdk_config(wire, SimulatedTime { start_ms, start: base });
+        setup.field.apply(&mut options);
         setup.behavior.apply(&mut options, setup.number, history, setup.seed);
         let recorders = Recorders::new(setup.number, history.clone(), setup.behavior, setup.seed);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -92,6 +97,7 @@ impl Process {
             worker_id: setup.worker_id,
             is_leaving: false,
             paused_until: None,
+            suspended_since: None,
             started: now,
             runtime: Some(runtime),
             task,
@@ -115,6 +121,10 @@ impl Process {
     /// Lets a stopped process run again: it finds that time has passed at once.
     pub fn resume(&mut self, now: Ms) {
         self.paused_until = None;
+        if let Some(since) = self.suspended_since.take() {
+            self.started += now - since; // its clock stood still
+            return;
+        }
         let local = self.base + Duration::from_millis((now - self.started) * self.clock_ppm / 1_000_000);
         if let Some(runtime) = &self.runtime {
             runtime.block_on(async {

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
-use shardkeeper::{BatchError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
+use shardkeeper::{
+    BatchError, BoxError, Checkpointer, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext,
+};
 
 use super::delivery::DeliveryScenario;
 use super::history::{Event, History};
@@ -22,7 +24,10 @@ pub struct Behavior {
     pub fails: f64,
     pub panics: f64,
     pub hangs: f64,
-    pub longest_hang: Duration,
+    /// The longest that a call hangs; without one, it never returns.
+    pub longest_hang: Option<Duration>,
+    /// Whether processors checkpoint by hand, some batches at once.
+    pub checkpoints_by_hand: bool,
     /// Set when all behaviors end.
     pub calm: Arc<AtomicBool>,
     /// Records that a faulty processor passes over, one in so many; for a planted bug.
@@ -61,6 +66,7 @@ impl ProcessorFactory for Recorders {
             rng: Rng::with_seed(self.seed ^ made.wrapping_mul(0x9E37_79B9)),
             number: made,
             calls: 0,
+            unsaved: Vec::new(),
         }
     }
 }
@@ -75,6 +81,8 @@ pub struct Recorder {
     /// Names it in its process.
     number: u64,
     calls: u64,
+    /// What is worked on and not yet acknowledged, where checkpoints are written by hand.
+    unsaved: Vec<u128>,
 }
 
 /// The identity of a record.
@@ -104,7 +112,7 @@ impl RecordProcessor for Recorder {
                 Some((at, StallCause::Hang)) if at == index => self.hang().await,
                 _ => {}
             }
-            if self.behavior.delivery.is_poison(&key, number) {
+            if self.behavior.delivery.is_poison(&key, number) && !(self.behavior.delivery.halts && self.is_calm()) {
                 return Err(self.fail_from(&positions, index));
             }
             let is_passed_over =
@@ -113,8 +121,24 @@ impl RecordProcessor for Recorder {
                 self.history.note(Event::Delivered { process, shard: shard.clone(), position, key, number });
             }
         }
-        self.history.note(Event::Acknowledged { process, shard, positions });
+        if !self.behavior.checkpoints_by_hand {
+            self.history.note(Event::Acknowledged { process, shard, positions });
+            return Ok(());
+        }
+        self.unsaved.extend(positions);
+        if self.rng.f64() < 0.3 {
+            self.save(&input.checkpointer).await;
+        }
         Ok(())
+    }
+
+    async fn shard_ended(&mut self, checkpointer: &Checkpointer) -> Result<(), BoxError> {
+        self.save(checkpointer).await;
+        Ok(())
+    }
+
+    async fn shutdown_requested(&mut self, checkpointer: &Checkpointer) {
+        self.save(checkpointer).await;
     }
 }
 
@@ -170,8 +194,18 @@ impl Recorder {
         Some((place, trouble))
     }
 
+    /// Makes what was worked on durable, and checkpoints it.
+    async fn save(&mut self, checkpointer: &Checkpointer) {
+        let Some(last) = self.unsaved.last().copied() else { return };
+        let (process, shard, positions) = (self.process, self.shard.clone(), std::mem::take(&mut self.unsaved));
+        self.history.note(Event::Acknowledged { process, shard, positions });
+        // A lost lease and a table that cannot be written leave the position behind: the records come again.
+        let _ = checkpointer.checkpoint_at(&last.to_string().parse().expect("digits")).await;
+    }
+
     async fn hang(&mut self) {
-        let mut left = self.behavior.longest_hang.mul_f64(self.rng.f64());
+        let Some(longest) = self.behavior.longest_hang else { std::future::pending().await };
+        let mut left = longest.mul_f64(self.rng.f64());
         while !left.is_zero() && !self.is_calm() {
             let step = left.min(Duration::from_millis(500));
             tokio::time::sleep(step).await;

@@ -7,6 +7,7 @@ use shardkeeper_local::LocalOptions;
 
 use super::delivery::DeliveryScenario;
 use super::faults::{KINDS, Kind};
+use super::field::FieldScenario;
 use super::history::Ms;
 
 /// The most shards that a stream here comes to, or nearly so, and how long a worker takes for a page of them.
@@ -54,6 +55,20 @@ pub enum Action {
     RolloverAll,
     /// All open shards are split at once.
     SplitAll,
+    /// A process's machine is suspended for a while: its clocks stand still, but for the one that counts suspension.
+    Suspend,
+    /// Every process dies, and comes back when all records from before are trimmed.
+    StayAway,
+    /// The shard iterators handed out so far are refused from now on.
+    KillIterators,
+    /// The stream is switched off.
+    SwitchOff,
+    /// The table gets a new stream.
+    SwitchOn,
+    /// The table is deleted and made anew.
+    RemakeTable,
+    /// The streams from before the newest are gone.
+    PurgeStreams,
 }
 
 const PROCESS_ACTIONS: [Action; 10] = [
@@ -95,6 +110,8 @@ pub struct Scenario {
     pub disables_stream: bool,
     /// The delivery of records to processors, and the policy for failures.
     pub delivery: DeliveryScenario,
+    /// What the field adds.
+    pub field: FieldScenario,
 }
 
 impl Scenario {
@@ -136,6 +153,7 @@ impl Scenario {
             chaos_ends: chaos_ms,
             disables_stream: chance(&mut rng, 0.08),
             delivery: DeliveryScenario::default(),
+            field: FieldScenario::default(),
         }
     }
 

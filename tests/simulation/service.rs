@@ -1,13 +1,14 @@
 //! The service of a simulation: the local service behind a simulated clock, a writer beside it, and a tap that knows
 //! what the stream truly holds and every version of every lease row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use shardkeeper_local::{Answer, Clock, LocalOptions, LocalService, Request, StreamAction, Timestamp};
 
+use super::checker::Checker;
 use super::history::{Author, Event, History, Ms, Row};
 use super::process::EPOCH_MS;
 use super::processor::read_record;
@@ -25,7 +26,10 @@ pub struct Service {
     local: LocalService,
     now: Arc<AtomicU64>,
     history: History,
-    arn: String,
+    /// The table's streams; the last is the newest.
+    arns: Vec<String>,
+    /// The streams that are gone.
+    purged: BTreeSet<String>,
     /// The last number written for each key.
     numbers: BTreeMap<String, u64>,
     /// The tap's view of each shard: whether it is open, and the last position.
@@ -35,6 +39,7 @@ pub struct Service {
 
 #[derive(Debug)]
 struct Tapped {
+    arn: String,
     is_open: bool,
     is_drained: bool,
     last: Option<u128>,
@@ -47,17 +52,27 @@ impl Service {
         let clock = Clock::new(move || Timestamp::from_millis(EPOCH_MS + read.load(Ordering::Relaxed)));
         let local = LocalService::new(options, clock);
         let (numbers, shards, rows) = Default::default();
-        let mut service = Self { local, now, history, arn: String::new(), numbers, shards, rows };
+        let (arns, purged) = (Vec::new(), BTreeSet::new());
+        let mut service = Self { local, now, history, arns, purged, numbers, shards, rows };
+        service.make_table();
+        service
+    }
+
+    fn make_table(&mut self) {
         let table = json!({
             "TableName": TABLE, "BillingMode": "PAY_PER_REQUEST",
             "AttributeDefinitions": [{"AttributeName": "pk", "AttributeType": "S"}],
             "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}],
             "StreamSpecification": {"StreamEnabled": true, "StreamViewType": "NEW_AND_OLD_IMAGES"},
         });
-        let made = service.ask("DynamoDB_20120810.CreateTable", &table);
-        service.arn = made["TableDescription"]["LatestStreamArn"].as_str().expect("a stream").to_owned();
-        service.tap_shards();
-        service
+        let made = self.ask("DynamoDB_20120810.CreateTable", &table);
+        self.add_stream(&made);
+    }
+
+    fn add_stream(&mut self, made: &Value) {
+        let arn = made["TableDescription"]["LatestStreamArn"].as_str().expect("a stream");
+        self.arns.push(arn.to_owned());
+        self.tap_shards();
     }
 
     pub fn set_now(&self, now: Ms) {
@@ -91,8 +106,44 @@ impl Service {
     pub fn disable_stream(&mut self) {
         self.tap_records();
         let off = json!({"TableName": TABLE, "StreamSpecification": {"StreamEnabled": false}});
-        self.ask("DynamoDB_20120810.UpdateTable", &off);
+        let _ = self.try_ask("DynamoDB_20120810.UpdateTable", &off);
         self.tap_shards();
+    }
+
+    /// Gives the table a new stream, if it has none.
+    pub fn enable_stream(&mut self) {
+        let on = json!({"StreamEnabled": true, "StreamViewType": "NEW_AND_OLD_IMAGES"});
+        let on = json!({"TableName": TABLE, "StreamSpecification": on});
+        if let Ok(made) = self.try_ask("DynamoDB_20120810.UpdateTable", &on) {
+            self.add_stream(&made);
+        }
+    }
+
+    /// Deletes the table and makes it anew.
+    pub fn remake_table(&mut self) {
+        self.tap_records();
+        self.ask("DynamoDB_20120810.DeleteTable", &json!({"TableName": TABLE}));
+        self.make_table();
+    }
+
+    /// Purges all streams but the newest.
+    pub fn purge_streams(&mut self) {
+        let Some((_, old)) = self.arns.split_last() else { return };
+        self.purged.extend(old.iter().cloned());
+        self.tap_shards();
+    }
+
+    /// Whether a call is about a stream that is gone.
+    pub fn is_purged(&self, request: &Request) -> bool {
+        let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let iterator = body["ShardIterator"].as_str().and_then(|iterator| iterator.split("|1|").next());
+        let arn = body["StreamArn"].as_str().or(iterator);
+        arn.is_some_and(|arn| self.purged.contains(arn))
+    }
+
+    /// Whether a shard is open.
+    pub fn is_open(&self, shard: &str) -> bool {
+        self.shards.get(shard).is_some_and(|shard| shard.is_open)
     }
 
     /// The open shards.
@@ -148,9 +199,30 @@ impl Service {
     /// Sees new shards, and which are closed or gone.
     pub fn tap_shards(&mut self) {
         let mut listed = BTreeMap::new();
+        for arn in self.arns.iter().filter(|arn| !self.purged.contains(*arn)) {
+            self.list(arn, &mut listed);
+        }
+        let gone: Vec<String> = self.shards.keys().filter(|id| !listed.contains_key(*id)).cloned().collect();
+        for shard in gone {
+            self.shards.remove(&shard);
+            self.history.note(Event::ShardGone { shard });
+        }
+        for (id, (arn, parent, is_open)) in listed {
+            let known = self.shards.get(&id);
+            if known.is_some_and(|known| known.is_open == is_open) {
+                continue;
+            }
+            let (last, is_drained) = known.map_or((None, false), |known| (known.last, known.is_drained));
+            self.history.note(Event::Shard { shard: id.clone(), parent, is_open });
+            self.shards.insert(id, Tapped { arn, is_open, is_drained, last });
+        }
+    }
+
+    /// Lists a stream's shards: each with its stream and parent, and whether it is open.
+    fn list(&self, arn: &str, listed: &mut BTreeMap<String, (String, Option<String>, bool)>) {
         let mut start = Value::Null;
         loop {
-            let mut request = json!({"StreamArn": self.arn});
+            let mut request = json!({"StreamArn": arn});
             if !start.is_null() {
                 request["ExclusiveStartShardId"] = start;
             }
@@ -160,26 +232,12 @@ impl Service {
                 let id = shard["ShardId"].as_str().expect("an id").to_owned();
                 let parent = shard["ParentShardId"].as_str().map(ToOwned::to_owned);
                 let is_open = shard["SequenceNumberRange"]["EndingSequenceNumber"].is_null();
-                listed.insert(id, (parent, is_open));
+                listed.insert(id, (arn.to_owned(), parent, is_open));
             }
             start = description["LastEvaluatedShardId"].clone();
             if start.is_null() {
                 break;
             }
-        }
-        let gone: Vec<String> = self.shards.keys().filter(|id| !listed.contains_key(*id)).cloned().collect();
-        for shard in gone {
-            self.shards.remove(&shard);
-            self.history.note(Event::ShardGone { shard });
-        }
-        for (id, (parent, is_open)) in listed {
-            let known = self.shards.get(&id);
-            if known.is_some_and(|known| known.is_open == is_open) {
-                continue;
-            }
-            let (last, is_drained) = known.map_or((None, false), |known| (known.last, known.is_drained));
-            self.history.note(Event::Shard { shard: id.clone(), parent, is_open });
-            self.shards.insert(id, Tapped { is_open, is_drained, last });
         }
     }
 
@@ -219,7 +277,8 @@ impl Service {
 
     /// Records of a shard behind a position, and whether the shard ends with them.
     fn page(&self, shard: &str, after: Option<u128>, limit: u64) -> Option<(Vec<SeenRecord>, bool)> {
-        let mut wanted = json!({"StreamArn": self.arn, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"});
+        let arn = &self.shards.get(shard)?.arn;
+        let mut wanted = json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"});
         if let Some(after) = after {
             wanted["ShardIteratorType"] = "AFTER_SEQUENCE_NUMBER".into();
             wanted["SequenceNumber"] = format!("{after:021}").into();
@@ -250,7 +309,12 @@ impl Service {
             if item["TableName"] == APP {
                 let key = key["leaseKey"]["S"].as_str().expect("a lease key").to_owned();
                 self.note_row(&key, Author::Process(process));
-            } else if !item["Item"].is_null() && key["key"]["S"].as_str().is_some_and(|key| key != "leader") {
+            } else if key["key"]["S"] == "leader" {
+                let began = self.item(&format!("{APP}-Fleet"), "key", "leader");
+                if began.is_some_and(|leader| leader["startedAt"]["N"].as_str().is_some_and(|at| at != "0")) {
+                    self.history.checker(Checker::application_began);
+                }
+            } else if !item["Item"].is_null() {
                 self.history.checker(|checker| checker.registered(process));
             }
         }

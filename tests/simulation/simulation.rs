@@ -79,6 +79,13 @@ struct Simulation {
     sent: u64,
     windows: Vec<Window>,
     processes: Vec<Process>,
+    /// Processes whose worker has ended and which live on, and until when.
+    ghosts: Vec<(Ms, Process)>,
+    /// Shard iterators of this moment or before are refused.
+    dead_iterators: Option<Ms>,
+    /// DescribeStream calls of this second, and all since the fleet came back.
+    described: (Ms, u32),
+    listings: u64,
     /// Every worker id that more than one process had.
     shared_ids: BTreeSet<String>,
     used_ids: BTreeSet<String>,
@@ -98,7 +105,9 @@ impl Simulation {
     fn new(scenario: Scenario, bug: Option<Bug>) -> Self {
         let mut rng = Rng::with_seed(scenario.seed ^ 0x5EED);
         let echo = std::env::var_os("SHARDKEEPER_SIM_TRACE").is_some();
-        let history = History::new(Checker::new(ms(scenario.service.retention), scenario.delivery.clone()), echo);
+        let begins_after = scenario.field.starts_at_latest().then_some(scenario.field.first_start);
+        let checker = Checker::new(ms(scenario.service.retention), scenario.delivery.clone(), begins_after);
+        let history = History::new(checker, echo);
         let service = Service::new(scenario.service.clone(), history.clone());
         let actions = scenario.actions.iter().rev().copied().collect();
         let mut simulation = Self {
@@ -111,8 +120,12 @@ impl Simulation {
             outbox: Outbox::default(),
             parcels: BTreeMap::new(),
             sent: 0,
-            windows: Vec::new(),
+            windows: scenario.field.windows.clone(),
             processes: Vec::new(),
+            ghosts: Vec::new(),
+            dead_iterators: None,
+            described: (0, 0),
+            listings: 0,
             shared_ids: BTreeSet::new(),
             used_ids: BTreeSet::new(),
             returning: BTreeSet::new(),
@@ -143,7 +156,10 @@ impl Simulation {
         }
         for _ in 0..self.scenario.workers {
             let worker = self.new_worker();
-            self.start(worker);
+            match self.scenario.field.first_start {
+                0 => self.start(worker),
+                at => self.later.push((at, Later::Start(worker))),
+            }
         }
     }
 
@@ -152,7 +168,9 @@ impl Simulation {
         self.service.set_now(self.now);
         self.history.set_now(self.now);
         self.deliver_parcels();
-        if self.now >= self.next_write && self.now + 6_000 < self.scenario.ends() && !self.stream_ended {
+        let writes_end = self.scenario.ends() - self.scenario.field.longest_delay.unwrap_or(6_000);
+        let is_full = self.stream_ended || self.scenario.field.until_caught_up;
+        if self.now >= self.next_write && self.now < writes_end && !is_full {
             self.write();
         }
         self.act();
@@ -160,6 +178,10 @@ impl Simulation {
             self.check();
         }
         for process in &mut self.processes {
+            process.drive(self.now);
+        }
+        self.ghosts.retain(|(until, _)| *until > self.now);
+        for (_, process) in &mut self.ghosts {
             process.drive(self.now);
         }
         for call in self.outbox.take() {
@@ -172,8 +194,15 @@ impl Simulation {
         if self.scenario.trims_by_age() && self.now.is_multiple_of(1_000) {
             self.service.tap_trimmed();
         }
+        let field = &self.scenario.field;
+        if let Some(limit) = field.longest_delay.filter(|_| self.now.is_multiple_of(1_000)) {
+            let late = self.history.checker(|checker| checker.late(self.now, limit));
+            if let Some(words) = late {
+                self.break_rule(Rule::Late, words);
+            }
+        }
         let settled_by = self.scenario.settled_by();
-        if self.now < settled_by {
+        if self.now < settled_by || field.churns || field.until_caught_up {
             return;
         }
         if self.scenario.disables_stream && !self.stream_ended {
@@ -220,8 +249,12 @@ impl Simulation {
             if self.stream_ended && !self.history.checker(|checker| checker.all_finished()) {
                 self.break_rule(Rule::NotLive, "the stream ended, its leases did not".into());
             }
-            if self.stream_ended && !self.processes.is_empty() {
-                self.break_rule(Rule::NotLive, "the stream ended, its workers did not".into());
+            if self.scenario.field.most_listings.is_some_and(|most| self.listings > most) {
+                self.break_rule(Rule::ListedTooOften, format!("{} calls", self.listings));
+            }
+            let ends = self.stream_ended || self.scenario.field.until_caught_up;
+            if ends && !self.processes.is_empty() {
+                self.break_rule(Rule::NotLive, "the workers did not end".into());
             }
         }
         for process in std::mem::take(&mut self.processes) {

@@ -8,7 +8,7 @@ use shardkeeper_local::StreamAction;
 use super::{Later, MOST_PROCESSES, STEP, Simulation};
 use crate::faults::{Kind, Window};
 use crate::history::{Ms, Row};
-use crate::scenario::{Action, below, chance};
+use crate::scenario::{Action, below, chance, ms};
 
 impl Simulation {
     pub(super) fn act(&mut self) {
@@ -96,6 +96,13 @@ impl Simulation {
                 }
             }
             Action::RolloverAll => self.service.change_shards(StreamAction::Rollover, None),
+            Action::Suspend => drop(self.any_process().map(|index| self.suspend(index))),
+            Action::StayAway => self.stay_away(),
+            Action::KillIterators => self.dead_iterators = self.dead_iterators.max(Some(self.now)),
+            Action::SwitchOff => self.service.disable_stream(),
+            Action::SwitchOn => self.service.enable_stream(),
+            Action::RemakeTable => self.service.remake_table(),
+            Action::PurgeStreams => self.service.purge_streams(),
             Action::SplitAll => {
                 if self.service.open_shards().len() <= 6 {
                     self.service.change_shards(StreamAction::Split, None);
@@ -114,7 +121,7 @@ impl Simulation {
             .flatten()
             .map(|index| self.processes[index].number);
         let until = self.now + 500 + self.rng.u64(..) % 12_000;
-        let window = Window { kind, share, process, until: until.min(self.scenario.chaos_ends) };
+        let window = Window { kind, share, process, from: self.now, until: until.min(self.scenario.chaos_ends) };
         self.history.note_action(format!("{window:?}"));
         self.windows.push(window);
     }
@@ -138,6 +145,16 @@ impl Simulation {
         }
     }
 
+    /// Ends every process, until nothing of what the stream holds now is left.
+    fn stay_away(&mut self) {
+        let back = self.now + ms(self.scenario.service.retention) + 5_000;
+        while let Some(process) = self.processes.first() {
+            self.later.push((back, Later::Start(process.worker_id.clone())));
+            self.crash(0, false);
+        }
+        self.listings = 0;
+    }
+
     /// Puts a row back as it was, if it is still broken.
     fn mend_row(&mut self, key: &str, row: serde_json::Value) {
         let is_broken = self
@@ -153,7 +170,7 @@ impl Simulation {
     /// Ends all faults.
     fn end_chaos(&mut self) {
         self.history.note_action("the chaos ends");
-        self.windows.clear();
+        self.windows.retain(|window| window.until > self.now);
         self.calm.store(true, Ordering::Relaxed);
         let later = std::mem::take(&mut self.later);
         for (_, later) in later {

@@ -7,10 +7,11 @@ use shardkeeper::internals::coordination::WorkerExit;
 
 use super::{Later, Simulation};
 use crate::bugs::Bug;
+use crate::faults::{Kind, Window};
 use crate::history::{Event, Ms};
 use crate::process::{Process, Setup};
 use crate::processor::Behavior;
-use crate::scenario::below;
+use crate::scenario::{below, ms};
 use crate::service::{APP, TABLE};
 
 impl Simulation {
@@ -32,7 +33,8 @@ impl Simulation {
             fails: scenario.fails,
             panics: scenario.panics,
             hangs: scenario.hangs,
-            longest_hang: scenario.lease_duration * 3,
+            longest_hang: (!scenario.field.hangs_forever).then_some(scenario.lease_duration * 3),
+            checkpoints_by_hand: scenario.field.checkpoints_by_hand,
             calm: Arc::clone(&self.calm),
             passes_over: self.bug.and_then(Bug::passes_over),
             delivery: scenario.delivery.clone(),
@@ -43,12 +45,13 @@ impl Simulation {
             number,
             worker_id: worker,
             seed: self.rng.u64(..),
-            lease_duration: scenario.lease_duration,
+            lease_duration: scenario.field.lease_duration(number).unwrap_or(scenario.lease_duration),
             kcl_failover_time: scenario.kcl_failover_time(),
             drain_timeout: scenario.drain_timeout,
             clock_ppm: slow_clock.unwrap_or(1_000_000 + self.rng.u64(..) % 8_000 - 4_000),
             wall_offset_ms: [0, 0, 3_600_000, -3_600_000][below(&mut self.rng, 4)],
             behavior,
+            field: scenario.field.clone(),
         };
         let process = Process::start(setup, &self.history, &self.outbox, TABLE, APP, self.now);
         self.report.processes += 1;
@@ -83,9 +86,14 @@ impl Simulation {
             };
             self.history.note(Event::Ended { process: process.number, outcome, is_explained });
             let is_alone = !self.processes.iter().any(|other| other.worker_id == process.worker_id);
-            if self.returning.remove(&process.worker_id) || !process.is_leaving && is_alone && !self.stream_ended {
+            let is_done = self.stream_ended || self.scenario.field.until_caught_up;
+            if self.returning.remove(&process.worker_id) || !process.is_leaving && is_alone && !is_done {
                 let at = self.now + [100, 1_000][below(&mut self.rng, 2)];
                 self.later.push((at, Later::Start(process.worker_id.clone())));
+            }
+            if self.scenario.field.lives_on {
+                let until = self.now + 3 * ms(self.scenario.lease_duration);
+                self.ghosts.push((until, process));
             }
         }
     }
@@ -93,6 +101,7 @@ impl Simulation {
     fn is_explained(&self, process: &Process, outcome: &Result<shardkeeper::Report, String>) -> bool {
         match outcome {
             Ok(report) if report.ending == WorkerExit::StreamEnded => self.stream_ended,
+            Ok(report) if report.ending == WorkerExit::CaughtUp => self.scenario.field.until_caught_up,
             Ok(_) => process.is_leaving,
             Err(error) => {
                 let is_about_the_id = error.contains("Replaced") || error.contains("WorkerIdInUse");
@@ -122,6 +131,17 @@ impl Simulation {
         let process = &mut self.processes[index];
         self.history.note_action(format!("process {} is paused until {until}", process.number));
         process.paused_until = Some(until);
+    }
+
+    /// Suspends a process's machine. When that comes back, its way to the tables takes some seconds more.
+    pub(super) fn suspend(&mut self, index: usize) {
+        self.pause(index);
+        let process = &mut self.processes[index];
+        process.suspended_since = Some(self.now);
+        if let Some(until) = process.paused_until {
+            let window = Window { kind: Kind::NoTables, share: 1.0, process: Some(process.number), from: 0, until: 0 };
+            self.windows.push(Window { from: until, until: until + 3_000, ..window });
+        }
     }
 
     pub(super) fn stop(&mut self, worker: &str, returns: bool) {
