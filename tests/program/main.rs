@@ -12,6 +12,7 @@ mod dead_letters;
 #[cfg(target_os = "linux")]
 mod demo;
 mod effectively_once;
+mod field;
 mod kcl_table;
 mod operator;
 mod permissions;

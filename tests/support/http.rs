@@ -57,6 +57,28 @@ pub fn good(address: SocketAddr, operation: &str, body: &Value) -> Value {
     answer.body
 }
 
+/// Reads a request: its operation and body; `None` at the end of the connection.
+pub fn read_call(reader: &mut impl BufRead) -> io::Result<Option<(String, Value)>> {
+    if line(reader)?.is_empty() {
+        return Ok(None);
+    }
+    let (mut operation, mut length) = (String::new(), 0);
+    loop {
+        let header = line(reader)?;
+        match header.split_once(':') {
+            None => break,
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.trim().parse().map_err(io::Error::other)?;
+            }
+            Some((name, value)) if name.eq_ignore_ascii_case("x-amz-target") => {
+                operation = value.rsplit('.').next().unwrap_or_default().to_owned();
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(Some((operation, serde_json::from_slice(&read_bytes(reader, length)?)?)))
+}
+
 fn read_answer(reader: &mut impl BufRead) -> io::Result<Answer> {
     let status_line = line(reader)?;
     let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());

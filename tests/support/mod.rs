@@ -7,6 +7,7 @@ pub mod http;
 pub mod local_service;
 pub mod program;
 pub mod proxy;
+pub mod rewriter;
 pub mod sdk;
 pub mod services;
 pub mod tools;
