@@ -51,6 +51,8 @@ pub enum Rule {
     BeforeStart,
     /// The stream was listed too often.
     ListedTooOften,
+    /// A table holds more and more.
+    Grows,
 }
 
 /// A broken rule.
@@ -256,7 +258,7 @@ impl Checker {
             entry.is_some_and(|(delivered, ..)| !delivered) && !shard.may_be_trimmed(*position, now, self.retention)
         };
         let mut held = BTreeSet::new();
-        for (id, shard) in &self.shards {
+        for (id, shard) in self.shards.iter().filter(|(_, shard)| !shard.is_gone) {
             let mut waiting = shard.records.iter().filter(|record| awaited(*record, shard)).peekable();
             if waiting.peek().is_none() {
                 continue;

@@ -16,6 +16,9 @@ use super::scenario::{Action, Scenario, below, ms};
 /// The number of seeds of each condition that every test run simulates.
 const SEEDS: std::ops::Range<u64> = 0..4;
 
+/// A day of a life that passes 240 times as fast.
+const DAY: Duration = Duration::from_secs(360);
+
 /// What the field adds to a scenario; by default nothing.
 #[derive(Clone, Debug, Default)]
 pub struct FieldScenario {
@@ -44,6 +47,8 @@ pub struct FieldScenario {
     pub churns: bool,
     /// The longest from a record's writing to its delivery.
     pub longest_delay: Option<Ms>,
+    /// The most items of any table of the application.
+    pub most_items: Option<usize>,
 }
 
 impl FieldScenario {
@@ -117,6 +122,8 @@ enum Condition {
     Churn,
     /// Many shards, all of which are gone when the fleet comes back.
     ManyShards,
+    /// A life of days that pass 240 times as fast: roll-overs by age each 4 hours, a retention of 24, a deploy a day.
+    Life,
 }
 
 impl Condition {
@@ -263,6 +270,22 @@ impl Condition {
                 scenario.disables_stream = false;
                 quiet(scenario);
             }
+            Self::Life => {
+                let days = std::env::var("SHARDKEEPER_SIM_DAYS").ok().and_then(|days| days.parse().ok()).unwrap_or(2);
+                quiet(scenario);
+                scenario.field.churns = true;
+                scenario.field.longest_delay = Some(12_000);
+                scenario.field.most_items = Some(40);
+                scenario.workers = 3;
+                scenario.generations_before = 0;
+                scenario.lease_duration = Duration::from_secs(5);
+                scenario.service.initial_shards = 8;
+                scenario.service.page_shards = 100;
+                scenario.service.retention = DAY;
+                scenario.service.rollover = Some(DAY / 6);
+                scenario.actions = (0..days).map(|day| (ms(DAY) * day + 200_000, Action::RollingRestart)).collect();
+                scenario.chaos_ends = ms(DAY) * days;
+            }
         }
         scenario.actions.sort();
     }
@@ -285,7 +308,11 @@ fn churn(scenario: &mut Scenario, interval: Ms) {
 }
 
 fn check(condition: Condition) {
-    super::check(SEEDS.collect(), |seed| {
+    check_seeds(condition, SEEDS);
+}
+
+fn check_seeds(condition: Condition, seeds: std::ops::Range<u64>) {
+    super::check(seeds.collect(), |seed| {
         let mut scenario = Scenario::new(seed, super::CHAOS_MS);
         condition.apply(&mut scenario);
         super::simulate_scenario(&scenario, None)
@@ -385,4 +412,9 @@ fn roll_overs_and_deploys_without_an_end_delay_no_record() {
 #[test]
 fn a_fleet_that_comes_back_to_many_lost_shards_reads_the_new_ones() {
     check(Condition::ManyShards);
+}
+
+#[test]
+fn over_days_nothing_is_lost_and_no_table_grows() {
+    check_seeds(Condition::Life, 0..1);
 }

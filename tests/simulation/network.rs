@@ -10,12 +10,23 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::date_time::{DateTime, Format};
 use bytes::Bytes;
 use shardkeeper_local::{Answer, LostCall, Request};
 use tokio::sync::oneshot;
 
+use super::history::Ms;
+use super::process::EPOCH_MS;
+
 /// An answer to a caller, or the error that the connection broke.
-pub type Reply = Result<Answer, LostCall>;
+pub type Reply = Result<DatedAnswer, LostCall>;
+
+/// An answer with the service's time of it.
+#[derive(Debug)]
+pub struct DatedAnswer {
+    pub answer: Answer,
+    pub at: Ms,
+}
 
 /// A call on its way.
 #[derive(Debug)]
@@ -77,10 +88,12 @@ fn from_sdk(request: &HttpRequest) -> Result<Request, ConnectorError> {
     Ok(Request { target, body: Bytes::copy_from_slice(body) })
 }
 
-fn to_response(answer: Answer) -> Result<HttpResponse, ConnectorError> {
+fn to_response(DatedAnswer { answer, at }: DatedAnswer) -> Result<HttpResponse, ConnectorError> {
     let status = answer.status.try_into().map_err(|error| ConnectorError::other(Box::new(error), None))?;
     let mut response = HttpResponse::new(status, SdkBody::from(answer.body));
     response.headers_mut().insert("content-type", "application/x-amz-json-1.0");
     response.headers_mut().insert("x-amzn-requestid", answer.request_id);
+    let date = i64::try_from(EPOCH_MS + at).map(DateTime::from_millis).expect("a time of this age");
+    response.headers_mut().insert("date", date.fmt(Format::HttpDate).expect("a time of this age"));
     Ok(response)
 }

@@ -167,6 +167,12 @@ impl Service {
         item["worker"]["S"].as_str().map(ToOwned::to_owned)
     }
 
+    /// The number of items in the fleet table.
+    pub fn fleet_items(&self) -> usize {
+        let found = self.try_ask("DynamoDB_20120810.Scan", &json!({"TableName": format!("{APP}-Fleet")}));
+        found.ok().and_then(|found| Some(found["Items"].as_array()?.len())).unwrap_or_default()
+    }
+
     /// Carries a process's call out.
     pub fn carry(&mut self, process: usize, request: &Request) -> Answer {
         let answer = self.local.handle(request);

@@ -201,6 +201,12 @@ impl Simulation {
                 self.break_rule(Rule::Late, words);
             }
         }
+        if let Some(most) = field.most_items.filter(|_| self.now.is_multiple_of(10_000)) {
+            let (rows, items) = (self.service.rows().len(), self.service.fleet_items());
+            if rows > most || items > most {
+                self.break_rule(Rule::Grows, format!("{rows} leases, {items} items in the fleet table"));
+            }
+        }
         let settled_by = self.scenario.settled_by();
         if self.now < settled_by || field.churns || field.until_caught_up {
             return;

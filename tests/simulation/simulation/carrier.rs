@@ -5,7 +5,7 @@ use shardkeeper_local::{Answer, LostCall, Request, ServiceError};
 use super::{Parcel, Simulation};
 use crate::faults::{self, Fate, Kind, iterator_of};
 use crate::history::{Event, Ms};
-use crate::network::{Outgoing, Reply};
+use crate::network::{DatedAnswer, Outgoing};
 
 impl Simulation {
     pub(super) fn send(&mut self, call: Outgoing) {
@@ -36,6 +36,7 @@ impl Simulation {
                 Parcel::Reply { caller, reply } => drop(caller.send(reply)),
                 Parcel::Call { process, request, fate, caller } => {
                     if let Some(reply) = self.carry(process, &request, &fate) {
+                        let reply = reply.map(|answer| DatedAnswer { answer, at: self.now });
                         self.post(self.now + fate.back, Parcel::Reply { caller, reply });
                     }
                 }
@@ -44,7 +45,7 @@ impl Simulation {
     }
 
     /// Carries a call out, or not, as its fate has it. Without a reply the connection stays silent.
-    fn carry(&mut self, process: usize, request: &Request, fate: &Fate) -> Option<Reply> {
+    fn carry(&mut self, process: usize, request: &Request, fate: &Fate) -> Option<Result<Answer, LostCall>> {
         let (operation, name) = (request.operation().to_owned(), fate.name());
         self.history.note(Event::Call { process, operation, fate: name });
         match fate.kind {
