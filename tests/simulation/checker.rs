@@ -53,6 +53,8 @@ pub enum Rule {
     ListedTooOften,
     /// A table holds more and more.
     Grows,
+    /// A process's worker had ended and delivered something.
+    AfterEnd,
 }
 
 /// A broken rule.
@@ -123,6 +125,8 @@ pub struct Checker {
     leases: BTreeMap<String, Lease>,
     /// The worker ids of processes, by process.
     workers: BTreeMap<usize, String>,
+    /// The processes whose worker has ended.
+    ended: BTreeSet<usize>,
     /// The newest process of each worker id.
     newest: BTreeMap<String, usize>,
     /// The age at which records may be trimmed.
@@ -185,6 +189,7 @@ impl Checker {
                 self.workers.insert(*process, worker.clone());
             }
             Event::Ended { process, outcome, is_explained } => {
+                self.ended.insert(*process);
                 if !is_explained {
                     self.break_rule(Rule::WorkerFailed, now, format!("process {process} ended: {outcome}"));
                 }
@@ -519,6 +524,10 @@ impl Checker {
     }
 
     fn delivered(&mut self, now: Ms, process: usize, shard: &str, position: u128, key: &str, number: u64) {
+        if self.ended.contains(&process) {
+            let words = format!("process {process}, whose worker has ended, delivered {key} {number}");
+            self.break_rule(Rule::AfterEnd, now, words);
+        }
         let earlier = self.keys.get(key).and_then(|entry| {
             let mut earlier = entry.numbers.range(..number);
             earlier.find(|(_, (delivered, shard, position))| !delivered && !self.may_be_trimmed(now, shard, *position))

@@ -122,7 +122,8 @@ enum Condition {
     Churn,
     /// Many shards, all of which are gone when the fleet comes back.
     ManyShards,
-    /// A life of days that pass 240 times as fast: roll-overs by age each 4 hours, a retention of 24, a deploy a day.
+    /// A life of days that pass 240 times as fast: each shard rolls over each 4 hours, records stay for 24,
+    /// and there is a deploy a day.
     Life,
 }
 
@@ -183,6 +184,7 @@ impl Condition {
             }
             Self::LostHints => {
                 field.window(Kind::LostHint, 1.0, 3_000, 13_000);
+                scenario.chaos_ends = 40_000;
                 churn(scenario, 400);
                 scenario.workers = 4;
                 scenario.service.initial_shards = 12;
@@ -194,6 +196,7 @@ impl Condition {
                 field.longest_delay = Some(10_000);
                 scenario.chaos_ends = 46_000;
                 scenario.workers = 3;
+                scenario.generations_before = 0;
                 scenario.service.retention = Duration::from_secs(86_400);
                 scenario.actions.clear();
                 quiet(scenario);
@@ -218,7 +221,7 @@ impl Condition {
                 scenario.delivery = DeliveryScenario {
                     concurrency: [1, 4][below(rng, 2)],
                     batch_size: [None, Some(10)][below(rng, 2)],
-                    poison_one_in: Some(40),
+                    poison_one_in: Some(8),
                     filters: true,
                     is_selective: true,
                     halts: true,
@@ -251,6 +254,7 @@ impl Condition {
                 scenario.actions.extend((0..4).map(|time| (3_100 + time * 3_500, Action::Join)));
             }
             Self::Churn => {
+                scenario.chaos_ends = 60_000;
                 churn(scenario, 1_500);
                 scenario.workers = 3;
                 scenario.field.longest_delay = Some(12_000);
@@ -272,19 +276,17 @@ impl Condition {
             }
             Self::Life => {
                 let days = std::env::var("SHARDKEEPER_SIM_DAYS").ok().and_then(|days| days.parse().ok()).unwrap_or(2);
-                quiet(scenario);
-                scenario.field.churns = true;
+                scenario.chaos_ends = ms(DAY) * days;
+                scenario.lease_duration = Duration::from_secs(5);
+                churn(scenario, ms(DAY) / 48);
                 scenario.field.longest_delay = Some(12_000);
                 scenario.field.most_items = Some(40);
                 scenario.workers = 3;
                 scenario.generations_before = 0;
-                scenario.lease_duration = Duration::from_secs(5);
                 scenario.service.initial_shards = 8;
-                scenario.service.page_shards = 100;
                 scenario.service.retention = DAY;
-                scenario.service.rollover = Some(DAY / 6);
-                scenario.actions = (0..days).map(|day| (ms(DAY) * day + 200_000, Action::RollingRestart)).collect();
-                scenario.chaos_ends = ms(DAY) * days;
+                let deploys = (0..days).map(|day| (ms(DAY) * day + 200_000, Action::RollingRestart));
+                scenario.actions.extend(deploys);
             }
         }
         scenario.actions.sort();
@@ -303,6 +305,7 @@ fn churn(scenario: &mut Scenario, interval: Ms) {
     quiet(scenario);
     scenario.field.churns = true;
     scenario.service.retention = Duration::from_secs(86_400);
+    scenario.service.page_shards = 100;
     let times = 1..scenario.ends() / interval;
     scenario.actions = times.map(|time| (time * interval, Action::Rollover)).collect();
 }

@@ -154,6 +154,9 @@ impl Simulation {
                 self.service.change_shards(action, Some(shard));
             }
         }
+        if self.scenario.field.until_caught_up {
+            self.write();
+        }
         for _ in 0..self.scenario.workers {
             let worker = self.new_worker();
             match self.scenario.field.first_start {

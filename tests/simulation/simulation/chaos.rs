@@ -180,7 +180,7 @@ impl Simulation {
                 Later::MendRow { key, row } => self.mend_row(&key, row),
             }
         }
-        if self.processes.iter().all(|process| process.is_leaving) {
+        if !self.scenario.field.until_caught_up && self.processes.iter().all(|process| process.is_leaving) {
             let worker = self.new_worker();
             self.start(worker);
         }
