@@ -91,6 +91,7 @@ pub struct Counts {
 /// A shard as it truly is.
 #[derive(Debug, Default)]
 struct Shard {
+    stream: usize,
     parent: Option<String>,
     is_open: bool,
     is_gone: bool,
@@ -121,6 +122,7 @@ struct Lease {
 #[derive(Debug, Default)]
 pub struct Checker {
     shards: BTreeMap<String, Shard>,
+    newest_stream: usize,
     keys: BTreeMap<String, Key>,
     leases: BTreeMap<String, Lease>,
     /// The worker ids of processes, by process.
@@ -160,9 +162,10 @@ impl Checker {
     pub fn see(&mut self, now: Ms, event: &Event) {
         self.counts.events += 1;
         match event {
-            Event::Shard { shard, parent, is_open } => {
+            Event::Shard { shard, stream, parent, is_open } => {
                 let entry = self.shards.entry(shard.clone()).or_default();
-                (entry.parent, entry.is_open) = (parent.clone(), *is_open);
+                (entry.stream, entry.parent, entry.is_open) = (*stream, parent.clone(), *is_open);
+                self.newest_stream = self.newest_stream.max(*stream);
             }
             Event::ShardGone { shard } => {
                 if let Some(shard) = self.shards.get_mut(shard) {
@@ -293,6 +296,11 @@ impl Checker {
         self.shards.get(shard).is_some_and(|shard| shard.may_be_trimmed(position, now, self.retention))
     }
 
+    /// Whether an application that began at the newest record has nothing to read in a shard.
+    fn is_before_start(&self, shard: &Shard) -> bool {
+        self.begins_after.is_some() && shard.records.keys().all(|position| shard.acknowledged.contains(position))
+    }
+
     fn is_startable(&self, shard: &Shard) -> bool {
         let parent = shard.parent.as_ref().and_then(|parent| self.leases.get(parent));
         parent.and_then(|parent| parent.row.as_ref()).is_none_or(Row::is_finished)
@@ -414,7 +422,8 @@ impl Checker {
             let words = format!("lease {key} was deleted before its parent's");
             return self.break_rule(Rule::WronglyDeleted, now, words);
         }
-        let is_gone = shard.is_none_or(|shard| shard.is_gone);
+        // Shards of the streams before are listed for no worker: their leases cannot come again.
+        let is_gone = shard.is_none_or(|shard| shard.is_gone || shard.stream < self.newest_stream);
         let mut children =
             self.shards.iter().filter(|(_, child)| child.parent.as_deref() == Some(key) && !child.is_gone).peekable();
         let has_child = children.peek().is_some();
@@ -515,7 +524,7 @@ impl Checker {
         let Some(parent) = parent else { return };
         let is_over = match self.leases.get(&parent) {
             Some(lease) => lease.was_finished,
-            None => self.shards.get(&parent).is_none_or(|parent| parent.is_gone),
+            None => self.shards.get(&parent).is_none_or(|parent| parent.is_gone || self.is_before_start(parent)),
         };
         if !is_over {
             let words = format!("{worker} began shard {id} before the end of its parent {parent}");

@@ -61,8 +61,8 @@ pub enum Author {
 #[derive(Clone, Debug)]
 #[expect(dead_code, reason = "some fields are there for the trace, which prints them all")]
 pub enum Event {
-    /// A shard is there.
-    Shard { shard: String, parent: Option<String>, is_open: bool },
+    /// A shard is there: of the table's first stream (0) or a later one.
+    Shard { shard: String, stream: usize, parent: Option<String>, is_open: bool },
     /// The service has no such shard any more.
     ShardGone { shard: String },
     /// A record is in the stream.

@@ -219,7 +219,8 @@ impl Service {
                 continue;
             }
             let (last, is_drained) = known.map_or((None, false), |known| (known.last, known.is_drained));
-            self.history.note(Event::Shard { shard: id.clone(), parent, is_open });
+            let stream = self.arns.iter().position(|known| *known == arn).expect("a stream of the table");
+            self.history.note(Event::Shard { shard: id.clone(), stream, parent, is_open });
             self.shards.insert(id, Tapped { arn, is_open, is_drained, last });
         }
     }
