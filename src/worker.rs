@@ -213,16 +213,16 @@ impl<F: ProcessorFactory> Worker<F> {
             // A pool of its own, as a connection lives on the runtime that opened it; a caller's client is kept.
             let config = if own_thread && !is_callers_config { clients::with_own_pool(&config) } else { config };
             let clients = clients_for(&options, &config, &partition);
-            let coordinator = Coordinator::new(
+            let coordinator = Coordinator {
                 me,
-                Arc::clone(&options),
-                Stream::new(clients.streams.clone(), stream.arn()),
-                LeaseTable::new(clients.tables.clone(), &options.app),
-                FleetTable::new(clients.tables, &options.app),
-                deadline,
+                stream: Stream::new(clients.streams.clone(), stream.arn()),
+                leases: LeaseTable::new(clients.tables.clone(), &options.app).with_health(telemetry.lease_table()),
+                fleet: FleetTable::new(clients.tables, &options.app).with_health(telemetry.fleet_table()),
+                options: Arc::clone(&options),
+                alive: deadline,
                 telemetry,
-                coordination_rng,
-            );
+                rng: coordination_rng,
+            };
             coordinator.run(spawner, stop)
         };
         let ending = if own_thread { on_own_thread(coordinate).await? } else { coordinate().await };

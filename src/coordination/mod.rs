@@ -132,32 +132,17 @@ struct Deps {
 
 /// One worker's part in its fleet.
 pub struct Coordinator {
-    me: Identity,
-    options: Arc<WorkerOptions>,
-    stream: Stream,
-    leases: LeaseTable,
-    fleet: FleetTable,
-    alive: LeaseDeadline,
-    telemetry: WorkerTelemetry,
-    rng: Rng,
+    pub me: Identity,
+    pub options: Arc<WorkerOptions>,
+    pub stream: Stream,
+    pub leases: LeaseTable,
+    pub fleet: FleetTable,
+    pub alive: LeaseDeadline,
+    pub telemetry: WorkerTelemetry,
+    pub rng: Rng,
 }
 
 impl Coordinator {
-    /// A worker's part in the fleet that the two tables hold.
-    pub fn new(
-        me: Identity,
-        options: Arc<WorkerOptions>,
-        stream: Stream,
-        leases: LeaseTable,
-        fleet: FleetTable,
-        alive: LeaseDeadline,
-        telemetry: WorkerTelemetry,
-        rng: Rng,
-    ) -> Self {
-        let (leases, fleet) = (leases.with_health(telemetry.lease_table()), fleet.with_health(telemetry.fleet_table()));
-        Self { me, options, stream, leases, fleet, alive, telemetry, rng }
-    }
-
     /// Takes part in the fleet until `stop` says otherwise or the work is done; then hands all leases over.
     ///
     /// # Errors

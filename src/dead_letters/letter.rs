@@ -11,8 +11,6 @@ use crate::model::lease::ShardId;
 use crate::model::record::{DecodeError, Page, RecordBatch};
 use crate::model::sequence_number::SequenceNumber;
 
-pub use json::JsonError;
-
 /// A record that could not be processed within the limits of the failure policy.
 ///
 /// The stream, the shard and the sequence number are its identity: a record that is dead-lettered again, after a crash,

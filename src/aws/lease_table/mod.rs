@@ -129,7 +129,7 @@ impl LeaseTable {
     /// When a call failed for good.
     pub async fn read_many(&self, keys: &BTreeSet<ShardId>) -> Result<Vec<Result<Lease, BadRow>>, TableError> {
         let mut rows = Vec::new();
-        let keys: Vec<Item> = keys.iter().map(|key| key_item(key)).collect();
+        let keys: Vec<Item> = keys.iter().map(key_item).collect();
         for chunk in keys.chunks(READ_CHUNK) {
             let mut left = chunk.to_vec();
             while !left.is_empty() {
