@@ -176,6 +176,7 @@ mod dead_letters;
 mod model;
 mod options;
 mod retry;
+mod shard_directory;
 mod telemetry;
 mod worker;
 
@@ -236,6 +237,9 @@ pub mod internals {
     }
     pub mod model {
         pub use crate::model::*;
+    }
+    pub mod shard_directory {
+        pub use crate::shard_directory::*;
     }
     pub mod telemetry {
         pub use crate::telemetry::*;

@@ -57,6 +57,9 @@ pub struct WorkerOptions {
     pub batch_window: Duration,
     /// The longest gap between two calls on an empty shard (default: 1 s).
     pub idle_poll: Duration,
+    /// The most calls of DescribeStream a second (default: 3). The service allows ten for the whole account, and more
+    /// workers than one look for new shards.
+    pub describe_stream_rate: u32,
     /// The most bytes of records held in memory, for all shards together (default: 128 MiB).
     pub buffer_bytes: u64,
     /// The most leases that this worker will hold (default: no limit).
@@ -132,6 +135,7 @@ impl WorkerOptions {
             batch_bytes: None,
             batch_window: Duration::ZERO,
             idle_poll: Duration::from_secs(1),
+            describe_stream_rate: 3,
             buffer_bytes: 128 << 20,
             max_leases: None,
             stuck_after: None,

@@ -30,6 +30,7 @@ use crate::model::filter;
 use crate::model::lease::WorkerId;
 use crate::model::worker_record::LeaderRecord;
 use crate::options::{OptionsError, StreamSelector, WorkerOptions};
+use crate::shard_directory::ShardDirectory;
 use crate::telemetry::WorkerTelemetry;
 
 /// The end of a worker that did not fail.
@@ -193,6 +194,7 @@ impl<F: ProcessorFactory> Worker<F> {
         telemetry.follow_budget(budget.clone());
         let leases = LeaseTable::new(clients.tables.clone(), &options.app).with_health(telemetry.lease_table());
         telemetry.follow_lease_table(leases.clone());
+        let directory = ShardDirectory::default();
         let deps = ConsumerDeps::new(
             stream.clone(),
             leases,
@@ -203,7 +205,7 @@ impl<F: ProcessorFactory> Worker<F> {
             Arc::clone(&options),
             leader.started_at_ms,
             counters,
-            rng.fork(),
+            directory.clone(),
         );
         let spawner = Arc::new(ConsumerSpawner::new(deps, tokio::runtime::Handle::current()));
         let me = Identity { worker, incarnation, started_ms };
@@ -219,6 +221,7 @@ impl<F: ProcessorFactory> Worker<F> {
                 leases: LeaseTable::new(clients.tables.clone(), &options.app).with_health(telemetry.lease_table()),
                 fleet: FleetTable::new(clients.tables, &options.app).with_health(telemetry.fleet_table()),
                 options: Arc::clone(&options),
+                directory,
                 alive: deadline,
                 telemetry,
                 rng: coordination_rng,

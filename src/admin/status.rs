@@ -13,11 +13,11 @@ use serde::Serialize;
 
 use self::builder::StatusBuilder;
 use crate::aws::lease_table::BadRow;
-use crate::coordination::Listing;
 use crate::model::blocked_record::BlockedRecord;
 use crate::model::fleet_state::{ShardState, WorkerState};
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::Lease;
+use crate::model::shard_directory::Listing;
 
 /// An outsider's knowledge of a fleet.
 #[derive(Clone, Copy, Debug)]
@@ -331,7 +331,7 @@ mod tests {
         let shard =
             |id: &str, parent: Option<&str>| Shard { id: id.into(), parent: parent.map(Into::into), closed: false };
         let graph = ShardGraph::from_iter([shard("s0", None), shard("s1", Some("s0"))]);
-        let listing = Listing { graph, is_disabled: true, took: Duration::ZERO, least_time: Duration::ZERO };
+        let listing = Listing::new(graph, true, (Duration::ZERO, Duration::ZERO), 1, None);
         let fleet = view(vec![worker("a", 0, &["s0"])], "a");
         let status = status(&[row("s0", Some("a"), "1", &[])], &fleet, Some(&listing));
         assert_eq!(state_of(&status, "s1"), ShardState::NoLease);

@@ -92,26 +92,15 @@ impl Stream {
         described(call.send().await.map_err(|error| Error::new(&error))?.stream_description)
     }
 
-    /// The children of one closed shard, as far as they are visible yet (DescribeStream's CHILD_SHARDS filter).
-    ///
-    /// Services that ignore the filter answer with all shards: those with another parent are left out, and their
-    /// pages are followed until a child is found.
+    /// The children of one closed shard, as far as they are visible yet (DescribeStream's CHILD_SHARDS filter). Services
+    /// that ignore the filter answer with shards of other parents too.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such stream.
     pub async fn children(&self, parent: &ShardId) -> Result<Described, Error> {
-        let mut after = None;
-        loop {
-            let filter = ShardFilter::builder().r#type(ShardFilterType::ChildShards).shard_id(parent.as_str()).build();
-            let call = self.client.describe_stream().stream_arn(&*self.arn).shard_filter(filter);
-            let call = call.set_exclusive_start_shard_id(after.as_ref().map(ShardId::to_string));
-            let mut page = described(call.send().await.map_err(|error| Error::new(&error))?.stream_description)?;
-            page.shards.retain(|shard| shard.parent.as_ref() == Some(parent));
-            if !page.shards.is_empty() || page.next.is_none() {
-                return Ok(page);
-            }
-            after = page.next;
-        }
+        let filter = ShardFilter::builder().r#type(ShardFilterType::ChildShards).shard_id(parent.as_str()).build();
+        let call = self.client.describe_stream().stream_arn(&*self.arn).shard_filter(filter);
+        described(call.send().await.map_err(|error| Error::new(&error))?.stream_description)
     }
 
     /// An iterator on a shard that begins after `checkpoint` (GetShardIterator).

@@ -39,9 +39,9 @@ impl FaultLog {
         tracing::debug!(shard = %self.shard, reason, "reading throttled");
     }
 
-    /// The time since the first of the faults.
-    pub(super) fn lasted(&self) -> Duration {
-        self.since.elapsed()
+    /// The time of the first of the faults.
+    pub(super) fn since(&self) -> Instant {
+        self.since
     }
 
     /// Ends the series of faults after a good page.

@@ -7,14 +7,12 @@
 mod budget;
 mod busy_time;
 mod checkpointer;
-mod child_finder;
 mod clock;
 mod counters;
 mod delivery;
 mod failure;
 mod fault_log;
 mod for_each;
-mod known_shards;
 mod lease_deadline;
 mod lease_handle;
 mod processor;
@@ -25,7 +23,6 @@ mod status;
 mod tip_proof;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -42,7 +39,6 @@ pub use self::replay::{Replayer, StillFails};
 pub use self::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError};
 pub use self::status::{ConsumerStatus, StallCause};
 
-use self::child_finder::ChildFinder;
 use self::counters::EventCounts;
 use self::shard_consumer::ShardConsumer;
 use crate::aws::lease_table::LeaseTable;
@@ -51,8 +47,8 @@ use crate::aws::stream::Stream;
 use crate::model::filter::Filters;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::record::RecordBatch;
-use crate::model::shard_graph::ShardGraph;
 use crate::options::WorkerOptions;
+use crate::shard_directory::ShardDirectory;
 
 /// The parts of a worker that its consumers share.
 pub struct ConsumerDeps<F> {
@@ -62,7 +58,7 @@ pub struct ConsumerDeps<F> {
     deadline: LeaseDeadline,
     budget: Budget,
     factory: F,
-    children: ChildFinder,
+    directory: ShardDirectory,
     options: Arc<WorkerOptions>,
     /// The worker's filters, bound to the stream.
     filters: Filters,
@@ -86,9 +82,8 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
         options: Arc<WorkerOptions>,
         started_at_ms: u64,
         counters: Counters,
-        rng: Rng,
+        directory: ShardDirectory,
     ) -> Arc<Self> {
-        let children = ChildFinder::new(stream.clone(), rng);
         let calls = options.concurrency.map(|most| Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))));
         let filters = options.filters.clone().for_stream(stream.arn());
         Arc::new(Self {
@@ -98,7 +93,7 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
             deadline,
             budget,
             factory,
-            children,
+            directory,
             options,
             filters,
             started_at_ms,
@@ -158,10 +153,6 @@ impl ConsumerHandle {
 pub trait SpawnConsumer: Send + Sync {
     /// Starts the consumer of a lease that names this worker as its holder, and reports its end on `exits`.
     fn start(&self, lease: Lease, rng: Rng, exits: mpsc::UnboundedSender<(ShardId, ConsumerExit)>) -> ConsumerHandle;
-
-    /// Shares a complete listing of the stream's shards, which has come in now and took this long, with the consumers
-    /// that look for children.
-    fn note_listing(&self, graph: &ShardGraph, took: Duration);
 }
 
 /// Starts consumers on a given runtime.
@@ -199,9 +190,5 @@ impl<F: ProcessorFactory> SpawnConsumer for ConsumerSpawner<F> {
             let _ = exits.send((key, exit));
         });
         ConsumerHandle { commands, parents_changed, status }
-    }
-
-    fn note_listing(&self, graph: &ShardGraph, took: Duration) {
-        self.deps.children.note_listing(graph, took);
     }
 }

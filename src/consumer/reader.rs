@@ -3,7 +3,6 @@
 //! It fetches ahead of the processors, within the byte budget, and sends [`ReaderEvent`]s in the shard's order.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::mpsc;
@@ -19,13 +18,12 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
 use crate::model::polling::{PollPacer, PollResult};
 use crate::model::record::{Page, PageSummary, RecordBatch};
-use crate::model::shard_graph::Shard;
+use crate::model::shard_directory::Presence;
+use crate::shard_directory::ShardDirectory;
 
 /// The allowance for clocks that differ: a `LATEST` start that is found again by time begins this much earlier, and
 /// delivers again the records of that time.
 const CLOCK_SLACK_MS: u64 = 30_000;
-/// The time for which a shard that the service denies must be missing from the listing before it counts as gone.
-const GONE_PROOF: Duration = Duration::from_secs(1);
 /// The events that wait for the delivery. With the page in delivery and the one being fetched, these are three pages.
 const FETCH_AHEAD: usize = 1;
 
@@ -53,6 +51,7 @@ pub(super) enum ReaderEvent {
 
 pub(super) struct Reader {
     pub(super) stream: Stream,
+    pub(super) directory: ShardDirectory,
     pub(super) shard: ShardId,
     /// The position after which the next iterator begins.
     pub(super) position: Checkpoint,
@@ -123,7 +122,7 @@ impl Reader {
                 Err(Error::NotFound(reason)) => {
                     iterator = None;
                     faults.note(&reason);
-                    if let Some(event) = self.explain_not_found(&faults).await {
+                    if let Some(event) = self.explain_not_found(&faults) {
                         self.send(event).await;
                         return;
                     }
@@ -231,27 +230,11 @@ impl Reader {
     }
 
     /// Tells a stream or a shard that is gone from a passing fault, after a "not found".
-    async fn explain_not_found(&self, faults: &FaultLog) -> Option<ReaderEvent> {
-        match self.is_listed().await {
-            Err(Error::NotFound(reason)) => Some(ReaderEvent::StreamGone(reason)),
-            Ok(Some(false)) if faults.lasted() >= GONE_PROOF => Some(ReaderEvent::Gone),
-            _ => None,
-        }
-    }
-
-    /// Whether a complete listing holds the shard; `None` when the listing is empty.
-    async fn is_listed(&self) -> Result<Option<bool>, Error> {
-        let (mut after, mut any) = (None, false);
-        loop {
-            let page = self.stream.describe(after.as_ref()).await?;
-            any |= !page.shards.is_empty();
-            if page.shards.iter().any(|Shard { id, .. }| *id == self.shard) {
-                return Ok(Some(true));
-            }
-            after = page.next;
-            if after.is_none() {
-                return Ok(any.then_some(false));
-            }
+    fn explain_not_found(&self, faults: &FaultLog) -> Option<ReaderEvent> {
+        match self.directory.presence(&self.shard, faults.since(), self.clock.now_ms()) {
+            Err(error) => Some(ReaderEvent::StreamGone(error.to_string())),
+            Ok(Presence::Gone) => Some(ReaderEvent::Gone),
+            Ok(Presence::Listed | Presence::Unknown) => None,
         }
     }
 }

@@ -157,6 +157,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
         let (events, receiver) = reader_channel();
         let mut reader = Reader {
             stream: self.deps.stream.clone(),
+            directory: self.deps.directory.clone(),
             shard: self.lease.key.clone(),
             position: self.lease.checkpoint.clone(),
             latest_since_ms: self.deps.started_at_ms,

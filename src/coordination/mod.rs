@@ -6,7 +6,7 @@
 //! - `lease_manager`: the leases of this worker: starts, hands over and stops their consumers as the lease rows say.
 //! - `leader`: observes the fleet; leads it when nobody else does: lists shards, makes leases, assigns them.
 //!
-//! A fourth one lets [`WorkerTelemetry`] observe them. The rows of the lease table decide; everything else only saves
+//! A fourth one lets [`WorkerTelemetry`] observe them, a fifth one serves the [`ShardDirectory`]. The rows of the lease table decide; everything else only saves
 //! time.
 
 mod discovery;
@@ -23,7 +23,6 @@ use fastrand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-pub use self::discovery::{Listing, list};
 pub use self::fleet_observer::FleetObserver;
 use self::heartbeat::{HeartbeatTask, SharedWorkerRecord};
 use self::leader::Leader;
@@ -37,6 +36,7 @@ use crate::model::fleet_view::FleetView;
 use crate::model::lease::{ShardId, WorkerId};
 use crate::model::worker_record::{Hints, LeaderRecord, WorkerRecord};
 use crate::options::WorkerOptions;
+use crate::shard_directory::ShardDirectory;
 use crate::telemetry::WorkerTelemetry;
 
 /// The worker itself, among the others of its fleet.
@@ -125,6 +125,7 @@ struct Deps {
     stream: Stream,
     leases: LeaseTable,
     fleet: FleetTable,
+    directory: ShardDirectory,
     record: SharedWorkerRecord,
     spawner: Arc<dyn SpawnConsumer>,
     telemetry: WorkerTelemetry,
@@ -137,6 +138,7 @@ pub struct Coordinator {
     pub stream: Stream,
     pub leases: LeaseTable,
     pub fleet: FleetTable,
+    pub directory: ShardDirectory,
     pub alive: LeaseDeadline,
     pub telemetry: WorkerTelemetry,
     pub rng: Rng,
@@ -167,6 +169,7 @@ impl Coordinator {
             stream: self.stream,
             leases: self.leases,
             fleet: self.fleet,
+            directory: self.directory,
             record,
             spawner,
             telemetry: self.telemetry,
@@ -179,6 +182,9 @@ impl Coordinator {
         let leader = Leader::new(deps.clone(), view_sender, notices, self.rng.fork());
         let lease_manager = LeaseManager::new(deps.clone(), view, notice_receiver, self.rng.fork());
         let mut tasks = JoinSet::new();
+        let (directory, stream) = (deps.directory.clone(), deps.stream.clone());
+        let (rate, rng) = (deps.options.describe_stream_rate, self.rng.fork());
+        tasks.spawn(async move { match directory.serve(&stream, rate, rng).await {} });
         tasks.spawn(async move { Err(heartbeat.run().await) });
         tasks.spawn(async move { Err(leader.run().await) });
         tasks.spawn(async move { lease_manager.run(stop).await });

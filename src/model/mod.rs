@@ -21,6 +21,7 @@ pub mod polling;
 pub mod record;
 pub mod scaling;
 pub mod sequence_number;
+pub mod shard_directory;
 pub mod shard_graph;
 pub mod throughput;
 pub mod worker_record;

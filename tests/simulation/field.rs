@@ -323,7 +323,6 @@ fn check_seeds(condition: Condition, seeds: std::ops::Range<u64>) {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn shards_that_parts_of_the_service_do_not_know_yet_are_read_whole() {
     check(Condition::YoungShards);
 }

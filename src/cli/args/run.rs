@@ -233,6 +233,10 @@ struct PaceArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration(50 * MILLISECOND..=5 * MINUTE),
         default_value = format_duration(defaults().idle_poll), env = "SHARDKEEPER_IDLE_POLL")]
     idle_poll: Duration,
+    /// Calls of DescribeStream a second: 1 to 10. The service allows ten a second for the whole account.
+    #[arg(long, value_name = "N", value_parser = whole(1..=10u32),
+        default_value = defaults().describe_stream_rate.to_string(), env = "SHARDKEEPER_DESCRIBE_STREAM_RATE")]
+    describe_stream_rate: u32,
     /// Memory for records that are read and not yet delivered, over all shards; at least 8MiB.
     #[arg(long, value_name = "SIZE", value_parser = bytes(MIN_BUFFER_BYTES..=u64::MAX),
         default_value = format_bytes(defaults().buffer_bytes), env = "SHARDKEEPER_BUFFER_BYTES")]
@@ -361,6 +365,7 @@ impl RunArgs {
         options.batch_bytes = batch.batch_bytes.and_then(|size| usize::try_from(size).ok());
         options.batch_window = batch.batch_window.unwrap_or(options.batch_window);
         options.idle_poll = pace.idle_poll;
+        options.describe_stream_rate = pace.describe_stream_rate;
         options.buffer_bytes = pace.buffer_bytes;
         options.max_leases = fleet.max_leases;
         options.stuck_after = fleet.stuck_after;

@@ -2,11 +2,13 @@
 
 pub(super) mod table;
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use fastrand::Rng;
-use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::args::status::StatusArgs;
 use super::connection::Connection;
@@ -15,16 +17,20 @@ use crate::admin::status::{FleetStatus, StatusInputs};
 use crate::aws::clients::Endpoints;
 use crate::aws::stream::{self, find_stream};
 use crate::consumer::WallClock;
-use crate::coordination::{self, FleetObserver, Listing};
+use crate::coordination::FleetObserver;
 use crate::model::fleet_view::FleetView;
+use crate::model::shard_directory::Listing;
 use crate::model::worker_record::overdue_after;
 use crate::options::StreamSelector;
+use crate::shard_directory::ShardDirectory;
 
 /// The time between two reads of the fleet table while heartbeats are awaited.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The limit for listing the shards. It is enough for some five thousand of them, at a pace that leaves the workers their
 /// share of the calls.
 const LISTING_LIMIT: Duration = Duration::from_secs(10);
+/// Calls of DescribeStream a second.
+const LISTING_RATE: u32 = 5;
 
 /// Runs `shardkeeper status`.
 ///
@@ -52,8 +58,8 @@ pub struct StatusReader {
     lease_duration: Duration,
     connection: Connection,
     observer: FleetObserver,
-    /// The time of the last listing, the stream's ARN, and the listing.
-    listing: Option<(Instant, Option<String>, Option<Listing>)>,
+    /// The directory of the stream's shards, with the stream's ARN and the directory's task.
+    directory: Option<(String, ShardDirectory, AbortOnDropHandle<Infallible>)>,
 }
 
 impl StatusReader {
@@ -69,7 +75,7 @@ impl StatusReader {
     ) -> Result<Self, anyhow::Error> {
         let connection = Connection::new(app, endpoints, lease_duration).await?;
         let observer = FleetObserver::new(connection.fleet.clone(), lease_duration);
-        Ok(Self { app: app.to_owned(), source, lease_duration, connection, observer, listing: None })
+        Ok(Self { app: app.to_owned(), source, lease_duration, connection, observer, directory: None })
     }
 
     /// Reads the status. Reuses the last listing of the shards if it is younger than `listing_age`.
@@ -83,15 +89,9 @@ impl StatusReader {
             Some(StreamSelector::Table(table)) => Some(find_stream(&self.connection.clients, table).await?),
             None => first.leadership.as_ref().and_then(|leadership| leadership.stream_arn.clone()),
         };
-        let is_fresh = |at: &Instant, listed: &Option<String>| *listed == arn && at.elapsed() < listing_age;
-        let known = self.listing.take().filter(|(at, listed, _)| is_fresh(at, listed));
+        let directory = self.directory(arn.as_deref());
+        let listing = async { Ok(list(directory, listing_age).await) };
         let connection = &self.connection;
-        let listing = async {
-            Ok(match known {
-                Some((at, _, listing)) => Ok((at, listing)),
-                None => list(connection, arn.as_deref()).await.map(|listing| (Instant::now(), listing)),
-            })
-        };
         let view = watch(&mut self.observer, self.lease_duration, first);
         let (rows, view, listing) = tokio::try_join!(connection.rows(), view, listing)?;
         let mut status = FleetStatus::new(&StatusInputs {
@@ -99,15 +99,29 @@ impl StatusReader {
             rows: &rows,
             view: &view,
             stream_arn: arn.as_deref(),
-            listing: listing.as_ref().ok().and_then(|(_, listing)| listing.as_ref()),
+            listing: listing.as_ref().ok().and_then(Option::as_deref),
             lease_duration: self.lease_duration,
             now_ms: WallClock::System.now_ms(),
         });
-        match listing {
-            Ok((at, listing)) => self.listing = Some((at, arn, listing)),
-            Err(reason) => status.remarks.push(format!("the stream's shards could not be listed: {reason}")),
+        if let Err(reason) = listing {
+            status.remarks.push(format!("the stream's shards could not be listed: {reason}"));
         }
         Ok(status)
+    }
+
+    /// The directory of a stream's shards, if there is a stream. A listing that took too long is continued by the next
+    /// read.
+    fn directory(&mut self, arn: Option<&str>) -> Option<ShardDirectory> {
+        if self.directory.as_ref().map(|(listed, ..)| listed.as_str()) != arn {
+            self.directory = arn.map(|arn| {
+                let (directory, stream) = (ShardDirectory::default(), self.connection.stream(arn));
+                let served = directory.clone();
+                let rng = Rng::with_seed(u64::from(std::process::id()));
+                let task = tokio::spawn(async move { served.serve(&stream, LISTING_RATE, rng).await });
+                (arn.to_owned(), directory, AbortOnDropHandle::new(task))
+            });
+        }
+        self.directory.as_ref().map(|(_, directory, _)| directory.clone())
     }
 }
 
@@ -126,13 +140,11 @@ async fn watch(
 }
 
 /// All shards of the stream, if there is one, or the reason why they could not be listed in time.
-async fn list(connection: &Connection, arn: Option<&str>) -> Result<Option<Listing>, String> {
-    let Some(arn) = arn else { return Ok(None) };
-    let stream = connection.stream(arn);
-    let mut rng = Rng::with_seed(u64::from(std::process::id()));
-    match tokio::time::timeout(LISTING_LIMIT, coordination::list(&stream, &mut rng)).await {
+async fn list(directory: Option<ShardDirectory>, age: Duration) -> Result<Option<Arc<Listing>>, String> {
+    let Some(directory) = directory else { return Ok(None) };
+    match tokio::time::timeout(LISTING_LIMIT, directory.listing(age)).await {
         Ok(Ok(listing)) => Ok(Some(listing)),
-        Ok(Err(stream::Error::NotFound(_))) => Err(format!("there is no stream {arn}")),
+        Ok(Err(stream::Error::NotFound(reason))) => Err(format!("there is no such stream: {reason}")),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no complete listing within {} s", LISTING_LIMIT.as_secs())),
     }

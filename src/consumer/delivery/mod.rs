@@ -38,6 +38,7 @@ use crate::model::lease::{Lease, LeaseLost};
 use crate::model::out_of_order_acks::OutOfOrderAcks;
 use crate::model::polling::CAUGHT_UP_EMPTY_PAGES;
 use crate::model::record::{PageSummary, RecordBatch};
+use crate::model::shard_directory::Children;
 use crate::options::{Checkpoints, OnGap};
 
 /// A running reader and the channel of its events.
@@ -335,7 +336,13 @@ impl<F: ProcessorFactory> Delivery<F> {
         told?;
         let key = &ctx.shard.shard_id;
         let children = match end {
-            ShardEnd::Closed => ctx.deps.children.children(key).await,
+            ShardEnd::Closed => match ctx.deps.directory.children(key).await {
+                Children::Found(children) => children,
+                Children::None | Children::Open => {
+                    tracing::info!(shard = %key, "the shard has ended without a child");
+                    Vec::new()
+                }
+            },
             ShardEnd::Gone => Vec::new(),
         };
         // The children inherit the shard's keys, and with them its load.

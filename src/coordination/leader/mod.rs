@@ -12,6 +12,7 @@ mod foreign_leases;
 mod shard_sync;
 mod state;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -21,11 +22,11 @@ use tokio::time::Instant;
 
 use self::election::Election;
 use self::state::LeaderState;
-use super::discovery::Listing;
 use super::{Deps, Error, Notice};
 use crate::aws::{TableError, stream};
 use crate::consumer::FatalError;
 use crate::model::fleet_view::FleetView;
+use crate::model::shard_directory::Listing;
 use crate::options::WorkerOptions;
 use crate::telemetry::Loop;
 
@@ -112,16 +113,13 @@ impl Leader {
         (last + interval).min(next_expiry).max(last + LEAST_INTERVAL)
     }
 
-    fn note_listing(&mut self, listing: Result<Listing, stream::Error>) -> Result<(), Error> {
+    fn note_listing(&mut self, listing: Result<Arc<Listing>, stream::Error>) -> Result<(), Error> {
         let Some(state) = &mut self.state else { return Ok(()) };
         match listing {
-            Ok(listing) => {
-                self.election.deps.spawner.note_listing(&listing.graph, listing.took);
-                state.note_listing(listing);
-            }
+            Ok(listing) => state.note_listing(listing, self.election.deps.options.describe_stream_rate),
             Err(stream::Error::NotFound(reason)) => return Err(FatalError::StreamGone(reason).into()),
             Err(error) => {
-                state.listed = Some(Instant::now());
+                state.rests_since = Some(Instant::now());
                 tracing::error!(%error, "listing the stream's shards was refused");
             }
         }
@@ -130,7 +128,7 @@ impl Leader {
 }
 
 /// Resolves when a listing that was begun has come in.
-async fn next_listing(state: Option<&mut LeaderState>) -> Result<Listing, stream::Error> {
+async fn next_listing(state: Option<&mut LeaderState>) -> Result<Arc<Listing>, stream::Error> {
     if let Some(state) = state {
         while let Some(listing) = state.lister.join_next().await {
             if let Ok(listing) = listing {

@@ -8,20 +8,20 @@ use super::concurrently;
 use super::election::Election;
 use super::state::LeaderState;
 use crate::aws::lease_table::Outcome;
-use crate::coordination::discovery::{self, Listing};
-use crate::coordination::{Error, Notice};
+use crate::coordination::{Error, Notice, discovery};
 use crate::model::assignment::Move;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
+use crate::model::shard_directory::Listing;
 use crate::model::worker_record::{Hints, LeaderRecord};
 
 impl LeaderState {
     pub(super) fn begin_listing(&mut self, election: &mut Election) {
-        self.listing_began = Some(Instant::now());
         let known = self.rows.values().flat_map(|row| row.parents.iter().chain([&row.key]));
         let known: BTreeSet<ShardId> = known.chain(&self.bad).cloned().collect();
-        let (stream, mut rng) = (election.deps.stream.clone(), election.rng.fork());
-        self.lister.spawn(async move { discovery::list_whole(&stream, &known, &mut rng).await });
+        let (directory, stream) = (election.deps.directory.clone(), election.deps.stream.clone());
+        let mut rng = election.rng.fork();
+        self.lister.spawn(async move { discovery::list_whole(&directory, &stream, &known, &mut rng).await });
     }
 
     /// Acts upon a listing that has come in. Returns the owners of new leases, who are to be told.
@@ -30,10 +30,10 @@ impl LeaderState {
         if let Some(listing) = self.listing.take() {
             // No lease is deleted until this listing is acted upon, nor by this listing afterwards: an old listing would
             // make a shard look new whose lease was deleted since.
-            self.listed = None;
+            self.rests_since = None;
             self.make_missing(election, &listing, &mut hints).await?;
             self.clean_up(election, &listing).await?;
-            self.listed = Some(Instant::now());
+            self.rests_since = Some(Instant::now());
         }
         Ok(hints)
     }
@@ -52,11 +52,12 @@ impl LeaderState {
         let parents: BTreeSet<&ShardId> = self.rows.values().flat_map(|row| &row.parents).collect();
         let had_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains(id) || parents.contains(id);
         let mut missing = listing.graph.missing_leases(had_lease, &start);
-        self.newcomers = if leadership.initial_sync_done {
-            hold_back(&mut missing, &listing.graph.newcomers(had_lease), &self.newcomers)
-        } else {
-            BTreeSet::new() // all are new
-        };
+        self.holds_back = false;
+        if leadership.initial_sync_done {
+            let mut newcomers = listing.graph.newcomers(had_lease);
+            newcomers.retain(|shard| listing.is_first_with(shard));
+            self.holds_back = hold_back(&mut missing, &newcomers);
+        }
         if !missing.is_empty() {
             tracing::info!(leases = missing.len(), shards = listing.graph.len(), "making leases");
             let mut all = self.rows.clone();
@@ -133,31 +134,35 @@ impl LeaderState {
     }
 
     /// Ends the fleet's work when the stream is switched off and read to its end.
+    ///
+    /// The last shard of each line was finished without a child only by a settled listing, so all shards that came
+    /// before are in a listing that began after the last end.
     pub(super) fn check_end_of_stream(&self, election: &Election) {
-        let is_synced = election.view.initial_sync_done();
-        if self.is_disabled && is_synced && !self.rows.is_empty() && self.rows.values().all(Lease::is_finished) {
+        let is_off = self.disabled_since.is_some_and(|since| self.is_settled(since));
+        let is_synced = election.view.initial_sync_done() && self.listing.is_none() && !self.holds_back;
+        let is_read = !self.rows.is_empty() && self.rows.keys().all(|key| self.is_end_listed(key));
+        if is_off && is_synced && is_read {
             tracing::warn!("the stream is switched off and everything in it is delivered");
             let _ = election.notices.send(Notice::StreamEnded);
         }
     }
 }
 
-/// Holds back the leases of shards that continue no known one, and of their descendants, until a second listing shows
-/// them too. While the pages of the first were read, a whole family may have been trimmed, the root after its page,
-/// its descendants before theirs: then a shard that was read long ago looks new. `seen` are the newcomers of the listing
-/// before this one. Returns those held back.
-fn hold_back(missing: &mut Vec<Lease>, newcomers: &BTreeSet<ShardId>, seen: &BTreeSet<ShardId>) -> BTreeSet<ShardId> {
+/// Holds back the leases of `newcomers`, shards that continue no known one and are listed for the first time, and of
+/// their descendants, until a second listing shows them too. While the pages of the first were read, a whole family may
+/// have been trimmed, the root after its page, its descendants before theirs: then a shard that was read long ago looks
+/// new. Returns whether there are any.
+fn hold_back(missing: &mut Vec<Lease>, newcomers: &BTreeSet<ShardId>) -> bool {
     let mut held_back = BTreeSet::new();
     // Parents come before their children here.
     missing.retain(|lease| {
-        let waits =
-            newcomers.contains(&lease.key) && !seen.contains(&lease.key) || !lease.parents.is_disjoint(&held_back);
+        let waits = newcomers.contains(&lease.key) || !lease.parents.is_disjoint(&held_back);
         if waits {
             held_back.insert(lease.key.clone());
         }
         !waits
     });
-    held_back
+    !held_back.is_empty()
 }
 
 #[cfg(test)]
@@ -175,19 +180,18 @@ mod tests {
     #[test]
     fn a_shard_that_continues_nothing_gets_its_lease_when_a_second_listing_shows_it() {
         let missing = vec![lease("root", None), lease("follower", Some("leased")), lease("child", Some("root"))];
-        let newcomers = ids(&["root", "child"]);
         let mut first = missing.clone();
-        assert_eq!(hold_back(&mut first, &newcomers, &ids(&[])), newcomers);
+        assert!(hold_back(&mut first, &ids(&["root", "child"])));
         assert_eq!(first, [lease("follower", Some("leased"))], "what continues a leased shard waits for nothing");
         let mut second = missing.clone();
-        assert_eq!(hold_back(&mut second, &newcomers, &newcomers), ids(&[]));
+        assert!(!hold_back(&mut second, &ids(&[])));
         assert_eq!(second, missing);
     }
 
     #[test]
     fn no_lease_is_made_below_one_that_is_held_back() {
         let mut missing = vec![lease("root", None), lease("child", Some("root"))];
-        hold_back(&mut missing, &ids(&["root", "child"]), &ids(&["child"]));
+        assert!(hold_back(&mut missing, &ids(&["root"])));
         assert_eq!(missing, []);
     }
 }

@@ -1,6 +1,7 @@
 //! A leader's knowledge of the leases and shards, and the pace at which it renews it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -10,10 +11,10 @@ use super::election::Election;
 use super::foreign_leases::ForeignLeases;
 use crate::aws::stream;
 use crate::coordination::Error;
-use crate::coordination::discovery::Listing;
 use crate::model::app_lag::AppLag;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::scaling::DesiredWorkers;
+use crate::model::shard_directory::Listing;
 use crate::model::shard_graph::SETTLING;
 use crate::telemetry::catalogue;
 
@@ -23,7 +24,7 @@ const SHORTEST_SCAN_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// The interval of listings when nothing calls for one.
 const LISTING_INTERVAL: Duration = Duration::from_secs(60);
-/// The interval while a finished shard has no known child.
+/// The interval while a finished shard has no known child, though its end is young.
 const URGENT_LISTING_INTERVAL: Duration = Duration::from_secs(2);
 /// The interval while a shard's end is young: the worker that ended it may have seen only some of its children.
 const CONFIRMING_LISTING_INTERVAL: Duration = Duration::from_secs(5);
@@ -42,20 +43,23 @@ pub(super) struct LeaderState {
     /// Rows that cannot be read: they and their children are left alone.
     pub(super) bad: BTreeSet<ShardId>,
     /// A complete listing that was not yet acted upon.
-    pub(super) listing: Option<Listing>,
-    /// When the last listing came in; nothing while it is being acted upon.
+    pub(super) listing: Option<Arc<Listing>>,
+    /// When the last complete listing came in.
     pub(super) listed: Option<Instant>,
-    /// The duration of a listing without faults.
+    /// When the last listing was refused or acted upon; nothing when the next one is due.
+    pub(super) rests_since: Option<Instant>,
+    /// The duration of a listing at the pace that the options allow.
     least_listing_time: Duration,
-    /// Whether the stream is switched off.
-    pub(super) is_disabled: bool,
+    /// The arrival of the first listing that showed the stream switched off.
+    pub(super) disabled_since: Option<Duration>,
     /// The listing under way, if any.
-    pub(super) lister: JoinSet<Result<Listing, stream::Error>>,
-    pub(super) listing_began: Option<Instant>,
-    /// When each finished lease was first seen to be finished.
-    finished: BTreeMap<ShardId, Instant>,
-    /// Shards of the last listing that get their leases when the next one shows them as well.
-    pub(super) newcomers: BTreeSet<ShardId>,
+    pub(super) lister: JoinSet<Result<Arc<Listing>, stream::Error>>,
+    /// The beginning of the last listing, by the directory's time.
+    listing_began: Option<Duration>,
+    /// When each finished lease was first seen to be finished, by the directory's time.
+    finished: BTreeMap<ShardId, Duration>,
+    /// Whether shards of the last listing get their leases when the next one shows them as well.
+    pub(super) holds_back: bool,
     pub(super) app_lag: AppLag,
     /// When the application's metrics were last worked out.
     pub(super) measured: Option<Instant>,
@@ -79,12 +83,13 @@ impl LeaderState {
             bad: BTreeSet::new(),
             listing: None,
             listed: None,
+            rests_since: None,
             least_listing_time: Duration::ZERO,
-            is_disabled: false,
+            disabled_since: None,
             lister: JoinSet::new(),
             listing_began: None,
             finished: BTreeMap::new(),
-            newcomers: BTreeSet::new(),
+            holds_back: false,
             app_lag: AppLag::default(),
             measured: None,
             scaling: None,
@@ -100,7 +105,7 @@ impl LeaderState {
         self.bad = rows.iter().filter_map(|row| row.as_ref().err()).map(|bad| bad.key.clone()).collect();
         self.rows = rows.into_iter().flatten().map(|row| (row.key.clone(), row)).collect();
         self.set_scan_interval();
-        self.note_finished();
+        self.note_finished(election.deps.directory.elapsed());
         self.scanned = Some(Instant::now());
         let mut foreign = BTreeSet::new();
         for row in self.rows.values().filter(|row| !row.is_finished()) {
@@ -152,33 +157,43 @@ impl LeaderState {
     }
 
     pub(super) fn should_list(&self, now: Instant) -> bool {
-        let Some(listed) = self.listed else { return self.listing.is_none() };
-        // A finished shard without a child, while the stream is on: its child has yet to appear.
-        let lacks_child = |row: &Lease| row.is_finished() && row.children.is_empty();
-        let interval = if self.is_disabled {
-            LISTING_INTERVAL
-        } else if !self.newcomers.is_empty() || self.rows.values().any(lacks_child) {
+        let Some(rests_since) = self.rests_since else { return self.listing.is_none() };
+        let is_young = |key: &ShardId| !self.had_settled(key);
+        let lacks_child = |key: &ShardId| self.rows.get(key).is_some_and(|row| row.children.is_empty());
+        let is_on = self.disabled_since.is_none();
+        let interval = if self.holds_back || is_on && self.finished.keys().any(|key| is_young(key) && lacks_child(key))
+        {
             URGENT_LISTING_INTERVAL
-        } else if self.finished.keys().any(|key| !self.had_settled(key)) {
+        } else if self.finished.keys().any(is_young) || self.disabled_since.is_some_and(|since| !self.is_settled(since))
+        {
             CONFIRMING_LISTING_INTERVAL
         } else {
             LISTING_INTERVAL
         };
-        now >= listed + interval.max(self.least_listing_time * 2)
+        now >= rests_since + interval.max(self.least_listing_time * 2)
     }
 
-    fn note_finished(&mut self) {
+    fn note_finished(&mut self, now: Duration) {
         let rows = &self.rows;
         self.finished.retain(|key, _| rows.get(key).is_some_and(Lease::is_finished));
         for row in rows.values().filter(|row| row.is_finished()) {
-            self.finished.entry(row.key.clone()).or_insert_with(Instant::now);
+            self.finished.entry(row.key.clone()).or_insert(now);
         }
     }
 
     /// Whether the last listing began so long after the lease's end that it shows all children of the shard.
     pub(super) fn had_settled(&self, key: &ShardId) -> bool {
-        let ended = self.finished.get(key);
-        ended.zip(self.listing_began).is_some_and(|(ended, began)| *ended + SETTLING <= began)
+        self.finished.get(key).is_some_and(|ended| self.is_settled(*ended))
+    }
+
+    /// Whether the lease was finished when the last listing began.
+    pub(super) fn is_end_listed(&self, key: &ShardId) -> bool {
+        self.finished.get(key).is_some_and(|ended| self.listing_began.is_some_and(|began| *ended <= began))
+    }
+
+    /// Whether the last listing shows what came to be at `since`.
+    pub(super) fn is_settled(&self, since: Duration) -> bool {
+        self.listing_began.is_some_and(|began| since + SETTLING <= began)
     }
 
     pub(super) fn note_hand_offs(&mut self) {
@@ -190,10 +205,12 @@ impl LeaderState {
         }
     }
 
-    pub(super) fn note_listing(&mut self, listing: Listing) {
-        catalogue::DISCOVERY_SECONDS.record([], listing.took.as_secs_f64());
-        self.least_listing_time = listing.least_time;
-        self.is_disabled = listing.is_disabled;
+    pub(super) fn note_listing(&mut self, listing: Arc<Listing>, rate: u32) {
+        catalogue::DISCOVERY_SECONDS.record([], (listing.arrived - listing.began).as_secs_f64());
+        self.least_listing_time =
+            Duration::from_secs(1) * u32::try_from(listing.pages).unwrap_or(u32::MAX) / rate.max(1);
+        self.disabled_since = listing.is_disabled.then(|| self.disabled_since.unwrap_or(listing.arrived));
+        self.listing_began = Some(listing.began);
         self.listed = Some(Instant::now());
         self.listing = Some(listing);
         self.scanned = None; // acted upon with rows that are younger than the listing

@@ -1,8 +1,13 @@
 //! Records that the service dropped before they were read.
 
 use crate::support::deliveries::Deliveries;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
 use crate::support::fixture::{Fixture, TABLE};
 use crate::support::local_service::Written;
+use crate::support::wait::wait_for;
 
 /// Leaves an application at a checkpoint whose next records are gone, and newer ones that are there.
 fn with_a_gap() -> (Fixture, Deliveries, Written) {
@@ -47,4 +52,39 @@ fn a_gap_stops_a_worker_that_is_told_to_stop_at_one_and_is_still_there_for_the_n
     let mut worker = fixture.worker("audit", "w", &deliveries, "");
     deliveries.wait_for_all(&written);
     assert_eq!(worker.stop(), 0);
+}
+
+/// 300 open shards of four generations are 12 pages.
+#[test]
+fn a_fleet_that_was_away_for_longer_than_the_retention_reads_again_soon_and_spares_the_service() {
+    let fixture = Fixture::new("--shards 300 --retention 20s --describe-stream-per-second 10");
+    let mut deliveries = fixture.deliveries("audit");
+    let mut written = Written::default();
+    fixture.service.write(TABLE, &mut written, 200);
+    let mut worker = fixture.worker("audit", "w", &deliveries, "");
+    deliveries.wait_for_all(&written);
+    assert_eq!(worker.stop(), 0);
+    let arn = fixture.service.stream_arn(TABLE);
+    let old: Vec<String> = fixture.service.leases("audit").into_keys().collect();
+    for _ in 0..3 {
+        fixture.service.change_shards(TABLE, "rollover");
+    }
+    wait_for("the old shards to be gone", || {
+        old.iter().all(|shard| {
+            let request = json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"});
+            fixture.service.try_call("GetShardIterator", &request).is_err()
+        })
+    });
+    fixture.service.write(TABLE, &mut written, 200);
+    let (called, started) = (fixture.service.calls("DescribeStream"), Instant::now());
+    let mut workers = ["a", "b"].map(|id| fixture.worker("audit", id, &deliveries, ""));
+    deliveries.wait_for_all(&written);
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    wait_for("the old leases to be finished", || {
+        let leases = fixture.service.leases("audit");
+        old.iter().all(|shard| leases.get(shard).is_none_or(|lease| lease.checkpoint == "SHARD_END"))
+    });
+    let calls = fixture.service.calls("DescribeStream") - called;
+    assert!(calls < 200, "{calls} calls in {:?}", started.elapsed());
+    assert_eq!(workers.each_mut().map(|worker| worker.stop()), [0, 0]);
 }
