@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::error::ServiceError;
 use crate::faults::{Effect, FaultPlan, InjectedFault};
+use crate::index::SecondaryIndex;
 use crate::options::LocalOptions;
 use crate::policy;
 use crate::stats::Stats;
@@ -116,6 +117,7 @@ impl Emulator {
             return;
         }
         self.sweep_expired(self.clock);
+        self.settle_indexes(self.clock);
         let mut context = StreamContext { now: self.clock, options: &self.options, random: &mut self.random };
         for stream in self.streams.values_mut() {
             stream.advance(&mut context);
@@ -215,7 +217,8 @@ impl Emulator {
         let has_ttl = self.tables.values().any(|table| table.ttl.is_some());
         let sweep = if has_ttl { self.next_ttl_sweep } else { Timestamp::from_millis(u64::MAX) };
         let streams = self.streams.values().map(|stream| stream.next_event);
-        self.next_event = streams.min().unwrap_or(sweep).min(sweep);
+        let indexes = self.tables.values().flat_map(|table| &table.indexes).filter_map(SecondaryIndex::next_event);
+        self.next_event = streams.chain(indexes).min().unwrap_or(sweep).min(sweep);
     }
 
     /// 52 letters and digits, as the service's request ids have.

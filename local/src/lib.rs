@@ -68,7 +68,7 @@
 //! | `POST /_local/tick` | carries out the roll-over, trimming and expiry that are due |
 //!
 //! # Left out
-//! Indexes, PartiQL, backups, imports, tags, global tables, the legacy parameters (`Expected`, `AttributeUpdates`,
+//! PartiQL, backups, imports, tags, global tables, the legacy parameters (`Expected`, `AttributeUpdates`,
 //! `KeyConditions` and their kin) and throttling by provisioned throughput. A request for any of them is refused in the
 //! service's own error shape, with a message that says so. Signatures are not checked.
 //!
@@ -79,12 +79,15 @@
 //! SDK, and a [`Server`] over HTTP/1.1.
 
 mod batch;
+mod capacity;
 mod connector;
+mod definition;
 mod emulator;
 mod error;
 mod expression;
 mod faults;
 mod hash;
+mod index;
 mod items;
 mod limits;
 mod number;

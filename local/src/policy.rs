@@ -120,6 +120,10 @@ pub(crate) fn required_permissions(
             let arn = text("ShardIterator").split('|').next().unwrap_or_default();
             BTreeSet::from([required(operation, arn.to_owned())])
         }
+        "Query" | "Scan" if !text("IndexName").is_empty() => {
+            let index = format!("{}/index/{}", table_arn(text("TableName")), text("IndexName"));
+            BTreeSet::from([required(operation, index)])
+        }
         _ if request.is_for_streams() => BTreeSet::from([required(operation, text("StreamArn").to_owned())]),
         _ => BTreeSet::from([required(operation, table_arn(text("TableName")))]),
     }
@@ -196,6 +200,8 @@ mod tests {
     fn a_call_needs_its_own_action_a_transaction_that_of_each_part_and_a_batch_its_tables() {
         let item = required_for("DynamoDB_20120810.GetItem", &json!({"TableName": "T"}));
         assert_eq!(item, ["dynamodb:GetItem arn:T"]);
+        let query = required_for("DynamoDB_20120810.Query", &json!({"TableName": "T", "IndexName": "I"}));
+        assert_eq!(query, ["dynamodb:Query arn:T/index/I"]);
         let transaction = json!({"TransactItems": [
             {"Put": {"TableName": "T"}}, {"Put": {"TableName": "T"}}, {"ConditionCheck": {"TableName": "U"}},
         ]});

@@ -79,6 +79,11 @@ impl Condition {
             ))),
         }
     }
+
+    /// The item's attributes that it reads.
+    pub fn attributes(&self) -> impl Iterator<Item = &str> {
+        self.test.paths().into_iter().map(|path| path.attribute.as_str())
+    }
 }
 
 impl Test {

@@ -37,4 +37,9 @@ impl Projection {
     pub fn project(&self, item: &Item) -> Item {
         path::project(self.paths.iter(), item)
     }
+
+    /// The item's attributes that it reads.
+    pub fn attributes(&self) -> impl Iterator<Item = &str> {
+        self.paths.iter().map(|path| path.attribute.as_str())
+    }
 }

@@ -86,6 +86,7 @@ fn run(service: &Service, step: &Step, names: &mut Names) -> Result<(), String> 
         // These are of the suite, not of the API: several calls whose answers belong together.
         "WholeScan" => compare(&Answer { status: 200, body: whole_scan(address, &body) }, names),
         "ShardWithRecords" => compare(&Answer { status: 200, body: shard_with_records(address, &body) }, names),
+        "SettledTable" => compare(&Answer { status: 200, body: settled_table(address, &body) }, names),
         "AllRecords" => {
             let wanted = expected.body["Records"].as_array().map_or(0, Vec::len);
             compare(&Answer { status: 200, body: all_records(address, &body, wanted) }, names)
@@ -127,6 +128,16 @@ fn whole_scan(address: SocketAddr, body: &Value) -> Value {
         }
     }
     json!({"Items": items})
+}
+
+/// The description of a table once all its indexes are active.
+fn settled_table(address: SocketAddr, body: &Value) -> Value {
+    eventually("the indexes settle", ARRIVAL, || {
+        let description = good(address, "DescribeTable", body);
+        let indexes = description["Table"]["GlobalSecondaryIndexes"].as_array().into_iter().flatten();
+        let settled = indexes.into_iter().all(|index| index["IndexStatus"] == "ACTIVE");
+        settled.then_some(description)
+    })
 }
 
 /// The one shard of a stream that has records.
