@@ -114,7 +114,7 @@ impl Emulator {
     }
 
     fn read_batch<'a>(&self, name: &str, request: &'a Value) -> Result<BatchRead<'a>, ServiceError> {
-        let known = ["Keys", "ConsistentRead", "ProjectionExpression", "ExpressionAttributeNames"];
+        let known = ["Keys", "ConsistentRead", "AttributesToGet", "ProjectionExpression", "ExpressionAttributeNames"];
         let parameters = Parameters::new(request, &known)?;
         let table = self.table_for_items(name)?;
         let projection = read_projection(request, &parameters)?;

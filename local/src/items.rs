@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::capacity::{CapacityDetail, Cost, read_units};
 use crate::emulator::{Emulator, Reply};
 use crate::error::ServiceError;
-use crate::expression::{Condition, ExpressionKind, Placeholders, Projection, Update};
+use crate::expression::{Condition, ExpressionKind, Placeholders, Projection, Update, legacy};
 use crate::request::Parameters;
 use crate::stream::record::{WriteSource, append};
 use crate::table::{ItemKey, Table, check_item_size};
@@ -63,6 +63,11 @@ impl PlannedWrite {
         parameters: &Parameters<'_>,
     ) -> Result<Self, ServiceError> {
         let name = table_name(parameters)?;
+        legacy::check_not_mixed(
+            parameters,
+            &["AttributeUpdates", "Expected", "ConditionalOperator"],
+            &["UpdateExpression", "ConditionExpression"],
+        )?;
         let placeholders = Placeholders::from_request(body)?;
         let condition_text = parameters.text("ConditionExpression")?;
         let update_text = match kind {
@@ -78,11 +83,11 @@ impl PlannedWrite {
         placeholders.check_wanted(has_expression, missing)?;
         let update = match update_text {
             Some(text) => Some(Update::parse(text, &placeholders)?),
-            None => None,
+            None => legacy::attribute_updates(parameters)?,
         };
         let condition = match condition_text {
             Some(text) => Some(Condition::parse(ExpressionKind::ConditionExpression, text, &placeholders)?),
-            None => None,
+            None => legacy::expected(parameters)?,
         };
         placeholders.check_all_used()?;
         let on_failure = parameters.choice("ReturnValuesOnConditionCheckFailure", &["NONE", "ALL_OLD"])?;
@@ -169,7 +174,7 @@ impl Emulator {
     }
 
     pub(super) fn update_item(&mut self, now: Timestamp, body: &Value) -> Reply {
-        self.write_item(now, WriteKind::Update, &["Key", "UpdateExpression"], body)
+        self.write_item(now, WriteKind::Update, &["Key", "UpdateExpression", "AttributeUpdates"], body)
     }
 
     pub(super) fn delete_item(&mut self, now: Timestamp, body: &Value) -> Reply {
@@ -181,6 +186,7 @@ impl Emulator {
             "TableName",
             "Key",
             "ConsistentRead",
+            "AttributesToGet",
             "ProjectionExpression",
             "ExpressionAttributeNames",
             "ReturnConsumedCapacity",
@@ -212,6 +218,8 @@ impl Emulator {
         let mut known = vec![
             "TableName",
             "ConditionExpression",
+            "Expected",
+            "ConditionalOperator",
             "ExpressionAttributeNames",
             "ExpressionAttributeValues",
             "ReturnValues",
@@ -271,14 +279,15 @@ pub(super) fn read_key(table: &Table, parameters: &Parameters<'_>) -> Result<Ite
     table.schema.key_of_request(&key)
 }
 
-/// The `ProjectionExpression` of a request that has no other expression.
+/// The `ProjectionExpression` of a request that has no other expression, or its `AttributesToGet`.
 pub(super) fn read_projection(body: &Value, parameters: &Parameters<'_>) -> Result<Option<Projection>, ServiceError> {
+    legacy::check_not_mixed(parameters, &["AttributesToGet"], &["ProjectionExpression"])?;
     let placeholders = Placeholders::from_request(body)?;
     let text = parameters.text("ProjectionExpression")?;
     placeholders.check_wanted(text.is_some(), &[])?;
     let projection = match text {
         Some(text) => Some(Projection::parse(text, &placeholders)?),
-        None => None,
+        None => legacy::attributes_to_get(parameters)?,
     };
     placeholders.check_all_used()?;
     Ok(projection)

@@ -68,9 +68,8 @@
 //! | `POST /_local/tick` | carries out the roll-over, trimming and expiry that are due |
 //!
 //! # Left out
-//! PartiQL, backups, imports, tags, global tables, the legacy parameters (`Expected`, `AttributeUpdates`,
-//! `KeyConditions` and their kin) and throttling by provisioned throughput. A request for any of them is refused in the
-//! service's own error shape, with a message that says so. Signatures are not checked.
+//! PartiQL, backups, imports, tags, global tables and throttling by provisioned throughput. A request for any of them is
+//! refused in the service's own error shape, with a message that says so. Signatures are not checked.
 //!
 //! # Layout
 //! `Emulator` is the whole service as a deterministic state machine, `handle(now, request) -> answer`, without clock,

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::capacity::{CapacityDetail, Cost, read_units};
 use crate::emulator::{Emulator, Reply};
 use crate::error::ServiceError;
-use crate::expression::{Condition, ExpressionKind, KeyCondition, Placeholders, Projection};
+use crate::expression::{Condition, ExpressionKind, KeyCondition, Placeholders, Projection, legacy};
 use crate::index::{IndexEntry, IndexProjection, IndexStatus, Scope, SecondaryIndex};
 use crate::request::Parameters;
 use crate::stream::record::append;
@@ -61,7 +61,7 @@ struct PageBuilder<'a> {
     last: Option<Item>,
 }
 
-const COMMON: [&str; 11] = [
+const COMMON: [&str; 13] = [
     "TableName",
     "FilterExpression",
     "ProjectionExpression",
@@ -73,6 +73,8 @@ const COMMON: [&str; 11] = [
     "ConsistentRead",
     "ReturnConsumedCapacity",
     "IndexName",
+    "AttributesToGet",
+    "ConditionalOperator",
 ];
 
 impl StartKey {
@@ -94,7 +96,7 @@ impl StartKey {
 impl Emulator {
     pub(super) fn query(&mut self, body: &Value) -> Reply {
         let mut known = COMMON.to_vec();
-        known.extend(["KeyConditionExpression", "ScanIndexForward"]);
+        known.extend(["KeyConditionExpression", "ScanIndexForward", "KeyConditions", "QueryFilter"]);
         let parameters = Parameters::new(body, &known)?;
         let forward = parameters.flag("ScanIndexForward")?.unwrap_or(true);
         let request = self.read_request(body, &parameters, true)?;
@@ -145,7 +147,7 @@ impl Emulator {
 
     pub(super) fn scan(&mut self, body: &Value) -> Reply {
         let mut known = COMMON.to_vec();
-        known.extend(["Segment", "TotalSegments"]);
+        known.extend(["Segment", "TotalSegments", "ScanFilter"]);
         let parameters = Parameters::new(body, &known)?;
         let (from, to) = segment(&parameters)?;
         let request = self.read_request(body, &parameters, false)?;
@@ -184,6 +186,13 @@ impl Emulator {
             None => None,
         };
         let schema = index.map_or(&table.schema, |index| &index.schema);
+        let filter_member = if is_query { "QueryFilter" } else { "ScanFilter" };
+        legacy::check_not_mixed(
+            parameters,
+            &["AttributesToGet", filter_member, "ConditionalOperator"],
+            &["ProjectionExpression", "FilterExpression", "KeyConditionExpression"],
+        )?;
+        legacy::check_not_mixed(parameters, &["KeyConditions"], &["KeyConditionExpression"])?;
         let placeholders = Placeholders::from_request(body)?;
         let filter_text = parameters.text("FilterExpression")?;
         let projection_text = parameters.text("ProjectionExpression")?;
@@ -198,23 +207,24 @@ impl Emulator {
         let range_name = schema.range.as_ref().map(|range| range.name.as_str());
         let range_kind = schema.range.as_ref().map(|range| range.kind.as_str());
         let key_condition = match key_text {
-            Some(text) => {
-                let condition = KeyCondition::parse(text, &placeholders, &schema.hash.name, range_name)?;
-                condition.check_types(&schema.hash.kind, range_kind)?;
-                Some(condition)
-            }
+            Some(text) => Some(KeyCondition::parse(text, &placeholders, &schema.hash.name, range_name)?),
+            None if is_query => legacy::key_conditions(parameters, &schema.hash.name, range_name)?,
             None => None,
         };
+        if let Some(condition) = &key_condition {
+            condition.check_types(&schema.hash.kind, range_kind)?;
+        }
         let filter = match filter_text {
             Some(text) => Some(Condition::parse(ExpressionKind::FilterExpression, text, &placeholders)?),
-            None => None,
+            None => legacy::filter(parameters, filter_member)?,
         };
         if let (Some(filter), true) = (&filter, is_query) {
-            filter.check_no_keys(&schema.names())?;
+            let member = if filter_text.is_some() { "Filter Expression" } else { filter_member };
+            filter.check_no_keys(member, &schema.names())?;
         }
         let projection = match projection_text {
             Some(text) => Some(Projection::parse(text, &placeholders)?),
-            None => None,
+            None => legacy::attributes_to_get(parameters)?,
         };
         placeholders.check_all_used()?;
         if let (Some(filter), Some(index)) = (&filter, index) {
@@ -409,7 +419,10 @@ fn content(
             "ALL_PROJECTED_ATTRIBUTES can be used only when Querying using an IndexName".to_owned()
         }
         ("ALL_ATTRIBUTES" | "COUNT" | "ALL_PROJECTED_ATTRIBUTES", Some(_), _) => {
-            format!("Cannot specify the ProjectionExpression when choosing to get {way}")
+            let member = ["ProjectionExpression", "AttributesToGet"];
+            let member = member.into_iter().find(|name| parameters.value(name).is_some()).unwrap_or_default();
+            let way = if way == "COUNT" && member == "AttributesToGet" { "only the Count" } else { way };
+            format!("Cannot specify the {member} when choosing to get {way}")
         }
         _ => String::new(),
     };

@@ -94,8 +94,8 @@ fn requests_that_do_not_fit_the_table_are_refused() {
         ),
         (
             "PutItem",
-            json!({"TableName": "Tab", "Item": {"k": {"S": "a"}}, "Expected": {}}),
-            "Expected is not supported",
+            json!({"TableName": "Tab", "Item": {"k": {"S": "a"}}, "Surprise": {}}),
+            "Surprise is not supported",
         ),
         (
             "UpdateItem",
