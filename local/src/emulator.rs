@@ -273,14 +273,26 @@ impl Emulator {
             "DynamoDB_20120810.DeleteTable" => self.delete_table(now, &body),
             "DynamoDB_20120810.DescribeTimeToLive" => self.describe_time_to_live(&body),
             "DynamoDB_20120810.UpdateTimeToLive" => self.update_time_to_live(now, &body),
+            "DynamoDB_20120810.TagResource" => self.tag_resource(&body),
+            "DynamoDB_20120810.UntagResource" => self.untag_resource(&body),
+            "DynamoDB_20120810.ListTagsOfResource" => self.list_tags_of_resource(&body),
+            "DynamoDB_20120810.DescribeLimits" => self.describe_limits(&body),
+            "DynamoDB_20120810.DescribeEndpoints" => self.describe_endpoints(&body),
+            "DynamoDB_20120810.DescribeContinuousBackups" => self.describe_continuous_backups(&body),
             "DynamoDBStreams_20120810.ListStreams" => self.list_streams(&body),
             "DynamoDBStreams_20120810.DescribeStream" => self.describe_stream(now, &body),
             "DynamoDBStreams_20120810.GetShardIterator" => self.shard_iterator(now, &body),
             "DynamoDBStreams_20120810.GetRecords" => self.records(now, &body),
-            other => Err(ServiceError::new(
-                "UnknownOperationException",
-                format!("The local service has no operation {other}"),
-            )),
+            other => {
+                let is_partiql =
+                    matches!(request.operation(), "ExecuteStatement" | "BatchExecuteStatement" | "ExecuteTransaction");
+                let message = if is_partiql {
+                    format!("PartiQL is not supported by the local service: {other}")
+                } else {
+                    format!("The local service has no operation {other}")
+                };
+                Err(ServiceError::new("UnknownOperationException", message))
+            }
         }
     }
 }

@@ -68,7 +68,7 @@
 //! | `POST /_local/tick` | carries out the roll-over, trimming and expiry that are due |
 //!
 //! # Left out
-//! PartiQL, backups, imports, tags, global tables and throttling by provisioned throughput. A request for any of them is
+//! PartiQL, backups, imports, global tables and throttling by provisioned throughput. A request for any of them is
 //! refused in the service's own error shape, with a message that says so. Signatures are not checked.
 //!
 //! # Layout
@@ -101,6 +101,7 @@ mod stats;
 mod stream;
 mod table;
 mod tables;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod timestamp;

@@ -114,7 +114,9 @@ pub(crate) fn required_permissions(
             let tables = body["RequestItems"].as_object().into_iter().flatten();
             tables.map(|(table, _)| required(operation, table_arn(table))).collect()
         }
-        "ListTables" | "ListStreams" => BTreeSet::from([required(operation, "*".to_owned())]),
+        "ListTables" | "ListStreams" | "DescribeLimits" | "DescribeEndpoints" => {
+            BTreeSet::from([required(operation, "*".to_owned())])
+        }
         "GetRecords" => {
             // An iterator begins with its stream's ARN.
             let arn = text("ShardIterator").split('|').next().unwrap_or_default();
@@ -123,6 +125,9 @@ pub(crate) fn required_permissions(
         "Query" | "Scan" if !text("IndexName").is_empty() => {
             let index = format!("{}/index/{}", table_arn(text("TableName")), text("IndexName"));
             BTreeSet::from([required(operation, index)])
+        }
+        "TagResource" | "UntagResource" | "ListTagsOfResource" => {
+            BTreeSet::from([required(operation, text("ResourceArn").to_owned())])
         }
         _ if request.is_for_streams() => BTreeSet::from([required(operation, text("StreamArn").to_owned())]),
         _ => BTreeSet::from([required(operation, table_arn(text("TableName")))]),

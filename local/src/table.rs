@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::error::ServiceError;
 use crate::hash::stable_hash;
 use crate::index::{SecondaryIndex, UnfitKey};
+use crate::tags::Tags;
 use crate::timestamp::Timestamp;
 use crate::value::{AttributeValue, Item, item_size};
 
@@ -67,6 +68,7 @@ pub(crate) struct Table {
     pub(crate) stream_enabled: bool,
     pub(crate) ttl: Option<TimeToLive>,
     pub(crate) indexes: Vec<SecondaryIndex>,
+    pub(crate) tags: Tags,
     /// Items by place on the ring, then by sort key.
     items: BTreeMap<PartitionKey, BTreeMap<Option<AttributeValue>, Item>>,
     item_count: u64,
@@ -200,6 +202,7 @@ pub(crate) struct TableSettings {
     pub(crate) throughput: (i64, i64),
     pub(crate) deletion_protection: bool,
     pub(crate) indexes: Vec<SecondaryIndex>,
+    pub(crate) tags: Tags,
 }
 
 impl Table {
@@ -217,6 +220,7 @@ impl Table {
             stream_enabled: false,
             ttl: None,
             indexes: settings.indexes,
+            tags: settings.tags,
             items: BTreeMap::new(),
             item_count: 0,
             bytes: 0,

@@ -16,6 +16,7 @@ use crate::request::{Parameters, missing};
 use crate::stream::lifecycle::{Stream, StreamContext};
 use crate::stream::record::ViewType;
 use crate::table::{KeySchema, Table, TableSettings};
+use crate::tags::read_tags;
 use crate::timestamp::Timestamp;
 
 impl Emulator {
@@ -42,6 +43,7 @@ impl Emulator {
         let mode = parameters.choice("BillingMode", &["PROVISIONED", "PAY_PER_REQUEST"])?;
         let on_demand = mode == "PAY_PER_REQUEST";
         check_throughput(on_demand, throughput)?;
+        let tags = read_tags(&parameters)?;
         let indexes = indexes(&parameters, &kinds, &schema, on_demand)?;
         check_kinds_used(&kinds, &schema, &indexes)?;
         let view = stream_specification(&parameters)?;
@@ -58,6 +60,7 @@ impl Emulator {
             throughput: throughput.unwrap_or_default(),
             deletion_protection,
             indexes,
+            tags,
         });
         if let Some(Some(view)) = view {
             self.enable_stream(now, &mut table, view);
