@@ -1,6 +1,7 @@
 //! The whole service as a deterministic state machine: one request in, one answer out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -9,6 +10,7 @@ use serde_json::Value;
 use crate::error::ServiceError;
 use crate::faults::{Effect, FaultPlan, InjectedFault};
 use crate::index::SecondaryIndex;
+use crate::limits::RateLimit;
 use crate::options::LocalOptions;
 use crate::policy;
 use crate::stats::Stats;
@@ -55,9 +57,13 @@ pub struct Emulator {
     pub(super) streams: BTreeMap<String, Stream>,
     pub(super) tokens: Tokens,
     pub(super) stats: Stats,
-    faults: FaultPlan,
+    pub(super) faults: FaultPlan,
+    /// The time at which the plan was set.
+    faults_since: Timestamp,
+    /// DescribeStream calls of the account.
+    pub(super) descriptions: RateLimit,
     /// Apart from `random`, so that faults change no id.
-    fault_random: Rng,
+    pub(super) fault_random: Rng,
     /// The latest time seen: it never moves back.
     clock: Timestamp,
     /// No roll-over, trimming or expiry is due before this time.
@@ -89,6 +95,8 @@ impl Emulator {
             tokens: Tokens::default(),
             stats: Stats::default(),
             faults: FaultPlan::default(),
+            faults_since: Timestamp::default(),
+            descriptions: RateLimit::default(),
             clock: Timestamp::default(),
             next_event: Timestamp::default(),
             next_ttl_sweep: Timestamp::default(),
@@ -135,14 +143,19 @@ impl Emulator {
         &self.faults
     }
 
-    pub fn set_faults(&mut self, faults: FaultPlan) {
+    pub fn set_faults(&mut self, now: Timestamp, faults: FaultPlan) {
+        self.clock = self.clock.max(now);
+        self.faults_since = self.clock;
         self.faults = faults;
     }
 
     /// Draws the fault of one call from the plan; the service carries it out. `caller` is the access key id that signed
     /// the call.
-    pub fn draw_fault(&mut self, request: &Request, caller: Option<&str>) -> InjectedFault {
-        let mut fault = self.faults.draw(request, &mut self.fault_random);
+    pub fn draw_fault(&mut self, now: Timestamp, request: &Request, caller: Option<&str>) -> InjectedFault {
+        let names_tables = self.faults.rules.iter().any(|rule| !rule.tables.is_empty());
+        let tables = if names_tables { policy::tables(request) } else { BTreeSet::new() };
+        let age = Duration::from_millis(now.as_millis().saturating_sub(self.faults_since.as_millis()));
+        let mut fault = self.faults.draw(request, &tables, age, &mut self.fault_random);
         if let (Effect::None, Some(refusal)) =
             (&fault.effect, caller.and_then(|caller| self.refusal_by_policy(request, caller)))
         {

@@ -38,7 +38,8 @@
 //! # Ok(())
 //! # }
 //! ```
-//! [`InMemoryClient::hook`] decides call by call instead. [`LocalService::change_shards`] splits, rolls over and trims
+//! A rule may name operations and tables, and end after a time; [`StreamFaults`] are the weaknesses of the streams' API:
+//! stale listings, shards that are not known yet, pages without successor. [`InMemoryClient::hook`] decides call by call. [`LocalService::change_shards`] splits, rolls over and trims
 //! shards, and a [`Clock`] of the test's own makes 24 hours pass at once.
 //!
 //! # For other processes
@@ -112,7 +113,7 @@ mod value;
 pub use connector::{Call, FaultHook, InMemoryClient};
 pub use emulator::{Answer, Request};
 pub use error::ServiceError;
-pub use faults::{Effect, FaultPlan, FaultRule, InjectedFault};
+pub use faults::{Effect, FaultPlan, FaultRule, InjectedFault, StreamFaults};
 pub use options::LocalOptions;
 pub use policy::Policy;
 pub use preload::Preload;

@@ -134,6 +134,19 @@ pub(crate) fn required_permissions(
     }
 }
 
+/// The names of the tables that a call touches, itself or by a stream or an index.
+pub(crate) fn tables(request: &Request) -> BTreeSet<String> {
+    let table_of = |permission: RequiredPermission| {
+        let (_, rest) = permission.resource.split_once("table/")?;
+        Some(rest.split('/').next().unwrap_or(rest).to_owned())
+    };
+    let table_arn = |name: &str| match name.rsplit_once("table/") {
+        Some((_, name)) => format!("table/{name}"),
+        None => format!("table/{name}"),
+    };
+    required_permissions(request, table_arn).into_iter().filter_map(table_of).collect()
+}
+
 /// The parts of a transaction, each with its kind.
 fn parts(body: &Value) -> impl Iterator<Item = (&str, &Value)> {
     let entries = body["TransactItems"].as_array().into_iter().flatten();

@@ -130,7 +130,8 @@ impl LocalService {
     /// # Errors
     /// The plan broke the connection.
     pub async fn call(&self, request: Request) -> Result<Answer, LostCall> {
-        let fault = self.emulator().draw_fault(&request, None);
+        let now = self.now();
+        let fault = self.emulator().draw_fault(now, &request, None);
         self.call_with(request, fault).await
     }
 
@@ -139,7 +140,8 @@ impl LocalService {
     /// # Errors
     /// The plan broke the connection.
     pub async fn call_as(&self, caller: &str, request: Request) -> Result<Answer, LostCall> {
-        let fault = self.emulator().draw_fault(&request, Some(caller));
+        let now = self.now();
+        let fault = self.emulator().draw_fault(now, &request, Some(caller));
         self.call_with(request, fault).await
     }
 
@@ -172,7 +174,8 @@ impl LocalService {
 
     /// Replaces the fault plan.
     pub fn set_faults(&self, faults: FaultPlan) {
-        self.emulator().set_faults(faults);
+        let now = self.now();
+        self.emulator().set_faults(now, faults);
     }
 
     /// Changes the shards of a table's latest stream: the named one, or all that the action fits.

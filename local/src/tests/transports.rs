@@ -221,6 +221,23 @@ async fn truncated_and_silent_answers_are_the_plans_to_give() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn access_to_a_table_can_be_lost_for_a_while() {
+    let service = service();
+    let clients = Clients::new(&service.sdk_config());
+    walk_through(&clients).await;
+    let rule = json!({"share": 1, "code": "AccessDeniedException", "tables": ["Phones"], "for_ms": 5000});
+    service.set_faults(FaultPlan::from_json(&json!({"rules": [rule]})).expect("a plan"));
+    let refused = clients.put("x").await.expect_err("access is lost");
+    assert!(format!("{refused:?}").contains("AccessDeniedException"), "{refused:?}");
+    let streams = clients.streams.list_streams().send().await;
+    assert!(streams.is_ok(), "a call that touches no table goes through");
+    let arn = streams.expect("listed").streams()[0].stream_arn().expect("named").to_owned();
+    assert!(clients.streams.describe_stream().stream_arn(arn).send().await.is_err(), "the stream is the table's");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    clients.put("x").await.expect("access is back");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_policy_holds_callers_in_memory_too() {
     let service = service();
     let clients = Clients::new(&service.sdk_config());
