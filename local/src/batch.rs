@@ -59,7 +59,7 @@ impl Emulator {
             self.stats.units_of(table).write += cost.total();
         }
         let mut answer = Map::from_iter([("UnprocessedItems".to_owned(), json!({}))]);
-        tell_costs(detail, &costs, &mut answer);
+        tell_costs(detail, &costs, None, &mut answer);
         json_reply(&answer.into())
     }
 
@@ -109,7 +109,7 @@ impl Emulator {
             ("Responses".to_owned(), responses.into()),
             ("UnprocessedKeys".to_owned(), unprocessed.into()),
         ]);
-        tell_costs(detail, &costs, &mut answer);
+        tell_costs(detail, &costs, None, &mut answer);
         json_reply(&answer.into())
     }
 

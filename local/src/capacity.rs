@@ -99,12 +99,32 @@ impl Cost {
     }
 }
 
-/// Adds the `ConsumedCapacity` of several tables to an answer, if it is wanted.
-pub(crate) fn tell_costs(detail: CapacityDetail, costs: &BTreeMap<String, Cost>, answer: &mut Map<String, Value>) {
-    let list: Vec<Value> = costs.iter().filter_map(|(table, cost)| cost.to_json(detail, table)).collect();
+/// Adds the `ConsumedCapacity` of several tables to an answer, if it is wanted. Transactions tell their units by
+/// `kind` too: ReadCapacityUnits or WriteCapacityUnits.
+pub(crate) fn tell_costs(
+    detail: CapacityDetail,
+    costs: &BTreeMap<String, Cost>,
+    kind: Option<&str>,
+    answer: &mut Map<String, Value>,
+) {
+    let mut list: Vec<Value> = costs.iter().filter_map(|(table, cost)| cost.to_json(detail, table)).collect();
+    if let Some(kind) = kind {
+        list.iter_mut().for_each(|consumed| repeat_units(consumed, kind));
+    }
     if !list.is_empty() {
         answer.insert("ConsumedCapacity".to_owned(), list.into());
     }
+}
+
+/// Repeats each `CapacityUnits` as a member of this name.
+fn repeat_units(consumed: &mut Value, kind: &str) {
+    let Value::Object(members) = consumed else {
+        return;
+    };
+    if let Some(units) = members.get("CapacityUnits").cloned() {
+        members.insert(kind.to_owned(), units);
+    }
+    members.values_mut().for_each(|member| repeat_units(member, kind));
 }
 
 /// Half a unit for each 4 KB, at least one of them; twice that with strong consistency.

@@ -108,7 +108,7 @@ impl Emulator {
             self.stats.units_of(table).read += cost.total();
         }
         let mut answer = Map::from_iter([("Responses".to_owned(), responses.into())]);
-        tell_costs(detail, &costs, &mut answer);
+        tell_costs(detail, &costs, Some("ReadCapacityUnits"), &mut answer);
         json_reply(&answer.into())
     }
 
@@ -187,7 +187,7 @@ impl Emulator {
             self.stats.units_of(table).write += cost.total();
         }
         let mut answer = Map::new();
-        tell_costs(detail, &costs, &mut answer);
+        tell_costs(detail, &costs, Some("WriteCapacityUnits"), &mut answer);
         json_reply(&answer.into())
     }
 }

@@ -206,6 +206,30 @@ async fn the_service_serves_over_http_and_can_be_made_to_fail() {
     }
 }
 
+#[tokio::test]
+async fn requests_are_read_in_chunks_not_compressed_and_only_whole() {
+    let service = LocalService::start();
+    let server = service.listen().await.expect("a port");
+    let send = async |headers: &str, body: &[u8]| {
+        let mut stream = TcpStream::connect(server.address()).await.expect("connected");
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: local\r\nconnection: close\r\nx-amz-target: DynamoDB_20120810.ListTables\r\n\
+             {headers}\r\n\r\n"
+        );
+        stream.write_all(&[head.as_bytes(), body].concat()).await.expect("sent");
+        stream.shutdown().await.expect("half closed");
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    };
+    let chunked = send("transfer-encoding: chunked", b"1\r\n{\r\n1\r\n}\r\n0\r\n\r\n").await;
+    assert!(chunked.starts_with("HTTP/1.1 200") && chunked.ends_with(r#"{"TableNames":[]}"#), "{chunked}");
+    let compressed = send("content-encoding: gzip\r\ncontent-length: 2", b"{}").await;
+    assert!(compressed.starts_with("HTTP/1.1 400") && compressed.contains("SerializationException"), "{compressed}");
+    send("content-length: 200", b"{}").await;
+    assert_eq!(service.stats().calls["ListTables"], 1, "a body that breaks off is no call");
+}
+
 #[tokio::test(start_paused = true)]
 async fn truncated_and_silent_answers_are_the_plans_to_give() {
     let service = service();
