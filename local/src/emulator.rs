@@ -103,6 +103,15 @@ impl Emulator {
         }
     }
 
+    /// An emulator that continues from a snapshot's time.
+    pub(super) fn restored(options: LocalOptions, clock: Timestamp, random: Rng) -> Self {
+        Self { clock, random, ..Self::new(options) }
+    }
+
+    pub(super) fn clock(&self) -> Timestamp {
+        self.clock
+    }
+
     /// Carries out one call at the time `now`; a time before an earlier call's counts as that one.
     pub fn handle(&mut self, now: Timestamp, request: &Request) -> Answer {
         self.tick(now);

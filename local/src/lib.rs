@@ -56,6 +56,9 @@
 //! # }
 //! ```
 //!
+//! # Data that stays
+//! [`LocalService::open`] and [`LocalService::save`] keep a snapshot of all tables and streams in a folder.
+//!
 //! # Control plane
 //! Served beside the API; each is also a method of [`LocalService`]:
 //!
@@ -98,6 +101,7 @@ mod query;
 mod request;
 mod server;
 mod service;
+mod snapshot;
 mod stats;
 mod stream;
 mod table;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,6 +25,7 @@ use crate::faults::{Effect, FaultPlan, InjectedFault};
 use crate::options::LocalOptions;
 use crate::preload::Preload;
 use crate::server::{self, Server};
+use crate::snapshot;
 use crate::stats::Stats;
 use crate::stream::StreamAction;
 use crate::timestamp::Timestamp;
@@ -79,6 +81,25 @@ impl LocalService {
     /// A service without tables.
     pub fn new(options: LocalOptions, clock: Clock) -> Self {
         Self { emulator: Arc::new(Mutex::new(Emulator::new(options))), clock }
+    }
+
+    /// A service with the tables and streams that [`Self::save`] put into this folder, or without tables if there are
+    /// none. Creates the folder.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or its snapshot is damaged.
+    pub fn open(folder: &Path, options: LocalOptions, clock: Clock) -> io::Result<Self> {
+        let emulator = snapshot::load(folder, options)?;
+        Ok(Self { emulator: Arc::new(Mutex::new(emulator)), clock })
+    }
+
+    /// Saves all tables and streams into an existing folder, whole or not at all.
+    ///
+    /// # Errors
+    /// The folder cannot be written to; what was saved before is still there.
+    pub fn save(&self, folder: &Path) -> io::Result<()> {
+        let snapshot = self.emulator().snapshot();
+        snapshot::save(folder, &snapshot)
     }
 
     /// A configuration whose SDK clients call this service in memory, with the SDK's standard retries.

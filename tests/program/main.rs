@@ -13,6 +13,7 @@ mod dead_letters;
 mod demo;
 mod effectively_once;
 mod kcl_table;
+mod local_data;
 mod operator;
 mod permissions;
 mod processes;

@@ -10,7 +10,7 @@ use crate::limits::RateLimit;
 use crate::timestamp::Timestamp;
 
 /// A shard of a stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Shard {
     pub(crate) id: String,
     pub(crate) parent: Option<String>,

@@ -4,6 +4,7 @@ mod indexes;
 mod items;
 mod reading;
 mod shards;
+mod snapshots;
 mod streams;
 mod tables;
 mod transactions;
