@@ -4,6 +4,7 @@
 //! DynamoDB Local differs, the transcript has its answer too, with the difference in words. Differences in every answer
 //! are in [`as_documented`]. Requests and answers are compared as they are on the wire.
 
+mod random;
 mod services;
 mod transcript;
 mod wire;
@@ -29,6 +30,16 @@ fn the_local_service_answers_as_documented() {
 fn dynamodb_local_answers_as_documented_but_where_the_transcripts_say_otherwise() {
     if let Some(service) = Service::dynamodb_local() {
         check(&service);
+    }
+}
+
+#[test]
+fn random_operations_leave_both_services_alike() {
+    if let Some(official) = Service::dynamodb_local() {
+        let ours = Service::shardkeeper_local();
+        for seed in 0..5 {
+            random::check([&ours, &official], seed);
+        }
     }
 }
 
