@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use crate::capacity::{CapacityDetail, Cost, read_units, tell_costs};
 use crate::emulator::{Emulator, Reply, json_reply};
 use crate::error::ServiceError;
-use crate::items::{Outcome, capacity_detail, consumed_by_table, read_projection, read_units, write_units};
+use crate::items::read_projection;
 use crate::request::Parameters;
 use crate::stream::record::WriteSource;
 use crate::table::{ItemKey, Table, check_item_size};
@@ -23,7 +24,7 @@ impl Emulator {
     pub(super) fn batch_write_item(&mut self, now: Timestamp, body: &Value) -> Reply {
         let known = ["RequestItems", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"];
         let parameters = Parameters::new(body, &known)?;
-        let detail = capacity_detail(&parameters)?;
+        let detail = CapacityDetail::read(&parameters)?;
         parameters.choice("ReturnItemCollectionMetrics", &["NONE", "SIZE"])?;
         let by_table = request_items(&parameters)?;
         let total: usize = by_table.values().map(|list| list.as_array().map_or(0, Vec::len)).sum();
@@ -47,28 +48,28 @@ impl Emulator {
                 writes.push((name, key, item));
             }
         }
-        let mut units = BTreeMap::new();
-        for (table, key, new) in writes {
-            let size_of_new = new.clone();
-            let old = self.replace_item(now, table, &key, new, WriteSource::Request);
-            let outcome = Outcome { old, new: size_of_new };
-            *units.entry(table.clone()).or_insert(0.0) += write_units(&outcome);
+        let mut costs: BTreeMap<String, Cost> = BTreeMap::new();
+        for (name, key, new) in writes {
+            let table = self.table_for_items(name)?;
+            let cost = Cost::of_write(table, table.item(&key), new.as_ref());
+            costs.entry(name.clone()).or_default().add(&cost, 1.0);
+            self.replace_item(now, name, &key, new, WriteSource::Request);
         }
-        for (table, units) in &units {
-            self.stats.units_of(table).write += units;
+        for (table, cost) in &costs {
+            self.stats.units_of(table).write += cost.total();
         }
         let mut answer = Map::from_iter([("UnprocessedItems".to_owned(), json!({}))]);
-        consumed_by_table(detail, &units, &mut answer);
+        tell_costs(detail, &costs, None, &mut answer);
         json_reply(&answer.into())
     }
 
     pub(super) fn batch_get_item(&mut self, body: &Value) -> Reply {
         let parameters = Parameters::new(body, &["RequestItems", "ReturnConsumedCapacity"])?;
-        let detail = capacity_detail(&parameters)?;
+        let detail = CapacityDetail::read(&parameters)?;
         let by_table = request_items(&parameters)?;
         let mut responses = Map::new();
         let mut unprocessed = Map::new();
-        let mut units = BTreeMap::new();
+        let mut costs: BTreeMap<String, Cost> = BTreeMap::new();
         let mut bytes = 0;
         let mut keys_seen = 0;
         for (name, request) in by_table {
@@ -86,7 +87,7 @@ impl Emulator {
                 }
                 let size = item.as_ref().map_or(0, item_size);
                 bytes += size;
-                *units.entry(name.clone()).or_insert(0.0) += read_units(size, read.consistent);
+                costs.entry(name.clone()).or_default().table += read_units(size, read.consistent);
                 if let Some(item) = item {
                     items.push(match &read.projection {
                         Some(projection) => item_to_json(&projection.project(&item)),
@@ -101,19 +102,19 @@ impl Emulator {
                 unprocessed.insert(name.clone(), rest);
             }
         }
-        for (table, units) in &units {
-            self.stats.units_of(table).read += units;
+        for (table, cost) in &costs {
+            self.stats.units_of(table).read += cost.total();
         }
         let mut answer = Map::from_iter([
             ("Responses".to_owned(), responses.into()),
             ("UnprocessedKeys".to_owned(), unprocessed.into()),
         ]);
-        consumed_by_table(detail, &units, &mut answer);
+        tell_costs(detail, &costs, None, &mut answer);
         json_reply(&answer.into())
     }
 
     fn read_batch<'a>(&self, name: &str, request: &'a Value) -> Result<BatchRead<'a>, ServiceError> {
-        let known = ["Keys", "ConsistentRead", "ProjectionExpression", "ExpressionAttributeNames"];
+        let known = ["Keys", "ConsistentRead", "AttributesToGet", "ProjectionExpression", "ExpressionAttributeNames"];
         let parameters = Parameters::new(request, &known)?;
         let table = self.table_for_items(name)?;
         let projection = read_projection(request, &parameters)?;
@@ -159,6 +160,9 @@ fn read_write(table: &Table, request: &Value) -> Result<(ItemKey, Option<Item>),
         (Some(put), None) => {
             let item = item_from_json(Parameters::new(put, &["Item"])?.required("Item")?)?;
             check_item_size(&item, "Item size has exceeded the maximum allowed size")?;
+            if let Some(unfit) = table.unfit_index_key(&item) {
+                return Err(unfit.in_put());
+            }
             Ok((table.schema.key_of_item(&item)?, Some(item)))
         }
         (None, Some(delete)) => {

@@ -1,6 +1,7 @@
 //! The whole service as a deterministic state machine: one request in, one answer out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -8,6 +9,8 @@ use serde_json::Value;
 
 use crate::error::ServiceError;
 use crate::faults::{Effect, FaultPlan, InjectedFault};
+use crate::index::SecondaryIndex;
+use crate::limits::RateLimit;
 use crate::options::LocalOptions;
 use crate::policy;
 use crate::stats::Stats;
@@ -54,9 +57,13 @@ pub struct Emulator {
     pub(super) streams: BTreeMap<String, Stream>,
     pub(super) tokens: Tokens,
     pub(super) stats: Stats,
-    faults: FaultPlan,
+    pub(super) faults: FaultPlan,
+    /// The time at which the plan was set.
+    faults_since: Timestamp,
+    /// DescribeStream calls of the account.
+    pub(super) descriptions: RateLimit,
     /// Apart from `random`, so that faults change no id.
-    fault_random: Rng,
+    pub(super) fault_random: Rng,
     /// The latest time seen: it never moves back.
     clock: Timestamp,
     /// No roll-over, trimming or expiry is due before this time.
@@ -88,10 +95,21 @@ impl Emulator {
             tokens: Tokens::default(),
             stats: Stats::default(),
             faults: FaultPlan::default(),
+            faults_since: Timestamp::default(),
+            descriptions: RateLimit::default(),
             clock: Timestamp::default(),
             next_event: Timestamp::default(),
             next_ttl_sweep: Timestamp::default(),
         }
+    }
+
+    /// An emulator that continues from a snapshot's time.
+    pub(super) fn restored(options: LocalOptions, clock: Timestamp, random: Rng) -> Self {
+        Self { clock, random, ..Self::new(options) }
+    }
+
+    pub(super) fn clock(&self) -> Timestamp {
+        self.clock
     }
 
     /// Carries out one call at the time `now`; a time before an earlier call's counts as that one.
@@ -116,6 +134,7 @@ impl Emulator {
             return;
         }
         self.sweep_expired(self.clock);
+        self.settle_indexes(self.clock);
         let mut context = StreamContext { now: self.clock, options: &self.options, random: &mut self.random };
         for stream in self.streams.values_mut() {
             stream.advance(&mut context);
@@ -133,14 +152,19 @@ impl Emulator {
         &self.faults
     }
 
-    pub fn set_faults(&mut self, faults: FaultPlan) {
+    pub fn set_faults(&mut self, now: Timestamp, faults: FaultPlan) {
+        self.clock = self.clock.max(now);
+        self.faults_since = self.clock;
         self.faults = faults;
     }
 
     /// Draws the fault of one call from the plan; the service carries it out. `caller` is the access key id that signed
     /// the call.
-    pub fn draw_fault(&mut self, request: &Request, caller: Option<&str>) -> InjectedFault {
-        let mut fault = self.faults.draw(request, &mut self.fault_random);
+    pub fn draw_fault(&mut self, now: Timestamp, request: &Request, caller: Option<&str>) -> InjectedFault {
+        let names_tables = self.faults.rules.iter().any(|rule| !rule.tables.is_empty());
+        let tables = if names_tables { policy::tables(request) } else { BTreeSet::new() };
+        let age = Duration::from_millis(now.as_millis().saturating_sub(self.faults_since.as_millis()));
+        let mut fault = self.faults.draw(request, &tables, age, &mut self.fault_random);
         if let (Effect::None, Some(refusal)) =
             (&fault.effect, caller.and_then(|caller| self.refusal_by_policy(request, caller)))
         {
@@ -215,7 +239,8 @@ impl Emulator {
         let has_ttl = self.tables.values().any(|table| table.ttl.is_some());
         let sweep = if has_ttl { self.next_ttl_sweep } else { Timestamp::from_millis(u64::MAX) };
         let streams = self.streams.values().map(|stream| stream.next_event);
-        self.next_event = streams.min().unwrap_or(sweep).min(sweep);
+        let indexes = self.tables.values().flat_map(|table| &table.indexes).filter_map(SecondaryIndex::next_event);
+        self.next_event = streams.chain(indexes).min().unwrap_or(sweep).min(sweep);
     }
 
     /// 52 letters and digits, as the service's request ids have.
@@ -270,14 +295,26 @@ impl Emulator {
             "DynamoDB_20120810.DeleteTable" => self.delete_table(now, &body),
             "DynamoDB_20120810.DescribeTimeToLive" => self.describe_time_to_live(&body),
             "DynamoDB_20120810.UpdateTimeToLive" => self.update_time_to_live(now, &body),
+            "DynamoDB_20120810.TagResource" => self.tag_resource(&body),
+            "DynamoDB_20120810.UntagResource" => self.untag_resource(&body),
+            "DynamoDB_20120810.ListTagsOfResource" => self.list_tags_of_resource(&body),
+            "DynamoDB_20120810.DescribeLimits" => self.describe_limits(&body),
+            "DynamoDB_20120810.DescribeEndpoints" => self.describe_endpoints(&body),
+            "DynamoDB_20120810.DescribeContinuousBackups" => self.describe_continuous_backups(&body),
             "DynamoDBStreams_20120810.ListStreams" => self.list_streams(&body),
             "DynamoDBStreams_20120810.DescribeStream" => self.describe_stream(now, &body),
             "DynamoDBStreams_20120810.GetShardIterator" => self.shard_iterator(now, &body),
             "DynamoDBStreams_20120810.GetRecords" => self.records(now, &body),
-            other => Err(ServiceError::new(
-                "UnknownOperationException",
-                format!("The local service has no operation {other}"),
-            )),
+            other => {
+                let is_partiql =
+                    matches!(request.operation(), "ExecuteStatement" | "BatchExecuteStatement" | "ExecuteTransaction");
+                let message = if is_partiql {
+                    format!("PartiQL is not supported by the local service: {other}")
+                } else {
+                    format!("The local service has no operation {other}")
+                };
+                Err(ServiceError::new("UnknownOperationException", message))
+            }
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Reads and writes of single items, and the planning of writes, which transactions share.
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
+use crate::capacity::{CapacityDetail, Cost, read_units};
 use crate::emulator::{Emulator, Reply};
 use crate::error::ServiceError;
-use crate::expression::{Condition, ExpressionKind, Placeholders, Projection, Update};
+use crate::expression::{Condition, ExpressionKind, Placeholders, Projection, Update, legacy};
 use crate::request::Parameters;
 use crate::stream::record::{WriteSource, append};
 use crate::table::{ItemKey, Table, check_item_size};
@@ -53,14 +54,6 @@ pub(super) struct Outcome {
     pub(super) new: Option<Item>,
 }
 
-/// The `ReturnConsumedCapacity` of a request.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum CapacityDetail {
-    None,
-    Total,
-    Indexes,
-}
-
 impl PlannedWrite {
     /// Reads a write out of a request's members.
     pub(super) fn read(
@@ -70,6 +63,11 @@ impl PlannedWrite {
         parameters: &Parameters<'_>,
     ) -> Result<Self, ServiceError> {
         let name = table_name(parameters)?;
+        legacy::check_not_mixed(
+            parameters,
+            &["AttributeUpdates", "Expected", "ConditionalOperator"],
+            &["UpdateExpression", "ConditionExpression"],
+        )?;
         let placeholders = Placeholders::from_request(body)?;
         let condition_text = parameters.text("ConditionExpression")?;
         let update_text = match kind {
@@ -85,11 +83,11 @@ impl PlannedWrite {
         placeholders.check_wanted(has_expression, missing)?;
         let update = match update_text {
             Some(text) => Some(Update::parse(text, &placeholders)?),
-            None => None,
+            None => legacy::attribute_updates(parameters)?,
         };
         let condition = match condition_text {
             Some(text) => Some(Condition::parse(ExpressionKind::ConditionExpression, text, &placeholders)?),
-            None => None,
+            None => legacy::expected(parameters)?,
         };
         placeholders.check_all_used()?;
         let on_failure = parameters.choice("ReturnValuesOnConditionCheckFailure", &["NONE", "ALL_OLD"])?;
@@ -120,6 +118,11 @@ impl PlannedWrite {
 
     /// Checks the condition and works out what the item becomes; writes nothing.
     pub(super) fn evaluate(self, table: &Table) -> Result<(Self, Outcome), WriteFailure> {
+        if let Action::Put(item) = &self.action
+            && let Some(unfit) = table.unfit_index_key(item)
+        {
+            return Err(WriteFailure::Invalid(unfit.in_put()));
+        }
         let old = table.item(&self.key);
         if let Some(condition) = &self.condition {
             let holds = condition.holds(old).map_err(|error| WriteFailure::Invalid(error.into()))?;
@@ -146,6 +149,11 @@ impl PlannedWrite {
         let new = update.apply(&base, &table.schema.names()).map_err(|error| WriteFailure::Invalid(error.into()))?;
         check_item_size(&new, "Item size to update has exceeded the maximum allowed size")
             .map_err(WriteFailure::Invalid)?;
+        // An attribute that was unfit before its index was created may stay.
+        let changed = |name: &str| new.get(name) != base.get(name);
+        if let Some(unfit) = table.unfit_index_key(&new).filter(|unfit| changed(unfit.name())) {
+            return Err(WriteFailure::Invalid(unfit.in_update()));
+        }
         Ok(new)
     }
 }
@@ -166,7 +174,7 @@ impl Emulator {
     }
 
     pub(super) fn update_item(&mut self, now: Timestamp, body: &Value) -> Reply {
-        self.write_item(now, WriteKind::Update, &["Key", "UpdateExpression"], body)
+        self.write_item(now, WriteKind::Update, &["Key", "UpdateExpression", "AttributeUpdates"], body)
     }
 
     pub(super) fn delete_item(&mut self, now: Timestamp, body: &Value) -> Reply {
@@ -178,13 +186,14 @@ impl Emulator {
             "TableName",
             "Key",
             "ConsistentRead",
+            "AttributesToGet",
             "ProjectionExpression",
             "ExpressionAttributeNames",
             "ReturnConsumedCapacity",
         ];
         let parameters = Parameters::new(body, &known)?;
         let name = table_name(&parameters)?;
-        let detail = capacity_detail(&parameters)?;
+        let detail = CapacityDetail::read(&parameters)?;
         let projection = read_projection(body, &parameters)?;
         let consistent = parameters.flag("ConsistentRead")?.unwrap_or(false);
         let table = self.table_for_items(name)?;
@@ -200,14 +209,17 @@ impl Emulator {
                 None => write_item_json(item, &mut out),
             }
         }
+        let cost = Cost::of_table(units);
         self.stats.units_of(name).read += units;
-        Ok(finish(out, consumed(detail, name, units).as_ref()))
+        Ok(finish(out, cost.to_json(detail, name).as_ref()))
     }
 
     fn write_item(&mut self, now: Timestamp, kind: WriteKind, own: &[&str], body: &Value) -> Reply {
         let mut known = vec![
             "TableName",
             "ConditionExpression",
+            "Expected",
+            "ConditionalOperator",
             "ExpressionAttributeNames",
             "ExpressionAttributeValues",
             "ReturnValues",
@@ -217,23 +229,23 @@ impl Emulator {
         ];
         known.extend_from_slice(own);
         let parameters = Parameters::new(body, &known)?;
-        let detail = capacity_detail(&parameters)?;
+        let detail = CapacityDetail::read(&parameters)?;
         parameters.choice("ReturnItemCollectionMetrics", &["NONE", "SIZE"])?;
         let wanted = return_values(&parameters, kind)?;
         let write = PlannedWrite::read(self, kind, body, &parameters)?;
         let table = self.table_for_items(&write.table)?;
         let (write, outcome) = write.evaluate(table)?;
-        let units = write_units(&outcome);
+        let cost = Cost::of_write(table, outcome.old.as_ref(), outcome.new.as_ref());
         let attributes = returned(wanted, &write, &outcome);
         self.replace_item(now, &write.table, &write.key, outcome.new, WriteSource::Request);
-        self.stats.units_of(&write.table).write += units;
+        self.stats.units_of(&write.table).write += cost.total();
 
         let mut out = vec![b'{'];
         if let Some(attributes) = attributes.filter(|attributes| !attributes.is_empty()) {
             out.extend_from_slice(b"\"Attributes\":");
             write_item_json(&attributes, &mut out);
         }
-        Ok(finish(out, consumed(detail, &write.table, units).as_ref()))
+        Ok(finish(out, cost.to_json(detail, &write.table).as_ref()))
     }
 }
 
@@ -267,49 +279,18 @@ pub(super) fn read_key(table: &Table, parameters: &Parameters<'_>) -> Result<Ite
     table.schema.key_of_request(&key)
 }
 
-/// The `ProjectionExpression` of a request that has no other expression.
+/// The `ProjectionExpression` of a request that has no other expression, or its `AttributesToGet`.
 pub(super) fn read_projection(body: &Value, parameters: &Parameters<'_>) -> Result<Option<Projection>, ServiceError> {
+    legacy::check_not_mixed(parameters, &["AttributesToGet"], &["ProjectionExpression"])?;
     let placeholders = Placeholders::from_request(body)?;
     let text = parameters.text("ProjectionExpression")?;
     placeholders.check_wanted(text.is_some(), &[])?;
     let projection = match text {
         Some(text) => Some(Projection::parse(text, &placeholders)?),
-        None => None,
+        None => legacy::attributes_to_get(parameters)?,
     };
     placeholders.check_all_used()?;
     Ok(projection)
-}
-
-pub(super) fn capacity_detail(parameters: &Parameters<'_>) -> Result<CapacityDetail, ServiceError> {
-    let detail = parameters.choice("ReturnConsumedCapacity", &["NONE", "TOTAL", "INDEXES"])?;
-    Ok(match detail {
-        "TOTAL" => CapacityDetail::Total,
-        "INDEXES" => CapacityDetail::Indexes,
-        _ => CapacityDetail::None,
-    })
-}
-
-/// The `ConsumedCapacity` of one table, if it is wanted.
-pub(super) fn consumed(detail: CapacityDetail, table: &str, units: f64) -> Option<Value> {
-    match detail {
-        CapacityDetail::None => None,
-        CapacityDetail::Total => Some(json!({"TableName": table, "CapacityUnits": units})),
-        CapacityDetail::Indexes => {
-            Some(json!({"TableName": table, "CapacityUnits": units, "Table": {"CapacityUnits": units}}))
-        }
-    }
-}
-
-/// The `ConsumedCapacity` list of several tables, if it is wanted.
-pub(super) fn consumed_by_table(
-    detail: CapacityDetail,
-    units: &std::collections::BTreeMap<String, f64>,
-    answer: &mut Map<String, Value>,
-) {
-    let list: Vec<Value> = units.iter().filter_map(|(table, units)| consumed(detail, table, *units)).collect();
-    if !list.is_empty() {
-        answer.insert("ConsumedCapacity".to_owned(), list.into());
-    }
 }
 
 /// Ends an answer that is an open object, with its cost if wanted.
@@ -320,21 +301,4 @@ fn finish(mut out: Vec<u8>, consumed: Option<&Value>) -> bytes::Bytes {
     }
     out.push(b'}');
     out.into()
-}
-
-/// Half a unit for each 4 KB, at least one of them; twice that with strong consistency.
-pub(super) fn read_units(bytes: usize, consistent: bool) -> f64 {
-    let blocks = units(bytes, 4096);
-    if consistent { blocks } else { blocks / 2.0 }
-}
-
-/// One unit for each KB of the larger of the item before and after.
-pub(super) fn write_units(outcome: &Outcome) -> f64 {
-    let bytes = outcome.old.as_ref().map_or(0, item_size);
-    units(bytes.max(outcome.new.as_ref().map_or(0, item_size)), 1024)
-}
-
-#[allow(clippy::cast_precision_loss)] // item sizes are far below 2^53
-fn units(bytes: usize, block: usize) -> f64 {
-    bytes.div_ceil(block).max(1) as f64
 }

@@ -38,7 +38,8 @@
 //! # Ok(())
 //! # }
 //! ```
-//! [`InMemoryClient::hook`] decides call by call instead. [`LocalService::change_shards`] splits, rolls over and trims
+//! A rule may name operations and tables, and end after a time; [`StreamFaults`] are the weaknesses of the streams' API:
+//! stale listings, shards that are not known yet, pages without successor. [`InMemoryClient::hook`] decides call by call. [`LocalService::change_shards`] splits, rolls over and trims
 //! shards, and a [`Clock`] of the test's own makes 24 hours pass at once.
 //!
 //! # For other processes
@@ -55,6 +56,9 @@
 //! # }
 //! ```
 //!
+//! # Data that stays
+//! [`LocalService::open`] and [`LocalService::save`] keep a snapshot of all tables and streams in a folder.
+//!
 //! # Control plane
 //! Served beside the API; each is also a method of [`LocalService`]:
 //!
@@ -68,9 +72,8 @@
 //! | `POST /_local/tick` | carries out the roll-over, trimming and expiry that are due |
 //!
 //! # Left out
-//! Indexes, PartiQL, backups, imports, tags, global tables, the legacy parameters (`Expected`, `AttributeUpdates`,
-//! `KeyConditions` and their kin) and throttling by provisioned throughput. A request for any of them is refused in the
-//! service's own error shape, with a message that says so. Signatures are not checked.
+//! PartiQL, backups, imports, global tables and throttling by provisioned throughput. A request for any of them is
+//! refused in the service's own error shape, with a message that says so. Signatures are not checked.
 //!
 //! # Layout
 //! `Emulator` is the whole service as a deterministic state machine, `handle(now, request) -> answer`, without clock,
@@ -79,12 +82,15 @@
 //! SDK, and a [`Server`] over HTTP/1.1.
 
 mod batch;
+mod capacity;
 mod connector;
+mod definition;
 mod emulator;
 mod error;
 mod expression;
 mod faults;
 mod hash;
+mod index;
 mod items;
 mod limits;
 mod number;
@@ -95,10 +101,12 @@ mod query;
 mod request;
 mod server;
 mod service;
+mod snapshot;
 mod stats;
 mod stream;
 mod table;
 mod tables;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod timestamp;
@@ -109,7 +117,7 @@ mod value;
 pub use connector::{Call, FaultHook, InMemoryClient};
 pub use emulator::{Answer, Request};
 pub use error::ServiceError;
-pub use faults::{Effect, FaultPlan, FaultRule, InjectedFault};
+pub use faults::{Effect, FaultPlan, FaultRule, InjectedFault, StreamFaults};
 pub use options::LocalOptions;
 pub use policy::Policy;
 pub use preload::Preload;

@@ -32,6 +32,9 @@ pub struct LocalOptions {
     pub page_shards: usize,
     /// Pause between sweeps for expired items. The real service takes up to a few days.
     pub ttl_sweep_interval: Duration,
+    /// Duration of an index's creation or deletion by UpdateTable. The index is CREATING or DELETING at least in the
+    /// answer.
+    pub index_backfill: Duration,
     /// The first sequence number of a new stream, by the API 21 to 40 digits. Start near a power of ten to get numbers
     /// of unequal length.
     pub first_sequence_number: u128,
@@ -54,6 +57,7 @@ impl Default for LocalOptions {
             page_bytes: 1024 * 1024,
             page_shards: 100,
             ttl_sweep_interval: Duration::from_secs(1),
+            index_backfill: Duration::ZERO,
             first_sequence_number: 100_000_000_000_000_000_001,
             seed: 0,
         }

@@ -114,15 +114,37 @@ pub(crate) fn required_permissions(
             let tables = body["RequestItems"].as_object().into_iter().flatten();
             tables.map(|(table, _)| required(operation, table_arn(table))).collect()
         }
-        "ListTables" | "ListStreams" => BTreeSet::from([required(operation, "*".to_owned())]),
+        "ListTables" | "ListStreams" | "DescribeLimits" | "DescribeEndpoints" => {
+            BTreeSet::from([required(operation, "*".to_owned())])
+        }
         "GetRecords" => {
             // An iterator begins with its stream's ARN.
             let arn = text("ShardIterator").split('|').next().unwrap_or_default();
             BTreeSet::from([required(operation, arn.to_owned())])
         }
+        "Query" | "Scan" if !text("IndexName").is_empty() => {
+            let index = format!("{}/index/{}", table_arn(text("TableName")), text("IndexName"));
+            BTreeSet::from([required(operation, index)])
+        }
+        "TagResource" | "UntagResource" | "ListTagsOfResource" => {
+            BTreeSet::from([required(operation, text("ResourceArn").to_owned())])
+        }
         _ if request.is_for_streams() => BTreeSet::from([required(operation, text("StreamArn").to_owned())]),
         _ => BTreeSet::from([required(operation, table_arn(text("TableName")))]),
     }
+}
+
+/// The names of the tables that a call touches, itself or by a stream or an index.
+pub(crate) fn tables(request: &Request) -> BTreeSet<String> {
+    let table_of = |permission: RequiredPermission| {
+        let (_, rest) = permission.resource.split_once("table/")?;
+        Some(rest.split('/').next().unwrap_or(rest).to_owned())
+    };
+    let table_arn = |name: &str| match name.rsplit_once("table/") {
+        Some((_, name)) => format!("table/{name}"),
+        None => format!("table/{name}"),
+    };
+    required_permissions(request, table_arn).into_iter().filter_map(table_of).collect()
 }
 
 /// The parts of a transaction, each with its kind.
@@ -196,6 +218,8 @@ mod tests {
     fn a_call_needs_its_own_action_a_transaction_that_of_each_part_and_a_batch_its_tables() {
         let item = required_for("DynamoDB_20120810.GetItem", &json!({"TableName": "T"}));
         assert_eq!(item, ["dynamodb:GetItem arn:T"]);
+        let query = required_for("DynamoDB_20120810.Query", &json!({"TableName": "T", "IndexName": "I"}));
+        assert_eq!(query, ["dynamodb:Query arn:T/index/I"]);
         let transaction = json!({"TransactItems": [
             {"Put": {"TableName": "T"}}, {"Put": {"TableName": "T"}}, {"ConditionCheck": {"TableName": "U"}},
         ]});

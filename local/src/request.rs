@@ -112,7 +112,7 @@ pub(crate) fn missing(name: &str) -> ServiceError {
 }
 
 /// `StreamArn` as the service's validation messages name it: `streamArn`.
-fn lower_first(name: &str) -> String {
+pub(crate) fn lower_first(name: &str) -> String {
     let mut letters = name.chars();
     match letters.next() {
         Some(first) => first.to_ascii_lowercase().to_string() + letters.as_str(),

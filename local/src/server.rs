@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -126,6 +126,10 @@ async fn serve_connection(stream: TcpStream, service: LocalService, stopping: Ca
 
 async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
     let (head, body) = request.into_parts();
+    if let Some(encoding) = head.headers.get(CONTENT_ENCODING).filter(|encoding| encoding.as_bytes() != b"identity") {
+        let message = format!("The local service takes no bodies in the encoding {encoding:?}");
+        return Ok(from_error(&ServiceError::new("SerializationException", message)));
+    }
     let Ok(body) = Limited::new(body, MAX_REQUEST_BYTES).collect().await else {
         return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "the request body is too large or broke off\n"));
     };

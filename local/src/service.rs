@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,6 +25,7 @@ use crate::faults::{Effect, FaultPlan, InjectedFault};
 use crate::options::LocalOptions;
 use crate::preload::Preload;
 use crate::server::{self, Server};
+use crate::snapshot;
 use crate::stats::Stats;
 use crate::stream::StreamAction;
 use crate::timestamp::Timestamp;
@@ -81,6 +83,25 @@ impl LocalService {
         Self { emulator: Arc::new(Mutex::new(Emulator::new(options))), clock }
     }
 
+    /// A service with the tables and streams that [`Self::save`] put into this folder, or without tables if there are
+    /// none. Creates the folder.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or its snapshot is damaged.
+    pub fn open(folder: &Path, options: LocalOptions, clock: Clock) -> io::Result<Self> {
+        let emulator = snapshot::load(folder, options)?;
+        Ok(Self { emulator: Arc::new(Mutex::new(emulator)), clock })
+    }
+
+    /// Saves all tables and streams into an existing folder, whole or not at all.
+    ///
+    /// # Errors
+    /// The folder cannot be written to; what was saved before is still there.
+    pub fn save(&self, folder: &Path) -> io::Result<()> {
+        let snapshot = self.emulator().snapshot();
+        snapshot::save(folder, &snapshot)
+    }
+
     /// A configuration whose SDK clients call this service in memory, with the SDK's standard retries.
     ///
     /// Change it by [`SdkConfig::into_builder`].
@@ -130,7 +151,8 @@ impl LocalService {
     /// # Errors
     /// The plan broke the connection.
     pub async fn call(&self, request: Request) -> Result<Answer, LostCall> {
-        let fault = self.emulator().draw_fault(&request, None);
+        let now = self.now();
+        let fault = self.emulator().draw_fault(now, &request, None);
         self.call_with(request, fault).await
     }
 
@@ -139,7 +161,8 @@ impl LocalService {
     /// # Errors
     /// The plan broke the connection.
     pub async fn call_as(&self, caller: &str, request: Request) -> Result<Answer, LostCall> {
-        let fault = self.emulator().draw_fault(&request, Some(caller));
+        let now = self.now();
+        let fault = self.emulator().draw_fault(now, &request, Some(caller));
         self.call_with(request, fault).await
     }
 
@@ -172,7 +195,8 @@ impl LocalService {
 
     /// Replaces the fault plan.
     pub fn set_faults(&self, faults: FaultPlan) {
-        self.emulator().set_faults(faults);
+        let now = self.now();
+        self.emulator().set_faults(now, faults);
     }
 
     /// Changes the shards of a table's latest stream: the named one, or all that the action fits.

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use crate::error::ServiceError;
 use crate::hash::stable_hash;
+use crate::index::{SecondaryIndex, UnfitKey};
+use crate::tags::Tags;
 use crate::timestamp::Timestamp;
 use crate::value::{AttributeValue, Item, item_size};
 
@@ -65,6 +67,8 @@ pub(crate) struct Table {
     pub(crate) latest_stream: Option<String>,
     pub(crate) stream_enabled: bool,
     pub(crate) ttl: Option<TimeToLive>,
+    pub(crate) indexes: Vec<SecondaryIndex>,
+    pub(crate) tags: Tags,
     /// Items by place on the ring, then by sort key.
     items: BTreeMap<PartitionKey, BTreeMap<Option<AttributeValue>, Item>>,
     item_count: u64,
@@ -148,24 +152,27 @@ fn key_value(attribute: &KeyAttribute, item: &Item, max_bytes: usize) -> Result<
             value.type_name()
         )));
     }
-    let empty = match value {
-        AttributeValue::S(text) if text.is_empty() => "string",
-        AttributeValue::B(bytes) if bytes.is_empty() => "binary",
-        _ if value.size() > max_bytes => {
-            return Err(ServiceError::validation(format!(
-                "One or more parameter values were invalid: Size of key attribute {name} has exceeded the maximum \
-                 size limit of {max_bytes} bytes"
-            )));
-        }
-        _ => return Ok(value.clone()),
-    };
-    Err(ServiceError::validation(format!(
-        "One or more parameter values are not valid. The AttributeValue for a key attribute cannot contain an empty \
-         {empty} value. Key: {name}"
-    )))
+    if let Some(empty) = value.empty_kind() {
+        return Err(ServiceError::validation(format!(
+            "One or more parameter values are not valid. The AttributeValue for a key attribute cannot contain an \
+             empty {empty} value. Key: {name}"
+        )));
+    }
+    if value.size() > max_bytes {
+        return Err(ServiceError::validation(format!(
+            "One or more parameter values were invalid: Size of key attribute {name} has exceeded the maximum size \
+             limit of {max_bytes} bytes"
+        )));
+    }
+    Ok(value.clone())
 }
 
 impl PartitionKey {
+    /// The least key at a place of the ring: no value sorts before the empty string.
+    pub(crate) fn first_at(ring: u64) -> Self {
+        Self { ring, value: AttributeValue::S(String::new()) }
+    }
+
     /// The key of this value, at the place that its canonical form hashes to (FNV-1a, then mixed).
     pub(crate) fn new(value: AttributeValue) -> Self {
         let ring = match &value {
@@ -194,6 +201,8 @@ pub(crate) struct TableSettings {
     pub(crate) on_demand: bool,
     pub(crate) throughput: (i64, i64),
     pub(crate) deletion_protection: bool,
+    pub(crate) indexes: Vec<SecondaryIndex>,
+    pub(crate) tags: Tags,
 }
 
 impl Table {
@@ -210,6 +219,8 @@ impl Table {
             latest_stream: None,
             stream_enabled: false,
             ttl: None,
+            indexes: settings.indexes,
+            tags: settings.tags,
             items: BTreeMap::new(),
             item_count: 0,
             bytes: 0,
@@ -243,8 +254,7 @@ impl Table {
     ) -> impl Iterator<Item = &'a Item> {
         let first = match start {
             Some(key) => key.partition.clone(),
-            // No value sorts before the empty string.
-            None => PartitionKey { ring: from, value: AttributeValue::S(String::new()) },
+            None => PartitionKey::first_at(from),
         };
         self.items
             .range(first..)
@@ -262,6 +272,11 @@ impl Table {
     /// Replaces the key's item by `new`. Answers the old one.
     pub(crate) fn replace(&mut self, key: &ItemKey, new: Option<Item>) -> Option<Item> {
         self.count_expiry(key, new.as_ref());
+        let mut indexes = std::mem::take(&mut self.indexes);
+        for index in &mut indexes {
+            index.replace(&self.schema, key, self.item(key), new.as_ref());
+        }
+        self.indexes = indexes;
         let new_bytes = new.as_ref().map_or(0, item_size) as u64;
         let added = u64::from(new.is_some());
         let old = match new {
@@ -279,6 +294,26 @@ impl Table {
         self.item_count = self.item_count + added - u64::from(old.is_some());
         self.bytes = self.bytes + new_bytes - old_bytes;
         old
+    }
+
+    pub(crate) fn index(&self, name: &str) -> Option<&SecondaryIndex> {
+        self.indexes.iter().find(|index| index.name == name)
+    }
+
+    /// Adds an index with the entries of all items.
+    pub(crate) fn add_index(&mut self, mut index: SecondaryIndex) {
+        for (partition, items) in &self.items {
+            for (sort, item) in items {
+                let key = ItemKey { partition: partition.clone(), sort: sort.clone() };
+                index.replace(&self.schema, &key, None, Some(item));
+            }
+        }
+        self.indexes.push(index);
+    }
+
+    /// The first attribute of an item that does not fit the key of an index.
+    pub(crate) fn unfit_index_key<'a>(&'a self, item: &'a Item) -> Option<UnfitKey<'a>> {
+        self.indexes.iter().find_map(|index| index.unfit_key(item))
     }
 
     /// Enables expiry by `attribute`.

@@ -1,16 +1,22 @@
 //! The operations on whole tables.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use serde_json::{Value, json};
 
+use crate::definition::{
+    MAX_GLOBAL_INDEXES, attribute_kinds, check_kinds_used, global_index, index_name, indexes, key_schema, throughput,
+};
 use crate::emulator::{Emulator, Reply, json_reply};
 use crate::error::ServiceError;
+use crate::index::{IndexStatus, Scope, SecondaryIndex};
 use crate::options::LocalOptions;
 use crate::request::{Parameters, missing};
 use crate::stream::lifecycle::{Stream, StreamContext};
 use crate::stream::record::ViewType;
-use crate::table::{KeyAttribute, KeySchema, Table, TableSettings};
+use crate::table::{KeySchema, Table, TableSettings};
+use crate::tags::read_tags;
 use crate::timestamp::Timestamp;
 
 impl Emulator {
@@ -26,14 +32,20 @@ impl Emulator {
             "SSESpecification",
             "TableClass",
             "Tags",
+            "GlobalSecondaryIndexes",
+            "LocalSecondaryIndexes",
         ];
         let parameters = Parameters::new(body, &known)?;
         let name = table_name(&parameters)?;
-        let schema = key_schema(&parameters)?;
+        let kinds = attribute_kinds(&parameters)?.ok_or_else(|| missing("AttributeDefinitions"))?;
+        let schema = key_schema(&parameters, &kinds)?;
         let throughput = throughput(&parameters)?;
         let mode = parameters.choice("BillingMode", &["PROVISIONED", "PAY_PER_REQUEST"])?;
         let on_demand = mode == "PAY_PER_REQUEST";
         check_throughput(on_demand, throughput)?;
+        let tags = read_tags(&parameters)?;
+        let indexes = indexes(&parameters, &kinds, &schema, on_demand)?;
+        check_kinds_used(&kinds, &schema, &indexes)?;
         let view = stream_specification(&parameters)?;
         let deletion_protection = parameters.flag("DeletionProtectionEnabled")?.unwrap_or(false);
         if self.tables.contains_key(name) {
@@ -47,6 +59,8 @@ impl Emulator {
             on_demand,
             throughput: throughput.unwrap_or_default(),
             deletion_protection,
+            indexes,
+            tags,
         });
         if let Some(Some(view)) = view {
             self.enable_stream(now, &mut table, view);
@@ -91,15 +105,18 @@ impl Emulator {
             "StreamSpecification",
             "DeletionProtectionEnabled",
             "TableClass",
+            "GlobalSecondaryIndexUpdates",
         ];
         let parameters = Parameters::new(body, &known)?;
         let name = table_name(&parameters)?;
-        self.table_for_control(name)?;
+        let table = self.table_for_control(name)?;
         let mode = parameters.text("BillingMode")?;
         let throughput = throughput(&parameters)?;
         let view = stream_specification(&parameters)?;
         let protection = parameters.flag("DeletionProtectionEnabled")?;
-        if mode.is_none() && throughput.is_none() && view.is_none() && protection.is_none() {
+        let index_updates = parameters.list("GlobalSecondaryIndexUpdates")?.filter(|updates| !updates.is_empty());
+        let has_setting = mode.is_some() || throughput.is_some() || view.is_some() || protection.is_some();
+        if !has_setting && index_updates.is_none() {
             return Err(ServiceError::validation(
                 "At least one of ProvisionedThroughput, BillingMode, UpdateStreamEnabled, GlobalSecondaryIndexUpdates \
                  or SSESpecification or ReplicaUpdates is required",
@@ -108,6 +125,10 @@ impl Emulator {
         let mode = match mode {
             Some(_) => Some(parameters.choice("BillingMode", &["PROVISIONED", "PAY_PER_REQUEST"])?),
             None => None,
+        };
+        let index_changes = match index_updates {
+            Some(updates) => index_changes(table, &parameters, updates)?,
+            None => Vec::new(),
         };
         self.check_stream_change(name, view)?;
         let Some(mut table) = self.tables.remove(name) else {
@@ -121,8 +142,13 @@ impl Emulator {
             Some(None) => self.disable_stream(now, &mut table),
             None => {}
         }
+        let settled = now.plus(self.options.index_backfill);
+        for change in index_changes {
+            change.apply(&mut table, settled);
+        }
         let description = self.describe(&table);
         self.tables.insert(name.to_owned(), table);
+        self.plan();
         json_reply(&json!({"TableDescription": description}))
     }
 
@@ -203,19 +229,34 @@ impl Emulator {
         format!("arn:aws:dynamodb:{region}:{account_id}:table/{name}")
     }
 
+    /// Completes the creation and deletion of indexes whose time has come.
+    pub(super) fn settle_indexes(&mut self, now: Timestamp) {
+        for table in self.tables.values_mut() {
+            table.indexes.retain(|index| !matches!(index.status, IndexStatus::Deleting(gone) if gone <= now));
+            for index in &mut table.indexes {
+                if matches!(index.status, IndexStatus::Creating(active) if active <= now) {
+                    index.status = IndexStatus::Active;
+                }
+            }
+        }
+    }
+
     /// The API's `TableDescription`.
     fn describe(&self, table: &Table) -> Value {
-        let definitions: Vec<Value> = table
-            .schema
-            .attributes()
-            .map(|attribute| json!({"AttributeName": attribute.name, "AttributeType": attribute.kind}))
+        let schemas = std::iter::once(&table.schema).chain(table.indexes.iter().map(|index| &index.schema));
+        let kinds: BTreeMap<&str, &str> = schemas
+            .flat_map(KeySchema::attributes)
+            .map(|attribute| (attribute.name.as_str(), attribute.kind.as_str()))
             .collect();
+        let definitions: Vec<Value> =
+            kinds.iter().map(|(name, kind)| json!({"AttributeName": name, "AttributeType": kind})).collect();
+        let all_active = table.indexes.iter().all(|index| index.status == IndexStatus::Active);
         let (read, write) = table.throughput;
         let mut description = json!({
             "AttributeDefinitions": definitions,
             "TableName": table.name,
             "KeySchema": table.schema.to_json(),
-            "TableStatus": "ACTIVE",
+            "TableStatus": if all_active { "ACTIVE" } else { "UPDATING" },
             "CreationDateTime": table.created.to_json(),
             "ProvisionedThroughput": {
                 "NumberOfDecreasesToday": 0,
@@ -233,6 +274,13 @@ impl Emulator {
                 "BillingMode": "PAY_PER_REQUEST",
                 "LastUpdateToPayPerRequestDateTime": table.created.to_json(),
             });
+        }
+        for (member, scope) in [("GlobalSecondaryIndexes", Scope::Global), ("LocalSecondaryIndexes", Scope::Local)] {
+            let indexes = table.indexes.iter().filter(|index| index.scope == scope);
+            let described: Vec<Value> = indexes.map(|index| index.to_json(&self.table_arn(&table.name))).collect();
+            if !described.is_empty() {
+                description[member] = described.into();
+            }
         }
         if let Some(arn) = &table.latest_stream {
             let label = arn.rsplit_once("/stream/").map_or("", |(_, label)| label);
@@ -254,14 +302,128 @@ pub(super) fn table_name<'a>(parameters: &Parameters<'a>) -> Result<&'a str, Ser
         Some((_, name)) if given.starts_with("arn:") => name,
         _ => given,
     };
+    check_name(name)?;
+    Ok(name)
+}
+
+/// Refuses what is no name of a table or an index.
+pub(super) fn check_name(name: &str) -> Result<(), ServiceError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    if !(3..=255).contains(&name.len()) || !name.bytes().all(allowed) {
-        return Err(ServiceError::validation(
-            "Invalid table/index name.  Table/index names must be between 3 and 255 characters long, and may contain \
-             only the characters a-z, A-Z, 0-9, '_', '-', and '.'",
+    if (3..=255).contains(&name.len()) && name.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err(ServiceError::validation(
+        "Invalid table/index name.  Table/index names must be between 3 and 255 characters long, and may contain only \
+         the characters a-z, A-Z, 0-9, '_', '-', and '.'",
+    ))
+}
+
+/// A change of a table's global indexes.
+enum IndexChange {
+    Create(SecondaryIndex),
+    Update(String, (i64, i64)),
+    Delete(String),
+}
+
+impl IndexChange {
+    fn read(update: &Value, table: &Table, parameters: &Parameters<'_>) -> Result<Self, ServiceError> {
+        let members = Parameters::new(update, &["Create", "Update", "Delete"])?;
+        if let Some(create) = members.value("Create") {
+            let mut kinds = attribute_kinds(parameters)?.unwrap_or_default();
+            for attribute in table.schema.attributes() {
+                kinds.entry(attribute.name.clone()).or_insert_with(|| attribute.kind.clone());
+            }
+            return global_index(create, &kinds, table.on_demand).map(Self::Create);
+        }
+        if let Some(update) = members.value("Update") {
+            let members = Parameters::new(update, &["IndexName", "ProvisionedThroughput"])?;
+            let units = throughput(&members)?.ok_or_else(|| missing("ProvisionedThroughput"))?;
+            return Ok(Self::Update(index_name(&members)?, units));
+        }
+        if let Some(delete) = members.value("Delete") {
+            return Ok(Self::Delete(index_name(&Parameters::new(delete, &["IndexName"])?)?));
+        }
+        Err(ServiceError::validation(
+            "One or more parameter values were invalid: One of GlobalSecondaryIndexUpdate.Update, \
+             GlobalSecondaryIndexUpdate.Create, GlobalSecondaryIndexUpdate.Delete must not be null",
+        ))
+    }
+
+    fn index_name(&self) -> &str {
+        match self {
+            Self::Create(index) => &index.name,
+            Self::Update(name, _) | Self::Delete(name) => name,
+        }
+    }
+
+    /// Creation and deletion last until `settled`.
+    fn apply(self, table: &mut Table, settled: Timestamp) {
+        match self {
+            Self::Create(mut index) => {
+                index.status = IndexStatus::Creating(settled);
+                table.add_index(index);
+            }
+            Self::Update(name, units) => {
+                for index in table.indexes.iter_mut().filter(|index| index.name == name) {
+                    index.throughput = units;
+                }
+            }
+            Self::Delete(name) => {
+                for index in table.indexes.iter_mut().filter(|index| index.name == name) {
+                    index.status = IndexStatus::Deleting(settled);
+                }
+            }
+        }
+    }
+}
+
+/// Reads and checks `GlobalSecondaryIndexUpdates`.
+fn index_changes(
+    table: &Table,
+    parameters: &Parameters<'_>,
+    updates: &[Value],
+) -> Result<Vec<IndexChange>, ServiceError> {
+    let changes: Vec<IndexChange> =
+        updates.iter().map(|update| IndexChange::read(update, table, parameters)).collect::<Result<_, _>>()?;
+    let mut names = BTreeSet::new();
+    let mut online = table.indexes.iter().filter(|index| index.status != IndexStatus::Active).count();
+    for change in &changes {
+        let name = change.index_name();
+        if !names.insert(name) {
+            return Err(ServiceError::validation(format!(
+                "One or more parameter values were invalid: Only one global secondary index update per index is \
+                 allowed simultaneously. Index: {name}"
+            )));
+        }
+        let current = table.index(name);
+        match (change, current) {
+            (IndexChange::Create(_), Some(_)) => {
+                return Err(ServiceError::validation("Attempting to create an index which already exists"));
+            }
+            (IndexChange::Update(..) | IndexChange::Delete(_), current)
+                if current.is_none_or(|index| index.scope == Scope::Local) =>
+            {
+                return Err(ServiceError::not_found("Requested resource not found"));
+            }
+            (IndexChange::Create(_) | IndexChange::Delete(_), _) => online += 1,
+            (IndexChange::Update(..), _) => {}
+        }
+        if online > 1 {
+            return Err(ServiceError::new(
+                "LimitExceededException",
+                "Subscriber limit exceeded: Only 1 online index can be created or deleted simultaneously per table",
+            ));
+        }
+    }
+    let global = table.indexes.iter().filter(|index| index.scope == Scope::Global).count();
+    let created = changes.iter().filter(|change| matches!(change, IndexChange::Create(_))).count();
+    if global + created > MAX_GLOBAL_INDEXES {
+        return Err(ServiceError::new(
+            "LimitExceededException",
+            format!("GlobalSecondaryIndex count exceeds the per-table limit of {MAX_GLOBAL_INDEXES}"),
         ));
     }
-    Ok(name)
+    Ok(changes)
 }
 
 fn table_not_found(name: &str) -> ServiceError {
@@ -293,72 +455,6 @@ fn stream_specification(parameters: &Parameters<'_>) -> Result<Option<Option<Vie
                  KEYS_ONLY]"
             ))),
         },
-    }
-}
-
-fn key_schema(parameters: &Parameters<'_>) -> Result<KeySchema, ServiceError> {
-    let elements = parameters.list("KeySchema")?.ok_or_else(|| missing("KeySchema"))?;
-    let definitions = parameters.list("AttributeDefinitions")?.ok_or_else(|| missing("AttributeDefinitions"))?;
-    let mut kinds = std::collections::BTreeMap::new();
-    for definition in definitions {
-        let definition = Parameters::new(definition, &["AttributeName", "AttributeType"])?;
-        definition.required("AttributeType")?;
-        let kind = definition.choice("AttributeType", &["S", "N", "B"])?;
-        kinds.insert(definition.required_text("AttributeName")?, kind);
-    }
-    let mut attributes = Vec::new();
-    for (element, wanted) in elements.iter().zip(["HASH", "RANGE"]) {
-        let element = Parameters::new(element, &["AttributeName", "KeyType"])?;
-        let name = element.required_text("AttributeName")?;
-        if element.required_text("KeyType")? != wanted {
-            return Err(invalid_key_schema(wanted));
-        }
-        let Some(kind) = kinds.get(name) else {
-            return Err(ServiceError::validation(format!(
-                "One or more parameter values were invalid: Some index key attributes are not defined in \
-                 AttributeDefinitions. Keys: [{name}], AttributeDefinitions: [{}]",
-                kinds.keys().copied().collect::<Vec<_>>().join(", ")
-            )));
-        };
-        attributes.push(KeyAttribute { name: name.to_owned(), kind: (*kind).to_owned() });
-    }
-    if elements.is_empty() || elements.len() > 2 {
-        return Err(ServiceError::validation(
-            "1 validation error detected: Value at 'keySchema' failed to satisfy constraint: Member must have length \
-             between 1 and 2",
-        ));
-    }
-    if kinds.len() != attributes.len() {
-        return Err(ServiceError::validation(
-            "One or more parameter values were invalid: Number of attributes in KeySchema does not exactly match \
-             number of attributes defined in AttributeDefinitions",
-        ));
-    }
-    let mut attributes = attributes.into_iter();
-    match (attributes.next(), attributes.next()) {
-        (Some(hash), range) => Ok(KeySchema { hash, range }),
-        (None, _) => Err(invalid_key_schema("HASH")),
-    }
-}
-
-fn invalid_key_schema(wanted: &str) -> ServiceError {
-    let place = if wanted == "HASH" { "first" } else { "second" };
-    ServiceError::validation(format!("Invalid KeySchema: The {place} KeySchemaElement is not a {wanted} key type"))
-}
-
-fn throughput(parameters: &Parameters<'_>) -> Result<Option<(i64, i64)>, ServiceError> {
-    let Some(throughput) = parameters.value("ProvisionedThroughput") else {
-        return Ok(None);
-    };
-    let units = Parameters::new(throughput, &["ReadCapacityUnits", "WriteCapacityUnits"])?;
-    let read = units.integer("ReadCapacityUnits")?;
-    let write = units.integer("WriteCapacityUnits")?;
-    match (read, write) {
-        (Some(read), Some(write)) if read >= 1 && write >= 1 => Ok(Some((read, write))),
-        _ => Err(ServiceError::validation(
-            "1 validation error detected: Values at 'provisionedThroughput' failed to satisfy constraint: Members \
-             must have value greater than or equal to 1",
-        )),
     }
 }
 

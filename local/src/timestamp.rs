@@ -35,6 +35,12 @@ impl Timestamp {
         Self(self.0.saturating_add(millis))
     }
 
+    /// The time `duration` before this one, not before the epoch.
+    pub(crate) fn minus(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+
     /// The number that the API's JSON has for a time: seconds with three decimals.
     pub(crate) fn to_json(self) -> serde_json::Value {
         #[allow(clippy::cast_precision_loss)] // milliseconds stay below 2^53 for 285,000 years

@@ -6,12 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use crate::capacity::{CapacityDetail, Cost, read_units, tell_costs};
 use crate::emulator::{Emulator, Reply, json_reply};
 use crate::error::ServiceError;
-use crate::items::{
-    Action, CapacityDetail, PlannedWrite, WriteFailure, WriteKind, capacity_detail, consumed_by_table, read_key,
-    read_projection, read_units, write_units,
-};
+use crate::items::{Action, PlannedWrite, WriteFailure, WriteKind, read_key, read_projection};
 use crate::request::Parameters;
 use crate::stream::record::WriteSource;
 use crate::tables::table_name;
@@ -61,7 +59,7 @@ impl Emulator {
     pub(super) fn transact_write_items(&mut self, now: Timestamp, body: &Value) -> Reply {
         let known = ["TransactItems", "ClientRequestToken", "ReturnConsumedCapacity", "ReturnItemCollectionMetrics"];
         let parameters = Parameters::new(body, &known)?;
-        let detail = capacity_detail(&parameters)?;
+        let detail = CapacityDetail::read(&parameters)?;
         parameters.choice("ReturnItemCollectionMetrics", &["NONE", "SIZE"])?;
         let items = parameters.required("TransactItems")?;
         let token = parameters.text("ClientRequestToken")?;
@@ -86,8 +84,8 @@ impl Emulator {
 
     pub(super) fn transact_get_items(&mut self, body: &Value) -> Reply {
         let parameters = Parameters::new(body, &["TransactItems", "ReturnConsumedCapacity"])?;
-        let detail = capacity_detail(&parameters)?;
-        let mut units = BTreeMap::new();
+        let detail = CapacityDetail::read(&parameters)?;
+        let mut costs: BTreeMap<String, Cost> = BTreeMap::new();
         let mut responses = Vec::new();
         for entry in transact_items(&parameters)? {
             let get = Parameters::new(entry, &["Get"])?.required("Get")?;
@@ -97,8 +95,7 @@ impl Emulator {
             let projection = read_projection(get, &members)?;
             let table = self.table_for_items(name)?;
             let item = table.item(&read_key(table, &members)?);
-            let cost = 2.0 * read_units(item.map_or(0, item_size), true);
-            *units.entry(name.to_owned()).or_insert(0.0) += cost;
+            costs.entry(name.to_owned()).or_default().table += 2.0 * read_units(item.map_or(0, item_size), true);
             responses.push(match (item, &projection) {
                 (None, _) => json!({}),
                 (Some(item), None) => json!({"Item": item_to_json(item)}),
@@ -107,11 +104,11 @@ impl Emulator {
                 }
             });
         }
-        for (table, units) in &units {
-            self.stats.units_of(table).read += units;
+        for (table, cost) in &costs {
+            self.stats.units_of(table).read += cost.total();
         }
         let mut answer = Map::from_iter([("Responses".to_owned(), responses.into())]);
-        consumed_by_table(detail, &units, &mut answer);
+        tell_costs(detail, &costs, Some("ReadCapacityUnits"), &mut answer);
         json_reply(&answer.into())
     }
 
@@ -177,18 +174,20 @@ impl Emulator {
         if reasons.iter().any(Option::is_some) {
             return Err(cancelled(&reasons));
         }
-        let mut units = BTreeMap::new();
+        let mut costs: BTreeMap<String, Cost> = BTreeMap::new();
         for (write, outcome) in planned {
-            *units.entry(write.table.clone()).or_insert(0.0) += 2.0 * write_units(&outcome);
+            let table = self.table_for_items(&write.table)?;
+            let cost = Cost::of_write(table, outcome.old.as_ref(), outcome.new.as_ref());
+            costs.entry(write.table.clone()).or_default().add(&cost, 2.0);
             if !matches!(write.action, Action::Check) {
                 self.replace_item(now, &write.table, &write.key, outcome.new, WriteSource::Request);
             }
         }
-        for (table, units) in &units {
-            self.stats.units_of(table).write += units;
+        for (table, cost) in &costs {
+            self.stats.units_of(table).write += cost.total();
         }
         let mut answer = Map::new();
-        consumed_by_table(detail, &units, &mut answer);
+        tell_costs(detail, &costs, Some("WriteCapacityUnits"), &mut answer);
         json_reply(&answer.into())
     }
 }

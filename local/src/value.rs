@@ -126,6 +126,15 @@ impl AttributeValue {
         }
     }
 
+    /// `string` or `binary` if it is an empty one.
+    pub(crate) fn empty_kind(&self) -> Option<&'static str> {
+        match self {
+            Self::S(text) if text.is_empty() => Some("string"),
+            Self::B(bytes) if bytes.is_empty() => Some("binary"),
+            _ => None,
+        }
+    }
+
     /// Levels of nested lists and maps; 0 for any other value.
     pub(super) fn nesting(&self) -> usize {
         match self {

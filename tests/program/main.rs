@@ -14,6 +14,7 @@ mod demo;
 mod effectively_once;
 mod field;
 mod kcl_table;
+mod local_data;
 mod operator;
 mod permissions;
 mod processes;

@@ -117,6 +117,13 @@ impl LocalService {
         signal(&self.0.process, name);
     }
 
+    /// Asks the service to end, and waits until it has.
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        let status = self.0.process.wait().expect("its state is known");
+        assert!(status.success(), "the service ended with {status}");
+    }
+
     /// Writes `count` records more, over all keys in turn. Each is tried until it is written: a second write of the
     /// same item changes nothing, so it makes no record.
     pub fn write(&self, table: &str, written: &mut Written, count: usize) {

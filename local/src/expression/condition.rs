@@ -56,6 +56,10 @@ impl Condition {
         Ok(Self { test })
     }
 
+    pub(super) fn of_test(test: Test) -> Self {
+        Self { test }
+    }
+
     /// Whether it holds for the item; without one, for an item without attributes.
     ///
     /// # Errors
@@ -66,18 +70,23 @@ impl Condition {
     }
 
     /// Refuses key attributes, which a query's filter must leave to its key condition ("Filter expressions for the
-    /// Query operation").
+    /// Query operation"). `member` names the filter in the message.
     ///
     /// # Errors
     /// There is one.
-    pub fn check_no_keys(&self, key_names: &[&str]) -> Result<(), ExpressionError> {
+    pub fn check_no_keys(&self, member: &str, key_names: &[&str]) -> Result<(), ExpressionError> {
         match self.test.paths().into_iter().find(|path| key_names.contains(&path.attribute.as_str())) {
             None => Ok(()),
             Some(path) => Err(ExpressionError(format!(
-                "Filter Expression can only contain non-primary key attributes: Primary key attribute: {}",
+                "{member} can only contain non-primary key attributes: Primary key attribute: {}",
                 path.attribute
             ))),
         }
+    }
+
+    /// The item's attributes that it reads.
+    pub fn attributes(&self) -> impl Iterator<Item = &str> {
+        self.test.paths().into_iter().map(|path| path.attribute.as_str())
     }
 }
 

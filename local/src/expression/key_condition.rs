@@ -38,8 +38,12 @@ impl KeyCondition {
         hash_name: &str,
         range_name: Option<&str>,
     ) -> Result<Self, ExpressionError> {
+        Self::from_test(Test::parse(KIND, text, placeholders)?, hash_name, range_name)
+    }
+
+    pub(super) fn from_test(test: Test, hash_name: &str, range_name: Option<&str>) -> Result<Self, ExpressionError> {
         let mut tests = Vec::new();
-        collect(Test::parse(KIND, text, placeholders)?, &mut tests)?;
+        collect(test, &mut tests)?;
         if tests.len() > 2 && !has_duplicate(&tests) {
             return refuse("Conditions can be of length 1 or 2 only");
         }

@@ -9,7 +9,8 @@
 //! - `condition`, with `evaluate`, is ConditionExpression and FilterExpression;
 //! - `key_condition` is a Query's KeyConditionExpression, read from a condition;
 //! - `update`, with `update_syntax`, is UpdateExpression;
-//! - `projection` is ProjectionExpression.
+//! - `projection` is ProjectionExpression;
+//! - `legacy` reads the parameters from before expressions.
 //!
 //! Messages are the service's own, mostly as DynamoDB Local gives them, which shares its expression code.
 
@@ -17,6 +18,7 @@ mod condition;
 mod condition_syntax;
 mod evaluate;
 mod key_condition;
+pub(crate) mod legacy;
 mod path;
 mod placeholders;
 mod projection;

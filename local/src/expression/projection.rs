@@ -33,8 +33,17 @@ impl Projection {
         Ok(Self { paths })
     }
 
+    pub(super) fn of_paths(paths: Vec<Path>) -> Self {
+        Self { paths }
+    }
+
     /// The part of the item that the paths lead to; what does not exist is left out.
     pub fn project(&self, item: &Item) -> Item {
         path::project(self.paths.iter(), item)
+    }
+
+    /// The item's attributes that it reads.
+    pub fn attributes(&self) -> impl Iterator<Item = &str> {
+        self.paths.iter().map(|path| path.attribute.as_str())
     }
 }

@@ -17,6 +17,8 @@ const KIND: ExpressionKind = ExpressionKind::UpdateExpression;
 pub struct Update {
     /// No path contains another.
     actions: Vec<(Path, Action)>,
+    /// Whether it comes from `AttributeUpdates`, whose messages differ.
+    is_legacy: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -64,7 +66,36 @@ impl Update {
         let targets = written.iter().map(|action| resolver.path(action.target())).collect::<Result<Vec<_>, _>>()?;
         path::check_apart(KIND, &targets.iter().collect::<Vec<_>>())?;
         let actions = written.iter().map(|action| resolver.action(action)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { actions: targets.into_iter().zip(actions).collect() })
+        Ok(Self { actions: targets.into_iter().zip(actions).collect(), is_legacy: false })
+    }
+
+    /// No changes yet, of `AttributeUpdates`.
+    pub(super) fn legacy() -> Self {
+        Self { actions: Vec::new(), is_legacy: true }
+    }
+
+    pub(super) fn set(&mut self, path: Path, value: AttributeValue) {
+        self.actions.push((path, Action::Set(SetValue::Operand(Operand::Value(value)))));
+    }
+
+    pub(super) fn add(&mut self, path: Path, value: AttributeValue) {
+        self.actions.push((path, Action::Add(value)));
+    }
+
+    /// Appends to a list, which may be missing.
+    pub(super) fn append(&mut self, path: Path, list: AttributeValue) {
+        let nothing = Operand::Value(AttributeValue::L(Vec::new()));
+        let current = Operand::IfNotExists(path.clone(), Box::new(nothing));
+        let appended = Operand::ListAppend(Box::new(current), Box::new(Operand::Value(list)));
+        self.actions.push((path, Action::Set(SetValue::Operand(appended))));
+    }
+
+    pub(super) fn remove(&mut self, path: Path) {
+        self.actions.push((path, Action::Remove));
+    }
+
+    pub(super) fn delete(&mut self, path: Path, elements: AttributeValue) {
+        self.actions.push((path, Action::Delete(elements)));
     }
 
     /// Refuses changes of key attributes. The service does so before it looks at the item or at a condition.
@@ -94,7 +125,10 @@ impl Update {
         let mut puts = Vec::new();
         let mut removals = Vec::new();
         for (path, action) in &self.actions {
-            let change = action.on(path.find(item), item)?;
+            let change = action.on(path.find(item), item).map_err(|error| {
+                let is_mismatch = self.is_legacy && error == wrong_operand();
+                if is_mismatch { ExpressionError("Type mismatch for attribute to update".to_owned()) } else { error }
+            })?;
             check_place(path, item)?;
             match change {
                 Change::Put(value) => puts.push((path, value)),

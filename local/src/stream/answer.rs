@@ -39,6 +39,7 @@ impl Stream {
                     shard_id: shard.id.clone(),
                     position,
                     issued: now,
+                    empty_pages: 0,
                 });
                 let (records, next) = (page.records.len() as u64, page.next);
                 let made = PreparedPage { body: write_answer(&page, iterator.as_ref()), records, next };

@@ -14,12 +14,15 @@ pub(crate) struct ShardIterator {
     /// The least sequence number to read.
     pub(crate) position: u128,
     pub(crate) issued: Timestamp,
+    /// Empty pages that come before the records.
+    pub(crate) empty_pages: u32,
 }
 
 impl ShardIterator {
     /// The text handed to clients: `<arn>|1|<base64>`, as the service's looks.
     pub(crate) fn encode(&self) -> String {
-        let fields = format!("{}|{}|{}", self.shard_id, self.position, self.issued.as_millis());
+        let Self { shard_id, position, issued, empty_pages, .. } = self;
+        let fields = format!("{shard_id}|{position}|{}|{empty_pages}", issued.as_millis());
         let sealed = format!("{fields}|{:x}", checksum(&self.stream_arn, &fields));
         format!("{}|1|{}", self.stream_arn, BASE64.encode(sealed))
     }
@@ -36,7 +39,8 @@ impl ShardIterator {
         let shard_id = fields.next()?.to_owned();
         let position = fields.next()?.parse().ok()?;
         let issued = Timestamp::from_millis(fields.next()?.parse().ok()?);
-        Some(Self { stream_arn: arn.to_owned(), shard_id, position, issued })
+        let empty_pages = fields.next()?.parse().ok()?;
+        Some(Self { stream_arn: arn.to_owned(), shard_id, position, issued, empty_pages })
     }
 }
 
@@ -56,6 +60,7 @@ mod tests {
             shard_id: "shardId-00000001795346529434-e57dcce6".to_owned(),
             position: 100_000_000_000_000_000_001,
             issued: Timestamp::from_millis(1_795_346_529_434),
+            empty_pages: 3,
         };
         let text = iterator.encode();
         assert_eq!(ShardIterator::decode(&text), Some(iterator));

@@ -30,7 +30,7 @@ pub(crate) struct Stream {
     /// All shards that are not trimmed away, in the order of their ids and so of their creation.
     pub(crate) shards: BTreeMap<String, Shard>,
     /// The open shards by the first place of their ranges; together they cover the ring.
-    open: BTreeMap<u64, String>,
+    pub(crate) open: BTreeMap<u64, String>,
     /// The number that the next record or shard gets.
     pub(crate) next_sequence: u128,
     /// No roll-over or trimming is due before this time.
@@ -77,6 +77,14 @@ impl Stream {
         }
         stream.plan(context);
         stream
+    }
+
+    /// Adds a shard of a snapshot.
+    pub(crate) fn add_shard(&mut self, shard: Shard) {
+        if shard.closed.is_none() {
+            self.open.insert(shard.range.0, shard.id.clone());
+        }
+        self.shards.insert(shard.id.clone(), shard);
     }
 
     /// Writes a change of an item at this place of the ring. False if it is no change, and so no record.
@@ -199,11 +207,7 @@ impl Stream {
             range,
             created: context.now,
             start: self.next_sequence,
-            closed: None,
-            records: std::collections::VecDeque::new(),
-            prepared: BTreeMap::new(),
-            trimmed_to: None,
-            reads: RateLimit::default(),
+            ..Shard::default()
         };
         self.next_sequence += 1;
         self.open.insert(range.0, id.clone());

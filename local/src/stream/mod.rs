@@ -18,7 +18,7 @@ use crate::timestamp::Timestamp;
 use answer::write_answer;
 use iterator::ShardIterator;
 use lifecycle::Stream;
-use shard::{PageSize, Shard};
+use shard::{Page, PageSize, Shard};
 
 /// An operator's change to shards outside their usual life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +85,10 @@ impl Emulator {
         let children_of = children_filter(&parameters)?;
         let limit = page_limit(&parameters, 100)?.min(self.options.page_shards);
         let per_second = self.options.describe_stream_per_second;
+        let in_account = self.descriptions.allow(now, self.faults.streams.describe_per_second);
+        let then = now.minus(self.faults.streams.stale_listing);
         let stream = self.streams.get_mut(arn).ok_or_else(|| stream_not_found(arn))?;
-        if !stream.descriptions.allow(now, per_second) {
+        if !in_account || !stream.descriptions.allow(now, per_second) {
             return Err(ServiceError::new("ThrottlingException", "Rate exceeded"));
         }
 
@@ -95,6 +97,7 @@ impl Emulator {
             .shards
             .range::<str, _>((after, Bound::Unbounded))
             .map(|(_, shard)| shard)
+            .filter(|shard| shard.created <= then)
             .filter(|shard| children_of.is_none_or(|parent| shard.parent.as_deref() == Some(parent)));
         let page: Vec<&Shard> = shards.by_ref().take(limit).collect();
         let more = shards.next().is_some();
@@ -106,7 +109,7 @@ impl Emulator {
             "CreationRequestDateTime": stream.created.to_json(),
             "TableName": stream.table,
             "KeySchema": stream.schema.to_json(),
-            "Shards": page.iter().map(|shard| shard.to_json()).collect::<Vec<_>>(),
+            "Shards": page.iter().map(|shard| shard.to_json(then)).collect::<Vec<_>>(),
         });
         if let (true, Some(last)) = (more, page.last()) {
             description["LastEvaluatedShardId"] = last.id.clone().into();
@@ -126,7 +129,9 @@ impl Emulator {
         let sequence = sequence_number(&parameters, kind)?;
         let time = timestamp(&parameters, kind, now)?;
         let stream = self.streams.get(arn).ok_or_else(|| stream_not_found(arn))?;
-        let shard = stream.shards.get(shard_id).ok_or_else(|| shard_not_found(shard_id))?;
+        let known_since = now.minus(self.faults.streams.young_shard);
+        let shard = stream.shards.get(shard_id).filter(|shard| shard.created <= known_since);
+        let shard = shard.ok_or_else(|| shard_not_found(shard_id))?;
         let position = match kind {
             "TRIM_HORIZON" => shard.horizon(),
             "LATEST" => stream.next_sequence,
@@ -134,8 +139,13 @@ impl Emulator {
             "AT_SEQUENCE_NUMBER" => position_in(shard, sequence, stream.next_sequence)?,
             _ => position_in(shard, sequence, stream.next_sequence)? + 1,
         };
-        let iterator =
-            ShardIterator { stream_arn: arn.to_owned(), shard_id: shard_id.to_owned(), position, issued: now };
+        let iterator = ShardIterator {
+            stream_arn: arn.to_owned(),
+            shard_id: shard_id.to_owned(),
+            position,
+            issued: now,
+            empty_pages: self.faults.streams.empty_pages,
+        };
         json_reply(&json!({"ShardIterator": iterator.encode()}))
     }
 
@@ -155,7 +165,9 @@ impl Emulator {
         }
         let stream =
             self.streams.get_mut(&iterator.stream_arn).ok_or_else(|| stream_not_found(&iterator.stream_arn))?;
-        let shard = stream.shards.get_mut(&iterator.shard_id).ok_or_else(|| shard_not_found(&iterator.shard_id))?;
+        let known_since = now.minus(self.faults.streams.young_shard);
+        let shard = stream.shards.get_mut(&iterator.shard_id).filter(|shard| shard.created <= known_since);
+        let shard = shard.ok_or_else(|| shard_not_found(&iterator.shard_id))?;
         if !shard.reads.allow(now, self.options.get_records_per_second) {
             return Err(ServiceError::new(
                 "LimitExceededException",
@@ -164,6 +176,11 @@ impl Emulator {
         }
         if shard.is_trimmed_at(iterator.position) {
             return Err(trimmed());
+        }
+        if let Some(left) = iterator.empty_pages.checked_sub(1) {
+            iterator.empty_pages = left;
+            iterator.issued = now;
+            return Ok(write_answer(&Page { records: Vec::new(), next: None }, Some(&iterator)));
         }
         let size = PageSize { records: limit, bytes: self.options.page_bytes };
         if let Some(made) = shard.prepared.get(&iterator.position).filter(|_| limit == self.options.page_records) {
@@ -177,7 +194,9 @@ impl Emulator {
             iterator.issued = now;
             &iterator
         });
-        Ok(write_answer(&page, next))
+        let missing = self.faults.streams.missing_next_iterator;
+        let loses_next = missing > 0.0 && shard.closed.is_none() && self.fault_random.f64() < missing;
+        Ok(write_answer(&page, next.filter(|_| !loses_next)))
     }
 }
 

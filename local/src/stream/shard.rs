@@ -10,7 +10,7 @@ use crate::limits::RateLimit;
 use crate::timestamp::Timestamp;
 
 /// A shard of a stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Shard {
     pub(crate) id: String,
     pub(crate) parent: Option<String>,
@@ -102,10 +102,10 @@ impl Shard {
         Page { records, next }
     }
 
-    /// The API's `Shard`: an open one has no `EndingSequenceNumber`.
-    pub(crate) fn to_json(&self) -> Value {
+    /// The API's `Shard` as it was at a time: an open one has no `EndingSequenceNumber`.
+    pub(crate) fn to_json(&self, then: Timestamp) -> Value {
         let mut range = json!({"StartingSequenceNumber": self.start.to_string()});
-        if let Some((_, ending)) = self.closed {
+        if let Some((_, ending)) = self.closed.filter(|(closed, _)| *closed <= then) {
             range["EndingSequenceNumber"] = ending.to_string().into();
         }
         let mut shard = json!({"ShardId": self.id, "SequenceNumberRange": range});

@@ -94,8 +94,8 @@ fn requests_that_do_not_fit_the_table_are_refused() {
         ),
         (
             "PutItem",
-            json!({"TableName": "Tab", "Item": {"k": {"S": "a"}}, "Expected": {}}),
-            "Expected is not supported",
+            json!({"TableName": "Tab", "Item": {"k": {"S": "a"}}, "Surprise": {}}),
+            "Surprise is not supported",
         ),
         (
             "UpdateItem",
@@ -114,7 +114,8 @@ fn requests_that_do_not_fit_the_table_are_refused() {
     }
     let body = json!({"TableName": "None", "Item": {"k": {"S": "a"}}});
     fixture.refused("PutItem", body, "ResourceNotFoundException", "Requested resource not found");
-    fixture.refused("ExecuteStatement", json!({}), "UnknownOperationException", "ExecuteStatement");
+    fixture.refused("ExecuteStatement", json!({}), "UnknownOperationException", "PartiQL");
+    fixture.refused("ListBackups", json!({}), "UnknownOperationException", "ListBackups");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! The service's behaviour, asked for as clients ask: through requests, at times of the test's choosing.
 
+mod indexes;
 mod items;
 mod reading;
 mod shards;
+mod snapshots;
 mod streams;
 mod tables;
 mod transactions;

@@ -131,7 +131,7 @@ fn readings_that_make_no_sense_are_refused() {
         ("Scan", scan("Segment", json!(0)), "TotalSegments parameter is required"),
         ("Scan", scan("IndexName", json!("byColour")), "byColour"),
         ("Scan", scan("ExclusiveStartKey", json!({"k": {"S": "a"}})), "starting key is invalid"),
-        ("Scan", scan("ScanFilter", json!({})), "ScanFilter is not supported"),
+        ("Scan", scan("QueryFilter", json!({})), "QueryFilter is not supported"),
     ];
     for (operation, body, part) in cases {
         fixture.refused(operation, body, "ValidationException", part);

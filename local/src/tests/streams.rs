@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Fixture, simple_table, text};
-use crate::LocalOptions;
+use crate::{FaultPlan, LocalOptions, StreamFaults};
 
 fn one_shard() -> LocalOptions {
     LocalOptions { initial_shards: 1, ..LocalOptions::default() }
@@ -279,4 +279,80 @@ fn equal_seeds_and_calls_give_equal_answers() {
     };
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
+}
+
+/// The faults of the streams' API in force from now on.
+fn set(fixture: &mut Fixture, streams: StreamFaults) {
+    fixture.emulator.set_faults(fixture.now, FaultPlan { streams, ..FaultPlan::default() });
+}
+
+#[test]
+fn an_account_has_its_own_limit_of_descriptions() {
+    let mut fixture = Fixture::with(one_shard());
+    let first = json!({"StreamArn": fixture.table()});
+    let mut other = simple_table("Other");
+    other["StreamSpecification"] = json!({"StreamEnabled": true, "StreamViewType": "KEYS_ONLY"});
+    let second = json!({"StreamArn": fixture.ok("CreateTable", other)["TableDescription"]["LatestStreamArn"]});
+    set(&mut fixture, StreamFaults { describe_per_second: Some(2), ..StreamFaults::default() });
+    fixture.ok("DescribeStream", first.clone());
+    fixture.ok("DescribeStream", second.clone());
+    fixture.refused("DescribeStream", second, "ThrottlingException", "Rate exceeded");
+    fixture.pass(Duration::from_millis(500));
+    fixture.ok("DescribeStream", first);
+}
+
+#[test]
+fn a_stale_listing_shows_shards_as_they_were() {
+    let mut fixture = Fixture::with(one_shard());
+    let arn = fixture.table();
+    let parent = text(&fixture.shards(&arn)[0]["ShardId"]);
+    set(&mut fixture, StreamFaults { stale_listing: Duration::from_secs(5), ..StreamFaults::default() });
+    assert_eq!(fixture.shards(&arn), [Value::Null; 0]);
+    fixture.pass(Duration::from_secs(5));
+    fixture.emulator.change_shards(fixture.now, "Tab", crate::StreamAction::Rollover, None).expect("rolled over");
+    let ending = |shards: &[Value]| !shards[0]["SequenceNumberRange"]["EndingSequenceNumber"].is_null();
+    let stale = fixture.shards(&arn);
+    assert_eq!((stale.len(), ending(&stale)), (1, false));
+    let children = json!({"StreamArn": arn, "ShardFilter": {"Type": "CHILD_SHARDS", "ShardId": parent}});
+    assert_eq!(fixture.ok("DescribeStream", children)["StreamDescription"]["Shards"], json!([]));
+    fixture.pass(Duration::from_secs(5));
+    let fresh = fixture.shards(&arn);
+    assert_eq!((fresh.len(), ending(&fresh)), (2, true));
+}
+
+#[test]
+fn a_young_shard_is_listed_before_it_can_be_read() {
+    let mut fixture = Fixture::with(one_shard());
+    let arn = fixture.table();
+    let shard = text(&fixture.shards(&arn)[0]["ShardId"]);
+    let iterator = fixture.iterator(&arn, &shard, "TRIM_HORIZON");
+    set(&mut fixture, StreamFaults { young_shard: Duration::from_secs(5), ..StreamFaults::default() });
+    assert_eq!(fixture.shards(&arn).len(), 1);
+    let ask = json!({"StreamArn": arn, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON"});
+    fixture.refused("GetShardIterator", ask.clone(), "ResourceNotFoundException", &shard);
+    let read = json!({"ShardIterator": iterator});
+    fixture.refused("GetRecords", read.clone(), "ResourceNotFoundException", &shard);
+    fixture.pass(Duration::from_secs(5));
+    fixture.ok("GetShardIterator", ask);
+    fixture.ok("GetRecords", read);
+}
+
+#[test]
+fn an_open_shards_answer_may_lack_its_next_iterator_and_lead_through_empty_pages() {
+    let mut fixture = Fixture::with(one_shard());
+    let arn = fixture.table();
+    fixture.put("a", 1);
+    let shard = text(&fixture.shards(&arn)[0]["ShardId"]);
+    set(&mut fixture, StreamFaults { empty_pages: 3, ..StreamFaults::default() });
+    let mut iterator = fixture.iterator(&arn, &shard, "TRIM_HORIZON");
+    for _ in 0..3 {
+        let page = fixture.ok("GetRecords", json!({"ShardIterator": iterator}));
+        assert_eq!(page["Records"], json!([]));
+        iterator = text(&page["NextShardIterator"]);
+    }
+    set(&mut fixture, StreamFaults { missing_next_iterator: 1.0, ..StreamFaults::default() });
+    let page = fixture.ok("GetRecords", json!({"ShardIterator": iterator}));
+    assert_eq!(page["Records"].as_array().map(Vec::len), Some(1));
+    assert!(page["NextShardIterator"].is_null());
+    assert!(fixture.shards(&arn)[0]["SequenceNumberRange"]["EndingSequenceNumber"].is_null());
 }

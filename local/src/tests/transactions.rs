@@ -33,7 +33,10 @@ fn every_action_is_made_and_recorded_in_order() {
     ]);
     let body = json!({"TransactItems": items, "ReturnConsumedCapacity": "TOTAL"});
     let answer = fixture.ok("TransactWriteItems", body);
-    assert_eq!(answer["ConsumedCapacity"], json!([{"TableName": "Tab", "CapacityUnits": 8.0}]));
+    assert_eq!(
+        answer["ConsumedCapacity"],
+        json!([{"TableName": "Tab", "CapacityUnits": 8.0, "WriteCapacityUnits": 8.0}])
+    );
     let mut records = fixture.read_all(&arn);
     records.sort_by_key(|record| record["dynamodb"]["SequenceNumber"].to_string());
     let events: Vec<_> = records.iter().map(|record| record["eventName"].clone()).collect();

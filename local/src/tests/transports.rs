@@ -206,6 +206,30 @@ async fn the_service_serves_over_http_and_can_be_made_to_fail() {
     }
 }
 
+#[tokio::test]
+async fn requests_are_read_in_chunks_not_compressed_and_only_whole() {
+    let service = LocalService::start();
+    let server = service.listen().await.expect("a port");
+    let send = async |headers: &str, body: &[u8]| {
+        let mut stream = TcpStream::connect(server.address()).await.expect("connected");
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: local\r\nconnection: close\r\nx-amz-target: DynamoDB_20120810.ListTables\r\n\
+             {headers}\r\n\r\n"
+        );
+        stream.write_all(&[head.as_bytes(), body].concat()).await.expect("sent");
+        stream.shutdown().await.expect("half closed");
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    };
+    let chunked = send("transfer-encoding: chunked", b"1\r\n{\r\n1\r\n}\r\n0\r\n\r\n").await;
+    assert!(chunked.starts_with("HTTP/1.1 200") && chunked.ends_with(r#"{"TableNames":[]}"#), "{chunked}");
+    let compressed = send("content-encoding: gzip\r\ncontent-length: 2", b"{}").await;
+    assert!(compressed.starts_with("HTTP/1.1 400") && compressed.contains("SerializationException"), "{compressed}");
+    send("content-length: 200", b"{}").await;
+    assert_eq!(service.stats().calls["ListTables"], 1, "a body that breaks off is no call");
+}
+
 #[tokio::test(start_paused = true)]
 async fn truncated_and_silent_answers_are_the_plans_to_give() {
     let service = service();
@@ -218,6 +242,23 @@ async fn truncated_and_silent_answers_are_the_plans_to_give() {
     service.set_faults(FaultPlan::from_json(&rule("hang")).expect("a plan"));
     let silent = tokio::time::timeout(Duration::from_secs(60), service.call(request)).await;
     assert!(silent.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn access_to_a_table_can_be_lost_for_a_while() {
+    let service = service();
+    let clients = Clients::new(&service.sdk_config());
+    walk_through(&clients).await;
+    let rule = json!({"share": 1, "code": "AccessDeniedException", "tables": ["Phones"], "for_ms": 5000});
+    service.set_faults(FaultPlan::from_json(&json!({"rules": [rule]})).expect("a plan"));
+    let refused = clients.put("x").await.expect_err("access is lost");
+    assert!(format!("{refused:?}").contains("AccessDeniedException"), "{refused:?}");
+    let streams = clients.streams.list_streams().send().await;
+    assert!(streams.is_ok(), "a call that touches no table goes through");
+    let arn = streams.expect("listed").streams()[0].stream_arn().expect("named").to_owned();
+    assert!(clients.streams.describe_stream().stream_arn(arn).send().await.is_err(), "the stream is the table's");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    clients.put("x").await.expect("access is back");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@
 //! DynamoDB Local differs, the transcript has its answer too, with the difference in words. Differences in every answer
 //! are in [`as_documented`]. Requests and answers are compared as they are on the wire.
 
+mod random;
 mod services;
 mod transcript;
 mod wire;
@@ -29,6 +30,16 @@ fn the_local_service_answers_as_documented() {
 fn dynamodb_local_answers_as_documented_but_where_the_transcripts_say_otherwise() {
     if let Some(service) = Service::dynamodb_local() {
         check(&service);
+    }
+}
+
+#[test]
+fn random_operations_leave_both_services_alike() {
+    if let Some(official) = Service::dynamodb_local() {
+        let ours = Service::shardkeeper_local();
+        for seed in 0..5 {
+            random::check([&ours, &official], seed);
+        }
     }
 }
 
@@ -86,6 +97,7 @@ fn run(service: &Service, step: &Step, names: &mut Names) -> Result<(), String> 
         // These are of the suite, not of the API: several calls whose answers belong together.
         "WholeScan" => compare(&Answer { status: 200, body: whole_scan(address, &body) }, names),
         "ShardWithRecords" => compare(&Answer { status: 200, body: shard_with_records(address, &body) }, names),
+        "SettledTable" => compare(&Answer { status: 200, body: settled_table(address, &body) }, names),
         "AllRecords" => {
             let wanted = expected.body["Records"].as_array().map_or(0, Vec::len);
             compare(&Answer { status: 200, body: all_records(address, &body, wanted) }, names)
@@ -127,6 +139,16 @@ fn whole_scan(address: SocketAddr, body: &Value) -> Value {
         }
     }
     json!({"Items": items})
+}
+
+/// The description of a table once all its indexes are active.
+fn settled_table(address: SocketAddr, body: &Value) -> Value {
+    eventually("the indexes settle", ARRIVAL, || {
+        let description = good(address, "DescribeTable", body);
+        let indexes = description["Table"]["GlobalSecondaryIndexes"].as_array().into_iter().flatten();
+        let settled = indexes.into_iter().all(|index| index["IndexStatus"] == "ACTIVE");
+        settled.then_some(description)
+    })
 }
 
 /// The one shard of a stream that has records.

@@ -1,6 +1,7 @@
 //! The options of `shardkeeper local`.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -17,7 +18,7 @@ const EPILOGUE: &str = "Durations: 500ms, 5s, 2m, 4h.\n\nExample:\n  shardkeeper
 /// Serve DynamoDB with Streams on this machine, in memory, for trials and tests
 ///
 /// Serves DynamoDB with Streams on this machine, for trials and tests: many shards, roll-over, trimming and limits as in
-/// the real service. Data lives in memory and ends with the process.
+/// the real service. Data lives in memory and ends with the process, unless --data keeps it.
 #[derive(Args)]
 #[command(after_help = EPILOGUE, next_line_help = true)]
 pub struct LocalArgs {
@@ -51,6 +52,10 @@ pub struct LocalArgs {
     /// The time there at start: the machine's, or this many milliseconds since 1970. It then runs in real time.
     #[arg(long, value_name = "real|EPOCH_MS", value_parser = clock, default_value = "real")]
     pub clock: ClockStart,
+    /// Folder to keep the data in: loaded at start, saved each ten seconds and at the end. Without it, data ends with the
+    /// process.
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
     #[command(flatten)]
     pub log: LogArgs,
 }
