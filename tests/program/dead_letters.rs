@@ -145,15 +145,15 @@ async fn letters_are_replayed_in_the_order_of_their_changes_and_then_gone() {
     ];
     harness.put(&letters).await;
 
-    let plan = harness.good("replay --all --dry-run");
+    let plan = harness.good("replay --all --to stdout --dry-run");
     let order: Vec<&str> = plan.lines().map(|line| line.split(':').next().unwrap()).collect();
     assert_eq!(order[..4], ["shardId-3/1", "shardId-1/5", "shardId-1/999", "shardId-2/1000"], "{plan}");
     assert_eq!(harness.ids("").len(), 4, "nothing was done so far");
 
-    let some = harness.run("replay shardId-3/1");
+    let some = harness.run("replay shardId-3/1 --to stdout");
     assert_eq!((some.code, some.stdout), (0, format!("{}\n", letters[3].record)));
     assert_eq!(some.stderr, "shardId-3/1: replayed\n1 dead letter replayed\n", "standard output is for records");
-    let rest = harness.run("replay --all --json");
+    let rest = harness.run("replay --all --json --to stdout");
     let expected: String = [2, 1, 0].iter().map(|index: &usize| format!("{}\n", letters[*index].record)).collect();
     assert_eq!((rest.code, rest.stdout), (0, expected));
     let outcomes: Vec<Value> = rest.stderr.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -161,6 +161,16 @@ async fn letters_are_replayed_in_the_order_of_their_changes_and_then_gone() {
     assert_eq!(outcomes[2]["id"], "shardId-2/1000");
     assert!(harness.ids("").is_empty());
     assert_eq!(harness.good("replay --all --to null"), "no dead letters: nothing to replay\n");
+}
+
+#[tokio::test]
+async fn a_replay_that_does_not_say_where_the_records_go_deletes_nothing() {
+    let harness = Harness::new("nowhere").await;
+    harness.put(&[letter("shardId-1", 1, "a")]).await;
+    let finished = harness.run("replay --all");
+    assert_eq!((finished.code, &*finished.stdout), (64, ""));
+    assert!(finished.stderr.contains("--to stdout|null|URL is missing"), "{}", finished.stderr);
+    assert_eq!(harness.ids(""), ["shardId-1/1"]);
 }
 
 #[tokio::test]
@@ -188,7 +198,12 @@ async fn a_replay_that_is_killed_loses_nothing() {
     let letters: Vec<DeadLetter> = (1..=6).map(large).collect();
     harness.put(&letters).await;
     // The pipe holds less than a record, so the third one is never taken whole.
-    let mut replay = harness.command().args(["replay", "--all"]).stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut replay = harness
+        .command()
+        .args(["replay", "--all", "--to", "stdout"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
     let mut output = replay.stdout.take().expect("a pipe was asked for");
     let mut taken = vec![0; 2 * letters[0].record.len() + 1000];
     output.read_exact(&mut taken).expect("two records and some of the third");
@@ -197,7 +212,7 @@ async fn a_replay_that_is_killed_loses_nothing() {
     let left = harness.ids("");
     assert!((4..=6).contains(&left.len()), "{left:?}");
 
-    let again = harness.good("replay --all");
+    let again = harness.good("replay --all --to stdout");
     let first = String::from_utf8(taken).expect("text");
     let delivered: BTreeSet<&str> = first.lines().take(2).chain(again.lines()).collect();
     assert_eq!(delivered, letters.iter().map(|letter| &*letter.record).collect());
@@ -233,7 +248,7 @@ async fn letters_in_a_file_are_treated_as_those_in_a_table() {
     letters.iter().for_each(|letter| file.keep(letter).expect("it is kept"));
     let from = " --from file:letters.jsonl";
     assert_eq!(harness.ids(from), ["shardId-1/1", "shardId-1/2", "shardId-2/3"]);
-    for line in ["replay --all", "purge --all --yes"] {
+    for line in ["replay --all --to stdout", "purge --all --yes"] {
         let refused = harness.run(&format!("{line}{from}"));
         assert_eq!(refused.code, 1);
         assert!(
@@ -244,7 +259,7 @@ async fn letters_in_a_file_are_treated_as_those_in_a_table() {
     }
     drop(file);
 
-    let replayed = harness.good(&format!("replay --shard shardId-1{from}"));
+    let replayed = harness.good(&format!("replay --shard shardId-1 --to stdout{from}"));
     assert_eq!(replayed, format!("{}\n{}\n", letters[1].record, letters[0].record));
     let left = std::fs::read_to_string(harness.file()).expect("the file");
     assert_eq!(left, format!("{}\n", letters[2].to_json()));
@@ -266,7 +281,8 @@ async fn what_is_not_there_is_told_in_a_sentence() {
     let harness = Harness::new("nothing").await;
     for (line, words) in [
         ("list --app nobody", "table nobody-DeadLetters does not exist. Check --app"),
-        ("replay --all --app nobody", "table nobody-DeadLetters does not exist. Check --app"),
+        ("replay --all --to null --app nobody", "table nobody-DeadLetters does not exist. Check --app"),
+        ("purge --all --yes --app nobody", "table nobody-DeadLetters does not exist. Check --app"),
         ("list --from file:nowhere.jsonl", "cannot open the dead letters in nowhere.jsonl"),
         ("purge --all --yes --from file:nowhere.jsonl", "there is no such file"),
     ] {
@@ -274,6 +290,8 @@ async fn what_is_not_there_is_told_in_a_sentence() {
         assert_eq!((finished.code, &*finished.stdout), (1, ""), "{line}");
         assert!(finished.stderr.contains(words), "{line}: {}", finished.stderr);
     }
+    let typo = harness.good("replay --shard shardId-x --to null");
+    assert_eq!(typo, "no dead letters of shard shardId-x: nothing to replay\n");
     let help = run_in(Path::new("."), "dead-letters --help");
     for name in ["list", "show", "replay", "purge"] {
         assert!(help.code == 0 && help.stdout.contains(&format!("\n  {name} ")), "{}", help.stdout);

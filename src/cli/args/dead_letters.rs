@@ -18,7 +18,7 @@ const REPLAY_EPILOGUE: &str = "The outcome of each letter goes to standard outpu
      output.\n\n\
      Exit codes: 0 all were replayed, 64 wrong usage, 1 some failed again or were held back, or something could not be \
      read or written.\n\n\
-     Example:\n  shardkeeper dead-letters replay --app phone-audit --all";
+     Example:\n  shardkeeper dead-letters replay --app phone-audit --to http://localhost:8080/ --all";
 
 #[derive(Subcommand)]
 pub enum DeadLettersCommand {
@@ -36,10 +36,10 @@ pub enum DeadLettersCommand {
     /// Hand the records of letters to the handler again
     ///
     /// Hands the records of letters to the handler again, one after the other: the letters named, those of a --shard, or
-    /// --all. A letter is deleted once its record succeeded. For each item it proceeds by sequence number, and when a
+    /// --all. A letter is deleted once its record succeeded, so the handler must be named: by --to or SHARDKEEPER_TO. For each item it proceeds by sequence number, and when a
     /// record fails again, the later ones of its item are held back; those of other items continue. If this is stopped at
     /// any moment no letter is lost, and the one that was under way may be handed over twice.
-    #[command(after_help = REPLAY_EPILOGUE, next_line_help = true)]
+    #[command(after_help = REPLAY_EPILOGUE, next_line_help = true, mut_arg("to", |to| to.required(true).default_value(None)))]
     Replay(Box<ReplayArgs>),
     /// Delete letters for good
     ///
@@ -246,17 +246,24 @@ mod tests {
         let ids = ["s1/7", "s2/9"].map(|id| id.parse().unwrap());
         assert_eq!(selection("replay s1/7 --to null s2/9 s1/07"), Ok(Selection::Ids(ids.into())));
         assert_eq!(selection("purge --shard s1 --yes"), Ok(Selection::Shard("s1".into())));
-        assert_eq!(selection("replay --all"), Ok(Selection::All));
+        assert_eq!(selection("replay --all --to stdout"), Ok(Selection::All));
         assert_eq!(selection("list"), Ok(Selection::All));
-        for line in ["replay", "purge"] {
+        for line in ["replay --to null", "purge"] {
             assert!(selection(line).unwrap_err().contains("ID or --all or --shard SHARD_ID is missing"), "{line}");
         }
-        for line in ["purge s1/7 --all", "replay --all --shard s1"] {
+        for line in ["purge s1/7 --all", "replay --to null --all --shard s1"] {
             assert!(selection(line).unwrap_err().contains("exclude each other"), "{line}");
         }
         assert!(selection("show").unwrap_err().contains("<ID>"));
         assert!(selection("show s1").unwrap_err().contains("\"s1\" names no dead letter"));
         assert!(selection("list s1/7").unwrap_err().contains("unexpected argument"));
+    }
+
+    #[test]
+    fn letters_are_replayed_only_to_a_handler_that_was_named() {
+        let mistake = read("replay --all", &[]).err().expect("nobody said where the records go");
+        assert!(mistake.contains("--to stdout|null|URL is missing"), "{mistake}");
+        assert!(read("replay --all", &[("SHARDKEEPER_TO", "http://localhost:8080/")]).is_ok());
     }
 
     #[test]

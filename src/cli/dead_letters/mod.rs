@@ -161,7 +161,8 @@ async fn purge(args: &PurgeArgs) -> Result<(), anyhow::Error> {
     .await?;
     let letters = counted(selected.len());
     if selected.is_empty() {
-        return output::print("no dead letters: nothing to delete\n");
+        let of_shard = of_shard(&args.letters.selection());
+        return output::print(&format!("no dead letters{of_shard}: nothing to delete\n"));
     }
     if args.dry_run {
         return output::print(&format!("dry run: {letters} would be deleted, and nothing is\n"));
@@ -171,6 +172,14 @@ async fn purge(args: &PurgeArgs) -> Result<(), anyhow::Error> {
     }
     store.delete_all(&selected).await?;
     output::print(&format!("{letters} deleted\n"))
+}
+
+/// The words that tell a shard without letters from a store without any.
+fn of_shard(selection: &Selection) -> String {
+    match selection {
+        Selection::Shard(shard) => format!(" of shard {shard}"),
+        Selection::All | Selection::Ids(_) => String::new(),
+    }
 }
 
 fn counted(letters: usize) -> String {

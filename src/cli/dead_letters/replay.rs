@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{counted, open, output, visit_selected};
+use super::{counted, of_shard, open, output, visit_selected};
 use crate::cli::args::dead_letters::{ReplayArgs, Selection};
 use crate::cli::signals;
 use crate::consumer::{FailurePolicy, ProcessorFactory, Replayer, StillFails, WallClock};
@@ -27,7 +27,7 @@ pub async fn run(args: &ReplayArgs) -> Result<(), anyhow::Error> {
     let pending = read_pending(&store, &args.letters.selection()).await?;
     let report = Report { json: args.json, to_stderr: !args.dry_run && args.sink.is_stdout() };
     if pending.is_empty() {
-        return report.summary("no dead letters: nothing to replay");
+        return report.summary(&format!("no dead letters{}: nothing to replay", of_shard(&args.letters.selection())));
     }
     if args.dry_run {
         pending.iter().try_for_each(|letter| report.outcome(letter, &Outcome::Planned))?;
