@@ -16,6 +16,15 @@ pub mod table_health;
 use std::error::Error as StdError;
 
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+#[cfg(feature = "cli")]
+use aws_smithy_types::date_time::{DateTime, Format};
+
+/// A time in RFC 3339's form, such as `2026-01-31T12:00:00Z`, in milliseconds since the epoch.
+#[cfg(feature = "cli")]
+pub fn parse_time_ms(text: &str) -> Option<u64> {
+    let time = DateTime::from_str(text, Format::DateTimeWithOffset).ok()?;
+    time.to_millis().ok()?.try_into().ok()
+}
 
 /// A failed call to a table, by what its caller should do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -53,6 +53,7 @@ fn run_program() -> Result<(), anyhow::Error> {
         Command::Demo(args) => demo::run(args),
         Command::Status(args) => status::run(args),
         Command::Lease(command) => lease::run(command),
+        Command::Replay(args) => lease::replay::run(args),
         Command::DeadLetters(command) => dead_letters::run(command),
     }
 }

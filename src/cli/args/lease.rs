@@ -51,6 +51,16 @@ pub struct LeaseArgs {
     /// The shards, by their ids, as `shardkeeper status` shows them.
     #[arg(required = true, value_name = "SHARD_ID")]
     pub shards: Vec<ShardId>,
+    /// Do what is refused because it would break an invariant; some refusals stand all the same.
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// The options of every command that writes to leases.
+#[derive(Args)]
+pub struct ChangeArgs {
     #[command(flatten)]
     pub app: AppArgs,
     /// Say what would be written, and write nothing.
@@ -59,9 +69,6 @@ pub struct LeaseArgs {
     /// Write without asking; needed where there is no terminal to ask on.
     #[arg(long)]
     pub yes: bool,
-    /// Do what is refused because it would break an invariant; some refusals stand all the same.
-    #[arg(long)]
-    pub force: bool,
     #[command(flatten)]
     pub liveness: LivenessArgs,
     #[command(flatten)]
@@ -123,15 +130,15 @@ mod tests {
         assert_eq!(command.request(), Request::Assign { to: "w-1".into() });
         let args = command.args();
         assert_eq!(args.shards, ["s1".into(), "s2".into(), "s3".into()]);
-        assert!(args.yes && args.force && !args.dry_run);
-        assert_eq!(args.app.app, "other");
+        assert!(args.change.yes && args.force && !args.change.dry_run);
+        assert_eq!(args.change.app.app, "other");
     }
 
     #[test]
     fn a_workers_environment_names_the_application_and_not_the_taker() {
         let mistakes = read("assign s1").err().unwrap();
         assert!(mistakes.contains("--to WORKER is missing"), "{mistakes}");
-        assert_eq!(read("release s1").unwrap().args().app.app, "audit");
+        assert_eq!(read("release s1").unwrap().args().change.app.app, "audit");
     }
 
     #[test]

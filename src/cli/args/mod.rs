@@ -9,6 +9,7 @@ pub mod demo;
 pub mod lease;
 #[cfg(feature = "local")]
 pub mod local;
+pub mod replay;
 pub mod run;
 pub mod status;
 pub mod value;
@@ -46,6 +47,7 @@ pub enum Command {
     /// from another position. Shows what it would write, asks, and refuses what would break an invariant.
     #[command(subcommand)]
     Lease(lease::LeaseCommand),
+    Replay(replay::ReplayArgs),
     /// List, show, replay or purge dead-lettered records
     ///
     /// Dead letters are records that `shardkeeper run --on-failure dead-letter` stopped retrying: each holds the whole
@@ -72,7 +74,8 @@ impl Command {
             #[cfg(feature = "local")]
             Self::Demo(args) => &args.log,
             Self::Status(args) => &args.log,
-            Self::Lease(command) => &command.args().log,
+            Self::Lease(command) => &command.args().change.log,
+            Self::Replay(args) => &args.change.log,
             Self::DeadLetters(command) => &command.store().log,
         };
         let for_stderr = if std::io::stderr().is_terminal() { Format::Human } else { Format::Json };

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use aws_smithy_types::date_time::{DateTime, Format};
 use clap::Args;
 
 use super::lease::ChangeArgs;
 use super::value::{DAY, MINUTE, duration};
+use crate::aws::parse_time_ms;
 
 const EPILOGUE: &str = "Afterwards start the workers: they deliver each shard again from its oldest record, parents before their children.\n\n\
                         Exit codes: 0 done, or nothing to do, 64 wrong usage, 1 refused or failed.\n\n\
@@ -57,8 +57,7 @@ fn replay_from(text: &str) -> Result<ReplayFrom, String> {
     if let Ok(age) = duration(MINUTE..=DAY)(text) {
         return Ok(ReplayFrom::Age(age));
     }
-    let time = DateTime::from_str(text, Format::DateTimeWithOffset).ok().and_then(|time| time.to_millis().ok());
-    time.and_then(|time_ms| u64::try_from(time_ms).ok()).map(ReplayFrom::Time).ok_or_else(|| {
+    parse_time_ms(text).map(ReplayFrom::Time).ok_or_else(|| {
         format!(
             "{text:?} is no time; write beginning, a time such as 2026-01-31T12:00:00Z, or an age from 1m to 24h such as 6h"
         )

@@ -1,8 +1,9 @@
-//! `shardkeeper lease`: lease changes by hand.
+//! `shardkeeper lease` and `shardkeeper replay`: lease changes by hand.
 //!
 //! The command reads the rows and watches their holders until it knows whether they are alive. Then it plans the writes,
 //! shows them, asks, and writes each row on the condition that the row is still as it was shown.
 
+pub mod replay;
 mod snapshot;
 
 use std::collections::BTreeSet;
@@ -10,7 +11,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, bail};
 
-use super::args::lease::{LeaseArgs, LeaseCommand};
+use super::args::lease::{ChangeArgs, LeaseArgs, LeaseCommand};
 use super::confirm::confirm;
 use super::connection::Connection;
 use super::output;
@@ -37,7 +38,7 @@ pub fn run(command: &LeaseCommand) -> Result<(), anyhow::Error> {
 
 async fn change_leases(command: &LeaseCommand) -> Result<(), anyhow::Error> {
     let args = command.args();
-    let connection = Connection::new(&args.app.app, &args.aws.endpoints(), args.liveness.lease_duration).await?;
+    let connection = connect(&args.change).await?;
     let operation = Operation { request: command.request(), shards: args.shards.iter().cloned().collect(), args };
     let snapshot = snapshot::load_snapshot(&connection, &operation).await?;
     let planned = plan(&operation, &snapshot)?;
@@ -47,10 +48,10 @@ async fn change_leases(command: &LeaseCommand) -> Result<(), anyhow::Error> {
     if writes.is_empty() {
         return Ok(());
     }
-    if args.dry_run {
+    if args.change.dry_run {
         return output::print("dry run: nothing is written\n");
     }
-    if !args.yes {
+    if !args.change.yes {
         let leases = if writes.len() == 1 { "this lease" } else { "these leases" };
         confirm(&format!("Write {leases}?"), "written")?;
     }
@@ -73,6 +74,10 @@ async fn change_leases(command: &LeaseCommand) -> Result<(), anyhow::Error> {
         bail!("these leases have changed meanwhile and were not written: {}", changed.join(", "));
     }
     Ok(())
+}
+
+async fn connect(args: &ChangeArgs) -> Result<Connection, anyhow::Error> {
+    Connection::new(&args.app.app, &args.aws.endpoints(), args.liveness.lease_duration).await
 }
 
 /// Plans the write of each lease. One refusal refuses all of them.

@@ -1,6 +1,6 @@
 //! `shardkeeper replay`: has everything delivered again that the stream still has.
 
-use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use fastrand::Rng;
@@ -14,9 +14,12 @@ use crate::cli::confirm::confirm;
 use crate::cli::connection::Connection;
 use crate::cli::output;
 use crate::consumer::WallClock;
-use crate::coordination;
 use crate::model::fleet_view::FleetView;
-use crate::model::lease::WorkerId;
+use crate::model::lease::{ShardId, WorkerId};
+use crate::shard_directory::ShardDirectory;
+
+/// Calls of DescribeStream a second.
+const LISTING_RATE: u32 = 5;
 
 /// Runs `shardkeeper replay`.
 ///
@@ -60,8 +63,11 @@ async fn replay(args: &ReplayArgs) -> Result<(), anyhow::Error> {
 async fn plan(args: &ReplayArgs, connection: &Connection, arn: Option<String>) -> Result<ReplayPlan, anyhow::Error> {
     let arn = arn.context("no worker has led this application yet: there is nothing to deliver again")?;
     let stream = connection.stream(&arn);
-    let mut rng = Rng::with_seed(u64::from(std::process::id()));
-    let listing = coordination::list(&stream, &mut rng).await.context("cannot list the stream's shards")?;
+    let (directory, rng) = (ShardDirectory::default(), Rng::with_seed(u64::from(std::process::id())));
+    let listing = tokio::select! {
+        listing = directory.listing(Duration::ZERO) => listing.context("cannot list the stream's shards")?,
+        never = directory.serve(&stream, LISTING_RATE, rng) => match never {},
+    };
     // A shard that came to be after these rows were read has its lease still to be made, by the leader or here.
     let (rows, bad) = snapshot::read_rows(connection).await?;
     if let Some((key, reason)) = bad.iter().next() {
@@ -90,11 +96,8 @@ fn describe_plan(plan: &ReplayPlan) -> String {
         plan.unchanged, plan.older
     );
     if !plan.trimmed.is_empty() {
-        let keys: BTreeSet<&str> = plan.trimmed.iter().map(|key| key.as_str()).collect();
-        text += &format!(
-            "left alone, because the stream no longer has the shard: {}\n",
-            keys.into_iter().collect::<Vec<_>>().join(", ")
-        );
+        let keys: Vec<&str> = plan.trimmed.iter().map(ShardId::as_str).collect();
+        text += &format!("left alone, because the stream no longer has the shard: {}\n", keys.join(", "));
     }
     text
 }

@@ -1,6 +1,6 @@
 //! The fleet's state before leases are changed by hand: the rows, and whether the workers concerned are alive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use super::Operation;
 use crate::admin::lease_ops::{FleetSnapshot, Liveness, Request, workers_to_watch};
 use crate::aws::stream::Error;
+use crate::cli::args::lease::ChangeArgs;
+use crate::cli::args::value::format_duration;
 use crate::cli::connection::Connection;
 use crate::coordination::FleetObserver;
 use crate::model::checkpoint::Checkpoint;
@@ -28,7 +30,10 @@ pub(super) async fn load_snapshot(
 ) -> Result<FleetSnapshot, anyhow::Error> {
     let (rows, _) = read_rows(connection).await?;
     let rows = operation.shards.iter().filter_map(|key| rows.get(key)).cloned().collect();
-    let (view, liveness) = watch(connection, operation, rows).await?;
+    let targets = workers_to_watch(&operation.request, None);
+    // A new owner that is not in the fleet table is refused: there is nothing to wait for.
+    let targets = |view: &FleetView| targets.iter().filter(|id| view.worker(id).is_some()).cloned().collect();
+    let (view, liveness) = watch(connection, &operation.args.change, rows, targets).await?;
     let members = view.workers.iter().map(|seen| (seen.member.id.clone(), seen.member.record.max_leases)).collect();
     // The first rows are as old as the watching was long.
     let (rows, bad) = read_rows(connection).await?;
@@ -44,7 +49,7 @@ pub(super) async fn load_snapshot(
 }
 
 /// The rows, and the unreadable ones with the reasons.
-async fn read_rows(
+pub(super) async fn read_rows(
     connection: &Connection,
 ) -> Result<(BTreeMap<ShardId, Lease>, BTreeMap<ShardId, String>), anyhow::Error> {
     let (mut rows, mut bad_rows) = (BTreeMap::new(), BTreeMap::new());
@@ -57,14 +62,16 @@ async fn read_rows(
     Ok((rows, bad_rows))
 }
 
-/// Watches heartbeats, and the counters of leases whose holder has no heartbeat, until each worker concerned is known to
-/// be alive or dead.
-async fn watch(
+/// Watches heartbeats, and the counters of leases whose holder has no heartbeat, until each holder of these leases and
+/// each of the fleet's workers that `also` names is known to be alive or dead.
+pub(super) async fn watch(
     connection: &Connection,
-    operation: &Operation<'_>,
+    args: &ChangeArgs,
     mut rows: Vec<Lease>,
+    also: impl Fn(&FleetView) -> BTreeSet<WorkerId>,
 ) -> Result<(FleetView, BTreeMap<WorkerId, Liveness>), anyhow::Error> {
-    let mut observer = FleetObserver::new(connection.fleet.clone(), operation.args.liveness.lease_duration);
+    let keys = rows.iter().map(|row| row.key.clone()).collect();
+    let mut observer = FleetObserver::new(connection.fleet.clone(), args.liveness.lease_duration);
     let mut counters: Observations<ShardId, u64> = Observations::default();
     let origin = Instant::now();
     let mut is_logged = false;
@@ -72,17 +79,15 @@ async fn watch(
         let view = observer.refresh_if_there().await?;
         let sent = origin.elapsed();
         if !rows.is_empty() {
-            rows = connection.leases.read_many(&operation.shards).await?.into_iter().flatten().collect();
+            rows = connection.leases.read_many(&keys).await?.into_iter().flatten().collect();
         }
         let arrived = origin.elapsed();
         for row in &rows {
             counters.observe(&row.key, row.counter, sent, arrived);
         }
-        let mut workers = workers_to_watch(&operation.request, None);
-        // A new owner that is not in the fleet table is refused: there is nothing to wait for.
-        workers.retain(|worker| view.worker(worker).is_some());
+        let mut workers = also(&view);
         workers.extend(rows.iter().flat_map(|row| workers_to_watch(&Request::Release, Some(row))));
-        let state = |worker: &WorkerId| liveness(worker, &view, &rows, &counters, operation);
+        let state = |worker: &WorkerId| liveness(worker, &view, &rows, &counters, args);
         let liveness: BTreeMap<WorkerId, Liveness> =
             workers.iter().filter_map(|worker| Some((worker.clone(), state(worker)?))).collect();
         workers.retain(|worker| !liveness.contains_key(worker));
@@ -91,8 +96,9 @@ async fn watch(
         }
         if !is_logged && origin.elapsed() >= Duration::from_secs(1) {
             is_logged = true;
-            let limit = operation.args.liveness.lease_duration.max(operation.args.kcl.kcl_failover_time);
-            tracing::info!(?workers, ?limit, "watching whether workers are alive");
+            let workers: Vec<&str> = workers.iter().map(WorkerId::as_str).collect();
+            let limit = format_duration(args.liveness.lease_duration.max(args.kcl.kcl_failover_time));
+            tracing::info!(workers = workers.join(","), limit, "watching whether workers are alive");
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
@@ -104,7 +110,7 @@ fn liveness(
     view: &FleetView,
     rows: &[Lease],
     counters: &Observations<ShardId, u64>,
-    operation: &Operation<'_>,
+    args: &ChangeArgs,
 ) -> Option<Liveness> {
     if let Some(seen) = view.worker(worker) {
         return match (seen.is_alive, seen.has_changed) {
@@ -115,7 +121,7 @@ fn liveness(
         };
     }
     // Another program's worker has no heartbeat: it renews each lease by its counter, as the KCL does.
-    let limit = operation.args.kcl.kcl_failover_time.max(operation.args.liveness.lease_duration);
+    let limit = args.kcl.kcl_failover_time.max(args.liveness.lease_duration);
     let mut held = rows.iter().filter(|row| row.holder() == Some(worker)).map(|row| &row.key);
     if held.clone().any(|key| counters.has_changed(key)) {
         return Some(Liveness::Alive);

@@ -175,3 +175,33 @@ fn a_finished_shard_is_reset_under_a_running_fleet_and_read_again_to_its_end() {
     assert_eq!(worker.wait_for_records(10)[5..], records);
     harness.wait_for_status("the parent to be finished again", is_rolled_over);
 }
+
+#[test]
+fn a_replay_delivers_all_that_the_stream_has_although_the_leases_of_read_shards_are_gone() {
+    let mut harness = Harness::new("replay", 1);
+    let worker = harness.worker("w-1");
+    for generation in 1..=3 {
+        harness.write(5);
+        worker.wait_for_records(5 * generation);
+        harness.roll_over();
+    }
+    harness.write(5);
+    let records = worker.wait_for_records(20);
+    // The leases of the first shards are deleted once their children are read.
+    harness.wait_for_status("a cleaned-up lease table", |status| {
+        status["stream"]["listed_shards"] == 4 && status["shards"].as_array().is_some_and(|shards| shards.len() < 4)
+    });
+    let refused = harness.operator("replay --from beginning --yes");
+    assert!(refused.code == 1 && refused.stderr.contains("w-1 of this application is alive"), "{}", refused.stderr);
+    worker.stop();
+
+    let plan = harness.operator("replay --from beginning --dry-run");
+    assert!(plan.stdout.contains(": gets a lease again, at TRIM_HORIZON"), "{}", plan.stdout);
+    assert!(plan.stdout.ends_with("dry run: nothing is written\n"), "{}", plan.stdout);
+    let unasked = harness.operator("replay --from beginning");
+    assert!(unasked.stderr.contains("there is no terminal to ask on"), "{}", unasked.stderr);
+    let done = harness.operator("replay --from beginning --yes");
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(done.stdout.ends_with("4 leases written: start the workers\n"), "{}", done.stdout);
+    assert_eq!(harness.worker("w-2").wait_for_records(20), records);
+}
