@@ -109,7 +109,7 @@ impl Reader {
                 }
                 Err(Error::Trimmed(reason)) => {
                     tracing::error!(
-                        shard = %self.shard, position = %self.position, reason,
+                        shard = %self.shard, cause = "trimmed", from = %self.position, to = "the oldest record", reason,
                         "gap: records were trimmed before they were read"
                     );
                     self.position = Checkpoint::TrimHorizon;
@@ -233,7 +233,13 @@ impl Reader {
     fn explain_not_found(&self, faults: &FaultLog) -> Option<ReaderEvent> {
         match self.directory.presence(&self.shard, faults.since(), self.clock.now_ms()) {
             Err(error) => Some(ReaderEvent::StreamGone(error.to_string())),
-            Ok(Presence::Gone) => Some(ReaderEvent::Gone),
+            Ok(Presence::Gone) => {
+                tracing::error!(
+                    shard = %self.shard, cause = "not_found", from = %self.position, to = "the shard's end",
+                    "gap: the stream no longer has this shard, and records in it may never have been read"
+                );
+                Some(ReaderEvent::Gone)
+            }
             Ok(Presence::Listed | Presence::Unknown) => None,
         }
     }

@@ -26,7 +26,7 @@ fn with_a_gap() -> (Fixture, Deliveries, Written) {
 }
 
 #[test]
-fn a_gap_is_logged_and_the_worker_goes_on_behind_it() {
+fn a_gap_is_logged_and_the_worker_continues_behind_it() {
     let (fixture, mut deliveries, written) = with_a_gap();
     let mut worker = fixture.worker("audit", "w", &deliveries, "");
     deliveries.wait_for_all(&written);
@@ -34,6 +34,28 @@ fn a_gap_is_logged_and_the_worker_goes_on_behind_it() {
     let gaps = worker.log().lines().filter(|line| line.contains("gap: records were trimmed")).count();
     assert_eq!(gaps, 2, "one line a shard: {}", worker.log());
     assert_eq!(deliveries.repeats(), []);
+}
+
+#[test]
+fn a_whole_shard_that_is_gone_is_logged_as_a_gap_too() {
+    let fixture = Fixture::new("--shards 1 --retention 1s");
+    let deliveries = fixture.deliveries("audit");
+    let mut worker = fixture.worker("audit", "w", &deliveries, "");
+    worker.wait_for_log("lease taken");
+    assert_eq!(worker.stop(), 0);
+    let shard = fixture.service.leases("audit").into_keys().next().expect("a lease");
+    fixture.service.change_shards(TABLE, "rollover");
+    wait_for("the shard to vanish", || fixture.service.shards(TABLE).iter().all(|listed| listed.id != shard));
+
+    let mut worker = fixture.worker("audit", "w", &deliveries, "");
+    worker.wait_for_log("shard finished");
+    assert_eq!(worker.stop(), 0);
+    let log = worker.log();
+    let gaps: Vec<&str> = log.lines().filter(|line| line.contains("gap: ")).collect();
+    assert_eq!(gaps.len(), 1, "{log}");
+    for words in ["ERROR", "the stream no longer has this shard", &shard, "\"not_found\"", "\"TRIM_HORIZON\""] {
+        assert!(gaps[0].contains(words), "no {words:?} in {}", gaps[0]);
+    }
 }
 
 #[test]
