@@ -270,6 +270,8 @@ impl Startup<'_> {
         let fleet = FleetTable::new(self.clients.tables.clone(), &self.options.app);
         let create = self.options.create_tables;
         let stream = Stream::new(self.clients.streams.clone(), self.find_arn().await?);
+        // Before any table is made: an --app that names somebody's table must leave nothing behind.
+        leases.check().await.map_err(|error| StartError::of_table(error, create))?;
         let dead_letters = async {
             match &self.options.failure.on_failure {
                 OnFailure::DeadLetter(queue) => queue.prepare(create).await,

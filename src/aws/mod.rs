@@ -47,6 +47,19 @@ pub enum TableError {
         /// The service's refusal.
         source: CallError,
     },
+    /// The table is there and has other keys: it is no table of this application's.
+    #[error(
+        "table {table} belongs to something else: its key is {found}, and that of an application's table is {wanted}. \
+         Choose another --app; nothing was written"
+    )]
+    Foreign {
+        /// The table's name.
+        table: String,
+        /// The names and types of its keys.
+        found: String,
+        /// The keys that it should have.
+        wanted: String,
+    },
     /// No answer, a throttled call, or a fault of the service: to be retried. A write may or may not have happened.
     #[error("{operation} on table {table} failed: {source}")]
     Unavailable {

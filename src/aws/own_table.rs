@@ -6,7 +6,8 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, TableStatus,
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, TableDescription,
+    TableStatus,
 };
 
 use super::calls::HealthInterceptor;
@@ -97,10 +98,28 @@ impl OwnTable {
         TableError::Refused { operation, table: self.name.clone(), source: CallError::from(error.to_string()) }
     }
 
-    async fn status(&self) -> Result<Option<TableStatus>, TableError> {
+    /// Refuses a table whose keys are not this one's, such as one that holds somebody's data.
+    fn check_keys(&self, table: &TableDescription) -> Result<(), TableError> {
+        let of_key = |key: &KeySchemaElement| {
+            let mut definitions = table.attribute_definitions().iter();
+            let definition = definitions.find(|definition| definition.attribute_name() == key.attribute_name());
+            let kind = definition.map_or("?", |definition| definition.attribute_type().as_str());
+            format!("{} ({kind})", key.attribute_name())
+        };
+        let found = table.key_schema().iter().map(of_key).collect::<Vec<_>>().join(", ");
+        let wanted = self.keys.iter().map(|key| format!("{key} (S)")).collect::<Vec<_>>().join(", ");
+        if found == wanted { Ok(()) } else { Err(TableError::Foreign { table: self.name.clone(), found, wanted }) }
+    }
+
+    /// The table's state; none when it is missing.
+    pub(crate) async fn status(&self) -> Result<Option<TableStatus>, TableError> {
         let answer = self.client.describe_table().table_name(&self.name).send().await;
         match answer.map_err(|error| self.error("DescribeTable", &error)) {
-            Ok(answer) => Ok(answer.table.and_then(|table| table.table_status)),
+            Ok(answer) => {
+                let Some(table) = answer.table else { return Ok(None) };
+                self.check_keys(&table)?;
+                Ok(table.table_status)
+            }
             Err(TableError::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
         }

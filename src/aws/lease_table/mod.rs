@@ -105,6 +105,14 @@ impl LeaseTable {
         self.0.ensure(create).await
     }
 
+    /// Checks that the table, if it is there, has a lease table's key.
+    ///
+    /// # Errors
+    /// [`TableError::Foreign`] when it has another one.
+    pub async fn check(&self) -> Result<(), TableError> {
+        self.0.status().await.map(drop)
+    }
+
     /// All rows.
     ///
     /// # Errors
