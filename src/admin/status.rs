@@ -317,6 +317,39 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_fleet_tells_how_long_its_records_are_safe() {
+        const HOUR_MS: u64 = 3_600_000;
+        let created_ms = 1_700_000_000_000;
+        let key = format!("shardId-{created_ms:020}-x");
+        let rows = [row(&key, None, "1", &[]), row("shardId-00000001600000000000-y", None, "SHARD_END", &[])];
+        let remarks = |now_ms| {
+            let inputs = StatusInputs {
+                app: "audit",
+                rows: &rows,
+                view: &FleetView::default(),
+                stream_arn: None,
+                listing: None,
+                lease_duration: LEASE_DURATION,
+                now_ms,
+            };
+            FleetStatus::new(&inputs).remarks
+        };
+        let left = &remarks(created_ms + 21 * HOUR_MS - 60_000)[1];
+        assert!(left.starts_with("no undelivered record is trimmed within the next 3 h 1 min"), "{left}");
+        assert!(remarks(created_ms + 30 * HOUR_MS)[1].contains("records may be lost already"));
+    }
+
+    #[test]
+    fn a_shard_that_no_worker_may_take_says_so() {
+        let rows = [row("owned", Some("a"), "1", &[]), row("free", None, "1", &[])];
+        let mut full = worker("a", 0, &["owned"]);
+        full.member.record.max_leases = Some(1);
+        let text = |workers| wait_of(&status(&rows, &view(workers, "a"), None), "free").to_owned();
+        assert!(text(vec![full.clone()]).contains("all have as many leases as --max-leases allows"));
+        assert!(text(vec![full, worker("b", 0, &[])]).ends_with("the leader a is to assign it"));
+    }
+
+    #[test]
     fn the_dead_are_told_from_the_silent_by_the_lease_duration() {
         let fleet = view(vec![worker("a", 5_000, &[]), worker("b", 1_500, &[]), worker("c", 1_499, &[])], "a");
         let status = status(&[], &fleet, None);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LeaderStatus, ShardState, ShardStatus, StatusInputs, StreamStatus, Wait, WorkerState, WorkerStatus};
+use crate::model::app_lag::RETENTION_MS;
 use crate::model::blocked_record::BlockedRecord;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, WorkerId};
@@ -221,9 +222,39 @@ impl<'a> StatusBuilder<'a> {
 
     fn who_assigns(&self) -> String {
         match self.leader() {
+            Some(leader) if leader.is_alive && self.are_all_full() => {
+                "no worker may take it: all have as many leases as --max-leases allows; start another worker".to_owned()
+            }
             Some(leader) if leader.is_alive => format!("the leader {} is to assign it", leader.worker),
             _ => "there is no live leader to assign it".to_owned(),
         }
+    }
+
+    /// Whether no live worker may take another lease.
+    fn are_all_full(&self) -> bool {
+        let mut live = self.inputs.view.workers.iter().filter(|seen| self.is_alive(&seen.member.id));
+        live.all(|seen| {
+            let owned = self.owned_by(&seen.member.id).count() as u64;
+            seen.member.record.max_leases.is_some_and(|limit| owned >= limit)
+        })
+    }
+
+    /// The time that is left before the service may trim an undelivered record, in words. No record is older than its
+    /// shard, so it may be longer.
+    fn time_left(&self) -> Option<String> {
+        let unfinished = self.rows.values().filter(|row| !row.is_finished());
+        let oldest_ms = unfinished.filter_map(|row| row.key.created_ms()).min()?;
+        let left_ms = (oldest_ms + RETENTION_MS).saturating_sub(self.inputs.now_ms);
+        Some(match left_ms / 60_000 {
+            0 => {
+                "the oldest shard with undelivered records is older than a day: records may be lost already".to_owned()
+            }
+            minutes => format!(
+                "no undelivered record is trimmed within the next {} h {} min: the oldest shard with any is no older",
+                minutes / 60,
+                minutes % 60
+            ),
+        })
     }
 
     pub(super) fn remarks(&self, stream: &StreamStatus, leader: Option<&LeaderStatus>) -> Vec<String> {
@@ -231,6 +262,7 @@ impl<'a> StatusBuilder<'a> {
         let live = self.inputs.view.workers.iter().filter(|seen| self.is_alive(&seen.member.id)).count();
         if live == 0 {
             remarks.push("no worker is alive: nothing is read".to_owned());
+            remarks.extend(self.time_left());
         } else if leader.is_none_or(|leader| !leader.is_alive) {
             remarks.push("no live worker leads: a deputy takes over within a lease duration".to_owned());
         }
