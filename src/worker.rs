@@ -259,7 +259,7 @@ impl Startup<'_> {
             }
             if !has_warned {
                 has_warned = true;
-                tracing::warn!(reason, ?limit, "service not reachable yet, retrying");
+                tracing::warn!(reason, limit_s = limit.as_secs(), "service not reachable yet, retrying");
             }
             tokio::time::sleep(Duration::from_millis(50) + backoff.next(&mut self.rng)).await;
         }

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::run::RunArgs;
 use super::config::Mistakes;
+use super::output::Closed;
 use super::{admin_server, signals};
 use crate::consumer::OnFailure;
 use crate::worker::{Error, Worker};
@@ -18,6 +19,12 @@ pub fn run(args: &RunArgs, needs_admin: bool) -> Result<(), anyhow::Error> {
     let outcome = runtime.block_on(read(args, needs_admin));
     // A processor that hangs must not keep the process from ending.
     runtime.shutdown_background();
+    // Besides the line for people: a search by level in a log of JSON lines must find why the worker is gone.
+    if let Err(error) = &outcome
+        && !error.is::<Closed>()
+    {
+        tracing::error!(error = format!("{error:#}"), "the worker ended with a failure");
+    }
     outcome
 }
 
@@ -44,6 +51,15 @@ async fn read(args: &RunArgs, needs_admin: bool) -> Result<(), anyhow::Error> {
         error => anyhow::Error::from(error),
     })?;
     let totals = report.totals;
-    tracing::info!(ending = ?report.ending, records = totals.records, filtered = totals.filtered, bytes = totals.bytes, skipped = totals.skipped, dead_letters = totals.dead_lettered, gaps = totals.gaps, "done");
+    tracing::info!(
+        ending = report.ending.as_str(),
+        records = totals.records,
+        filtered = totals.filtered,
+        bytes = totals.bytes,
+        skipped = totals.skipped,
+        dead_letters = totals.dead_lettered,
+        gaps = totals.gaps,
+        "done"
+    );
     Ok(())
 }

@@ -31,7 +31,7 @@ impl FaultLog {
         let lasted = self.since.elapsed();
         if lasted >= self.next_report {
             self.next_report = lasted * 4;
-            tracing::warn!(shard = %self.shard, faults = self.count, ?lasted, reason, "reading failed, retrying");
+            tracing::warn!(shard = %self.shard, faults = self.count, lasted_s = lasted.as_secs(), reason, "reading failed, retrying");
         }
     }
 

@@ -106,6 +106,17 @@ pub enum WorkerExit {
     StreamEnded,
 }
 
+impl WorkerExit {
+    /// The ending as a word for logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::CaughtUp => "caught_up",
+            Self::StreamEnded => "stream_ended",
+        }
+    }
+}
+
 /// News for the lease manager from the other tasks.
 #[derive(Debug)]
 enum Notice {

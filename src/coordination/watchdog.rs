@@ -58,11 +58,11 @@ impl Watchdog {
         }
         if !has_taker() {
             if self.without_taker.insert(key.clone()) {
-                tracing::warn!(shard = %key, ?lasts, "the processor hangs, and no other worker can take the shard");
+                tracing::warn!(shard = %key, lasts_s = lasts.as_secs(), "the processor hangs, and no other worker can take the shard");
             }
             return Verdict::Keep;
         }
-        tracing::warn!(shard = %key, ?lasts, "the processor hangs: the shard goes to another worker");
+        tracing::warn!(shard = %key, lasts_s = lasts.as_secs(), "the processor hangs: the shard goes to another worker");
         self.without_taker.remove(key);
         self.stuck.insert(key.clone(), Stuck { is_released: false, ended: None });
         Verdict::Release

@@ -27,7 +27,7 @@ impl WorkerTelemetry {
         for (shard, status) in shards.iter() {
             match (status.stall(limit), logged.shards.get(shard)) {
                 (Some((trouble, lasts)), None) => {
-                    tracing::warn!(%shard, cause = trouble.word(), ?lasts, "shard stalled: {}", trouble.words());
+                    tracing::warn!(%shard, cause = trouble.word(), lasts_s = lasts.as_secs(), "shard stalled: {}", trouble.words());
                     logged.shards.insert(shard.clone(), trouble);
                 }
                 (None, Some(trouble)) => {
@@ -46,7 +46,12 @@ impl WorkerTelemetry {
             let failing = answers.failing_for().filter(|(lasts, _)| *lasts >= WARN_AFTER);
             match (failing, *was_logged) {
                 (Some((lasts, reason)), false) => {
-                    tracing::warn!(table, ?lasts, reason, "every call on the table failed, retrying");
+                    tracing::warn!(
+                        table,
+                        lasts_s = lasts.as_secs(),
+                        reason,
+                        "every call on the table failed, retrying"
+                    );
                     *was_logged = true;
                 }
                 (None, true) => {

@@ -193,7 +193,7 @@ fn a_taken_default_address_is_done_without_and_a_taken_chosen_one_is_an_error() 
     let first = fixture.worker("app", "first", &deliveries, "");
     first.wait_for_log("\"lease taken\"");
     let second = fixture.worker("app", "second", &deliveries, "");
-    second.wait_for_log("no metrics: is another worker here?");
+    second.wait_for_log("the default address is taken, perhaps by another worker");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod layering;
 mod manifests;
+mod messages;
 mod observability;
 
 #[path = "../support/mod.rs"]

@@ -59,7 +59,7 @@ pub async fn start(
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(error) if !is_needed => {
-            tracing::warn!(%address, %error, "no metrics: is another worker here? --metrics-addr chooses an address");
+            tracing::warn!(%address, %error, "cannot serve /metrics, /live, /ready and /status: the default address is taken, perhaps by another worker; give --metrics-addr");
             return Ok(());
         }
         Err(error) => {

@@ -240,11 +240,11 @@ impl<F: ProcessorFactory> BatchTask<F> {
             let outcome = match &ctx.policy().on_failure {
                 OnFailure::DeadLetter(queue) => {
                     self.dead_letter(&**queue, failed, &record, reason, error).await?;
-                    tracing::warn!(%shard, position, keys, calls, ?reason, %error, "record dead-lettered");
+                    tracing::warn!(%shard, position, keys, calls, reason = reason.as_str(), %error, "record dead-lettered");
                     Outcome::DeadLettered
                 }
                 OnFailure::Skip | OnFailure::Halt => {
-                    tracing::error!(%shard, position, keys, calls, ?reason, %error, "record skipped");
+                    tracing::error!(%shard, position, keys, calls, reason = reason.as_str(), %error, "record skipped");
                     Outcome::Skipped
                 }
             };

@@ -117,7 +117,14 @@ impl LeaderState {
             self.scaling.take().unwrap_or_else(|| (DesiredWorkers::new(election.deps.options.desired_workers), now));
         let wanted = desired.update(election.observer.elapsed(), &load);
         if wanted != self.desired_workers {
-            tracing::info!(wanted, workers = load.workers, kbps, lag = ?load.lag, open_shards, "workers wanted");
+            tracing::info!(
+                wanted,
+                workers = load.workers,
+                kbps,
+                lag_s = load.lag.as_secs(),
+                open_shards,
+                "workers wanted"
+            );
         }
         self.desired_workers = wanted;
         self.scaling = Some((desired, now));

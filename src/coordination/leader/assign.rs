@@ -47,7 +47,7 @@ impl LeaderState {
             match &step {
                 Move::Assign { to, .. } => {
                     let from = row.holder();
-                    tracing::info!(shard = %lease, %to, from = ?from, "assigning a lease");
+                    tracing::info!(shard = %lease, %to, from = from.map(WorkerId::as_str), "assigning a lease");
                     transitions.push(row.assign(to));
                 }
                 Move::HandOff { from, to, .. } => match row.hand_off(to) {
@@ -146,7 +146,7 @@ impl LeaderState {
             .filter_map(|(key, _)| {
                 let row = self.rows.get(key)?;
                 let owner = row.owner.as_ref()?;
-                tracing::warn!(shard = %key, from = ?row.checkpoint_owner, to = %owner, "forcing a hand-off that hangs");
+                tracing::warn!(shard = %key, from = row.checkpoint_owner.as_ref().map(WorkerId::as_str), to = %owner, "forcing a hand-off that hangs");
                 Some(row.assign(owner))
             })
             .collect()

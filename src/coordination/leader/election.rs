@@ -162,7 +162,7 @@ impl Election {
             return Ok(false);
         }
         let before = seen.as_ref().and_then(|seen| seen.worker.as_ref());
-        tracing::info!(term = wanted.term, before = ?before, "this worker leads the fleet");
+        tracing::info!(term = wanted.term, before = before.map(WorkerId::as_str), "this worker leads the fleet");
         self.view.leadership = Some(wanted);
         Ok(true)
     }

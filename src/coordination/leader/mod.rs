@@ -26,6 +26,7 @@ use super::{Deps, Error, Notice};
 use crate::aws::{TableError, stream};
 use crate::consumer::FatalError;
 use crate::model::fleet_view::FleetView;
+use crate::model::lease::WorkerId;
 use crate::model::shard_directory::Listing;
 use crate::options::WorkerOptions;
 use crate::telemetry::Loop;
@@ -94,7 +95,7 @@ impl Leader {
         }
         if self.state.take().is_some() {
             let leader = self.election.view.leadership.as_ref().and_then(|leadership| leadership.worker.as_ref());
-            tracing::info!(leader = ?leader, "this worker no longer leads the fleet");
+            tracing::info!(leader = leader.map(WorkerId::as_str), "this worker no longer leads the fleet");
         }
         self.election.deps.telemetry.set_app(None);
         Ok(())

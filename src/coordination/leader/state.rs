@@ -141,7 +141,7 @@ impl LeaderState {
         if !is_clear && self.is_clear {
             tracing::info!(
                 leases = self.foreign.len(),
-                wait = ?limit,
+                wait_s = limit.as_secs(),
                 "leases name owners that are not in the fleet table; waiting to learn whether they are alive"
             );
         }

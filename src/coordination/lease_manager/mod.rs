@@ -466,7 +466,7 @@ impl LeaseManager {
         if self.leaving.is_some() {
             return;
         }
-        tracing::info!(leases = self.running.len(), ending = ?exit, "leaving the fleet");
+        tracing::info!(leases = self.running.len(), ending = exit.as_str(), "leaving the fleet");
         self.leaving = Some(Leaving { exit, since: Instant::now(), has_released: false, has_timed_out: false });
         self.deps.record.update(|record| record.leaving = true);
         self.deps.telemetry.set_leaving();
