@@ -11,6 +11,7 @@ mod dead_letter_table;
 mod dead_letters;
 #[cfg(target_os = "linux")]
 mod demo;
+mod documents;
 mod effectively_once;
 mod field;
 mod kcl_table;
