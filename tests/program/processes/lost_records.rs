@@ -1,7 +1,6 @@
 //! Records that the service dropped before they were read.
 
 use crate::support::deliveries::Deliveries;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -98,15 +97,14 @@ fn a_fleet_that_was_away_for_longer_than_the_retention_reads_again_soon_and_spar
         })
     });
     fixture.service.write(TABLE, &mut written, 200);
-    let (called, started) = (fixture.service.calls("DescribeStream"), Instant::now());
+    let called = fixture.service.calls("DescribeStream");
     let mut workers = ["a", "b"].map(|id| fixture.worker("audit", id, &deliveries, ""));
     deliveries.wait_for_all(&written);
-    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     wait_for("the old leases to be finished", || {
         let leases = fixture.service.leases("audit");
         old.iter().all(|shard| leases.get(shard).is_none_or(|lease| lease.checkpoint == "SHARD_END"))
     });
     let calls = fixture.service.calls("DescribeStream") - called;
-    assert!(calls < 200, "{calls} calls in {:?}", started.elapsed());
+    assert!(calls < 200, "{calls} calls");
     assert_eq!(workers.each_mut().map(|worker| worker.stop()), [0, 0]);
 }
