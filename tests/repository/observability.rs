@@ -147,6 +147,26 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
 }
 
 #[test]
+fn inhibition_rules_name_alerts_that_exist_and_none_inhibits_itself() {
+    let rules = read(RULES);
+    let alerts: BTreeSet<&str> = values(&rules, "alert").into_iter().collect();
+    let text = read("observability/prometheus/alertmanager.yml");
+    let named = |part: &str| -> BTreeSet<String> {
+        let words = part.split(|c: char| !c.is_ascii_alphanumeric());
+        words.filter(|word| word.starts_with("Shardkeeper")).map(str::to_owned).collect()
+    };
+    let inhibitions: Vec<&str> = text.split("- source_matchers:").skip(1).collect();
+    assert!(inhibitions.len() >= 5, "{} rules", inhibitions.len());
+    for inhibition in inhibitions {
+        let (sources, targets) = inhibition.split_once("target_matchers:").expect("targets");
+        let (sources, targets) = (named(sources), named(targets));
+        assert!(!sources.is_empty() && !targets.is_empty(), "{inhibition}");
+        assert!(sources.iter().chain(&targets).all(|alert| alerts.contains(&**alert)), "{inhibition}");
+        assert!(sources.is_disjoint(&targets), "{inhibition}");
+    }
+}
+
+#[test]
 fn links_of_runbooks_lead_somewhere() {
     for page in std::fs::read_dir(in_package("docs/runbooks")).expect("the folder is there") {
         let page = page.expect("an entry").path();

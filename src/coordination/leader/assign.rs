@@ -191,7 +191,10 @@ impl LeaderState {
             }
             let record = &seen.member.record;
             if election.deps.fleet.remove(id, &record.incarnation, record.heartbeat).await? {
-                tracing::info!(worker = %id, "dead worker removed from the fleet");
+                tracing::warn!(
+                    worker = %id, leases = record.leases, still_s = seen.still_for.as_secs(),
+                    "dead worker removed from the fleet"
+                );
             }
         }
         Ok(())
