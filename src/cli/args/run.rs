@@ -170,7 +170,8 @@ pub enum OnFailure {
 #[derive(Args)]
 #[command(next_help_heading = "Batches and concurrency")]
 struct BatchArgs {
-    /// The most records of a batch: 1 to 10000; without it, what the service sends at once, up to 1000.
+    /// The most records of a batch: 1 to 10000; without it, 100 for a handler at a URL, else what the service sends at
+    /// once, up to 1000.
     #[arg(long, value_name = "N", value_parser = whole(1..=MOST_RECORDS), env = "SHARDKEEPER_BATCH_SIZE")]
     batch_size: Option<usize>,
     /// The most bytes of a batch, up to 4MiB; a single record may be larger.
