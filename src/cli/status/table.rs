@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::admin::status::{FleetStatus, ShardStatus, WorkerStatus};
+use crate::model::fleet_state::ShardState;
 
 /// The whole status.
 pub fn render(status: &FleetStatus) -> String {
@@ -86,8 +87,8 @@ fn worker(worker: &WorkerStatus) -> [String; 7] {
         worker.state.word().to_owned(),
         worker.version.clone(),
         shards,
-        worker.throughput_kbps.map_or_else(unknown, |rate| format!("{rate:.1}")),
-        worker.lag_ms.map_or_else(unknown, length),
+        known(worker.throughput_kbps.map(|rate| format!("{rate:.1}")), worker.shards > 0),
+        known(worker.lag_ms.map(length), worker.shards > 0),
         match worker.state.is_alive() {
             true => format!("{} ago", length(worker.heartbeat_still_ms)),
             false => format!("none for {}", length(worker.heartbeat_still_ms)),
@@ -96,24 +97,26 @@ fn worker(worker: &WorkerStatus) -> [String; 7] {
 }
 
 fn shard(shard: &ShardStatus) -> [String; 6] {
-    let owner = shard.owner.clone().unwrap_or_else(unknown);
+    let has_lag = shard.state != ShardState::Finished;
+    let owner = known(shard.owner.clone(), false);
     let reader = match &shard.handed_over_by {
         Some(from) => format!("{from} -> {owner}"),
         None => owner,
     };
-    let parents = if shard.parents.is_empty() { unknown() } else { shard.parents.join(" ") };
+    let parents = (!shard.parents.is_empty()).then(|| shard.parents.join(" "));
     [
         shard.id.clone(),
         shard.state.words().to_owned(),
         reader,
-        shard.checkpoint.clone().unwrap_or_else(unknown),
-        parents,
-        shard.lag_at_most_ms.map_or_else(unknown, length),
+        known(shard.checkpoint.clone(), shard.state == ShardState::BrokenRow),
+        known(parents, false),
+        known(shard.lag_at_most_ms.map(length), has_lag),
     ]
 }
 
-fn unknown() -> String {
-    "-".to_owned()
+/// A value; without one, whether there is one that is not known.
+fn known(value: Option<String>, exists: bool) -> String {
+    value.unwrap_or_else(|| if exists { "unknown" } else { "-" }.to_owned())
 }
 
 /// A duration, rounded down to one unit.
@@ -154,9 +157,34 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [["a".to_owned(), "long cell".to_owned(), "x".to_owned()], ["äöü".to_owned(), unknown(), unknown()]];
+        let rows = [
+            ["a".to_owned(), "long cell".to_owned(), "x".to_owned()],
+            ["äöü".to_owned(), "-".to_owned(), "-".to_owned()],
+        ];
         let text = columns(&["N", "STATE", "LAG"], rows.into_iter());
         assert_eq!(text, "N    STATE      LAG\na    long cell  x\näöü  -          -\n");
+    }
+
+    #[test]
+    fn what_is_not_known_is_told_from_what_there_is_not() {
+        let columns = |state, lag_at_most_ms| {
+            let shard = ShardStatus {
+                id: "s".into(),
+                state,
+                owner: None,
+                handed_over_by: None,
+                checkpoint: Some("5".into()),
+                parents: Vec::new(),
+                counter: Some(1),
+                throughput_kbps: None,
+                lag_at_most_ms,
+                halted: None,
+            };
+            super::shard(&shard)[2..].to_vec()
+        };
+        assert_eq!(columns(ShardState::Unowned, None), ["-", "5", "-", "unknown"]);
+        assert_eq!(columns(ShardState::Reading, Some(1_500)), ["-", "5", "-", "1.5s"]);
+        assert_eq!(columns(ShardState::Finished, None), ["-", "5", "-", "-"]);
     }
 
     #[test]
