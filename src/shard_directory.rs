@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::aws::stream::{Error, Stream};
@@ -40,8 +40,8 @@ struct Shared {
     state: Mutex<State>,
     /// Notified when there is a new wish or question.
     wanted: Notify,
-    /// Changes with each answer.
-    answered: watch::Sender<()>,
+    /// Notified with each answer. It wakes in the order of waiting, where a watch channel would draw lots.
+    answered: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -83,12 +83,8 @@ struct Partial {
 
 impl Default for ShardDirectory {
     fn default() -> Self {
-        let shared = Shared {
-            origin: Instant::now(),
-            state: Mutex::default(),
-            wanted: Notify::new(),
-            answered: watch::Sender::new(()),
-        };
+        let shared =
+            Shared { origin: Instant::now(), state: Mutex::default(), wanted: Notify::new(), answered: Notify::new() };
         Self(Arc::new(shared))
     }
 }
@@ -106,8 +102,8 @@ impl ShardDirectory {
     pub async fn listing(&self, age: Duration) -> Result<Arc<Listing>, Error> {
         let asked = self.elapsed();
         let oldest = asked.saturating_sub(age);
-        let mut answered = self.0.answered.subscribe();
         loop {
+            let answered = self.0.answered.notified();
             let answer = self.with(|state| {
                 let refusal = state.refusal.as_ref().filter(|(at, _)| *at >= asked);
                 let listing = state.listing.as_ref().filter(|listing| listing.began >= oldest);
@@ -124,16 +120,16 @@ impl ShardDirectory {
                 return answer;
             }
             self.0.wanted.notify_one();
-            let _ = answered.changed().await; // the sender lives as long as this handle
+            answered.await;
         }
     }
 
     /// The children of a shard whose last page was just read.
     pub async fn children(&self, parent: &ShardId) -> Children {
         let asked = self.elapsed();
-        let mut answered = self.0.answered.subscribe();
         let mut waiter = None;
         loop {
+            let answered = self.0.answered.notified();
             let answer = self.with(|state| {
                 let found = state.questions.get(parent).and_then(|question| question.answer.clone());
                 let listed = || state.listing.as_ref()?.children(parent, asked);
@@ -143,7 +139,7 @@ impl ShardDirectory {
                 return answer;
             }
             waiter.get_or_insert_with(|| Waiter::new(self, parent, asked));
-            let _ = answered.changed().await;
+            answered.await;
         }
     }
 
@@ -184,6 +180,7 @@ impl ShardDirectory {
                         }
                     };
                     tokio::select! {
+                        biased;
                         () = self.0.wanted.notified() => {}
                         () = due => {}
                     }
@@ -253,7 +250,7 @@ impl ShardDirectory {
                 }
             }
         });
-        self.0.answered.send_replace(());
+        self.0.answered.notify_waiters();
         Ok(())
     }
 
@@ -276,7 +273,7 @@ impl ShardDirectory {
             }
             state.listing = Some(Arc::new(listing));
         });
-        self.0.answered.send_replace(());
+        self.0.answered.notify_waiters();
         Ok(())
     }
 
@@ -287,7 +284,7 @@ impl ShardDirectory {
             state.wishes.clear();
             state.refusal = Some((now, error));
         });
-        self.0.answered.send_replace(());
+        self.0.answered.notify_waiters();
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
