@@ -10,9 +10,9 @@ use super::faults::{KINDS, Kind};
 use super::field::FieldScenario;
 use super::history::Ms;
 
-/// The most shards that a stream here comes to, or nearly so, and how long a worker takes for a page of them.
+/// The most shards that a stream here comes to, or nearly so, and the time that a worker takes for a page of them.
 const LISTED_SHARDS: u64 = 120;
-const LISTED_PAGE_MS: Ms = 240;
+const LISTED_PAGE_MS: Ms = 400;
 
 /// Something the simulation does at its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -169,8 +169,12 @@ impl Scenario {
     /// shards, it takes its time.
     pub fn settled_by(&self) -> Ms {
         let vanishing = if self.trims_by_age() { 30_000 } else { 0 };
-        let listing = LISTED_SHARDS / self.service.page_shards as Ms * LISTED_PAGE_MS;
-        self.chaos_ends + ms(self.lease_duration * 2) + ms(self.kcl_failover_time()) / 2 + 5_000 + vanishing + listing
+        let settled = self.chaos_ends + ms(self.lease_duration * 2) + ms(self.kcl_failover_time()) / 2 + 5_000;
+        settled + vanishing + self.listing_time()
+    }
+
+    fn listing_time(&self) -> Ms {
+        LISTED_SHARDS / self.service.page_shards as Ms * LISTED_PAGE_MS
     }
 
     /// Whether the stream's records, and its shards, are trimmed by age within the simulation.
@@ -178,9 +182,10 @@ impl Scenario {
         self.service.retention < Duration::from_secs(3_600)
     }
 
-    /// When the simulation ends: some time after that, in which nothing may move.
+    /// When the simulation ends: some time after that, in which nothing may move. The end of a stream is proved by two
+    /// listings, one after the other.
     pub fn ends(&self) -> Ms {
-        self.settled_by() + if self.disables_stream { 30_000 } else { 8_000 }
+        self.settled_by() + if self.disables_stream { 30_000 + 2 * self.listing_time() } else { 8_000 }
     }
 }
 
