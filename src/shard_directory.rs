@@ -22,7 +22,7 @@ use crate::model::shard_graph::{SETTLING, Shard, ShardGraph};
 /// Calls that may follow each other without a pause.
 const BURST: u32 = 5;
 /// The time for which the service must deny the stream before it counts as gone.
-pub const STREAM_GONE_AFTER: Duration = Duration::from_secs(5);
+const STREAM_GONE_AFTER: Duration = Duration::from_secs(5);
 /// Faults of a listing are logged when they have lasted for this long.
 const WARN_AFTER: Duration = Duration::from_secs(3);
 /// The shards whose children are looked up one by one while the number of pages of a listing is not known.

@@ -32,8 +32,12 @@ use crate::model::filter;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::worker_record::LeaderRecord;
 use crate::options::{OnGap, OptionsError, StreamSelector, WorkerOptions};
-use crate::shard_directory::{STREAM_GONE_AFTER, ShardDirectory};
+use crate::shard_directory::ShardDirectory;
 use crate::telemetry::WorkerTelemetry;
+
+/// The answers that prove an earlier stream of a table gone, and the pause between them.
+const DENIALS: u32 = 4;
+const DENIAL_PAUSE: Duration = Duration::from_millis(300);
 
 /// The end of a worker that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -439,17 +443,16 @@ impl Startup<'_> {
         }
     }
 
-    /// Whether the service denies a stream for some time.
+    /// Whether the service denies a stream that is not its table's newest, several times in a row.
     async fn is_gone(&self, stream: &Stream) -> Result<bool, StartError> {
-        let started = Instant::now();
-        loop {
+        for _ in 0..DENIALS {
             match stream.describe(None).await {
                 Ok(_) => return Ok(false),
-                Err(aws::stream::Error::NotFound(_)) if started.elapsed() >= STREAM_GONE_AFTER => return Ok(true),
-                Err(aws::stream::Error::NotFound(_)) => tokio::time::sleep(Duration::from_secs(1)).await,
+                Err(aws::stream::Error::NotFound(_)) => tokio::time::sleep(DENIAL_PAUSE).await,
                 Err(error) => return Err(StartError::Unavailable(error.to_string())),
             }
         }
+        Ok(true)
     }
 
     fn stream(&self, arn: String) -> Stream {
