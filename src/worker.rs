@@ -4,6 +4,7 @@
 //! stop. Coordination runs on a thread and HTTP connections of its own, so that neither decoding nor a processor that
 //! blocks can delay a heartbeat.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
@@ -17,21 +18,26 @@ use tokio::time::Instant;
 
 use crate::aws::clients::{self, Clients, ConfigError, SdkConfig};
 use crate::aws::fleet_table::FleetTable;
-use crate::aws::lease_table::LeaseTable;
+use crate::aws::lease_table::{LeaseTable, Outcome};
 use crate::aws::stream::{FindError, Stream, find_stream};
 use crate::aws::{self, TableError};
 use crate::consumer::{
-    Budget, ConsumerDeps, ConsumerSpawner, Counters, LeaseDeadline, OnFailure, ProcessorFactory, Totals,
+    Budget, ConsumerDeps, ConsumerSpawner, Counters, FatalError, LeaseDeadline, OnFailure, ProcessorFactory, Totals,
 };
 use crate::coordination::{self, Coordinator, Identity, WorkerExit};
 use crate::dead_letters::queue::PrepareError;
 use crate::model::backoff::Backoff;
+use crate::model::checkpoint::Checkpoint;
 use crate::model::filter;
-use crate::model::lease::WorkerId;
+use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::worker_record::LeaderRecord;
-use crate::options::{OptionsError, StreamSelector, WorkerOptions};
+use crate::options::{OnGap, OptionsError, StreamSelector, WorkerOptions};
 use crate::shard_directory::ShardDirectory;
 use crate::telemetry::WorkerTelemetry;
+
+/// The answers that prove an earlier stream of a table gone, and the pause between them.
+const DENIALS: u32 = 4;
+const DENIAL_PAUSE: Duration = Duration::from_millis(300);
 
 /// The end of a worker that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +62,19 @@ pub enum Error {
     /// A filter cannot match the stream's records.
     #[error(transparent)]
     Filter(#[from] filter::Error),
+    /// The lease table belongs to another stream, or to several.
+    #[error(
+        "lease table \"{app}\" has leases of other streams, such as {lease}, and none of {stream}: use another --app, or \
+         delete the table if its application is no longer wanted"
+    )]
+    ForeignTable {
+        /// The application.
+        app: String,
+        /// One of the leases.
+        lease: ShardId,
+        /// The stream that was to be read.
+        stream: String,
+    },
     /// There is no stream to read.
     #[error(transparent)]
     NoStream(#[from] FindError),
@@ -166,70 +185,92 @@ impl<F: ProcessorFactory> Worker<F> {
         Ok(Report { ending, totals: counters.totals() })
     }
 
+    /// Reads one stream after the other: a worker that is given a table follows it to the table's next stream.
     async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<WorkerExit, Error> {
         let Self { options, factory, config, counters, deadline, telemetry } = self;
         let is_callers_config = config.is_some();
         options.validate()?;
         let started_ms = options.clock.now_ms();
         let mut rng = Rng::with_seed(options.seed.unwrap_or_else(random_seed));
-        let incarnation = format!("{:016x}", rng.u64(..));
         let partition = retry_partition(&options.worker_id);
-        let prepare = async {
-            let config = match config {
-                Some(config) => config,
-                None => clients::load(&options.endpoints).await?,
-            };
-            let clients = clients_for(&options, &config, &partition);
-            let startup = Startup { options: &options, clients: &clients, rng: rng.fork() };
-            let (stream, leader) = startup.until_ready().await?;
-            Ok::<_, Error>((config, clients, stream, leader))
-        };
-        let (config, clients, stream, leader) = tokio::select! {
+        let config = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(WorkerExit::Stopped),
-            ready = prepare => ready?,
+            config = async {
+                match config {
+                    Some(config) => Ok(config),
+                    None => clients::load(&options.endpoints).await,
+                }
+            } => config?,
         };
+        let clients = clients_for(&options, &config, &partition);
         let worker = WorkerId::from(options.worker_id.as_str());
+        let factory = Arc::new(factory);
         let budget = Budget::new(options.buffer_bytes, clients::MAX_CALLS_IN_FLIGHT);
         telemetry.follow_budget(budget.clone());
         let leases = LeaseTable::new(clients.tables.clone(), &options.app).with_health(telemetry.lease_table());
         telemetry.follow_lease_table(leases.clone());
-        let directory = ShardDirectory::default();
-        let deps = ConsumerDeps::new(
-            stream.clone(),
-            leases,
-            worker.clone(),
-            deadline.clone(),
-            budget,
-            factory,
-            Arc::clone(&options),
-            leader.started_at_ms,
-            counters,
-            directory.clone(),
-        );
-        let spawner = Arc::new(ConsumerSpawner::new(deps, tokio::runtime::Handle::current()));
-        let me = Identity { worker, incarnation, started_ms };
-        let coordination_rng = rng.fork();
-        let own_thread = options.own_thread;
-        let coordinate = move || {
-            // A pool of its own, as a connection lives on the runtime that opened it; a caller's client is kept.
-            let config = if own_thread && !is_callers_config { clients::with_own_pool(&config) } else { config };
-            let clients = clients_for(&options, &config, &partition);
-            let coordinator = Coordinator {
-                me,
-                stream: Stream::new(clients.streams.clone(), stream.arn()),
-                leases: LeaseTable::new(clients.tables.clone(), &options.app).with_health(telemetry.lease_table()),
-                fleet: FleetTable::new(clients.tables, &options.app).with_health(telemetry.fleet_table()),
-                options: Arc::clone(&options),
-                directory,
-                alive: deadline,
-                telemetry,
-                rng: coordination_rng,
-            };
-            coordinator.run(spawner, stop)
+        let mut startup = Startup {
+            options: &options,
+            clients: &clients,
+            counters: &counters,
+            rng: rng.fork(),
+            is_first: true,
+            ended: None,
         };
-        let ending = if own_thread { on_own_thread(coordinate).await? } else { coordinate().await };
-        Ok(ending?)
+        loop {
+            let (stream, leader) = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return Ok(WorkerExit::Stopped),
+                ready = startup.until_ready() => ready?,
+            };
+            let directory = ShardDirectory::default();
+            let deps = ConsumerDeps::new(
+                stream.clone(),
+                leases.clone(),
+                worker.clone(),
+                deadline.clone(),
+                budget.clone(),
+                Arc::clone(&factory),
+                Arc::clone(&options),
+                leader.started_at_ms,
+                counters.clone(),
+                directory.clone(),
+            );
+            let spawner = Arc::new(ConsumerSpawner::new(deps, tokio::runtime::Handle::current()));
+            let incarnation = format!("{:016x}", rng.u64(..));
+            let me = Identity { worker: worker.clone(), incarnation, started_ms };
+            let coordination_rng = rng.fork();
+            let own_thread = options.own_thread;
+            let (arn, config, stop) = (stream.arn().to_owned(), config.clone(), stop.clone());
+            let (options, deadline, telemetry) = (Arc::clone(&options), deadline.clone(), telemetry.clone());
+            let partition = partition.clone();
+            let ended_epoch = deadline.clone();
+            let restarted = telemetry.clone();
+            let coordinate = move || {
+                // A pool of its own, as a connection lives on the runtime that opened it; a caller's client is kept.
+                let config = if own_thread && !is_callers_config { clients::with_own_pool(&config) } else { config };
+                let clients = clients_for(&options, &config, &partition);
+                let coordinator = Coordinator {
+                    me,
+                    stream: Stream::new(clients.streams.clone(), arn),
+                    leases: LeaseTable::new(clients.tables.clone(), &options.app).with_health(telemetry.lease_table()),
+                    fleet: FleetTable::new(clients.tables, &options.app).with_health(telemetry.fleet_table()),
+                    options: Arc::clone(&options),
+                    directory,
+                    alive: deadline,
+                    telemetry,
+                    rng: coordination_rng,
+                };
+                coordinator.run(spawner, stop)
+            };
+            let ending = if own_thread { on_own_thread(coordinate).await? } else { coordinate().await };
+            if !startup.is_followed(stream.arn(), &ending).await {
+                return Ok(ending?);
+            }
+            ended_epoch.end_epoch();
+            restarted.set_starting();
+        }
     }
 }
 
@@ -237,41 +278,79 @@ impl<F: ProcessorFactory> Worker<F> {
 struct Startup<'a> {
     options: &'a WorkerOptions,
     clients: &'a Clients,
+    counters: &'a Counters,
     rng: Rng,
+    /// Whether the worker has read no stream yet. It waits for the table's next one without a limit.
+    is_first: bool,
+    /// The stream that is read to its end.
+    ended: Option<String>,
 }
 
 impl Startup<'_> {
-    async fn until_ready(mut self) -> Result<(Stream, LeaderRecord), Error> {
+    async fn until_ready(&mut self) -> Result<(Stream, LeaderRecord), Error> {
         let limit = self.options.start_timeout;
         let latest = Instant::now() + limit;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         let mut has_warned = false;
         let mut reason = "no answer, or the tables are not ready yet".to_owned();
         loop {
-            match tokio::time::timeout_at(latest, self.prepare()).await {
+            let attempt = match self.is_first {
+                true => tokio::time::timeout_at(latest, self.prepare()).await,
+                false => Ok(self.prepare().await),
+            };
+            match attempt {
                 Ok(Ok(ready)) => return Ok(ready),
                 Ok(Err(StartError::Unavailable(newest))) => reason = newest,
+                Ok(Err(StartError::Fatal(Error::NoStream(error)))) if !self.is_first => reason = error.to_string(),
                 Ok(Err(StartError::Fatal(error))) => return Err(error),
                 Err(_) => {} // cut off: the reason of the last complete attempt says more
             }
-            if Instant::now() >= latest {
+            if self.is_first && Instant::now() >= latest {
                 return Err(Error::Unreachable { waited: limit, reason });
             }
             if !has_warned {
                 has_warned = true;
-                tracing::warn!(reason, limit_s = limit.as_secs(), "service not reachable yet, retrying");
+                match self.is_first {
+                    true => tracing::warn!(reason, limit_s = limit.as_secs(), "service not reachable yet, retrying"),
+                    false => tracing::info!(reason, "waiting for the table's next stream"),
+                }
             }
             tokio::time::sleep(Duration::from_millis(50) + backoff.next(&mut self.rng)).await;
         }
+    }
+
+    /// Whether the worker looks for its table's next stream after it has left the stream `arn`.
+    async fn is_followed(&mut self, arn: &str, ending: &Result<WorkerExit, coordination::Error>) -> bool {
+        if !matches!(self.options.stream, StreamSelector::Table(_)) {
+            return false;
+        }
+        self.is_first = false;
+        match ending {
+            Ok(WorkerExit::Stopped) => return false,
+            Ok(WorkerExit::CaughtUp) => {}
+            Ok(WorkerExit::StreamEnded) => self.ended = Some(arn.to_owned()),
+            Err(coordination::Error::OtherStream { .. }) => {}
+            Err(coordination::Error::Consumer(FatalError::StreamGone(reason))) => {
+                tracing::warn!(arn, reason, "the stream is gone");
+            }
+            Err(_) => return false,
+        }
+        // One that ends by itself reads the streams that are there by then.
+        !self.options.until_caught_up || self.find_arn().await.is_ok_and(|newest| newest != arn)
     }
 
     async fn prepare(&self) -> Result<(Stream, LeaderRecord), StartError> {
         let leases = LeaseTable::new(self.clients.tables.clone(), &self.options.app);
         let fleet = FleetTable::new(self.clients.tables.clone(), &self.options.app);
         let create = self.options.create_tables;
-        let stream = Stream::new(self.clients.streams.clone(), self.find_arn().await?);
         // Before any table is made: an --app that names somebody's table must leave nothing behind.
         leases.check().await.map_err(|error| StartError::of_table(error, create))?;
+        let newest = self.find_arn().await?;
+        if self.ended.as_ref() == Some(&newest) {
+            return Err(StartError::Unavailable(format!("{newest} is read to its end, and there is no newer one")));
+        }
+        let of_table = |error| StartError::of_table(error, create);
+        let stream = self.stream(self.stream_to_read(newest, &leases, &fleet).await?);
         let dead_letters = async {
             match &self.options.failure.on_failure {
                 OnFailure::DeadLetter(queue) => queue.prepare(create).await,
@@ -281,17 +360,105 @@ impl Startup<'_> {
         let (checked, leases_ready, fleet_ready, dead_letters_ready) =
             tokio::join!(self.check(&stream), leases.ensure(create), fleet.ensure(create), dead_letters);
         checked?;
-        leases_ready.map_err(|error| StartError::of_table(error, create))?;
-        fleet_ready.map_err(|error| StartError::of_table(error, create))?;
+        leases_ready.map_err(of_table)?;
+        fleet_ready.map_err(of_table)?;
         dead_letters_ready.map_err(|error| match error {
-            PrepareError::Table(error) => StartError::of_table(error, create),
+            PrepareError::Table(error) => of_table(error),
             error => Error::DeadLetters(error).into(),
         })?;
         match coordination::bind_stream(&leases, &fleet, &stream, self.options.clock).await {
             Ok(leader) => Ok((stream, leader)),
-            Err(coordination::Error::Table(error)) => Err(StartError::of_table(error, create)),
+            Err(coordination::Error::Table(error)) => Err(of_table(error)),
             Err(error) => Err(Error::Fleet(error).into()),
         }
+    }
+
+    /// The stream to read first: an older one of the same table, as long as it has records for this application. Writes
+    /// nothing, but for the leases of a stream that is gone.
+    ///
+    /// Refuses a lease table of another stream, which no worker of this program has bound.
+    async fn stream_to_read(
+        &self,
+        newest: String,
+        leases: &LeaseTable,
+        fleet: &FleetTable,
+    ) -> Result<String, StartError> {
+        let create = self.options.create_tables;
+        let of_table = |error| StartError::of_table(error, create);
+        let bound = if_there(fleet.leader().await).map_err(of_table)?.flatten().and_then(|leader| leader.stream_arn);
+        if bound.as_ref() == Some(&newest) {
+            return Ok(newest);
+        }
+        let mut rows = if_there(leases.scan().await).map_err(of_table)?.unwrap_or_default();
+        rows.retain(|row| row.as_ref().map_or(true, |row| !row.is_finished()));
+        let mut rows: Vec<Lease> = rows.into_iter().flatten().collect();
+        rows.sort_by(|left, right| left.key.cmp(&right.key));
+        let Some(first) = rows.first() else { return Ok(newest) };
+        let Some(bound) = bound else {
+            let is_foreign = rows.iter().any(|row| row.key.as_str().contains(':'))
+                || !self.lists_one_of(&self.stream(newest.clone()), &rows).await?;
+            if is_foreign {
+                let (app, lease) = (self.options.app.clone(), first.key.clone());
+                return Err(Error::ForeignTable { app, lease, stream: newest }.into());
+            }
+            return Ok(newest);
+        };
+        if !self.is_gone(&self.stream(bound.clone())).await? {
+            let table = |arn: &str| arn.split("/stream/").next().map(ToOwned::to_owned);
+            let is_older = matches!(self.options.stream, StreamSelector::Table(_)) && table(&bound) == table(&newest);
+            return Ok(if is_older { bound } else { newest });
+        }
+        for row in rows {
+            if self.options.on_gap == OnGap::Stop {
+                return Err(Error::Fleet(FatalError::Gap(row.key).into()).into());
+            }
+            let ended = row.reset(Checkpoint::ShardEnd);
+            if let Outcome::Applied(row) = leases.apply(&ended).await.map_err(of_table)? {
+                tracing::error!(shard = %row.key, stream = bound, "gap: the stream is gone and was not read to its end");
+                self.counters.gap("not_found");
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Whether a stream has one of the shards of `rows`, or a child of one.
+    async fn lists_one_of(&self, stream: &Stream, rows: &[Lease]) -> Result<bool, StartError> {
+        let keys: BTreeSet<&ShardId> = rows.iter().map(|row| &row.key).collect();
+        let mut after = None;
+        loop {
+            let page = match stream.describe(after.as_ref()).await {
+                Ok(page) => page,
+                Err(aws::stream::Error::NotFound(_)) => return Ok(true), // no stream: `check` says so
+                Err(error) => return Err(StartError::Unavailable(error.to_string())),
+            };
+            if page
+                .shards
+                .iter()
+                .any(|shard| [Some(&shard.id), shard.parent.as_ref()].into_iter().flatten().any(|id| keys.contains(id)))
+            {
+                return Ok(true);
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(false),
+            }
+        }
+    }
+
+    /// Whether the service denies a stream that is not its table's newest, several times in a row.
+    async fn is_gone(&self, stream: &Stream) -> Result<bool, StartError> {
+        for _ in 0..DENIALS {
+            match stream.describe(None).await {
+                Ok(_) => return Ok(false),
+                Err(aws::stream::Error::NotFound(_)) => tokio::time::sleep(DENIAL_PAUSE).await,
+                Err(error) => return Err(StartError::Unavailable(error.to_string())),
+            }
+        }
+        Ok(true)
+    }
+
+    fn stream(&self, arn: String) -> Stream {
+        Stream::new(self.clients.streams.clone(), arn)
     }
 
     async fn find_arn(&self) -> Result<String, StartError> {
@@ -317,6 +484,15 @@ impl Startup<'_> {
             Err(aws::stream::Error::Refused(reason)) => Err(Error::NoStream(FindError::Refused(reason)).into()),
             Err(error) => Err(StartError::Unavailable(error.to_string())),
         }
+    }
+}
+
+/// The answer of a table that may be missing.
+fn if_there<T>(answer: Result<T, TableError>) -> Result<Option<T>, TableError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(TableError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

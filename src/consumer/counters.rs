@@ -124,7 +124,7 @@ impl Counters {
     }
 
     /// Counts a gap, with one of the reasons of [`catalogue::DATA_GAPS`].
-    pub(super) fn gap(&self, reason: &'static str) {
+    pub(crate) fn gap(&self, reason: &'static str) {
         self.0.gaps.fetch_add(1, Ordering::Relaxed);
         catalogue::DATA_GAPS.inc([reason]);
     }

@@ -57,7 +57,7 @@ pub struct ConsumerDeps<F> {
     worker: WorkerId,
     deadline: LeaseDeadline,
     budget: Budget,
-    factory: F,
+    factory: Arc<F>,
     directory: ShardDirectory,
     options: Arc<WorkerOptions>,
     /// The worker's filters, bound to the stream.
@@ -78,7 +78,7 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
         worker: WorkerId,
         deadline: LeaseDeadline,
         budget: Budget,
-        factory: F,
+        factory: Arc<F>,
         options: Arc<WorkerOptions>,
         started_at_ms: u64,
         counters: Counters,

@@ -18,6 +18,7 @@ mod overload_monitor;
 mod watchdog;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::{mpsc, watch};
@@ -68,6 +69,11 @@ pub enum Error {
         /// Lease that it renews.
         lease: ShardId,
     },
+    /// The fleet table did not take this worker's item in time.
+    #[error(
+        "could not join the fleet within {0:?}: the fleet table takes no write of this worker's item (see its throttling)"
+    )]
+    NotJoined(Duration),
     /// The application reads another stream.
     #[error(
         "application \"{app}\" reads another stream and has not finished it: {other}. Finish that one first \
@@ -186,7 +192,18 @@ impl Coordinator {
             telemetry: self.telemetry,
         };
         let heartbeat = HeartbeatTask { deps: deps.clone(), alive: self.alive, notices: notices.clone() };
-        heartbeat.register().await?;
+        let mut asked = stop.clone();
+        let asked = async { drop(asked.wait_for(|stop| *stop).await) };
+        tokio::select! {
+            biased;
+            () = asked => {
+                deps.say_goodbye().await; // the item may be there already
+                return Ok(WorkerExit::Stopped);
+            }
+            joined = tokio::time::timeout(deps.options.start_timeout, heartbeat.register()) => {
+                joined.unwrap_or(Err(Error::NotJoined(deps.options.start_timeout)))?;
+            }
+        }
         deps.telemetry.set_working();
         let telemetry = deps.telemetry.clone();
         telemetry.follow_fleet(deps.me.worker.clone(), view.clone(), deps.record.subscribe());

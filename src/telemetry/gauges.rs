@@ -41,7 +41,7 @@ impl WorkerTelemetry {
             self.record_lags(&shards, now_ms);
             self.record_shards(&shards, &mut recorded);
         }
-        if let Some(fleet) = self.0.fleet.get() {
+        if let Some(fleet) = &*lock(&self.0.fleet) {
             record_fleet(fleet);
         }
         let app = lock(&self.0.app).clone();

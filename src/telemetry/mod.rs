@@ -108,7 +108,7 @@ struct Inner {
     /// The lease table, for calls that ask whether it answers, one at a time.
     probe: OnceLock<tokio::sync::Mutex<LeaseTable>>,
     budget: OnceLock<Budget>,
-    fleet: OnceLock<Fleet>,
+    fleet: Mutex<Option<Fleet>>,
     phase: Mutex<Phase>,
     shards: Mutex<BTreeMap<ShardId, Arc<ConsumerStatus>>>,
     app: Mutex<Option<AppFigures>>,
@@ -131,7 +131,7 @@ impl WorkerTelemetry {
             fleet_table: TableHealth::default(),
             probe: OnceLock::new(),
             budget: OnceLock::new(),
-            fleet: OnceLock::new(),
+            fleet: Mutex::default(),
             phase: Mutex::new(Phase::Starting),
             shards: Mutex::default(),
             app: Mutex::default(),
@@ -168,7 +168,7 @@ impl WorkerTelemetry {
         view: watch::Receiver<FleetView>,
         record: watch::Receiver<WorkerRecord>,
     ) {
-        let _ = self.0.fleet.set(Fleet { me, view, record });
+        *lock(&self.0.fleet) = Some(Fleet { me, view, record });
     }
 
     /// Measures rates, logs changes and records gauges, each at its pace.
@@ -183,6 +183,13 @@ impl WorkerTelemetry {
             tokio::time::sleep(INTERVAL).await;
         }
         unreachable!("rounds are not that many")
+    }
+
+    /// Shows a worker that has left its stream and looks for the next one.
+    pub(crate) fn set_starting(&self) {
+        *lock(&self.0.phase) = Phase::Starting;
+        lock(&self.0.shards).clear();
+        self.0.ticks.iter().for_each(|(last, _)| last.store(0, Ordering::Relaxed));
     }
 
     pub(crate) fn set_working(&self) {

@@ -48,13 +48,11 @@ fn assert_refused(keys: &[String]) {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn a_lease_table_of_another_stream_is_refused_before_anything_is_written() {
     assert_refused(&[1, 2].map(|number| format!("shardId-0000000179550000000{number}-aaaaaaa{number}")));
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn a_lease_table_of_several_streams_is_refused_before_anything_is_written() {
     assert_refused(&["000000000000:Orders:1795569366:shardId-00000001795500000001-aaaaaaa1".to_owned()]);
 }
@@ -186,7 +184,6 @@ fn pages_over_a_slow_link_arrive() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn a_table_made_anew_after_its_old_stream_is_gone_is_read() {
     let fixture = Fixture::new("--shards 2 --retention 3s");
     let mut deliveries = fixture.deliveries("audit");
@@ -208,7 +205,6 @@ fn a_table_made_anew_after_its_old_stream_is_gone_is_read() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn a_stream_that_is_switched_off_and_on_is_read_on_by_the_running_worker() {
     let fixture = Fixture::new("--shards 2");
     let mut deliveries = fixture.deliveries("audit");

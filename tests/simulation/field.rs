@@ -382,19 +382,16 @@ fn deliveries_go_on_while_the_lease_table_takes_no_writes() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn a_stream_switched_off_and_on_is_followed() {
     check(Condition::StreamToggled);
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn a_table_made_anew_is_followed() {
     check(Condition::TableRemade);
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn a_table_made_anew_is_followed_when_its_old_stream_is_gone() {
     check(Condition::StreamPurged);
 }
@@ -428,7 +425,6 @@ fn roll_overs_and_deploys_without_an_end_delay_no_record() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn a_fleet_that_comes_back_to_many_lost_shards_reads_the_new_ones() {
     check(Condition::ManyShards);
 }

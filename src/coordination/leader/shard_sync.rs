@@ -46,8 +46,12 @@ impl LeaderState {
         hints: &mut BTreeMap<WorkerId, Hints>,
     ) -> Result<(), Error> {
         let Some(leadership) = election.view.leadership.clone() else { return Ok(()) };
-        let start =
-            if leadership.initial_sync_done { Checkpoint::TrimHorizon } else { election.deps.options.start.clone() };
+        // Rows of other shards are of an earlier stream, which this one continues.
+        let continues = || self.rows.keys().any(|key| !listing.graph.contains(key));
+        let start = match leadership.initial_sync_done || continues() {
+            true => Checkpoint::TrimHorizon,
+            false => election.deps.options.start.clone(),
+        };
         // A stale listing may hide a shard's child; the child's lease still says that the shard was read.
         let parents: BTreeSet<&ShardId> = self.rows.values().flat_map(|row| &row.parents).collect();
         let had_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains(id) || parents.contains(id);

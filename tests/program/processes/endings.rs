@@ -37,7 +37,8 @@ fn a_stream_that_is_switched_off_is_read_to_its_end() {
     fixture.service.write(TABLE, &mut written, 2_500);
     fixture.service.change_shards(TABLE, "rollover");
     fixture.service.write(TABLE, &mut written, 500);
-    let mut worker = fixture.worker("audit", "w", &deliveries, "");
+    let source = format!("--stream-arn {}", fixture.service.stream_arn(TABLE));
+    let mut worker = fixture.worker_on(&source, "audit", "w", deliveries.stdout(), "");
     wait_for("the first records", || deliveries.firsts() > 0);
     let off = json!({"TableName": TABLE, "StreamSpecification": {"StreamEnabled": false}});
     fixture.service.call("UpdateTable", &off);
