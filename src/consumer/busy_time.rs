@@ -31,6 +31,11 @@ impl BusyTime {
         state.total + state.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
+    /// The duration of the current wait.
+    pub(super) fn lasts(&self) -> Option<Duration> {
+        self.lock().since.map(|since| since.elapsed())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use fastrand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::budget::{Budget, PAGE_BYTES, Reservation};
+use super::ConsumerDeps;
+use super::budget::{Budget, HeldPages, PAGE_BYTES, Reservation};
 use super::clock::WallClock;
 use super::fault_log::FaultLog;
 use super::status::ConsumerStatus;
@@ -50,30 +52,65 @@ pub(super) enum ReaderEvent {
 }
 
 pub(super) struct Reader {
-    pub(super) stream: Stream,
-    pub(super) directory: ShardDirectory,
-    pub(super) shard: ShardId,
+    stream: Stream,
+    directory: ShardDirectory,
+    shard: ShardId,
     /// The position after which the next iterator begins.
-    pub(super) position: Checkpoint,
+    position: Checkpoint,
     /// The time (ms since the epoch) that a lease's `LATEST` stands for.
-    pub(super) latest_since_ms: u64,
+    latest_since_ms: u64,
     /// The creation time before which records are left out, while the start of a `LATEST` lease is sought by time.
-    pub(super) not_before_ms: Option<u64>,
-    pub(super) budget: Budget,
-    pub(super) pacer: PollPacer,
-    pub(super) rng: Rng,
-    pub(super) clock: WallClock,
-    pub(super) status: Arc<ConsumerStatus>,
-    pub(super) events: mpsc::Sender<ReaderEvent>,
+    not_before_ms: Option<u64>,
+    budget: Budget,
+    held: HeldPages,
+    pacer: PollPacer,
+    rng: Rng,
+    clock: WallClock,
+    status: Arc<ConsumerStatus>,
+    events: mpsc::Sender<ReaderEvent>,
 }
 
-pub(super) fn reader_channel() -> (mpsc::Sender<ReaderEvent>, mpsc::Receiver<ReaderEvent>) {
-    mpsc::channel(FETCH_AHEAD)
+/// A running reader, which stops when this is dropped, and its events.
+pub(super) struct RunningReader {
+    pub(super) events: mpsc::Receiver<ReaderEvent>,
+    _task: AbortOnDropHandle<()>,
 }
 
 impl Reader {
+    /// Starts to read a shard after a position. A shard that is not new may have had a reader: today's newest record is
+    /// not its start.
+    pub(super) fn start<F>(
+        deps: &ConsumerDeps<F>,
+        shard: ShardId,
+        position: Checkpoint,
+        is_new: bool,
+        status: Arc<ConsumerStatus>,
+        rng: Rng,
+    ) -> RunningReader {
+        let (sender, events) = mpsc::channel(FETCH_AHEAD);
+        let mut reader = Self {
+            stream: deps.stream.clone(),
+            directory: deps.directory.clone(),
+            shard,
+            position,
+            latest_since_ms: deps.started_at_ms,
+            not_before_ms: None,
+            budget: deps.budget.clone(),
+            held: HeldPages::default(),
+            pacer: PollPacer::new(deps.options.idle_poll),
+            rng,
+            clock: deps.options.clock,
+            status,
+            events: sender,
+        };
+        if !is_new {
+            reader.seek_latest_by_time();
+        }
+        RunningReader { events, _task: AbortOnDropHandle::new(tokio::spawn(reader.run())) }
+    }
+
     /// Reads until the shard ends or the receiver is dropped.
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         let mut faults = FaultLog::new(self.shard.clone());
         let mut iterator: Option<String> = None;
         let mut tip_proof = TipProof::default();
@@ -88,10 +125,10 @@ impl Reader {
                 Ok(page) => {
                     faults.clear();
                     let bytes = page.records.memory_bytes() as u64;
-                    page_bytes = page_bytes.max(bytes);
+                    page_bytes = bytes.max(PAGE_BYTES);
                     let mut taken = reservation.take();
                     if let Some(taken) = &mut taken {
-                        self.budget.settle(taken, bytes);
+                        Budget::settle(taken, bytes);
                     }
                     iterator = page.next_shard_iterator.clone();
                     let polled = PollResult::of(page.summary.as_ref(), self.clock.now_ms());
@@ -146,8 +183,8 @@ impl Reader {
     }
 
     async fn reserve(&self, bytes: u64) -> Reservation {
-        let _waiting = self.status.waits.start();
-        self.budget.reserve(bytes).await
+        let (_waiting, _for_memory) = (self.status.waits.start(), self.status.memory_waits.start());
+        self.budget.reserve(bytes, &self.held).await
     }
 
     /// Waits until the delivery has room for an event. Returns whether the delivery is still there.
@@ -222,7 +259,7 @@ impl Reader {
 
     /// Turns a `LATEST` position into a start by time: the shard is read from its oldest record, without those created
     /// before the start. A new `LATEST` iterator would skip the records since the first one.
-    pub(super) fn seek_latest_by_time(&mut self) {
+    fn seek_latest_by_time(&mut self) {
         if self.position == Checkpoint::Latest {
             self.position = Checkpoint::TrimHorizon;
             self.not_before_ms = Some(self.latest_since_ms.saturating_sub(CLOCK_SLACK_MS));

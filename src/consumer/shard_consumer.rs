@@ -7,17 +7,15 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::{Notify, watch};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::ConsumerDeps;
-use super::delivery::{Delivery, ReaderEvents};
+use super::delivery::Delivery;
 use super::lease_handle::{LeaseHandle, Progress, WriteError};
 use super::processor::{ProcessorFactory, ShardContext};
-use super::reader::{Reader, reader_channel};
+use super::reader::Reader;
 use super::status::ConsumerStatus;
 use crate::aws::TableError;
 use crate::model::lease::{Lease, ShardId};
-use crate::model::polling::PollPacer;
 
 /// The interval at which a consumer reads its shard's parents, unless it is told to earlier.
 const PARENT_POLL: Duration = Duration::from_secs(1);
@@ -102,7 +100,9 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             checkpoint: self.lease.checkpoint.clone(),
         };
         let lease = Arc::new(self.lease_handle());
-        let reader = self.start_reader(); // reads ahead while the lease is claimed
+        let (key, position, is_new) = (self.lease.key.clone(), self.lease.checkpoint.clone(), self.lease.counter == 0);
+        // It reads ahead while the lease is claimed.
+        let reader = Reader::start(&self.deps, key, position, is_new, Arc::clone(&self.status), self.rng.fork());
         lease.claim().await?;
         let (deps, status, commands) = (self.deps.clone(), self.status.clone(), self.commands.clone());
         let acknowledged = self.lease.done_beyond();
@@ -151,29 +151,6 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
 
     fn lease_handle(&mut self) -> LeaseHandle {
         LeaseHandle::new(&self.deps, self.lease.clone(), Arc::clone(&self.status), self.rng.fork())
-    }
-
-    fn start_reader(&mut self) -> ReaderEvents {
-        let (events, receiver) = reader_channel();
-        let mut reader = Reader {
-            stream: self.deps.stream.clone(),
-            directory: self.deps.directory.clone(),
-            shard: self.lease.key.clone(),
-            position: self.lease.checkpoint.clone(),
-            latest_since_ms: self.deps.started_at_ms,
-            not_before_ms: None,
-            budget: self.deps.budget.clone(),
-            pacer: PollPacer::new(self.deps.options.idle_poll),
-            rng: self.rng.fork(),
-            clock: self.deps.options.clock,
-            status: Arc::clone(&self.status),
-            events,
-        };
-        if self.lease.counter > 0 {
-            // A lease that was written since it was made may have had a reader: today's newest record is not its start.
-            reader.seek_latest_by_time();
-        }
-        (AbortOnDropHandle::new(tokio::spawn(reader.run())), receiver)
     }
 }
 

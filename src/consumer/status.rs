@@ -27,6 +27,10 @@ pub struct ConsumerStatus {
     pub(crate) calls: InFlightCalls,
     /// The reader's waits for the delivery and for memory.
     pub(super) waits: BusyTime,
+    /// Those for memory.
+    pub(super) memory_waits: BusyTime,
+    /// The waits of batches until the worker may make another call.
+    pub(super) permit_waits: InFlightCalls,
     pub(super) processing_failures: FailureStreak,
     reading_failures: FailureStreak,
     ended: OnceLock<Instant>,
@@ -44,6 +48,10 @@ pub enum StallCause {
     Retrying,
     /// Reading keeps failing.
     Reading,
+    /// There is no memory for another page.
+    Memory,
+    /// Too many calls are in flight for another one.
+    Concurrency,
 }
 
 impl ConsumerStatus {
@@ -62,6 +70,8 @@ impl ConsumerStatus {
             blocked_on_parent: AtomicBool::default(),
             calls: InFlightCalls::default(),
             waits: BusyTime::default(),
+            memory_waits: BusyTime::default(),
+            permit_waits: InFlightCalls::default(),
             processing_failures: FailureStreak::default(),
             reading_failures: FailureStreak::default(),
             ended: OnceLock::new(),
@@ -128,6 +138,8 @@ impl ConsumerStatus {
             (StallCause::Processor, self.calls.oldest()),
             (StallCause::Retrying, self.processing_failures.lasts()),
             (StallCause::Reading, self.reading_failures.lasts()),
+            (StallCause::Memory, self.memory_waits.lasts()),
+            (StallCause::Concurrency, self.permit_waits.oldest()),
         ];
         let lasting = stalls.into_iter().filter_map(|(cause, lasts)| Some((cause, lasts?)));
         lasting.filter(|(_, lasts)| *lasts >= limit).max_by_key(|(_, lasts)| *lasts)
@@ -211,12 +223,17 @@ impl ConsumerStatus {
 }
 
 impl StallCause {
+    /// All causes.
+    pub const ALL: [Self; 5] = [Self::Processor, Self::Retrying, Self::Reading, Self::Memory, Self::Concurrency];
+
     /// The cause in a few words.
     pub fn words(self) -> &'static str {
         match self {
             Self::Processor => "a call of the processor does not return",
             Self::Retrying => "the processor keeps failing",
             Self::Reading => "reading it keeps failing",
+            Self::Memory => "other shards hold the buffer",
+            Self::Concurrency => "calls of other shards do not return",
         }
     }
 
@@ -226,6 +243,8 @@ impl StallCause {
             Self::Processor => "processor",
             Self::Retrying => "retrying",
             Self::Reading => "reading",
+            Self::Memory => "memory",
+            Self::Concurrency => "concurrency",
         }
     }
 }
@@ -257,6 +276,18 @@ mod tests {
         assert_eq!(status.stall(LIMIT), Some((StallCause::Retrying, LIMIT)));
         status.processing_failures.note(false);
         assert_eq!(status.stall(LIMIT), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_what_other_shards_hold_is_a_stall() {
+        let status = status();
+        let waiting = status.memory_waits.start();
+        tokio::time::advance(LIMIT).await;
+        assert_eq!(status.stall(LIMIT), Some((StallCause::Memory, LIMIT)));
+        drop(waiting);
+        let _waiting = status.permit_waits.start();
+        tokio::time::advance(LIMIT).await;
+        assert_eq!(status.stall(LIMIT), Some((StallCause::Concurrency, LIMIT)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -89,9 +89,12 @@ impl Lag {
         Self { seen: Seen::Nothing { since_ms: now_ms, is_exact: false }, ..Self::default() }
     }
 
-    /// Adds records that were fetched.
+    /// Adds records that were fetched, in place of those that are fetched again.
     pub fn fetched(&mut self, page: Fetched) {
         let Fetched { last, records, oldest_ms, newest_ms, fetched_ms, is_full } = page;
+        while self.batches.len() > self.done && self.batches.back().is_some_and(|batch| batch.last >= last) {
+            self.batches.pop_back();
+        }
         self.batches.push_back(Batch { last, oldest_ms, records });
         let is_fresh = !is_full && fetched_ms.saturating_sub(newest_ms) < FRESH_MS;
         let next_ms = newest_ms + TIME_STEP_MS;
@@ -219,6 +222,16 @@ mod tests {
         shard.processed(&at(10));
         assert_eq!((processing(&shard, 9_000), shard.in_flight()), (Some(5_000), 7));
         assert_eq!(processing(&shard, 60_000), Some(56_000), "a stuck processor's lag grows");
+    }
+
+    #[test]
+    fn what_is_fetched_again_counts_once() {
+        let mut shard = Lag::default();
+        for last in [10, 20, 30] {
+            shard.fetched(page(last, 5, 1_000, 3_000));
+        }
+        shard.fetched(page(15, 5, 2_000, 3_000));
+        assert_eq!(shard.in_flight(), 10);
     }
 
     #[test]

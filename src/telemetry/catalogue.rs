@@ -161,9 +161,9 @@ metrics! {
         }]).shown(ByLeader),
         "Shards of the application by state, as in `shardkeeper status`.";
     SHARDS_STUCK: Gauge<1> = metric(Shards, "shardkeeper_shards_stuck", Count)
-        .labels(&[Label { name: "cause", values: &["processor", "retrying", "reading"] }]),
+        .labels(&[Label { name: "cause", values: &["processor", "retrying", "reading", "memory", "concurrency"] }]),
         "Shards of this worker that have not moved for longer than --unready-after: a call of the processor lasts, it \
-         keeps failing, or reading keeps failing.";
+         keeps failing, reading keeps failing, other shards hold the buffer, or their calls leave none for this one.";
     SHARDS_FINISHED: Counter = metric(Shards, "shardkeeper_shards_finished_total", Count).shown(OnEvent),
         "Shards that this worker read to their end.";
     CHILD_START_SECONDS: Histogram = metric(Shards, "shardkeeper_child_start_seconds", Seconds).buckets(WAIT_SECONDS).shown(OnEvent),

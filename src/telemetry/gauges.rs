@@ -83,7 +83,7 @@ impl WorkerTelemetry {
     fn record_shards(&self, shards: &Shards, recorded: &mut RecordedGauges) {
         let in_flight: u64 = shards.values().map(|status| status.lag(crate::model::lag::Lag::in_flight)).sum();
         catalogue::IN_FLIGHT_RECORDS.set([], count(in_flight));
-        let mut stuck = [(StallCause::Processor, 0), (StallCause::Retrying, 0), (StallCause::Reading, 0)];
+        let mut stuck = StallCause::ALL.map(|cause| (cause, 0));
         for (trouble, _) in shards.values().filter_map(|status| status.stall(self.0.options.unready_after)) {
             stuck.iter_mut().filter(|(cause, _)| *cause == trouble).for_each(|(_, count)| *count += 1);
         }

@@ -3,7 +3,7 @@
 //! paused clock.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -67,14 +67,16 @@ impl Harness {
     }
 
     fn start_worker(&self, worker: &'static str, seed: u64) -> JoinHandle<Result<Report, shardkeeper::Error>> {
-        self.start_worker_until(worker, seed, std::future::pending())
+        let set = |options: &mut WorkerOptions| options.stuck_after = Some(STUCK_AFTER);
+        self.start_worker_with(worker, seed, std::future::pending(), set)
     }
 
-    fn start_worker_until(
+    fn start_worker_with(
         &self,
         worker: &'static str,
         seed: u64,
         stop: impl Future<Output = ()> + Send + 'static,
+        set: impl FnOnce(&mut WorkerOptions),
     ) -> JoinHandle<Result<Report, shardkeeper::Error>> {
         let harness = self.clone();
         let factory = move |shard: &ShardContext| Processor {
@@ -82,7 +84,6 @@ impl Harness {
             worker,
             shard: shard.shard_id.to_string(),
         };
-        let set = |options: &mut WorkerOptions| options.stuck_after = Some(STUCK_AFTER);
         let worker = self.fleet.worker(worker, seed, self.fleet.client(), set, factory);
         tokio::task::spawn_local(worker.run(stop))
     }
@@ -145,10 +146,29 @@ async fn a_shard_whose_processor_hangs_goes_to_the_other_worker_and_the_call_end
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn hung_calls_that_use_up_the_concurrency_delay_other_shards_only_until_they_are_dropped() {
+    let harness = Harness { fleet: Fleet::new(8), ..Harness::new() };
+    let set = |options: &mut WorkerOptions| {
+        options.stuck_after = Some(STUCK_AFTER);
+        options.concurrency = Some(2);
+    };
+    let _hangs = harness.start_worker_with("hangs", 6, std::future::pending(), set);
+    let _works = harness.start_worker_with("works", 7, std::future::pending(), set);
+    harness
+        .until("an even share", Duration::from_secs(60), || {
+            harness.owned_by("hangs") == 4 && harness.owned_by("works") == 4
+        })
+        .await;
+    harness.write(0);
+    harness.until("as many calls as there may be", Duration::from_secs(5), || harness.hanging() == 2).await;
+    harness.until("all shards read", STUCK_AFTER * 3, || harness.delivered_to("works").len() == 8).await;
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn no_call_outlives_a_worker_whose_drain_times_out() {
     let harness = Harness::new();
     let (stop, stopped) = oneshot::channel();
-    let hangs = harness.start_worker_until("hangs", 5, async { stopped.await.expect("it is told to stop") });
+    let hangs = harness.start_worker_with("hangs", 5, async { stopped.await.expect("it is told to stop") }, |_| {});
     harness.until("all leases", Duration::from_secs(30), || harness.owned_by("hangs") == 2).await;
     harness.write(0);
     harness.until("batches that hang", Duration::from_secs(5), || harness.hanging() == 2).await;
@@ -190,4 +210,44 @@ async fn a_worker_that_cannot_keep_up_says_so_until_it_can_again_and_its_leases_
         assert!((1.0..10_000.0).contains(&rate), "{row}");
     }
     assert!(!slow.is_finished());
+}
+
+/// Fails with the records of the first shard that it gets any of, and notes the keys of the others'.
+#[derive(Clone, Default)]
+struct FailsOneShard {
+    fails: Arc<OnceLock<String>>,
+    delivered: Arc<Mutex<BTreeSet<String>>>,
+    shard: String,
+}
+
+impl RecordProcessor for FailsOneShard {
+    async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
+        if *self.fails.get_or_init(|| self.shard.clone()) == self.shard {
+            return Err("a record that fails".into());
+        }
+        let keys = input.records.iter().map(|record| record.keys_json().expect("keys").to_owned());
+        self.delivered.lock().expect("no panic").extend(keys);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_blocked_shard_gives_its_read_ahead_back_to_the_others() {
+    let fleet = Fleet::new(2);
+    let processor = FailsOneShard::default();
+    let made = processor.clone();
+    let factory = move |shard: &ShardContext| FailsOneShard { shard: shard.shard_id.to_string(), ..made.clone() };
+    let set = |options: &mut WorkerOptions| options.buffer_bytes = 2 << 20;
+    tokio::task::spawn_local(fleet.worker("w", 8, fleet.client(), set, factory).run(std::future::pending()));
+    let put = |name: &str, number: u32| {
+        let value = "x".repeat(300_000); // three of them are a page
+        fleet.put(&json!({"k": {"S": format!("{name}{number}")}, "v": {"S": value}}));
+    };
+    (0..40).for_each(|number| put("k", number));
+    fleet.until("a blocked shard", Duration::from_secs(30), || fleet.worker_item("w")["blocked"].is_object()).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    (0..10).for_each(|number| put("later", number));
+    let is_later = |keys: &String| keys.contains("later");
+    let is_delivered = || processor.delivered.lock().expect("no panic").iter().any(is_later);
+    fleet.until("later records of the other shard", Duration::from_secs(30), is_delivered).await;
 }

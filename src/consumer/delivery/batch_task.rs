@@ -222,6 +222,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
             since_ms: failed.first_failed_ms.unwrap_or_default(),
         };
         self.ctx.status.set_blocked_record(self.batch.id, blocked);
+        self.ctx.report(BatchReport::Blocked);
     }
 
     /// Skips or dead-letters records that have reached a limit.

@@ -45,6 +45,8 @@ pub(super) enum BatchReport {
     Done { batch: u64, range: Range<usize>, bytes: usize },
     /// They need not wait for the record of the batch that keeps failing.
     Requeued { batch: u64, range: Range<usize> },
+    /// A record of a batch blocks the shard.
+    Blocked,
 }
 
 /// The reason that a batch is left unfinished.
@@ -101,6 +103,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         if let Ok(permit) = Arc::clone(calls).try_acquire_owned() {
             return Ok(Some(permit));
         }
+        let _waiting = self.status.permit_waits.start();
         let permit = self.unless_leaving(Arc::clone(calls).acquire_owned()).await?;
         Ok(permit.ok())
     }

@@ -17,7 +17,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use self::batch_task::BatchTask;
 use self::checkpoint_timer::CheckpointTimer;
@@ -29,7 +28,7 @@ use super::budget::Reservation;
 use super::checkpointer::Checkpointer;
 use super::lease_handle::{LeaseHandle, Progress, WriteError};
 use super::processor::{ProcessorFactory, RecordProcessor, ShardContext};
-use super::reader::ReaderEvent;
+use super::reader::{Reader, ReaderEvent, RunningReader};
 use super::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError, aborted, commanded, leave};
 use super::status::ConsumerStatus;
 use crate::model::batcher::{Batcher, Next, Rules};
@@ -41,11 +40,10 @@ use crate::model::record::{PageSummary, RecordBatch};
 use crate::model::shard_directory::Children;
 use crate::options::{Checkpoints, OnGap};
 
-/// A running reader and the channel of its events.
-pub(super) type ReaderEvents = (AbortOnDropHandle<()>, mpsc::Receiver<ReaderEvent>);
-
 pub(super) struct Delivery<F: ProcessorFactory> {
     ctx: Arc<DeliveryContext<F>>,
+    /// `None` while a blocked record leaves nothing to read for.
+    reader: Option<RunningReader>,
     batcher: Batcher<Option<Reservation>>,
     tasks: JoinSet<Result<(), LeaseLost>>,
     reports: mpsc::UnboundedReceiver<BatchReport>,
@@ -129,6 +127,7 @@ impl<F: ProcessorFactory> Delivery<F> {
         });
         Self {
             ctx,
+            reader: None,
             batcher: Batcher::new(rules, acknowledged),
             tasks: JoinSet::new(),
             reports,
@@ -143,9 +142,10 @@ impl<F: ProcessorFactory> Delivery<F> {
     }
 
     /// Delivers the reader's records until the shard ends, the coordinator commands otherwise or the lease is lost.
-    pub(super) async fn run(mut self, (reader, mut events): ReaderEvents) -> ConsumerExit {
-        let end = self.deliver(&mut events).await;
-        drop(reader);
+    pub(super) async fn run(mut self, reader: RunningReader) -> ConsumerExit {
+        self.reader = Some(reader);
+        let end = self.deliver().await;
+        self.reader = None;
         let end = match end {
             Err(LoopEnd::Command(command)) => Err(LoopEnd::Command(self.drain(command).await)),
             end => end,
@@ -162,7 +162,7 @@ impl<F: ProcessorFactory> Delivery<F> {
         }
     }
 
-    async fn deliver(&mut self, events: &mut mpsc::Receiver<ReaderEvent>) -> Result<ConsumerExit, LoopEnd> {
+    async fn deliver(&mut self) -> Result<ConsumerExit, LoopEnd> {
         self.initialize().await?;
         loop {
             let batch_due = self.start_batches();
@@ -174,6 +174,7 @@ impl<F: ProcessorFactory> Delivery<F> {
                     self.at_tip(tip).await?;
                 }
             }
+            self.read_ahead_or_not();
             let waits_for_processor = batch_due.is_none() && self.batcher.has_next();
             tokio::select! {
                 biased;
@@ -183,8 +184,24 @@ impl<F: ProcessorFactory> Delivery<F> {
                 () = sleep_until(self.checkpoints.due()) => self.save().await?,
                 () = sleep_until(batch_due) => {}
                 () = self.ctx.processors.freed(), if waits_for_processor => {}
-                event = events.recv(), if self.end.is_none() && self.batcher.has_room() => self.take_event(event)?,
+                event = next_event(&mut self.reader), if self.end.is_none() && self.batcher.has_room() => {
+                    self.take_event(event)?;
+                }
             }
+        }
+    }
+
+    /// Gives the read-ahead back while a blocked record leaves no room for it, and reads again from there afterwards: the
+    /// memory is that of all shards.
+    fn read_ahead_or_not(&mut self) {
+        let is_held_up = self.ctx.status.is_halted() && !self.batcher.has_room();
+        if is_held_up || self.end.is_some() {
+            self.reader = None;
+        } else if self.reader.is_none() {
+            let ctx = &self.ctx;
+            let position = self.batcher.taken_in().map_or_else(|| ctx.shard.checkpoint.clone(), Checkpoint::At);
+            let (shard, status) = (ctx.shard.shard_id.clone(), Arc::clone(&ctx.status));
+            self.reader = Some(Reader::start(&ctx.deps, shard, position, false, status, self.rng.fork()));
         }
     }
 
@@ -292,6 +309,7 @@ impl<F: ProcessorFactory> Delivery<F> {
                 self.batcher.acknowledge(batch, range);
             }
             BatchReport::Requeued { batch, range } => self.batcher.give_back(batch, range),
+            BatchReport::Blocked => self.tip = None,
         }
     }
 
@@ -437,6 +455,13 @@ impl<F: ProcessorFactory> Delivery<F> {
             }
             Checkpoints::Manual => None,
         }
+    }
+}
+
+async fn next_event(reader: &mut Option<RunningReader>) -> Option<ReaderEvent> {
+    match reader {
+        Some(reader) => reader.events.recv().await,
+        None => std::future::pending().await,
     }
 }
 

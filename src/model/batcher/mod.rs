@@ -22,8 +22,8 @@ use super::out_of_order_acks::OutOfOrderAcks;
 use super::record::{PageSummary, RecordBatch};
 use super::sequence_number::{SequenceNumber, compare_digits};
 
-/// The most records of one shard, from the oldest open one to the newest, before no further page is taken in. One page
-/// more may come that was already on its way.
+/// The most records of one shard, from the page of the oldest open one to the newest, before no further page is taken
+/// in: those left out count too. One page more may come that was already on its way.
 pub const MOST_RECORDS: usize = 10_000;
 /// The most bytes of them.
 pub const MOST_BYTES: usize = 4 << 20;
@@ -159,8 +159,8 @@ impl<T> Batcher<T> {
             }
         }
         self.next_number = page.end();
-        self.records += page.count;
-        self.bytes += page.bytes;
+        self.records += page.read_records;
+        self.bytes += page.read_bytes;
         self.pages.push_back(page);
         self.pass();
     }
@@ -263,6 +263,11 @@ impl<T> Batcher<T> {
         through.or_else(|| self.position.clone())
     }
 
+    /// The position up to which records came in; `None` while that is where the reading began.
+    pub fn taken_in(&self) -> Option<SequenceNumber> {
+        self.pages.back().map(|page| &page.through).or(self.position.as_ref()).cloned()
+    }
+
     /// The records acknowledged beyond the position, as far as they can be stored.
     pub fn done_beyond(&self) -> Option<OutOfOrderAcks> {
         let inherited = self.inherited.as_ref();
@@ -311,8 +316,8 @@ impl<T> Batcher<T> {
     /// Moves the position over the acknowledged pages.
     fn pass(&mut self) {
         while let Some(page) = self.pages.pop_front_if(|page| page.is_done()) {
-            self.records -= page.count;
-            self.bytes -= page.bytes;
+            self.records -= page.read_records;
+            self.bytes -= page.read_bytes;
             self.passed.push(page.created_ms);
             if self.inherited.as_ref().is_some_and(|inherited| inherited.through <= page.through) {
                 self.inherited = None;

@@ -14,7 +14,10 @@ pub(super) struct Page<T> {
     /// Its records; empty once all are acknowledged.
     pub(super) records: RecordBatch,
     pub(super) count: usize,
-    pub(super) bytes: usize,
+    /// The records of the whole page, those left out included.
+    pub(super) read_records: usize,
+    /// The bytes of the whole page.
+    pub(super) read_bytes: usize,
     /// The position of its last record, those left out included.
     pub(super) through: SequenceNumber,
     pub(super) created_ms: Option<u64>,
@@ -38,10 +41,22 @@ struct AckBits {
 impl<T> Page<T> {
     pub(super) fn new(first: u64, records: RecordBatch, page: &PageSummary, arrived: Duration, tag: T) -> Self {
         let count = records.len();
-        let bytes = if count == page.records { page.bytes } else { records.bytes_len() };
         let (through, created_ms) = (page.last.clone(), page.newest_ms);
-        let tag = (count > 0).then_some(tag);
-        Self { first, records, count, bytes, through, created_ms, arrived, done: AckBits::default(), tag }
+        let (read_records, read_bytes) = (page.records, page.bytes);
+        // A page of which nothing is left to deliver keeps no memory.
+        let (records, tag) = if count > 0 { (records, Some(tag)) } else { (RecordBatch::default(), None) };
+        Self {
+            first,
+            records,
+            count,
+            read_records,
+            read_bytes,
+            through,
+            created_ms,
+            arrived,
+            done: AckBits::default(),
+            tag,
+        }
     }
 
     /// The number after its last record's.

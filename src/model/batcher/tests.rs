@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -199,6 +200,26 @@ fn no_more_comes_in_when_the_oldest_holds_up_too_much() {
     assert_eq!(open[..2], [number(1), number(251)], "the records of one item");
     batcher.acknowledge(stuck.expect("the first"), 0..1);
     assert!(batcher.has_room(), "the pages behind are let go of");
+}
+
+#[test]
+fn pages_of_which_a_filter_leaves_nothing_count_and_keep_no_memory() {
+    let mut batcher = Batcher::new(of_size(1), None);
+    let kept = Arc::new(());
+    let (first, filtered) = (page(1, &[1]), page(2, &[2; 250]));
+    batcher.add(Duration::ZERO, first.clone(), &summary(&first), Arc::clone(&kept));
+    let unit = next_units(&mut batcher, 0, 1).remove(0);
+    let mut read = 1;
+    while batcher.has_room() {
+        assert!(read < 2 * MOST_RECORDS as u64, "it reads without end behind one record");
+        let facts = PageSummary { last: number(read + 250), ..summary(&filtered) };
+        batcher.add(Duration::ZERO, filtered.clone().retain(|_| false), &facts, Arc::clone(&kept));
+        read += 250;
+    }
+    assert_eq!(Arc::strong_count(&kept), 2, "the first page's alone");
+    batcher.acknowledge(unit.id, 0..1);
+    assert_eq!((batcher.position(), batcher.taken_in()), (Some(number(read)), Some(number(read))));
+    assert!(batcher.has_room() && batcher.is_idle());
 }
 
 /// A shard as a fleet of workers reads it, one after the other, beside the truth.
