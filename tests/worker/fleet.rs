@@ -95,10 +95,13 @@ impl Fleet {
         self.leases().iter().filter(is_its).count()
     }
 
-    /// The item of a worker in the worker table.
+    /// The item of a worker in the fleet table; null before there is one.
     pub fn worker_item(&self, worker: &str) -> Value {
         let key = json!({"key": {"S": format!("worker/{worker}")}});
-        self.call("GetItem", &json!({"TableName": "app-Fleet", "Key": key}))["Item"].clone()
+        let Ok(body) = self.try_call("GetItem", &json!({"TableName": "app-Fleet", "Key": key})) else {
+            return Value::Null;
+        };
+        serde_json::from_slice::<Value>(&body).expect("JSON")["Item"].clone()
     }
 
     /// A worker with options that suit tests, then `set`.

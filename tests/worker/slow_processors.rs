@@ -244,7 +244,7 @@ async fn a_blocked_shard_gives_its_read_ahead_back_to_the_others() {
         fleet.put(&json!({"k": {"S": format!("{name}{number}")}, "v": {"S": value}}));
     };
     (0..40).for_each(|number| put("k", number));
-    fleet.until("a blocked shard", Duration::from_secs(30), || fleet.worker_item("w")["blocked"].is_object()).await;
+    fleet.until("a blocked shard", Duration::from_secs(30), || fleet.worker_item("w")["halted"].is_object()).await;
     tokio::time::sleep(Duration::from_secs(30)).await;
     (0..10).for_each(|number| put("later", number));
     let is_later = |keys: &String| keys.contains("later");
