@@ -174,12 +174,14 @@ impl<F: ProcessorFactory> Worker<F> {
         let incarnation = format!("{:016x}", rng.u64(..));
         let partition = retry_partition(&options.worker_id);
         let prepare = async {
+            let loaded = config.is_none();
             let config = match config {
                 Some(config) => config,
                 None => clients::load(&options.endpoints).await?,
             };
             let clients = clients_for(&options, &config, &partition);
-            let startup = Startup { options: &options, clients: &clients, rng: rng.fork() };
+            let credentials = loaded.then_some(&config);
+            let startup = Startup { options: &options, credentials, clients: &clients, rng: rng.fork() };
             let (stream, leader) = startup.until_ready().await?;
             Ok::<_, Error>((config, clients, stream, leader))
         };
@@ -233,6 +235,8 @@ impl<F: ProcessorFactory> Worker<F> {
 /// The steps before a worker joins its fleet, retried until the services answer or the start timeout is over.
 struct Startup<'a> {
     options: &'a WorkerOptions,
+    /// The configuration whose credentials are checked, unless they are the caller's.
+    credentials: Option<&'a SdkConfig>,
     clients: &'a Clients,
     rng: Rng,
 }
@@ -263,6 +267,12 @@ impl Startup<'_> {
     }
 
     async fn prepare(&self) -> Result<(Stream, LeaderRecord), StartError> {
+        if let Some(config) = self.credentials {
+            aws::credentials::check(config).await.map_err(|error| match error {
+                ConfigError::CredentialsUnavailable(_) => StartError::Unavailable(error.to_string()),
+                error => Error::Config(error).into(),
+            })?;
+        }
         let leases = LeaseTable::new(self.clients.tables.clone(), &self.options.app);
         let fleet = FleetTable::new(self.clients.tables.clone(), &self.options.app);
         let create = self.options.create_tables;

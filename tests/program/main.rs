@@ -16,6 +16,7 @@ mod kcl_table;
 mod operator;
 mod permissions;
 mod processes;
+mod surroundings;
 mod walkthrough;
 
 #[path = "../support/mod.rs"]

@@ -37,7 +37,7 @@ pub fn run(command: &LeaseCommand) -> Result<(), anyhow::Error> {
 
 async fn change_leases(command: &LeaseCommand) -> Result<(), anyhow::Error> {
     let args = command.args();
-    let connection = Connection::new(&args.app.app, &args.aws.endpoints(), args.liveness.lease_duration).await?;
+    let connection = Connection::new(&args.app.app, &args.aws.endpoints(None), args.liveness.lease_duration).await?;
     let operation = Operation { request: command.request(), shards: args.shards.iter().cloned().collect(), args };
     let snapshot = snapshot::load_snapshot(&connection, &operation).await?;
     let planned = plan(&operation, &snapshot)?;
