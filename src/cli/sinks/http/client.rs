@@ -95,7 +95,7 @@ impl Client {
         Self::with_limit(uri, UNACKNOWLEDGED)
     }
 
-    fn with_limit(uri: Uri, unacknowledged: Duration) -> std::io::Result<Self> {
+    pub(super) fn with_limit(uri: Uri, unacknowledged: Duration) -> std::io::Result<Self> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
