@@ -180,7 +180,7 @@ mod shard_directory;
 mod telemetry;
 mod worker;
 
-pub use aws::clients::{ConfigError, Endpoints, SdkConfig};
+pub use aws::clients::{ConfigError, Endpoints, SdkConfig, StreamAccess};
 #[cfg(feature = "serde_dynamo")]
 pub use aws::record::DeserializeError;
 pub use aws::stream::FindError;

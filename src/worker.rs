@@ -212,6 +212,7 @@ impl<F: ProcessorFactory> Worker<F> {
         telemetry.follow_lease_table(leases.clone());
         let mut startup = Startup {
             options: &options,
+            credentials: (!is_callers_config).then_some(&config),
             clients: &clients,
             counters: &counters,
             rng: rng.fork(),
@@ -277,6 +278,8 @@ impl<F: ProcessorFactory> Worker<F> {
 /// The steps before a worker joins its fleet, retried until the services answer or the start timeout is over.
 struct Startup<'a> {
     options: &'a WorkerOptions,
+    /// The configuration whose credentials are checked, unless they are the caller's.
+    credentials: Option<&'a SdkConfig>,
     clients: &'a Clients,
     counters: &'a Counters,
     rng: Rng,
@@ -340,6 +343,12 @@ impl Startup<'_> {
     }
 
     async fn prepare(&self) -> Result<(Stream, LeaderRecord), StartError> {
+        if let Some(config) = self.credentials {
+            aws::credentials::check(config).await.map_err(|error| match error {
+                ConfigError::CredentialsUnavailable(_) => StartError::Unavailable(error.to_string()),
+                error => Error::Config(error).into(),
+            })?;
+        }
         let leases = LeaseTable::new(self.clients.tables.clone(), &self.options.app);
         let fleet = FleetTable::new(self.clients.tables.clone(), &self.options.app);
         let create = self.options.create_tables;

@@ -1,5 +1,6 @@
 //! One AWS configuration and one HTTP pool for all calls, and the two clients made from them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use aws_config::SdkConfig;
@@ -9,11 +10,14 @@ use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region};
 use aws_sdk_dynamodb::config::retry::RetryConfig;
-use aws_sdk_dynamodb::config::{ProvideCredentials, SharedHttpClient};
-use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use aws_sdk_dynamodb::config::{RuntimeComponents, SharedCredentialsProvider, SharedHttpClient};
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
 use aws_smithy_runtime::client::retries::RetryPartition;
 
 use super::calls::MetricsInterceptor;
+use super::credentials;
 
 /// The most idle connections to one host: as many as calls may be in flight, so that none is opened anew.
 pub const MAX_CALLS_IN_FLIGHT: usize = 64;
@@ -30,6 +34,21 @@ pub struct Endpoints {
     pub url: Option<String>,
     /// The URL of the streams service.
     pub streams_url: Option<String>,
+    /// Access to a stream in another account or region than the application's tables.
+    pub stream: StreamAccess,
+}
+
+/// Access to the stream and its table, where it differs from that to the application's own tables.
+#[derive(Clone, Debug, Default)]
+pub struct StreamAccess {
+    /// The region.
+    pub region: Option<String>,
+    /// The role to assume, by its ARN.
+    pub role_arn: Option<String>,
+    /// The external id that the role's trust policy asks for.
+    pub external_id: Option<String>,
+    /// The name of the role's sessions (default: `shardkeeper`).
+    pub session_name: Option<String>,
 }
 
 /// A mistake in the AWS configuration that prevents all calls.
@@ -39,12 +58,26 @@ pub enum ConfigError {
     /// No region is set anywhere.
     #[error("no AWS region is set: give --region, or set AWS_REGION or the profile's region")]
     NoRegion,
-    /// The credential chain ended without credentials.
+    /// No source of credentials is configured; the places that were looked at.
     #[error(
-        "no AWS credentials were found ({0}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile by \
+        "no AWS credentials were found: looked at {0}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile by \
          AWS_PROFILE, or run where a role provides them; a local service takes any, such as \"local\""
     )]
     NoCredentials(String),
+    /// The source of credentials does not give any now.
+    #[error("AWS credentials cannot be had: {0}")]
+    CredentialsUnavailable(String),
+    /// A profile that makes no sense.
+    #[error("the AWS configuration is wrong: {0}")]
+    WrongProfile(String),
+    /// The file of AWS_CA_BUNDLE cannot be used.
+    #[error("AWS_CA_BUNDLE: cannot read certificates from {path:?}: {reason}")]
+    CaBundle {
+        /// The file's path.
+        path: PathBuf,
+        /// The reason.
+        reason: String,
+    },
 }
 
 /// The clients of the two services.
@@ -52,16 +85,18 @@ pub enum ConfigError {
 pub struct Clients {
     /// For the lease table and the fleet table.
     pub tables: aws_sdk_dynamodb::Client,
+    /// For the table whose stream is read.
+    pub source: aws_sdk_dynamodb::Client,
     /// For the stream.
     pub streams: aws_sdk_dynamodbstreams::Client,
 }
 
-/// Loads the AWS environment, once for the whole process.
+/// Loads the AWS environment, once for the whole process. Credentials are not asked for yet: [`credentials::check`] does.
 ///
 /// # Errors
-/// When there is no region or there are no credentials.
+/// When there is no region, or the trusted certificates cannot be read.
 pub async fn load(endpoints: &Endpoints) -> Result<SdkConfig, ConfigError> {
-    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http_client());
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http_client(ca_bundle()?));
     if let Ok(name) = AppName::new("shardkeeper") {
         loader = loader.app_name(name);
     }
@@ -75,19 +110,16 @@ pub async fn load(endpoints: &Endpoints) -> Result<SdkConfig, ConfigError> {
         // Without this, a machine outside the cloud would wait for the metadata service before it calls a local one.
         loader = loader.region(region_of_user());
     }
-    let config = loader.load().await;
-    let provider = config.credentials_provider().ok_or_else(|| ConfigError::NoCredentials("none provided".into()))?;
-    if let Err(error) = provider.provide_credentials().await {
-        return Err(ConfigError::NoCredentials(super::with_causes(&error)));
+    let mut config = loader.load().await;
+    if config.region().is_none() {
+        if !has_endpoint(&config, endpoints) {
+            return Err(ConfigError::NoRegion);
+        }
+        // A service at a URL of its own, such as DynamoDB Local, doesn't ask for the region.
+        config = config.into_builder().region(Region::new(ANY_REGION)).build();
     }
-    if config.region().is_some() {
-        return Ok(config);
-    }
-    if !has_endpoint(&config, endpoints) {
-        return Err(ConfigError::NoRegion);
-    }
-    // A service at a URL of its own, such as DynamoDB Local, doesn't ask for the region.
-    Ok(config.into_builder().region(Region::new(ANY_REGION)).build())
+    let sources = SharedCredentialsProvider::new(credentials::Sources::new(&config));
+    Ok(config.into_builder().credentials_provider(sources).build())
 }
 
 /// The time-out of one call to a table, so that a worker can retry it within the lease duration.
@@ -95,7 +127,7 @@ pub fn table_timeout(lease_duration: Duration) -> Duration {
     lease_duration / 4
 }
 
-/// The clients of both services.
+/// The clients of both services. The URL of `endpoints` holds for the stream's table as well, wherever that is.
 ///
 /// One attempt of a call to a table ends after `table_timeout`, the call with its retries after twice that. Table calls
 /// have a retry budget of their own, which a throttled stream cannot use up. The SDK does not retry stream calls: the
@@ -112,13 +144,16 @@ pub fn clients(config: &SdkConfig, endpoints: &Endpoints, table_timeout: Duratio
         // Longer, so that an attempt ends by its own limit, and is counted.
         .operation_timeout(Duration::from_secs(11))
         .build();
-    let tables = aws_sdk_dynamodb::config::Builder::from(config)
-        .timeout_config(table_timeouts)
-        .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(25)))
-        .retry_partition(RetryPartition::new(format!("{partition}-leases")))
-        .interceptor(MetricsInterceptor)
-        .build();
-    let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(config)
+    let tables_of = |config: &SdkConfig| {
+        let settings = aws_sdk_dynamodb::config::Builder::from(config)
+            .timeout_config(table_timeouts.clone())
+            .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(25)))
+            .retry_partition(RetryPartition::new(format!("{partition}-leases")))
+            .interceptor(MetricsInterceptor);
+        aws_sdk_dynamodb::Client::from_conf(settings.build())
+    };
+    let of_stream = for_stream(config, &endpoints.stream);
+    let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(&of_stream)
         .timeout_config(stream_timeouts)
         .retry_config(RetryConfig::disabled())
         .retry_partition(RetryPartition::new(format!("{partition}-records")))
@@ -127,21 +162,63 @@ pub fn clients(config: &SdkConfig, endpoints: &Endpoints, table_timeout: Duratio
         streams = streams.endpoint_url(url);
     }
     Clients {
-        tables: aws_sdk_dynamodb::Client::from_conf(tables),
+        tables: tables_of(config),
+        source: tables_of(&of_stream),
         streams: aws_sdk_dynamodbstreams::Client::from_conf(streams.build()),
     }
 }
 
-/// The same configuration with HTTP connections of its own.
-pub fn with_own_pool(config: &SdkConfig) -> SdkConfig {
-    config.to_builder().http_client(http_client()).build()
+/// The configuration for a stream's account and region.
+fn for_stream(config: &SdkConfig, access: &StreamAccess) -> SdkConfig {
+    let mut builder = config.to_builder();
+    if let Some(region) = &access.region {
+        builder = builder.region(Region::new(region.clone()));
+    }
+    if let Some(arn) = &access.role_arn {
+        let role = credentials::Role::new(config, arn, access);
+        builder = builder.credentials_provider(SharedCredentialsProvider::new(role));
+    }
+    builder.build()
 }
 
-fn http_client() -> SharedHttpClient {
-    aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
-        .pool_max_idle_per_host(MAX_CALLS_IN_FLIGHT)
-        .build_https()
+/// The same configuration with HTTP connections of its own.
+pub fn with_own_pool(config: &SdkConfig) -> SdkConfig {
+    // A bundle that has become unreadable since the start is no reason to trust fewer than the system's certificates.
+    config.to_builder().http_client(http_client(ca_bundle().unwrap_or_default())).build()
+}
+
+/// Connections by way of the proxies of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, which trust the system's
+/// certificates and those of `bundle`.
+fn http_client(bundle: Option<Vec<u8>>) -> SharedHttpClient {
+    let mut trusted = TrustStore::default();
+    if let Some(bundle) = bundle {
+        trusted.add_pem_certificate(bundle);
+    }
+    aws_smithy_http_client::Builder::new().build_with_connector_fn(move |settings, components| {
+        let context = TlsContext::builder().with_trust_store(trusted.clone()).build();
+        let mut connector = aws_smithy_http_client::Connector::builder()
+            .pool_max_idle_per_host(MAX_CALLS_IN_FLIGHT)
+            .proxy_config(ProxyConfig::from_env())
+            .tls_provider(tls::Provider::Rustls(CryptoMode::Ring));
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+        if let Ok(context) = context {
+            connector.set_tls_context(context);
+        }
+        connector.build()
+    })
+}
+
+/// The certificates of `AWS_CA_BUNDLE`, which the AWS command line trusts; none: it is not set.
+fn ca_bundle() -> Result<Option<Vec<u8>>, ConfigError> {
+    let Some(path) = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    match std::fs::read(&path) {
+        Ok(pem) if memchr::memmem::find(&pem, b"-----BEGIN CERTIFICATE-----").is_some() => Ok(Some(pem)),
+        Ok(_) => Err(ConfigError::CaBundle { path, reason: "there are none in it".to_owned() }),
+        Err(error) => Err(ConfigError::CaBundle { path, reason: error.to_string() }),
+    }
 }
 
 /// The region that the user set, by variable or profile.
@@ -158,6 +235,6 @@ fn has_endpoint(config: &SdkConfig, endpoints: &Endpoints) -> bool {
         || is_set("AWS_ENDPOINT_URL_DYNAMODB_STREAMS")
 }
 
-fn is_set(variable: &str) -> bool {
+pub(super) fn is_set(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }

@@ -5,6 +5,7 @@
 
 pub mod calls;
 pub mod clients;
+pub mod credentials;
 pub mod fleet_table;
 pub(crate) mod item;
 pub mod lease_table;

@@ -196,7 +196,7 @@ pub enum FindError {
 /// # Errors
 /// When there is no such table or it never had a stream, or the service cannot be asked.
 pub async fn find_stream(clients: &Clients, table: &str) -> Result<String, FindError> {
-    let answer = clients.tables.describe_table().table_name(table).send().await;
+    let answer = clients.source.describe_table().table_name(table).send().await;
     let description = match answer.map(|answer| answer.table) {
         Ok(Some(description)) => description,
         Ok(None) => return Err(FindError::Unavailable("the answer describes no table".into())),

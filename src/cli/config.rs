@@ -269,10 +269,13 @@ impl Sources {
         }
         for (name, text) in environment {
             let name = name.to_string_lossy();
-            if !name.starts_with(PREFIX) || is_from_kubernetes(&name) {
+            if !name.starts_with(PREFIX) {
                 continue;
             }
             let Some(arg) = known.get(&*name) else {
+                if is_from_kubernetes(&name) {
+                    continue;
+                }
                 let is_of_run = run.is_some_and(|run| run.get_arguments().any(|arg| variable(arg) == Some(&*name)));
                 if !is_of_run {
                     let hint = did_you_mean(&name, known.keys().copied());
@@ -476,13 +479,13 @@ fn toml_value(text: &str) -> String {
 
 const PREFIX: &str = "SHARDKEEPER_";
 
-/// Whether Kubernetes sets the variable in each container beside a service that is called "shardkeeper" (Kubernetes
-/// documentation, "Environment variables" of a Service).
+/// Whether Kubernetes sets the variable in each container beside a service whose name begins with "shardkeeper"
+/// (Kubernetes documentation, "Environment variables" of a Service).
 fn is_from_kubernetes(name: &str) -> bool {
-    let rest = name.strip_prefix(PREFIX).unwrap_or(name);
-    matches!(rest, "SERVICE_HOST" | "SERVICE_PORT" | "PORT")
-        || rest.starts_with("SERVICE_PORT_")
-        || rest.starts_with("PORT_")
+    let Some(rest) = name.strip_prefix(PREFIX) else { return false };
+    // The service's own name, if it has more than one word, stands before these.
+    ["SERVICE_HOST", "SERVICE_PORT", "PORT"].iter().any(|end| rest == *end || rest.ends_with(&format!("_{end}")))
+        || ["SERVICE_PORT_", "PORT_"].iter().any(|part| rest.starts_with(part) || rest.contains(&format!("_{part}")))
 }
 
 #[cfg(test)]
@@ -505,6 +508,8 @@ mod tests {
     fn kubernetes_service_variables_are_no_options() {
         assert!(is_from_kubernetes("SHARDKEEPER_SERVICE_PORT_HTTP"));
         assert!(is_from_kubernetes("SHARDKEEPER_PORT_8000_TCP_ADDR"));
+        assert!(is_from_kubernetes("SHARDKEEPER_HANDLER_PORT_8000_TCP_ADDR"));
+        assert!(is_from_kubernetes("SHARDKEEPER_MY_HANDLER_SERVICE_PORT"));
         assert!(!is_from_kubernetes("SHARDKEEPER_SERVICE"));
         assert!(!is_from_kubernetes("SHARDKEEPER_PORTS"));
     }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
-use crate::aws::TableError;
 use crate::aws::clients::{self, Clients, Endpoints};
 use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::{BadRow, LeaseTable};
 use crate::aws::stream::Stream;
+use crate::aws::{TableError, credentials};
 use crate::model::lease::Lease;
 
 /// The clients and tables of an application.
@@ -28,6 +28,7 @@ impl Connection {
     /// When there is no region or there are no credentials.
     pub async fn new(app: &str, endpoints: &Endpoints, lease_duration: Duration) -> Result<Self, anyhow::Error> {
         let config = clients::load(endpoints).await?;
+        credentials::check(&config).await?;
         let clients = clients::clients(&config, endpoints, clients::table_timeout(lease_duration), "operator");
         let leases = LeaseTable::new(clients.tables.clone(), app);
         let fleet = FleetTable::new(clients.tables.clone(), app);

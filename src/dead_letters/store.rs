@@ -6,9 +6,9 @@ use tokio::time::{Duration, Instant};
 use super::file::{FileStore, Identity, identity};
 use super::letter::{DeadLetter, LetterId};
 use super::table::{DeadLetterTable, Entry, LetterKey};
-use super::target::{DeadLetterTarget, open_table};
-use crate::aws::TableError;
-use crate::aws::clients::Endpoints;
+use super::target::DeadLetterTarget;
+use crate::aws::clients::{self, Endpoints};
+use crate::aws::{TableError, credentials};
 use crate::model::lease::ShardId;
 
 /// The time between two reports of progress with a large table.
@@ -66,7 +66,7 @@ impl LetterStore {
     ) -> Result<Self, anyhow::Error> {
         match target {
             DeadLetterTarget::File(path) => Ok(Self::File(FileStore::open_read_only(path)?)),
-            _ => Ok(Self::Table(open_table(app, endpoints).await?)),
+            _ => Self::open_table(app, endpoints).await,
         }
     }
 
@@ -80,8 +80,14 @@ impl LetterStore {
                 bail!("there are no dead letters in {}: there is no such file", path.display())
             }
             DeadLetterTarget::File(path) => Ok(Self::File(FileStore::open(path)?)),
-            _ => Ok(Self::Table(open_table(app, endpoints).await?)),
+            _ => Self::open_table(app, endpoints).await,
         }
+    }
+
+    async fn open_table(app: &str, endpoints: &Endpoints) -> Result<Self, anyhow::Error> {
+        let config = clients::load(endpoints).await?;
+        credentials::check(&config).await?;
+        Ok(Self::Table(DeadLetterTable::from_config(&config, app)))
     }
 
     /// Calls `visit` with all letters, or those of one shard, page by page; each shard's together and in order.

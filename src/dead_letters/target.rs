@@ -9,7 +9,7 @@ use hyper::Uri;
 use super::file::FileStore;
 use super::queue::DeadLetterQueue;
 use super::table::DeadLetterTable;
-use crate::aws::clients::{self, ConfigError, Endpoints};
+use crate::aws::clients::{self, Endpoints};
 
 /// The table, file or queue that keeps dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl DeadLetterTarget {
     /// When the AWS environment lacks something, or the file cannot be opened.
     pub async fn open(&self, app: &str, endpoints: &Endpoints) -> Result<Arc<dyn DeadLetterQueue>, anyhow::Error> {
         Ok(match self {
-            Self::Table => Arc::new(open_table(app, endpoints).await?),
+            Self::Table => Arc::new(DeadLetterTable::from_config(&clients::load(endpoints).await?, app)),
             Self::File(path) => Arc::new(FileStore::open(path)?),
             #[cfg(feature = "sqs")]
             Self::Sqs(url) => {
@@ -85,11 +85,6 @@ impl fmt::Display for DeadLetterTarget {
             Self::Sqs(url) => write!(f, "sqs:{url}"),
         }
     }
-}
-
-/// The dead letter table of an application, in the AWS environment of this process.
-pub(super) async fn open_table(app: &str, endpoints: &Endpoints) -> Result<DeadLetterTable, ConfigError> {
-    Ok(DeadLetterTable::from_config(&clients::load(endpoints).await?, app))
 }
 
 fn is_http_url(text: &str) -> bool {

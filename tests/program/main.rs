@@ -19,6 +19,7 @@ mod local_data;
 mod operator;
 mod permissions;
 mod processes;
+mod surroundings;
 mod walkthrough;
 
 #[path = "../support/mod.rs"]

@@ -87,7 +87,8 @@ pub async fn start(
 /// The table's name, for the label.
 fn table_of(stream: &StreamSelector) -> &str {
     match stream {
-        StreamSelector::Table(name) => name,
+        // A name, or arn:aws:dynamodb:REGION:ACCOUNT:table/NAME
+        StreamSelector::Table(table) => table.rsplit('/').next().unwrap_or(table),
         // arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL
         StreamSelector::Arn(arn) => arn.split('/').nth(1).unwrap_or(arn),
     }

@@ -22,7 +22,7 @@ use clap::{Args, Parser, Subcommand};
 use self::value::{HOUR, MINUTE, SECOND, duration, format_duration, one_of};
 use super::config::Sources;
 use super::logs::{Filter, Format, LogConfig};
-use crate::aws::clients::Endpoints;
+use crate::aws::clients::{Endpoints, StreamAccess};
 use crate::options::{StreamSelector, WorkerOptions};
 
 /// Reads a DynamoDB stream with any number of workers: start more copies, and they divide its shards among themselves.
@@ -131,11 +131,31 @@ pub struct AwsArgs {
     /// The URL of DynamoDB Streams; otherwise AWS_ENDPOINT_URL_DYNAMODB_STREAMS, AWS_ENDPOINT_URL or the region's.
     #[arg(long, value_name = "URL", value_parser = value::url, env = "SHARDKEEPER_STREAMS_ENDPOINT_URL")]
     streams_endpoint_url: Option<String>,
+    /// The region of the stream, if it is not that of the application's tables; otherwise that of --table's ARN.
+    #[arg(long, value_name = "REGION", value_parser = value::region, env = "SHARDKEEPER_STREAM_REGION")]
+    stream_region: Option<String>,
+    /// A role to assume for calls on the stream and its table, for example in another account.
+    #[arg(long, value_name = "ARN", value_parser = value::role_arn, env = "SHARDKEEPER_STREAM_ROLE_ARN")]
+    stream_role_arn: Option<String>,
+    /// The external id that this role's trust policy asks for.
+    #[arg(long, value_name = "ID", value_parser = value::text, env = "SHARDKEEPER_STREAM_ROLE_EXTERNAL_ID")]
+    stream_role_external_id: Option<String>,
+    /// The name of this role's sessions, which the other account's CloudTrail shows; by default shardkeeper.
+    #[arg(long, value_name = "NAME", value_parser = value::text, env = "SHARDKEEPER_STREAM_ROLE_SESSION_NAME")]
+    stream_role_session_name: Option<String>,
 }
 
 impl AwsArgs {
-    pub fn endpoints(&self) -> Endpoints {
+    /// The places of the services, for a stream of `table`.
+    pub fn endpoints(&self, table: Option<&str>) -> Endpoints {
+        let of_table = || table.and_then(value::region_of).map(str::to_owned);
         Endpoints {
+            stream: StreamAccess {
+                region: self.stream_region.clone().or_else(of_table),
+                role_arn: self.stream_role_arn.clone(),
+                external_id: self.stream_role_external_id.clone(),
+                session_name: self.stream_role_session_name.clone(),
+            },
             region: self.region.clone(),
             url: self.endpoint_url.clone(),
             streams_url: self.streams_endpoint_url.clone(),

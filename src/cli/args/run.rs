@@ -72,8 +72,9 @@ pub struct RunArgs {
 #[command(next_help_heading = READING)]
 #[group(required = true, multiple = false)]
 pub struct SourceArgs {
-    /// The table whose stream is read. Either this or --stream-arn must be given.
-    #[arg(long, value_name = "NAME", value_parser = value::table_name, env = "SHARDKEEPER_TABLE")]
+    /// The table whose stream is read, by its name, or by its ARN if it is in another account or region. Either this or
+    /// --stream-arn must be given.
+    #[arg(long, value_name = "NAME|ARN", value_parser = value::table, env = "SHARDKEEPER_TABLE")]
     table: Option<String>,
     /// The stream to read, by its ARN: for example an older stream of a table that has a newer one.
     #[arg(long, value_name = "ARN", value_parser = value::stream_arn, env = "SHARDKEEPER_STREAM_ARN")]
@@ -154,7 +155,8 @@ struct FailureArgs {
     #[arg(long, value_name = "table|file:PATH|sqs:URL", value_parser = DeadLetterTarget::parse, default_value = "table",
         env = "SHARDKEEPER_DEAD_LETTERS")]
     dead_letters: DeadLetterTarget,
-    /// Time that one delivery may take before it counts as failed: 10ms to 1h; without it, any time.
+    /// Time that one delivery may take before it counts as failed: 10ms to 1h; without it, 15m for a handler over HTTP,
+    /// as long as a Lambda function may run, and any time otherwise.
     #[arg(long, value_name = "DURATION", value_parser = duration(10 * MILLISECOND..=HOUR),
         env = "SHARDKEEPER_HANDLER_TIMEOUT")]
     handler_timeout: Option<Duration>,
@@ -174,7 +176,7 @@ struct BatchArgs {
     /// once, up to 1000.
     #[arg(long, value_name = "N", value_parser = whole(1..=MOST_RECORDS), env = "SHARDKEEPER_BATCH_SIZE")]
     batch_size: Option<usize>,
-    /// The most bytes of a batch, up to 4MiB; a single record may be larger.
+    /// The most bytes of a batch, up to 4MiB; a single record may be larger. Without it, 1MB for a handler over HTTP.
     #[arg(long, value_name = "SIZE", value_parser = bytes(1..=MOST_BYTES as u64), env = "SHARDKEEPER_BATCH_BYTES")]
     batch_bytes: Option<u64>,
     /// Time that a batch waits to fill up to --batch-size or --batch-bytes: 1ms to 5m; without it, not at all.
@@ -343,7 +345,7 @@ impl RunArgs {
     pub fn options(&self) -> WorkerOptions {
         let Self { start, failure, batch, fleet, pace, .. } = self;
         let mut options = WorkerOptions::new(&self.app.app, self.stream(), &fleet.worker_id);
-        options.endpoints = self.aws.endpoints();
+        options.endpoints = self.aws.endpoints(self.source.table.as_deref());
         options.start = start.start.clone();
         options.create_tables = !fleet.no_create_tables;
         options.until_caught_up = start.until_caught_up;
@@ -353,7 +355,7 @@ impl RunArgs {
             attempts: failure.retry_attempts.map(|retries| retries + 1),
             max_record_age: failure.max_record_age,
             bisect: failure.bisect,
-            handler_timeout: failure.handler_timeout,
+            handler_timeout: failure.handler_timeout.or(self.sink.default_handler_timeout()),
             on_failure: match failure.on_failure {
                 OnFailure::Skip => crate::consumer::OnFailure::Skip,
                 OnFailure::Halt | OnFailure::DeadLetter => crate::consumer::OnFailure::Halt,
@@ -363,7 +365,8 @@ impl RunArgs {
         options.concurrency = batch.concurrency;
         options.shard_concurrency = batch.shard_concurrency.or(batch.concurrency).unwrap_or(options.shard_concurrency);
         options.batch_size = batch.batch_size.or(self.sink.default_batch_size());
-        options.batch_bytes = batch.batch_bytes.and_then(|size| usize::try_from(size).ok());
+        let batch_bytes = batch.batch_bytes.and_then(|size| usize::try_from(size).ok());
+        options.batch_bytes = batch_bytes.or(self.sink.default_batch_bytes());
         options.batch_window = batch.batch_window.unwrap_or(options.batch_window);
         options.idle_poll = pace.idle_poll;
         options.describe_stream_rate = pace.describe_stream_rate;
@@ -420,9 +423,27 @@ fn default_capacity() -> String {
 
 /// Host name and process id: different for all processes on a machine, and the same again when a container restarts,
 /// where the host name is the pod's and the process always has the same id.
+///
+/// In a container with the host's network both are the same for all containers of the machine. There the number of the
+/// process's namespace, which is the container's own, tells them apart.
 fn default_worker_id() -> String {
-    let host = host_name().unwrap_or_else(|| "worker".to_string());
-    format!("{host}-{}", std::process::id())
+    let host = host_name();
+    let number = std::process::id().to_string();
+    let is_shared = number == "1" && !is_host_name_of_container();
+    let namespace = is_shared.then(|| std::fs::read_link("/proc/self/ns/pid").ok()).flatten();
+    let namespace: Option<String> =
+        namespace.map(|link| link.to_string_lossy().chars().filter(char::is_ascii_digit).collect());
+    format!("{}-{}", host.as_deref().unwrap_or("worker"), namespace.unwrap_or(number))
+}
+
+/// Whether the host name belongs to this container alone: it is that of a namespace other than the machine's.
+fn is_host_name_of_container() -> bool {
+    /// The machine's own namespace of host names, by its fixed number (PROC_UTS_INIT_INO of Linux).
+    const MACHINE: &str = "uts:[4026531838]";
+    let in_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let in_variable = std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty());
+    let agree = in_variable.is_none_or(|name| in_kernel.is_some_and(|kernel| kernel.trim() == name));
+    agree && std::fs::read_link("/proc/self/ns/uts").is_ok_and(|namespace| namespace.as_os_str() != MACHINE)
 }
 
 fn host_name() -> Option<String> {

@@ -35,7 +35,7 @@ pub struct StatusArgs {
 #[group(multiple = false)]
 pub struct SourceArgs {
     /// List the shards of this table's stream, rather than of the stream that the application is bound to.
-    #[arg(long, value_name = "NAME", value_parser = value::table_name, env = "SHARDKEEPER_TABLE")]
+    #[arg(long, value_name = "NAME|ARN", value_parser = value::table, env = "SHARDKEEPER_TABLE")]
     table: Option<String>,
     /// List the shards of this stream.
     #[arg(long, value_name = "ARN", value_parser = value::stream_arn, env = "SHARDKEEPER_STREAM_ARN")]
@@ -43,6 +43,10 @@ pub struct SourceArgs {
 }
 
 impl SourceArgs {
+    pub fn table(&self) -> Option<&str> {
+        self.table.as_deref()
+    }
+
     pub fn selector(&self) -> Option<StreamSelector> {
         let arn = self.stream_arn.clone().map(StreamSelector::Arn);
         arn.or_else(|| self.table.clone().map(StreamSelector::Table))

@@ -169,11 +169,33 @@ const TABLE_NAME_MIN: usize = 3;
 pub const TABLE_NAME_MAX: usize = 255;
 
 /// A DynamoDB table's name.
-pub fn table_name(text: &str) -> Result<String, String> {
-    if text.starts_with("arn:") {
-        return Err(format!("{text:?} is an ARN; give the table's name here, or a stream's ARN with --stream-arn"));
+pub fn table(text: &str) -> Result<String, String> {
+    let name = match text.splitn(6, ':').collect::<Vec<&str>>()[..] {
+        ["arn", _, "dynamodb", _, _, resource] => match resource.split('/').collect::<Vec<&str>>()[..] {
+            ["table", name] => name,
+            ["table", _, "stream", _] => return Err(format!("{text:?} is a stream's ARN; give it with --stream-arn")),
+            _ => return Err(format!("{text:?} is not a table's ARN, such as {TABLE_ARN}")),
+        },
+        ["arn", ..] => return Err(format!("{text:?} is not a table's ARN, such as {TABLE_ARN}")),
+        _ => text,
+    };
+    name_of_table(name, TABLE_NAME_MAX)?;
+    Ok(text.to_owned())
+}
+
+/// The region of an ARN; none of a plain name.
+pub fn region_of(table: &str) -> Option<&str> {
+    table.strip_prefix("arn:")?.split(':').nth(2)
+}
+
+const TABLE_ARN: &str = "arn:aws:dynamodb:eu-west-1:123456789012:table/Phones";
+
+/// A role's ARN.
+pub fn role_arn(text: &str) -> Result<String, String> {
+    match text.splitn(6, ':').collect::<Vec<&str>>()[..] {
+        ["arn", _, "iam", "", _, resource] if resource.starts_with("role/") => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} is not a role's ARN, such as arn:aws:iam::123456789012:role/StreamReader")),
     }
-    name_of_table(text, TABLE_NAME_MAX)
 }
 
 /// An application's name. It names the lease table, and with `-Fleet` behind it the fleet table, so it must be short
@@ -344,7 +366,7 @@ mod tests {
     fn an_application_name_leaves_room_for_the_fleet_table() {
         assert!(application(&"a".repeat(249)).is_ok());
         assert!(application(&"a".repeat(250)).is_err());
-        assert!(table_name(&"a".repeat(255)).is_ok());
+        assert!(table(&"a".repeat(255)).is_ok());
         assert!(application("ab").unwrap_err().contains("from 3 to 249"));
         assert!(application("my app").unwrap_err().contains("letters, digits"));
     }
@@ -357,7 +379,13 @@ mod tests {
         assert!(stream_arn(table).unwrap_err().contains("--table Phones"));
         assert!(stream_arn("Phones").is_err());
         assert!(stream_arn("arn:aws:kinesis:eu-west-1:1:stream/x").is_err());
-        assert!(table_name(table).unwrap_err().contains("is an ARN"));
+        assert_eq!(super::table(table), Ok(table.to_string()));
+        assert_eq!(region_of(table), Some("cn-north-1"));
+        assert_eq!(region_of("Phones"), None);
+        assert!(super::table(stream).unwrap_err().contains("--stream-arn"));
+        assert!(super::table("arn:aws:s3:::bucket").unwrap_err().contains("not a table's ARN"));
+        assert!(role_arn("arn:aws:iam::123456789012:role/path/Reader").is_ok());
+        assert!(role_arn("Reader").unwrap_err().contains("arn:aws:iam"));
     }
 
     #[test]

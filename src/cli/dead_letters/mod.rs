@@ -37,11 +37,11 @@ pub fn run(command: &DeadLettersCommand) -> Result<(), anyhow::Error> {
 }
 
 async fn open(args: &StoreArgs) -> Result<LetterStore, anyhow::Error> {
-    LetterStore::open(&args.from, &args.app.app, &args.aws.endpoints()).await
+    LetterStore::open(&args.from, &args.app.app, &args.aws.endpoints(None)).await
 }
 
 async fn open_read_only(args: &StoreArgs) -> Result<LetterStore, anyhow::Error> {
-    LetterStore::open_read_only(&args.from, &args.app.app, &args.aws.endpoints()).await
+    LetterStore::open_read_only(&args.from, &args.app.app, &args.aws.endpoints(None)).await
 }
 
 /// Calls `visit` with the selected letters of the store, page by page; each shard's together and in order.

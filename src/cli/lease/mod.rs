@@ -77,7 +77,7 @@ async fn change_leases(command: &LeaseCommand) -> Result<(), anyhow::Error> {
 }
 
 async fn connect(args: &ChangeArgs) -> Result<Connection, anyhow::Error> {
-    Connection::new(&args.app.app, &args.aws.endpoints(), args.liveness.lease_duration).await
+    Connection::new(&args.app.app, &args.aws.endpoints(None), args.liveness.lease_duration).await
 }
 
 /// Plans the write of each lease. One refusal refuses all of them.

@@ -3,8 +3,8 @@
 mod http;
 mod stdout;
 
-use std::io;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -77,6 +77,16 @@ impl SinkArgs {
         matches!(self.to, Sink::Http(_)).then_some(http::BATCH_SIZE)
     }
 
+    /// The most bytes of a batch when the user sets no other number.
+    pub fn default_batch_bytes(&self) -> Option<usize> {
+        matches!(self.to, Sink::Http(_)).then_some(http::BATCH_BYTES)
+    }
+
+    /// The limit of a delivery when the user sets no other one.
+    pub fn default_handler_timeout(&self) -> Option<Duration> {
+        matches!(self.to, Sink::Http(_)).then_some(http::TIMEOUT)
+    }
+
     /// Opens the sink. When standard output's reader goes away, `closed` is cancelled.
     ///
     /// # Errors
@@ -85,7 +95,7 @@ impl SinkArgs {
         Ok(match &self.to {
             Sink::Null => Box::new(|_| SinkProcessor::Null),
             Sink::Stdout => {
-                let lines = Lines::new(io::stdout(), closed.clone()).context("cannot start the output thread")?;
+                let lines = Lines::new(closed.clone()).context("cannot start the output thread")?;
                 Box::new(move |_| SinkProcessor::Stdout(lines.clone()))
             }
             Sink::Http(url) => {

@@ -1,7 +1,11 @@
-//! Records on standard output, or wherever else lines go.
+//! Records on standard output, a line each.
+//!
+//! Standard output is written without a buffer, so that it is known what has arrived: a pipe that is full is waited for,
+//! and of a write that fails, the whole lines count as done, and the beginning of a line is taken back.
 
-use std::io::{self, Write};
-use std::sync::Arc;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -11,8 +15,10 @@ use crate::model::record::RecordBatch;
 
 /// Batches that wait for the writer.
 const QUEUE: usize = 16;
+/// The pause before the rest of a line is written that cannot be taken back.
+const RETRY: Duration = Duration::from_millis(200);
 
-/// Writes each record as one line of JSON, the bytes that the service sent. What it has taken is written and flushed.
+/// Writes each record as one line of JSON, the bytes that the service sent.
 #[derive(Clone)]
 pub struct Lines {
     batches: mpsc::Sender<Job>,
@@ -21,60 +27,126 @@ pub struct Lines {
 
 struct Job {
     records: RecordBatch,
-    written: oneshot::Sender<Result<(), Arc<io::Error>>>,
+    written: oneshot::Sender<Result<(), Incomplete>>,
+}
+
+/// A write that failed after this many whole lines.
+struct Incomplete {
+    lines: usize,
+    error: io::Error,
+}
+
+/// A destination of lines.
+trait Output: Write + Send + 'static {
+    /// Blocks until more can be written, after a write that would have blocked.
+    fn wait(&self) -> io::Result<()>;
+
+    /// Removes the last `count` bytes.
+    fn take_back(&mut self, count: u64) -> io::Result<()>;
 }
 
 impl Lines {
-    /// Lines to `output`, written by a thread of its own: a reader that is slow holds up no call of the worker's.
+    /// Lines to standard output, written by a thread of its own: a reader that is slow holds up no call of the worker's.
     /// When the reader is gone, `closed` is cancelled.
-    pub fn new(output: impl Write + Send + 'static, closed: CancellationToken) -> io::Result<Self> {
-        let (batches, jobs) = mpsc::channel(QUEUE);
-        std::thread::Builder::new().name("output".into()).spawn(move || write_jobs(jobs, output))?;
+    pub fn new(closed: CancellationToken) -> io::Result<Self> {
+        Self::to(standard_output()?, closed)
+    }
+
+    fn to(mut output: impl Output, closed: CancellationToken) -> io::Result<Self> {
+        let (batches, mut jobs) = mpsc::channel::<Job>(QUEUE);
+        std::thread::Builder::new().name("output".into()).spawn(move || {
+            while let Some(job) = jobs.blocking_recv() {
+                let _ = job.written.send(write_records(&mut output, &job.records));
+            }
+        })?;
         Ok(Self { batches, closed })
+    }
+
+    async fn write(&self, records: RecordBatch) -> Result<(), Incomplete> {
+        let (written, done) = oneshot::channel();
+        let gone = || Incomplete { lines: 0, error: io::ErrorKind::BrokenPipe.into() };
+        self.batches.send(Job { records, written }).await.map_err(|_| gone())?;
+        done.await.map_err(|_| gone())?
     }
 }
 
 impl RecordProcessor for Lines {
     async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
-        let (written, done) = oneshot::channel();
-        let job = Job { records: input.records, written };
-        let outcome = match self.batches.send(job).await {
-            Ok(()) => done.await.unwrap_or_else(|_| Err(Arc::new(io::ErrorKind::BrokenPipe.into()))),
-            Err(_) => Err(Arc::new(io::ErrorKind::BrokenPipe.into())),
-        };
-        let Err(error) = outcome else { return Ok(()) };
+        let Err(Incomplete { lines, error }) = self.write(input.records.clone()).await else { return Ok(()) };
         if error.kind() == io::ErrorKind::BrokenPipe {
             self.closed.cancel();
         }
-        Err(error.into())
+        let first = input.records.iter().nth(lines).filter(|_| lines > 0);
+        Err(match first.and_then(|record| record.sequence_number().parse().ok()) {
+            Some(position) => BatchError::from_record(position, error),
+            None => error.into(),
+        })
     }
 }
 
-/// Writes what is queued, flushes once for all of it, and then says so to each.
-fn write_jobs(mut jobs: mpsc::Receiver<Job>, mut output: impl Write) {
+/// Standard output without the buffer of [`io::stdout`].
+fn standard_output() -> io::Result<File> {
+    #[cfg(unix)]
+    let owned = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned();
+    #[cfg(windows)]
+    let owned = std::os::windows::io::AsHandle::as_handle(&io::stdout()).try_clone_to_owned();
+    owned.map(File::from)
+}
+
+impl Output for File {
+    #[cfg(unix)]
+    fn wait(&self) -> io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        poll(&mut [PollFd::new(self, PollFlags::OUT)], None)?;
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    fn wait(&self) -> io::Result<()> {
+        std::thread::sleep(RETRY);
+        Ok(())
+    }
+
+    fn take_back(&mut self, count: u64) -> io::Result<()> {
+        let end = self.stream_position()?;
+        if self.metadata()?.len() != end {
+            return Err(io::Error::other("somebody else has written to it since"));
+        }
+        let start = end.saturating_sub(count);
+        self.set_len(start)?;
+        self.seek(SeekFrom::Start(start)).map(drop)
+    }
+}
+
+fn write_records(output: &mut impl Output, records: &RecordBatch) -> Result<(), Incomplete> {
     let mut lines = Vec::new();
-    while let Some(job) = jobs.blocking_recv() {
-        let mut waiting = Vec::with_capacity(QUEUE);
-        let mut outcome = write_records(&mut output, &mut lines, &job.records);
-        waiting.push(job.written);
-        while waiting.len() < QUEUE && outcome.is_ok() {
-            let Ok(job) = jobs.try_recv() else { break };
-            outcome = write_records(&mut output, &mut lines, &job.records);
-            waiting.push(job.written);
-        }
-        let outcome = outcome.and_then(|()| output.flush()).map_err(Arc::new);
-        for written in waiting {
-            let _ = written.send(outcome.clone());
-        }
-    }
-}
-
-fn write_records(output: &mut impl Write, lines: &mut Vec<u8>, records: &RecordBatch) -> io::Result<()> {
-    lines.clear();
     for record in records.iter() {
-        write_line(lines, record.json().as_bytes());
+        write_line(&mut lines, record.json().as_bytes());
     }
-    output.write_all(lines)
+    let mut written = 0;
+    while written < lines.len() {
+        let error = match output.write(&lines[written..]) {
+            Ok(0) => io::ErrorKind::WriteZero.into(),
+            Ok(count) => {
+                written += count;
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => match output.wait() {
+                Ok(()) => continue,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        let whole = memchr::memrchr(b'\n', &lines[..written]).map_or(0, |last| last + 1);
+        let is_between_lines = whole == written || output.take_back((written - whole) as u64).is_ok();
+        if is_between_lines || error.kind() == io::ErrorKind::BrokenPipe {
+            return Err(Incomplete { lines: memchr::memchr_iter(b'\n', &lines[..whole]).count(), error });
+        }
+        std::thread::sleep(RETRY);
+    }
+    Ok(())
 }
 
 /// The record's bytes, and a line feed. Line breaks can only stand between its tokens, where they mean nothing: a
@@ -90,6 +162,9 @@ fn write_line(lines: &mut Vec<u8>, json: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -98,5 +173,61 @@ mod tests {
         write_line(&mut lines, br#"{"b":1, "a":"x\ny"}"#);
         write_line(&mut lines, b"{\r\n  \"a\" : 1\n}");
         assert_eq!(lines, b"{\"b\":1, \"a\":\"x\\ny\"}\n{  \"a\" : 1}\n");
+    }
+
+    /// A file on a disk with room for so many more bytes.
+    struct Disk {
+        file: File,
+        room: Arc<AtomicUsize>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = self.room.load(Ordering::SeqCst);
+            if room == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let count = self.file.write(&bytes[..bytes.len().min(room)])?;
+            self.room.fetch_sub(count, Ordering::SeqCst);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Output for Disk {
+        fn wait(&self) -> io::Result<()> {
+            unreachable!("a file never blocks")
+        }
+
+        fn take_back(&mut self, count: u64) -> io::Result<()> {
+            self.file.take_back(count)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_stops_between_lines_and_no_line_is_written_twice() {
+        let path = std::env::temp_dir().join(format!("shardkeeper-disk-{}", std::process::id()));
+        for is_appended in [false, true] {
+            let _ = std::fs::remove_file(&path);
+            let file = File::options().create(true).append(is_appended).write(true).open(&path).expect("a file");
+            let room = Arc::new(AtomicUsize::new(25));
+            let lines = Lines::to(Disk { file, room: Arc::clone(&room) }, CancellationToken::new()).expect("a thread");
+            let records = |range: std::ops::Range<usize>| {
+                let records: Vec<_> = range.map(|n| serde_json::json!({"n": n})).collect();
+                let page = serde_json::json!({ "Records": records }).to_string();
+                crate::model::record::Page::decode(page.into()).expect("a page").records
+            };
+            let failed = lines.write(records(0..5)).await.expect_err("the disk is full");
+            assert_eq!((failed.lines, failed.error.kind()), (3, io::ErrorKind::StorageFull));
+            let content = || std::fs::read_to_string(&path).expect("lines");
+            assert_eq!(content(), "{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n");
+            room.store(1000, Ordering::SeqCst);
+            assert!(lines.write(records(3..5)).await.is_ok());
+            assert_eq!(content(), "{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n{\"n\":4}\n");
+        }
+        std::fs::remove_file(&path).expect("it is the test's own");
     }
 }

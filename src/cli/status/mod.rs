@@ -47,7 +47,8 @@ pub fn run(args: &StatusArgs) -> Result<(), anyhow::Error> {
 
 async fn read(args: &StatusArgs) -> Result<FleetStatus, anyhow::Error> {
     let (source, lease_duration) = (args.source.selector(), args.liveness.lease_duration);
-    let mut reader = StatusReader::new(&args.app.app, source, &args.aws.endpoints(), lease_duration).await?;
+    let endpoints = args.aws.endpoints(args.source.table());
+    let mut reader = StatusReader::new(&args.app.app, source, &endpoints, lease_duration).await?;
     reader.read(Duration::ZERO).await
 }
 

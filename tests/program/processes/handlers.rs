@@ -109,6 +109,43 @@ fn the_python_example_gets_every_record_in_order_with_a_signature() {
 }
 
 #[test]
+fn headers_and_secrets_are_read_again_when_their_files_change() {
+    let fixture = Fixture::new("");
+    let (secret, headers, wanted) = (fixture.log("secret"), fixture.log("headers"), fixture.log("wanted"));
+    let token = |wanted_token: &str, header: &str| {
+        std::fs::write(&wanted, wanted_token).expect("a file of the test's own");
+        std::fs::write(&headers, format!("X-Token: {header}\n")).expect("a file of the test's own");
+    };
+    let change = format!(
+        "
+checks = handler.Handler.do_POST
+def do_POST(self):
+    if self.headers.get('X-Token') == open('{}').read():
+        checks(self)
+    else:
+        self.rfile.read(int(self.headers['Content-Length']))
+        self.answer(401, 'who are you?')
+handler.Handler.do_POST = do_POST
+",
+        wanted.display()
+    );
+    let mut handler = PythonHandler::start(&fixture, &change);
+    let mut written = Written::default();
+    fixture.service.write(TABLE, &mut written, 50);
+    std::fs::write(&secret, format!("{SECRET}\n")).expect("a file of the test's own");
+    token("one", "one");
+    let flags = format!("--http-secret-file {} --http-header-file {}", secret.display(), headers.display());
+    // With one attempt, so that nothing may fail because of what is old.
+    let flags = format!("{flags} --on-failure skip --retry-attempts 0");
+    let mut worker = worker(&fixture, &handler, &flags);
+    handler.wait_for_all(&written);
+    token("two", "two");
+    fixture.service.write(TABLE, &mut written, 50);
+    handler.wait_for_all(&written);
+    assert_eq!(worker.stop(), 0);
+}
+
+#[test]
 fn a_handler_that_wants_a_signature_refuses_what_has_none_and_the_log_says_so() {
     let fixture = Fixture::new("");
     let mut handler = PythonHandler::start(&fixture, "");

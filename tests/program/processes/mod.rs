@@ -12,6 +12,7 @@ mod partitions;
 mod prometheus;
 mod rolling;
 mod sharing;
+mod standard_output;
 mod starting;
 mod stopping;
 mod tables;

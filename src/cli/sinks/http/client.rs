@@ -11,11 +11,14 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{HeaderMap, LOCATION};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION};
 use hyper::rt::{Read, Write};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -28,6 +31,12 @@ const LONGEST_IDLE: Duration = Duration::from_secs(4);
 /// When a connection shows no sign of life, its other end is asked for one: a call may last long, and a machine that
 /// is gone says nothing.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Time that sent bytes may stay unacknowledged: keep-alive asks nothing while there are any.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+/// The most requests at once. A process has 1024 files by default, and others need some too.
+pub(super) const MOST_REQUESTS: usize = 256;
+/// A server that has answered early reads the rest of the request within this time, or its connection is not used again.
+const READY: Duration = Duration::from_millis(100);
 /// The most of a response that is read: more than the failures of any batch take.
 pub(super) const LARGEST_RESPONSE: usize = 4 << 20;
 /// The most of a response that is read when its status says that the call failed.
@@ -63,6 +72,9 @@ type Sender = SendRequest<Full<Bytes>>;
 pub(super) struct Client {
     uri: Uri,
     connector: Connector,
+    /// The proxy that plain requests go to.
+    proxy: Option<Intercept>,
+    permits: Semaphore,
     /// Connections without a request, the last used last.
     idle: Mutex<Vec<(Sender, Instant)>>,
 }
@@ -70,6 +82,8 @@ pub(super) struct Client {
 enum Connector {
     Plain(HttpConnector),
     Tls(HttpsConnector<HttpConnector>),
+    /// TLS with the handler, through a proxy.
+    Tunnel(HttpsConnector<Tunnel<HttpConnector>>),
 }
 
 impl Client {
@@ -78,19 +92,47 @@ impl Client {
     /// # Errors
     /// For `https`, when the system's certificates cannot be found.
     pub(super) fn new(uri: Uri) -> std::io::Result<Self> {
+        Self::with_limit(uri, UNACKNOWLEDGED)
+    }
+
+    pub(super) fn with_limit(uri: Uri, unacknowledged: Duration) -> std::io::Result<Self> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(KEEP_ALIVE));
         tcp.set_keepalive_interval(Some(KEEP_ALIVE / 3));
         tcp.set_keepalive_retries(Some(3));
+        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+        tcp.set_tcp_user_timeout(Some(unacknowledged));
+        #[cfg(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")))]
+        let _ = unacknowledged;
+        let mut proxy = Matcher::from_env().intercept(&uri);
         let connector = if uri.scheme_str() == Some("https") {
-            let builder = HttpsConnectorBuilder::new().with_native_roots()?;
-            Connector::Tls(builder.https_only().enable_http1().wrap_connector(tcp))
+            let builder = HttpsConnectorBuilder::new().with_native_roots()?.https_only().enable_http1();
+            match proxy.take() {
+                Some(proxy) => {
+                    let tunnel = Tunnel::new(proxy.uri().clone(), tcp);
+                    let authorization = proxy.basic_auth().cloned();
+                    let tunnel = authorization.map_or(tunnel.clone(), |auth| tunnel.with_auth(auth));
+                    Connector::Tunnel(builder.wrap_connector(tunnel))
+                }
+                None => Connector::Tls(builder.wrap_connector(tcp)),
+            }
         } else {
             Connector::Plain(tcp)
         };
-        Ok(Self { uri, connector, idle: Mutex::default() })
+        Ok(Self { uri, connector, proxy, permits: Semaphore::new(MOST_REQUESTS), idle: Mutex::default() })
+    }
+
+    /// Whether requests go to a proxy, which takes them to the handler.
+    pub(super) fn is_by_way_of_proxy(&self) -> bool {
+        self.proxy.is_some()
+    }
+
+    /// The header by which that proxy knows the caller.
+    pub(super) fn proxy_authorization(&self) -> Option<(HeaderName, HeaderValue)> {
+        let value = self.proxy.as_ref()?.basic_auth()?;
+        Some((PROXY_AUTHORIZATION, value.clone()))
     }
 
     /// Sends a request and reads the response.
@@ -98,6 +140,7 @@ impl Client {
         &self,
         request: impl Fn() -> Request<Full<Bytes>>,
     ) -> Result<HandlerResponse, RequestError> {
+        let _permit = self.permits.acquire().await;
         if let Some(mut sender) = self.take_idle().await {
             match sender.send_request(request()).await {
                 Ok(response) => return self.read(sender, response).await,
@@ -116,7 +159,8 @@ impl Client {
     async fn take_idle(&self) -> Option<Sender> {
         loop {
             let (mut sender, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-            if since.elapsed() < LONGEST_IDLE && sender.ready().await.is_ok() {
+            let is_ready = tokio::time::timeout(READY, sender.ready());
+            if since.elapsed() < LONGEST_IDLE && matches!(is_ready.await, Ok(Ok(()))) {
                 return Some(sender);
             }
         }
@@ -129,7 +173,7 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Sender, RequestError> {
-        let uri = self.uri.clone();
+        let uri = self.proxy.as_ref().map_or(&self.uri, Intercept::uri).clone();
         let connecting = async {
             match &self.connector {
                 Connector::Plain(connector) => {
@@ -137,6 +181,10 @@ impl Client {
                     handshake(stream).await
                 }
                 Connector::Tls(connector) => {
+                    let stream = connector.clone().call(uri).await.map_err(|error| with_causes(&*error))?;
+                    handshake(stream).await
+                }
+                Connector::Tunnel(connector) => {
                     let stream = connector.clone().call(uri).await.map_err(|error| with_causes(&*error))?;
                     handshake(stream).await
                 }

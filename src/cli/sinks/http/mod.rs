@@ -10,7 +10,8 @@ mod response;
 mod tests;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -26,6 +27,10 @@ use crate::model::record::{LambdaEvents, RecordBatch};
 
 /// The most records of a request when the user sets no other number: what a handler does in a moment, as Lambda has it.
 pub const BATCH_SIZE: usize = 100;
+/// The most bytes of a request's records when the user sets no other number: many servers take a body of 1 MiB at most.
+pub const BATCH_BYTES: usize = 1_000_000;
+/// The limit of a request when the user sets no other one: the longest that a Lambda function may run.
+pub const TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The header with the signature of a request's body.
 const SIGNATURE: &str = "x-shardkeeper-signature";
 /// A shorter secret could be guessed.
@@ -43,9 +48,10 @@ pub struct HttpArgs {
 #[command(next_help_heading = READING)]
 #[group(multiple = false)]
 struct HeaderArgs {
-    /// A file of headers for each request to a handler, one a line (Authorization: Bearer …).
-    #[arg(long, value_name = "FILE", value_parser = in_file(Headers::parse), env = "SHARDKEEPER_HTTP_HEADER_FILE")]
-    http_header_file: Option<Headers>,
+    /// A file of headers for each request to a handler, one a line (Authorization: Bearer …). It is read again for each
+    /// request, so that what is in it may change.
+    #[arg(long, value_name = "FILE", value_parser = InFile::open(Headers::parse), env = "SHARDKEEPER_HTTP_HEADER_FILE")]
+    http_header_file: Option<InFile<Headers>>,
     #[arg(long, hide = true, value_parser = Headers::parse, env = "SHARDKEEPER_HTTP_HEADERS")]
     http_headers: Option<Headers>,
 }
@@ -55,20 +61,65 @@ struct HeaderArgs {
 #[group(multiple = false)]
 struct SecretArgs {
     /// A file with the secret that signs each request to a handler: the HMAC-SHA256 of its body, in the header
-    /// X-Shardkeeper-Signature. The secret itself can also be in the environment, as SHARDKEEPER_HTTP_SECRET.
-    #[arg(long, value_name = "FILE", value_parser = in_file(Secret::parse), env = "SHARDKEEPER_HTTP_SECRET_FILE")]
-    http_secret_file: Option<Secret>,
+    /// X-Shardkeeper-Signature. It is read again for each request. The secret itself can also be in the environment, as
+    /// SHARDKEEPER_HTTP_SECRET.
+    #[arg(long, value_name = "FILE", value_parser = InFile::open(Secret::parse), env = "SHARDKEEPER_HTTP_SECRET_FILE")]
+    http_secret_file: Option<InFile<Secret>>,
     #[arg(long, hide = true, value_parser = Secret::parse, env = "SHARDKEEPER_HTTP_SECRET")]
     http_secret: Option<Secret>,
 }
 
-/// Parses the content of the file at a path.
-fn in_file<T: 'static>(
+/// A value that stands in a file, and may be replaced there at any time.
+#[derive(Clone)]
+struct InFile<T> {
+    path: String,
     parse: fn(&str) -> Result<T, String>,
-) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
-    move |path| {
-        let content = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path:?}: {error}"))?;
-        parse(&content).map_err(|message| format!("{path:?}: {message}"))
+    last: Arc<Mutex<T>>,
+}
+
+impl<T: Clone + Send + Sync + 'static> InFile<T> {
+    /// A parser of paths of such files.
+    fn open(parse: fn(&str) -> Result<T, String>) -> impl Fn(&str) -> Result<Self, String> + Clone + Send + Sync {
+        move |path| {
+            let last = Arc::new(Mutex::new(read(path, parse)?));
+            Ok(Self { path: path.to_owned(), parse, last })
+        }
+    }
+
+    /// The value that the file holds now, or the last one that it held.
+    fn get(&self) -> T {
+        let read = read(&self.path, self.parse);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok(value) => *last = value,
+            Err(error) => tracing::warn!(error, "file cannot be read again, keeping what it held"),
+        }
+        last.clone()
+    }
+}
+
+fn read<T>(path: &str, parse: fn(&str) -> Result<T, String>) -> Result<T, String> {
+    let content = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path:?}: {error}"))?;
+    parse(&content).map_err(|message| format!("{path:?}: {message}"))
+}
+
+/// A value that was given once, or stands in a file.
+#[derive(Clone)]
+enum Setting<T> {
+    Fixed(T),
+    InFile(InFile<T>),
+}
+
+impl<T: Clone + Send + Sync + 'static> Setting<T> {
+    fn of(file: Option<&InFile<T>>, fixed: Option<&T>) -> Option<Self> {
+        file.cloned().map(Self::InFile).or_else(|| fixed.cloned().map(Self::Fixed))
+    }
+
+    fn get(&self) -> T {
+        match self {
+            Self::Fixed(value) => value.clone(),
+            Self::InFile(file) => file.get(),
+        }
     }
 }
 
@@ -77,8 +128,8 @@ impl HttpArgs {
         let (headers, secret) = (&self.headers, &self.secret);
         HttpTarget {
             url,
-            headers: headers.http_header_file.as_ref().or(headers.http_headers.as_ref()).cloned().unwrap_or_default(),
-            secret: secret.http_secret_file.as_ref().or(secret.http_secret.as_ref()).cloned(),
+            headers: Setting::of(headers.http_header_file.as_ref(), headers.http_headers.as_ref()),
+            secret: Setting::of(secret.http_secret_file.as_ref(), secret.http_secret.as_ref()),
         }
     }
 }
@@ -86,9 +137,9 @@ impl HttpArgs {
 /// A handler's URL, with the additions to each request.
 pub struct HttpTarget {
     url: HttpUrl,
-    headers: Headers,
+    headers: Option<Setting<Headers>>,
     /// The key of the signatures of bodies; none: they are not signed.
-    secret: Option<Secret>,
+    secret: Option<Setting<Secret>>,
 }
 
 /// The URL of a handler: `http` or `https`, with a host and a path.
@@ -194,7 +245,6 @@ pub struct Handler {
 struct Shared {
     target: HttpTarget,
     client: Client,
-    key: Option<hmac::Key>,
 }
 
 impl Handler {
@@ -204,8 +254,7 @@ impl Handler {
     /// For `https`, when the system's certificates cannot be found.
     pub fn new(target: HttpTarget) -> Result<Self, anyhow::Error> {
         let client = Client::new(target.url.0.clone()).with_context(|| format!("cannot call {}", target.url))?;
-        let key = target.secret.as_ref().map(|secret| hmac::Key::new(hmac::HMAC_SHA256, &secret.0));
-        Ok(Self { shared: Arc::new(Shared { target, client, key }) })
+        Ok(Self { shared: Arc::new(Shared { target, client }) })
     }
 
     /// The processor of a shard.
@@ -226,18 +275,23 @@ impl Shared {
         let mut request = Request::new(http_body_util::Full::new(body.clone()));
         *request.method_mut() = Method::POST;
         let uri = &self.target.url.0;
-        // On a connection to the handler itself a request names the path alone (RFC 9112, section 3.2.1).
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        *request.uri_mut() = path.parse().unwrap_or_default();
+        // On a connection to the handler itself a request names the path alone, to a proxy the whole URL (RFC 9112,
+        // section 3.2).
+        *request.uri_mut() = match self.client.is_by_way_of_proxy() {
+            true => uri.clone(),
+            false => uri.path_and_query().map_or("/", |path| path.as_str()).parse().unwrap_or_default(),
+        };
         let headers = request.headers_mut();
-        headers.extend(self.target.headers.0.clone());
+        headers.extend(self.target.headers.as_ref().map(Setting::get).unwrap_or_default().0);
         let host = uri.authority().and_then(|authority| authority.as_str().parse().ok());
+        headers.extend(self.client.proxy_authorization());
         headers.insert(HOST, host.unwrap_or_else(|| HeaderValue::from_static("localhost")));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let agent = HeaderValue::from_static(concat!("shardkeeper/", env!("CARGO_PKG_VERSION")));
         headers.entry(USER_AGENT).or_insert(agent);
-        if let Some(signature) = self.key.as_ref().and_then(|key| signature(key, body)) {
-            headers.insert(SIGNATURE, signature);
+        if let Some(secret) = self.target.secret.as_ref().map(Setting::get) {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, &secret.0);
+            headers.extend(signature(&key, body).map(|signature| (HeaderName::from_static(SIGNATURE), signature)));
         }
         request
     }

@@ -25,6 +25,10 @@ enum Reaction {
     Close,
     /// Never answers.
     Hang,
+    /// Reads nothing and never answers.
+    Ignore,
+    /// Answers with these bytes after a request's first bytes, and reads no more of it.
+    Refuse(String),
     /// Answers with this head and a body without end.
     Endless(&'static str),
 }
@@ -66,11 +70,12 @@ impl Server {
     }
 
     fn handler(&self, path: &str) -> Handler {
-        self.handler_with(path, Headers::default(), None)
+        self.handler_with(path, None, None)
     }
 
-    fn handler_with(&self, path: &str, headers: Headers, secret: Option<Secret>) -> Handler {
+    fn handler_with(&self, path: &str, headers: Option<Headers>, secret: Option<Secret>) -> Handler {
         let url = HttpUrl::parse(&format!("http://127.0.0.1:{}{path}", self.port)).expect("a URL");
+        let (headers, secret) = (headers.map(Setting::Fixed), secret.map(Setting::Fixed));
         Handler::new(HttpTarget { url, headers, secret }).expect("a handler")
     }
 
@@ -85,6 +90,15 @@ async fn serve(
     requests: &mpsc::UnboundedSender<(String, Vec<u8>)>,
 ) {
     for before in 0.. {
+        match react(before) {
+            Reaction::Ignore => return std::future::pending().await,
+            Reaction::Refuse(answer) => {
+                stream.read_exact(&mut [0]).await.expect("a request");
+                stream.write_all(answer.as_bytes()).await.expect("it is read");
+                return std::future::pending().await;
+            }
+            _ => {}
+        }
         let Some(request) = read_request(&mut stream).await else { return };
         let _ = requests.send(request);
         match react(before) {
@@ -93,7 +107,7 @@ async fn serve(
                 stream.write_all(start.as_bytes()).await.expect("it is read");
                 return;
             }
-            Reaction::Close => return,
+            Reaction::Close | Reaction::Ignore | Reaction::Refuse(_) => return,
             Reaction::Hang => {
                 let _ = stream.read(&mut [0]).await;
                 return;
@@ -147,7 +161,7 @@ async fn a_handler_gets_lambdas_event_with_the_headers_and_the_signature_asked_f
     let mut server = Server::answering(answer("200 OK", "", "")).await;
     let headers = Headers::parse("# who asks\nAuthorization: Bearer abc\n\n X-Team : blue \n").expect("headers");
     let secret = Secret::parse("0123456789abcdef\n").expect("a secret");
-    hand_over(&server.handler_with("/records?x=1", headers, Some(secret))).await.expect("done");
+    hand_over(&server.handler_with("/records?x=1", Some(headers), Some(secret))).await.expect("done");
     let (head, body) = server.requests.recv().await.expect("a request");
     let port = server.port;
     assert!(head.starts_with("post /records?x=1 http/1.1\r\n"), "{head}");
@@ -324,9 +338,53 @@ async fn a_handler_that_is_not_there_cannot_be_reached() {
     let port = listener.local_addr().expect("an address").port();
     drop(listener);
     let url = HttpUrl::parse(&format!("http://127.0.0.1:{port}")).expect("a URL");
-    let handler = Handler::new(HttpTarget { url, headers: Headers::default(), secret: None }).expect("a handler");
+    let handler = Handler::new(HttpTarget { url, headers: None, secret: None }).expect("a handler");
     let error = hand_over(&handler).await.expect_err("nobody listens");
     assert!(error.to_string().starts_with("the handler cannot be reached"), "{error}");
+}
+
+/// A machine that is gone takes bytes that nobody acknowledges; one that doesn't read stops taking them as well.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_handler_that_takes_no_more_bytes_fails_the_call() {
+    let server = Server::start(|_| Reaction::Ignore).await;
+    let uri = format!("http://127.0.0.1:{}/", server.port).parse().expect("a URI");
+    let client = Client::with_limit(uri, Duration::from_secs(1)).expect("a client");
+    let body = Bytes::from(vec![b'x'; 32 << 20]);
+    let sent = client.send(|| Request::post("/").body(http_body_util::Full::new(body.clone())).expect("a request"));
+    let error = sent.await.err().expect("a failure");
+    assert!(error.to_string().contains("timed out"), "{error}");
+}
+
+#[tokio::test]
+async fn a_handler_that_answers_before_it_has_read_all_delays_no_other_call() {
+    let server = Server::start(|_| Reaction::Refuse(answer("413 Too Large", "", ""))).await;
+    let uri = format!("http://127.0.0.1:{}/", server.port).parse().expect("a URI");
+    let client = Client::new(uri).expect("a client");
+    let body = Bytes::from(vec![b'x'; 32 << 20]);
+    for _ in 0..2 {
+        let sent = client.send(|| Request::post("/").body(http_body_util::Full::new(body.clone())).expect("a request"));
+        let response = tokio::time::timeout(Duration::from_secs(10), sent).await.expect("in time").expect("a response");
+        assert_eq!(response.status, 413);
+    }
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn no_more_requests_are_open_at_once_than_the_limit() {
+    let server = Server::start(|_| Reaction::Hang).await;
+    let handler = server.handler("/");
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..client::MOST_REQUESTS + 20 {
+        let handler = handler.clone();
+        calls.spawn(async move { hand_over(&handler).await });
+    }
+    let is_open = || server.connections() >= client::MOST_REQUESTS;
+    while !is_open() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(server.connections(), client::MOST_REQUESTS);
 }
 
 #[test]

@@ -1,0 +1,307 @@
+//! Credentials, proxies and variables as they are found on machines: in profiles, behind a company's proxy, beside other
+//! services in a cluster.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+
+use crate::support::fixture::{Fixture, TABLE, Worker, with_credentials};
+use crate::support::local_service::Written;
+use crate::support::wait::wait_for;
+use crate::support::{Finished, finish, shardkeeper};
+
+/// A server that answers each request by a function of it, and closes the connection.
+struct Server {
+    url: String,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    fn start(answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("it has one"));
+        let requests = Arc::<Mutex<Vec<String>>>::default();
+        let seen = Arc::clone(&requests);
+        let answer = Arc::new(answer);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
+                std::thread::spawn(move || {
+                    let Some(request) = read_request(&stream) else { return };
+                    let (status, body) = answer(&request);
+                    seen.lock().expect("nobody panics holding it").push(request);
+                    let length = body.len();
+                    let head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+                    let _ = (&stream).write_all((head + &body).as_bytes());
+                });
+            }
+        });
+        Server { url, requests }
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().expect("nobody panics holding it").clone()
+    }
+}
+
+/// A request's head in lower case, and its body.
+fn read_request(mut stream: &TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).to_lowercase();
+    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body).ok()?;
+    Some(head + &String::from_utf8_lossy(&body))
+}
+
+/// The answer of STS to `operation`, with the access key `role`.
+fn role_credentials(operation: &str) -> String {
+    let fields = [
+        ("AccessKeyId", "role"),
+        ("SecretAccessKey", "x"),
+        ("SessionToken", "t"),
+        ("Expiration", "2100-01-01T00:00:00Z"),
+    ];
+    let fields: String = fields.iter().map(|(name, value)| format!("<{name}>{value}</{name}>")).collect();
+    format!(
+        "<{operation}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{operation}Result><Credentials>\
+         {fields}</Credentials></{operation}Result></{operation}Response>"
+    )
+}
+
+/// A worker's command that reads [`TABLE`] to its end, without credentials.
+fn until_caught_up(fixture: &Fixture) -> Command {
+    let mut command = shardkeeper();
+    let url = fixture.service.url();
+    command.args(["run", "--table", TABLE, "--app", "audit", "--worker-id", "w", "--until-caught-up"]);
+    command.args(["--metrics-addr", "off", "--endpoint-url", &url, "--idle-poll", "100ms"]);
+    command.env("AWS_EC2_METADATA_DISABLED", "true").env("AWS_REGION", "us-east-1");
+    command
+}
+
+fn written(count: usize) -> Fixture {
+    let fixture = Fixture::new("");
+    fixture.service.write(TABLE, &mut Written::default(), count);
+    // Callers with a policy are counted.
+    let everything = json!({"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]});
+    let keys = ["process", "sso", "role", "old", "new"];
+    let policies: serde_json::Map<_, _> = keys.map(|key| (key.to_owned(), everything.clone())).into_iter().collect();
+    fixture.service.faults(&json!({ "policies": policies }));
+    fixture
+}
+
+/// A file of the test's own.
+fn file(fixture: &Fixture, name: &str, content: &str) -> PathBuf {
+    let path = fixture.log(name);
+    std::fs::write(&path, content).expect("it can be written");
+    path
+}
+
+/// The access keys that the service has seen.
+fn callers(fixture: &Fixture) -> BTreeSet<String> {
+    let stats = fixture.service.stats();
+    stats["actions"].as_object().expect("counts by caller").keys().cloned().collect()
+}
+
+fn assert_reads(finished: &Finished, count: usize) {
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+    assert_eq!(finished.stdout.lines().count(), count);
+}
+
+#[test]
+fn a_profiles_credential_process_is_asked() {
+    let fixture = written(20);
+    let answer = r#"{"Version":1,"AccessKeyId":"process","SecretAccessKey":"x"}"#;
+    let config = file(&fixture, "config", &format!("[profile proc]\ncredential_process = /bin/echo {answer}\n"));
+    let mut command = until_caught_up(&fixture);
+    assert_reads(&finish(command.env("AWS_CONFIG_FILE", config).env("AWS_PROFILE", "proc")), 20);
+    assert!(callers(&fixture).contains("process"));
+}
+
+#[test]
+fn a_profile_of_the_identity_center_uses_the_tokens_of_the_command_line_tools() {
+    let fixture = written(20);
+    let roles = Server::start(|_| {
+        let expires = 4_102_444_800_000_u64;
+        let role = json!({"accessKeyId": "sso", "secretAccessKey": "x", "sessionToken": "t", "expiration": expires});
+        (200, json!({ "roleCredentials": role }).to_string())
+    });
+    let home = fixture.log("home");
+    let cache = home.join(".aws/sso/cache");
+    std::fs::create_dir_all(&cache).expect("a folder of the test's own");
+    // The name is the SHA-1 of the start URL.
+    let token = json!({"accessToken": "token", "expiresAt": "2100-01-01T00:00:00Z", "region": "us-east-1",
+        "startUrl": "https://example.awsapps.com/start"});
+    let name = "e8be5486177c5b5392bd9aa76563515b29358e6e.json";
+    std::fs::write(cache.join(name), token.to_string()).expect("it can be written");
+    let config = "[profile dev]\nregion = us-east-1\nsso_start_url = https://example.awsapps.com/start\n\
+        sso_region = us-east-1\nsso_account_id = 123456789012\nsso_role_name = Dev\n";
+    let config = file(&fixture, "config", config);
+    let mut command = until_caught_up(&fixture);
+    command.env("HOME", home).env("AWS_CONFIG_FILE", config).env("AWS_PROFILE", "dev");
+    assert_reads(&finish(command.env("AWS_ENDPOINT_URL_SSO", &roles.url)), 20);
+    assert!(callers(&fixture).contains("sso"));
+}
+
+#[test]
+fn a_profile_of_aws_login_is_understood() {
+    let fixture = Fixture::new("");
+    let config = file(&fixture, "config", "[profile login]\nlogin_session = arn:aws:iam::123456789012:user/me\n");
+    let mut command = until_caught_up(&fixture);
+    let finished =
+        finish(command.env("AWS_CONFIG_FILE", config).env("AWS_PROFILE", "login").args(["--start-timeout", "1s"]));
+    assert_eq!(finished.code, 1);
+    assert!(finished.stderr.contains("login") && !finished.stderr.contains("cargo feature"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_source_of_credentials_that_is_not_there_yet_is_waited_for() {
+    let fixture = written(20);
+    let token = file(&fixture, "token", "a.b.c");
+    let calls = Mutex::new(0);
+    let sts = Server::start(move |_| {
+        let mut calls = calls.lock().expect("nobody panics holding it");
+        *calls += 1;
+        if *calls <= 5 {
+            return (503, String::new());
+        }
+        (200, role_credentials("AssumeRoleWithWebIdentity"))
+    });
+    let mut command = until_caught_up(&fixture);
+    command.env("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/x").env("AWS_WEB_IDENTITY_TOKEN_FILE", token);
+    let finished = finish(command.env("AWS_ENDPOINT_URL_STS", &sts.url).args(["--start-timeout", "30s"]));
+    assert_reads(&finished, 20);
+    assert!(callers(&fixture).contains("role"));
+}
+
+#[test]
+fn a_source_of_credentials_that_stays_away_is_named_after_the_start_timeout() {
+    let fixture = Fixture::new("");
+    let token = file(&fixture, "token", "a.b.c");
+    let mut command = until_caught_up(&fixture);
+    command.env("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/x").env("AWS_WEB_IDENTITY_TOKEN_FILE", token);
+    let finished = finish(command.env("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1").args(["--start-timeout", "3s"]));
+    assert_eq!(finished.code, 1);
+    assert!(finished.stderr.contains("within 3s") && finished.stderr.contains("credentials"), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("AWS_SECRET_ACCESS_KEY"), "nothing is missing: {}", finished.stderr);
+}
+
+#[test]
+fn a_stream_in_another_account_is_read_by_a_role_and_the_tables_stay_in_the_own_account() {
+    let fixture = written(20);
+    let allow = |actions: &[&str], resource: &str| json!({"Effect": "Allow", "Action": actions, "Resource": resource});
+    let stream = ["DescribeStream", "GetShardIterator", "GetRecords"].map(|name| format!("dynamodb:{name}"));
+    let stream: Vec<&str> = stream.iter().map(String::as_str).collect();
+    let own = allow(&["dynamodb:*"], "arn:aws:dynamodb:*:*:table/audit*");
+    let other = [
+        allow(&["dynamodb:DescribeTable"], "arn:aws:dynamodb:*:*:table/Things"),
+        allow(&stream, "arn:aws:dynamodb:*:*:table/Things/stream/*"),
+    ];
+    let policies = json!({"policies": {"own": {"Statement": [own]}, "role": {"Statement": other}}});
+    fixture.service.faults(&policies);
+    let sts = Server::start(|_| (200, role_credentials("AssumeRole")));
+    let table = "arn:aws:dynamodb:us-east-1:000000000000:table/Things";
+    let mut command = shardkeeper();
+    command.args(["run", "--table", table, "--app", "audit", "--worker-id", "w", "--until-caught-up"]);
+    command.args(["--metrics-addr", "off", "--endpoint-url", &fixture.service.url(), "--idle-poll", "100ms"]);
+    command.args(["--stream-role-arn", "arn:aws:iam::000000000000:role/reader"]);
+    command.args(["--stream-role-external-id", "told-beforehand", "--stream-role-session-name", "audit"]);
+    command.env("AWS_ENDPOINT_URL_STS", &sts.url).env("AWS_REGION", "eu-west-1");
+    let finished = finish(command.env("AWS_ACCESS_KEY_ID", "own").env("AWS_SECRET_ACCESS_KEY", "x"));
+    assert_reads(&finished, 20);
+    let request = sts.requests().first().cloned().expect("the role is assumed");
+    for part in ["Action=AssumeRole", "ExternalId=told-beforehand", "RoleSessionName=audit"] {
+        assert!(request.contains(part), "no {part} in {request}");
+    }
+}
+
+#[test]
+fn a_credentials_file_that_is_replaced_is_read_again() {
+    let fixture = written(20);
+    let content = |key: &str| format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = x\n");
+    let path = file(&fixture, "credentials", &content("old"));
+    let mut command = shardkeeper();
+    let url = fixture.service.url();
+    command.args(["run", "--table", TABLE, "--app", "audit", "--worker-id", "w", "--to", "null"]);
+    command.args(["--endpoint-url", &url, "--idle-poll", "100ms", "--metrics-addr", "off"]);
+    command.env("AWS_SHARED_CREDENTIALS_FILE", &path).env("AWS_CONFIG_FILE", "/dev/null").stdout(Stdio::null());
+    let mut worker = Worker::start(&mut command, "w", fixture.log("w"));
+    wait_for("the old key to be used", || callers(&fixture).contains("old"));
+    let replacement = file(&fixture, "credentials", &content("new"));
+    std::fs::rename(replacement, &path).expect("it replaces the other");
+    wait_for("the new key to be used", || callers(&fixture).contains("new"));
+    assert_eq!(worker.stop(), 0);
+}
+
+#[test]
+fn proxies_of_the_environment_carry_calls_to_the_services() {
+    let proxy = Server::start(|_| (502, String::new()));
+    let run = |url: &str, no_proxy: &str| {
+        let mut command = shardkeeper();
+        let line = format!("run --table Things --app audit --start-timeout 1s --region us-east-1 --endpoint-url {url}");
+        with_credentials(&mut command).args(line.split(' ')).env("NO_PROXY", no_proxy);
+        finish(command.env("HTTPS_PROXY", &proxy.url).env("HTTP_PROXY", &proxy.url))
+    };
+    run("https://dynamodb.nowhere.invalid", "");
+    let seen = proxy.requests();
+    assert!(seen.iter().any(|head| head.starts_with("connect dynamodb.nowhere.invalid:443 ")), "{seen:?}");
+    run("http://dynamodb.elsewhere.invalid", "");
+    let seen = proxy.requests();
+    assert!(seen.iter().any(|head| head.starts_with("post http://dynamodb.elsewhere.invalid/ ")), "{seen:?}");
+    run("http://dynamodb.elsewhere.invalid", "localhost,.elsewhere.invalid");
+    assert_eq!(proxy.requests().len(), seen.len());
+}
+
+#[test]
+fn proxies_of_the_environment_carry_calls_to_handlers() {
+    let fixture = written(20);
+    let proxy = Server::start(|_| (200, String::new()));
+    let mut command = until_caught_up(&fixture);
+    with_credentials(&mut command).args(["--to", "http://handler.invalid/records", "--drain-timeout", "1s"]);
+    command.args(["--on-failure", "skip", "--retry-attempts", "0"]);
+    command.env("NO_PROXY", "127.0.0.1").env("HTTP_PROXY", &proxy.url);
+    let finished = finish(&mut command);
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+    let seen = proxy.requests();
+    assert!(seen.iter().all(|head| head.starts_with("post http://handler.invalid/records ")), "{seen:?}");
+    assert!(!seen.is_empty());
+}
+
+#[test]
+fn variables_that_kubernetes_sets_for_services_are_no_mistakes() {
+    let mut command = shardkeeper();
+    command.args(["run", "--table", "Things", "--app", "audit", "--print-config"]);
+    for name in ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"] {
+        for service in ["", "HANDLER_", "METRICS_", "MY_OWN_HANDLER_"] {
+            command.env(format!("SHARDKEEPER_{service}{name}"), "tcp://10.0.0.1:80");
+        }
+    }
+    let finished = finish(&mut command);
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn two_containers_on_one_host_network_have_different_worker_ids() {
+    let id = || {
+        let program = env!("CARGO_BIN_EXE_shardkeeper");
+        let mut command = Command::new("unshare");
+        command.args(["-rpf", "--mount-proc", program, "run", "--table", "T", "--app", "audit", "--print-config"]);
+        let finished = finish(command.env("HOSTNAME", "node1"));
+        assert_eq!(finished.code, 0, "{}", finished.stderr);
+        let line = finished.stdout.lines().find(|line| line.starts_with("worker-id")).map(str::to_owned);
+        line.expect("it is shown")
+    };
+    let (one, other) = (id(), id());
+    assert!(one.contains("node1-") && one != other, "{one} {other}");
+}
