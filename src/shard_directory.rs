@@ -170,8 +170,9 @@ impl ShardDirectory {
         let mut pace = Pace { gap: Duration::from_secs(1) / rate.max(1), next: Instant::now() };
         let mut partial: Option<Partial> = None;
         let mut faults = Faults::default();
+        let mut has_asked = false;
         loop {
-            let step = match self.next_step(partial.as_ref()) {
+            let step = match self.next_step(partial.as_ref(), has_asked) {
                 Step::Sleep(until) => {
                     let due = async {
                         match until {
@@ -189,6 +190,7 @@ impl ShardDirectory {
                 step => step,
             };
             pace.wait().await;
+            has_asked = matches!(step, Step::AskChildren(_));
             let outcome = match step {
                 Step::AskChildren(parent) => self.ask_children(stream, &parent, &mut rng).await,
                 _ => self.list_page(stream, &mut partial, &mut rng).await,
@@ -206,7 +208,9 @@ impl ShardDirectory {
         }
     }
 
-    fn next_step(&self, partial: Option<&Partial>) -> Step {
+    /// The next call, if one is due. Questions and pages take turns: many shards without a child would ask without end, and
+    /// only a listing proves that they have none.
+    fn next_step(&self, partial: Option<&Partial>, has_asked: bool) -> Step {
         let now = self.elapsed();
         self.with(|state| {
             let listed = state.listing.as_ref().map(|listing| listing.began);
@@ -214,13 +218,6 @@ impl ShardDirectory {
             let open: Vec<_> = state.questions.iter().filter(|(_, question)| question.answer.is_none()).collect();
             let few = state.listing.as_ref().map_or(FEW_QUESTIONS, |listing| listing.pages);
             let by_listing = state.ignores_filter || open.len() > few;
-            let next = open.iter().min_by_key(|(_, question)| question.next);
-            if let Some((parent, question)) = next
-                && !by_listing
-                && question.next <= now
-            {
-                return Step::AskChildren((*parent).clone());
-            }
             let listing_due = |question: &Question| match by_listing {
                 true => question.next,
                 false => question.asked + SETTLING,
@@ -228,10 +225,18 @@ impl ShardDirectory {
             let listing_due =
                 open.iter().map(|(_, question)| listing_due(question)).chain(state.wishes.first().copied());
             let listing_due = listing_due.min();
-            if partial.is_some() || listing_due.is_some_and(|due| due <= now) {
+            let is_listing_due = partial.is_some() || listing_due.is_some_and(|due| due <= now);
+            let next = open.iter().min_by_key(|(_, question)| question.next).filter(|_| !by_listing);
+            if let Some((parent, question)) = next
+                && question.next <= now
+                && !(is_listing_due && has_asked)
+            {
+                return Step::AskChildren((*parent).clone());
+            }
+            if is_listing_due {
                 return Step::ListPage;
             }
-            let question_due = next.map(|(_, question)| question.next).filter(|_| !by_listing);
+            let question_due = next.map(|(_, question)| question.next);
             Step::Sleep(listing_due.into_iter().chain(question_due).min())
         })
     }

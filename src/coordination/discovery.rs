@@ -19,6 +19,9 @@ use crate::shard_directory::ShardDirectory;
 /// Retries of a listing with holes, and the pause before each.
 const HOLE_RETRIES: u32 = 8;
 const HOLE_PAUSE: Duration = Duration::from_secs(1);
+/// The time before the newest listed shard within which a parent that is not listed was not trimmed, but hidden, in
+/// milliseconds.
+const YOUNG_MS: u64 = 10_000;
 /// The most shards that are probed at once.
 const PROBES_AT_ONCE: usize = 8;
 
@@ -40,7 +43,16 @@ pub(super) async fn list_whole(
     let mut retries = 0;
     loop {
         let mut listing = directory.listing(Duration::ZERO).await?;
-        let missing = existing(stream, listing.graph.unlisted_parents(known), rng).await;
+        let mut unlisted = listing.graph.unlisted_parents(known);
+        let newest = listing.graph.ids().filter_map(ShardId::created_ms).max();
+        let is_young =
+            |id: &ShardId| id.created_ms().is_some_and(|ms| newest.is_some_and(|newest| ms + YOUNG_MS > newest));
+        if retries < HOLE_RETRIES && unlisted.iter().any(is_young) {
+            unlisted.retain(is_young); // as good as there: the part of the service that is asked may not know it yet
+        } else {
+            unlisted = existing(stream, unlisted, rng).await;
+        }
+        let missing = unlisted;
         if missing.is_empty() {
             return Ok(listing);
         }

@@ -86,7 +86,7 @@ size = 3
             "--lease-duration (command line): \"5x\" is not a duration; write 500ms, 5s or 2m",
             "shardkeeper.toml:2: lease-duration: \"5\" has no unit; write 5s for seconds, 5ms for milliseconds",
             "SHARDKEEPER_CHECKPOINT_INTERVAL (environment): \"soon\" is not a duration; write 500ms, 5s or 2m",
-            "--table NAME or --stream-arn ARN is missing: give it as a flag, as SHARDKEEPER_TABLE or \
+            "--table NAME|ARN or --stream-arn ARN is missing: give it as a flag, as SHARDKEEPER_TABLE or \
              SHARDKEEPER_STREAM_ARN in the environment, or as table = \"…\" or stream-arn = \"…\" in the --config file",
             "--app NAME is missing: give it as a flag, as SHARDKEEPER_APP in the environment, or as app = \"…\" in the \
              --config file",

@@ -205,11 +205,13 @@ impl Condition {
                 field.window(Kind::StaleListing, 0.5, 0, end);
                 let off = 6_000 + rng.u64(..) % 4_000;
                 let on = off + [200, 3_000][below(rng, 2)];
+                scenario.chaos_ends = 60_000; // the end of the old stream takes settled listings
                 scenario.actions =
                     vec![(off - 500, Action::RolloverAll), (off, Action::SwitchOff), (on, Action::SwitchOn)];
             }
             Self::TableRemade | Self::StreamPurged => {
                 let at = 6_000 + rng.u64(..) % 4_000;
+                scenario.chaos_ends = 60_000;
                 scenario.actions = vec![(at, Action::RemakeTable), (at + 4_000, Action::CrashAndReturn)];
                 if self == Self::StreamPurged {
                     scenario.actions.push((at, Action::PurgeStreams));

@@ -168,7 +168,7 @@ impl Scenario {
     /// generation after the other. And a listing goes no faster than the service's limit allows: where a page shows few
     /// shards, it takes its time.
     pub fn settled_by(&self) -> Ms {
-        let vanishing = if self.trims_by_age() { 30_000 } else { 0 };
+        let vanishing = if self.trims_by_age() { 90_000 } else { 0 };
         let settled = self.chaos_ends + ms(self.lease_duration * 2) + ms(self.kcl_failover_time()) / 2 + 5_000;
         settled + vanishing + self.listing_time()
     }
