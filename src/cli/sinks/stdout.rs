@@ -207,26 +207,30 @@ mod tests {
         }
     }
 
+    fn line(number: usize) -> String {
+        format!("{{\"dynamodb\":{{\"SequenceNumber\":\"{}\"}}}}\n", 100 + number)
+    }
+
     #[tokio::test]
     async fn a_full_disk_stops_between_lines_and_no_line_is_written_twice() {
         let path = std::env::temp_dir().join(format!("shardkeeper-disk-{}", std::process::id()));
         for is_appended in [false, true] {
             let _ = std::fs::remove_file(&path);
             let file = File::options().create(true).append(is_appended).write(true).open(&path).expect("a file");
-            let room = Arc::new(AtomicUsize::new(25));
+            let room = Arc::new(AtomicUsize::new(3 * line(0).len() + 10));
             let lines = Lines::to(Disk { file, room: Arc::clone(&room) }, CancellationToken::new()).expect("a thread");
             let records = |range: std::ops::Range<usize>| {
-                let records: Vec<_> = range.map(|n| serde_json::json!({"n": n})).collect();
-                let page = serde_json::json!({ "Records": records }).to_string();
+                let records: Vec<_> = range.map(|n| line(n).trim_end().to_owned()).collect();
+                let page = format!("{{\"Records\":[{}]}}", records.join(","));
                 crate::model::record::Page::decode(page.into()).expect("a page").records
             };
             let failed = lines.write(records(0..5)).await.expect_err("the disk is full");
             assert_eq!((failed.lines, failed.error.kind()), (3, io::ErrorKind::StorageFull));
             let content = || std::fs::read_to_string(&path).expect("lines");
-            assert_eq!(content(), "{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n");
-            room.store(1000, Ordering::SeqCst);
+            assert_eq!(content(), (0..3).map(line).collect::<String>());
+            room.store(10_000, Ordering::SeqCst);
             assert!(lines.write(records(3..5)).await.is_ok());
-            assert_eq!(content(), "{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n{\"n\":4}\n");
+            assert_eq!(content(), (0..5).map(line).collect::<String>());
         }
         std::fs::remove_file(&path).expect("it is the test's own");
     }
