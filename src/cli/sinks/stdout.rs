@@ -103,7 +103,7 @@ impl Output for File {
 
     #[cfg(not(unix))]
     fn wait(&self) -> io::Result<()> {
-        std::thread::sleep(RETRY);
+        pause();
         Ok(())
     }
 
@@ -144,9 +144,17 @@ fn write_records(output: &mut impl Output, records: &RecordBatch) -> Result<(), 
         if is_between_lines || error.kind() == io::ErrorKind::BrokenPipe {
             return Err(Incomplete { lines: memchr::memchr_iter(b'\n', &lines[..whole]).count(), error });
         }
-        std::thread::sleep(RETRY);
+        pause();
     }
     Ok(())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread of its own writes to standard output and has nothing else to do"
+)]
+fn pause() {
+    std::thread::sleep(RETRY);
 }
 
 /// The record's bytes, and a line feed. Line breaks can only stand between its tokens, where they mean nothing: a
