@@ -61,7 +61,7 @@ fn parse(page: &Path, command: &str) -> Option<Line> {
         "ID…" => "shardId-1/7".to_owned(),
         word => word.to_owned(),
     };
-    // What is quoted is one word.
+    // A quotation is one word.
     let parts = rest.split('\'').enumerate().map(|(at, part)| match at % 2 {
         0 => part.split_whitespace().map(word).collect(),
         _ => vec![part.to_owned()],

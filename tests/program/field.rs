@@ -14,7 +14,7 @@ use crate::support::proxy::Proxy;
 use crate::support::rewriter::Rewriter;
 use crate::support::wait::{let_last, wait_for};
 
-/// What an emulator writes before the 21 digits of a sequence number of ours.
+/// The digits that an emulator writes before the 21 digits of a sequence number of ours.
 const LONG_PREFIX: &str = "49611974300205315735694662545343430";
 
 /// Makes a lease table as KCL has it, with one unfinished row for each key.

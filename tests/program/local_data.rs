@@ -5,7 +5,7 @@ use crate::support::local_service::{LocalService, Written};
 #[test]
 fn data_in_a_folder_outlives_the_process() {
     let folder = std::env::temp_dir().join(format!("shardkeeper-local-data-{}", std::process::id()));
-    // What an interrupted run of the same id left is none of this one's.
+    // Leftovers of an interrupted run with the same id are none of this one's.
     let _ = std::fs::remove_dir_all(&folder);
     let flags = format!("--shards 2 --data {}", folder.display());
     let service = LocalService::start(&flags);

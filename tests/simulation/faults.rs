@@ -207,7 +207,7 @@ pub fn iterator_of(request: &Request) -> Option<ShardIterator> {
     ShardIterator::read(body(request)["ShardIterator"].as_str()?)
 }
 
-/// What a shard iterator of the local service says.
+/// The content of a shard iterator of the local service.
 pub struct ShardIterator {
     pub shard: String,
     pub issued: Ms,

@@ -19,7 +19,7 @@ const SEEDS: std::ops::Range<u64> = 0..4;
 /// A day of a life that passes 240 times as fast.
 const DAY: Duration = Duration::from_secs(360);
 
-/// What the field adds to a scenario; by default nothing.
+/// Additions of the field to a scenario; by default none.
 #[derive(Clone, Debug, Default)]
 pub struct FieldScenario {
     /// Faults of calls at fixed times.
@@ -30,7 +30,7 @@ pub struct FieldScenario {
     pub most_listings: Option<u64>,
     /// The lease durations of processes, by their numbers in turn; the scenario's for all if there are none.
     pub lease_durations: Vec<Duration>,
-    /// Where the application begins, if not with the oldest record.
+    /// The start of the application, if not the oldest record.
     pub start: Option<Checkpoint>,
     /// When the first processes start.
     pub first_start: Ms,

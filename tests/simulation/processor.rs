@@ -81,7 +81,7 @@ pub struct Recorder {
     /// Names it in its process.
     number: u64,
     calls: u64,
-    /// What is worked on and not yet acknowledged, where checkpoints are written by hand.
+    /// Records that are worked on and not yet acknowledged, where checkpoints are written by hand.
     unsaved: Vec<u128>,
 }
 

@@ -110,7 +110,7 @@ pub struct Scenario {
     pub disables_stream: bool,
     /// The delivery of records to processors, and the policy for failures.
     pub delivery: DeliveryScenario,
-    /// What the field adds.
+    /// Additions of the field.
     pub field: FieldScenario,
 }
 

@@ -15,7 +15,7 @@ struct Folder(PathBuf);
 impl Folder {
     fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("shardkeeper-local-{}-{name}", std::process::id()));
-        // What an interrupted run of the same id left is none of this one's.
+        // Leftovers of an interrupted run with the same id are none of this one's.
         let _ = fs::remove_dir_all(&folder);
         Self(folder)
     }
