@@ -39,6 +39,11 @@ impl FaultLog {
         tracing::debug!(shard = %self.shard, reason, "reading throttled");
     }
 
+    /// The number of faults since the last good page.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
     /// The time of the first of the faults.
     pub(super) fn since(&self) -> Instant {
         self.since

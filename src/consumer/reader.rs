@@ -28,6 +28,8 @@ use crate::shard_directory::ShardDirectory;
 const CLOCK_SLACK_MS: u64 = 30_000;
 /// The events that wait for the delivery. With the page in delivery and the one being fetched, these are three pages.
 const FETCH_AHEAD: usize = 1;
+/// Faults in a row, throttling apart, after which an iterator is replaced.
+const ITERATOR_TRIES: u64 = 3;
 
 /// A finding of a reader.
 #[derive(Debug)]
@@ -144,6 +146,12 @@ impl Reader {
                     // Without a pause, a service that takes each iterator for expired would be called in a tight loop.
                     self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
+                // Nothing that is wanted was trimmed: emulators answer so on new streams.
+                Err(Error::Trimmed(_)) if !matches!(self.position, Checkpoint::At(_)) => {
+                    self.seek_latest_by_time();
+                    iterator = None;
+                    self.pacer.next(PollResult::Failed, &mut self.rng)
+                }
                 Err(Error::Trimmed(reason)) => {
                     tracing::error!(
                         shard = %self.shard, cause = "trimmed", from = %self.position, to = "the oldest record", reason,
@@ -171,6 +179,11 @@ impl Reader {
                 }
                 Err(error) => {
                     faults.note(&error.to_string());
+                    if faults.count().is_multiple_of(ITERATOR_TRIES) {
+                        // The service may not know it any more, whatever error it answers.
+                        self.seek_latest_by_time();
+                        iterator = None;
+                    }
                     self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
             };

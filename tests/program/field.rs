@@ -58,7 +58,6 @@ fn a_lease_table_of_several_streams_is_refused_before_anything_is_written() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn an_answer_without_the_next_iterator_does_not_end_an_open_shard() {
     let fixture = Fixture::new("--shards 1");
     let mut deliveries = fixture.deliveries("audit");
@@ -83,7 +82,6 @@ fn an_answer_without_the_next_iterator_does_not_end_an_open_shard() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn an_iterator_that_the_service_forgot_is_replaced() {
     let fixture = Fixture::new("--shards 1");
     let mut deliveries = fixture.deliveries("audit");
@@ -246,7 +244,6 @@ fn refusals_that_do_not_last_end_no_worker() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn a_worker_that_cannot_join_its_fleet_stops_when_it_is_asked_to() {
     let fixture = Fixture::new("");
     let mut deliveries = fixture.deliveries("audit");

@@ -330,13 +330,11 @@ fn shards_that_parts_of_the_service_do_not_know_yet_are_read_whole() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn open_shards_outlive_pages_without_an_iterator() {
     check(Condition::MissingIterators);
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn iterators_that_are_refused_for_good_are_replaced() {
     check(Condition::DeadIterators);
 }

@@ -38,6 +38,7 @@ use crate::model::out_of_order_acks::OutOfOrderAcks;
 use crate::model::polling::CAUGHT_UP_EMPTY_PAGES;
 use crate::model::record::{PageSummary, RecordBatch};
 use crate::model::shard_directory::Children;
+use crate::model::shard_graph::Shard;
 use crate::options::{Checkpoints, OnGap};
 
 pub(super) struct Delivery<F: ProcessorFactory> {
@@ -168,7 +169,10 @@ impl<F: ProcessorFactory> Delivery<F> {
             let batch_due = self.start_batches();
             if self.batcher.is_idle() {
                 if let Some(end) = self.end {
-                    return self.end_shard(end).await;
+                    match self.children(end).await? {
+                        Some(children) => return self.end_shard(children).await,
+                        None => self.end = None,
+                    }
                 }
                 if let Some(tip) = self.tip.take() {
                     self.at_tip(tip).await?;
@@ -343,8 +347,34 @@ impl<F: ProcessorFactory> Delivery<F> {
         }
     }
 
+    /// The children of the shard, once the service proves its end. A last page alone proves nothing: emulators leave the
+    /// next iterator out now and then. `None`: the shard is open, and is read on.
+    async fn children(&mut self, end: ShardEnd) -> Result<Option<Vec<Shard>>, LoopEnd> {
+        let ctx = Arc::clone(&self.ctx);
+        let key = &ctx.shard.shard_id;
+        let children = match end {
+            ShardEnd::Gone => return Ok(Some(Vec::new())),
+            ShardEnd::Closed => tokio::select! {
+                biased;
+                command = commanded(&mut self.commands) => return Err(LoopEnd::Command(command)),
+                children = ctx.deps.directory.children(key) => children,
+            },
+        };
+        match children {
+            Children::Found(children) => Ok(Some(children)),
+            Children::None => {
+                tracing::info!(shard = %key, "the shard has ended without a child");
+                Ok(Some(Vec::new()))
+            }
+            Children::Open => {
+                tracing::warn!(shard = %key, "an open shard's page had no next iterator, reading on");
+                Ok(None)
+            }
+        }
+    }
+
     /// Ends the shard: the processors' last call, then the transaction that finishes its lease and starts its children.
-    async fn end_shard(&mut self, end: ShardEnd) -> Result<ConsumerExit, LoopEnd> {
+    async fn end_shard(&mut self, children: Vec<Shard>) -> Result<ConsumerExit, LoopEnd> {
         let ctx = Arc::clone(&self.ctx);
         ctx.status.set_ended();
         let mut processors = ctx.processors.take_all();
@@ -352,17 +382,6 @@ impl<F: ProcessorFactory> Delivery<F> {
         let told = self.until_commanded(ctx.end_shard(&mut processors, &mut rng)).await;
         ctx.processors.put_back(processors); // one that was interrupted is told why
         told?;
-        let key = &ctx.shard.shard_id;
-        let children = match end {
-            ShardEnd::Closed => match ctx.deps.directory.children(key).await {
-                Children::Found(children) => children,
-                Children::None | Children::Open => {
-                    tracing::info!(shard = %key, "the shard has ended without a child");
-                    Vec::new()
-                }
-            },
-            ShardEnd::Gone => Vec::new(),
-        };
         // The children inherit the shard's keys, and with them its load.
         let throughput_kbps = ctx.lease.throughput_kbps().map(|rate| rate / children.len().max(1) as f64);
         let children: Vec<Lease> = children
