@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use aws_config::SdkConfig;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::sts::AssumeRoleProvider;
-use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
@@ -23,8 +23,7 @@ const READ_AGAIN: Duration = Duration::from_secs(15);
 /// The SDK's chain of sources.
 #[derive(Debug)]
 pub(super) struct Sources {
-    config: ProviderConfig,
-    region: Option<Region>,
+    config: SdkConfig,
     /// The last chain that gave credentials.
     chain: Mutex<Option<Chain>>,
 }
@@ -39,14 +38,19 @@ struct Chain {
 impl Sources {
     /// The sources for the region and by the connections of `config`.
     pub(super) fn new(config: &SdkConfig) -> Self {
-        let mut settings = ProviderConfig::without_region()
-            .with_region(config.region().cloned())
-            .with_use_fips(config.use_fips())
-            .with_use_dual_stack(config.use_dual_stack());
-        if let Some(client) = config.http_client() {
-            settings = settings.with_http_client(client);
+        Self { config: config.clone(), chain: Mutex::default() }
+    }
+
+    /// Settings of a new chain. Each clone of them would share the profiles as they were read first.
+    fn settings(&self) -> ProviderConfig {
+        let settings = ProviderConfig::without_region()
+            .with_region(self.config.region().cloned())
+            .with_use_fips(self.config.use_fips())
+            .with_use_dual_stack(self.config.use_dual_stack());
+        match self.config.http_client() {
+            Some(client) => settings.with_http_client(client),
+            None => settings,
         }
-        Self { config: settings, region: config.region().cloned(), chain: Mutex::default() }
     }
 
     fn last(&self) -> Option<Chain> {
@@ -58,8 +62,8 @@ impl Sources {
         let mut credentials = match self.last() {
             Some(last) if last.files == files => last.sources.provide_credentials().await?,
             last => {
-                let builder = DefaultCredentialsChain::builder().configure(self.config.clone());
-                let sources = Arc::new(builder.region(self.region.clone()).build().await);
+                let builder = DefaultCredentialsChain::builder().configure(self.settings());
+                let sources = Arc::new(builder.region(self.config.region().cloned()).build().await);
                 match (sources.provide_credentials().await, last) {
                     (Ok(credentials), _) => {
                         let chain = Some(Chain { sources, files });
@@ -110,7 +114,7 @@ impl Role {
     pub(super) fn new(config: &SdkConfig, arn: &str, access: &StreamAccess) -> Self {
         // The URL that is set for DynamoDB is not that of STS.
         let mut of_sts = config.to_builder();
-        of_sts.set_endpoint_url(None);
+        of_sts.set_endpoint_url(std::env::var("AWS_ENDPOINT_URL_STS").ok());
         Self { config: of_sts.build(), arn: arn.to_owned(), access: access.clone() }
     }
 

@@ -122,7 +122,7 @@ fn assert_reads(finished: &Finished, count: usize) {
 fn a_profiles_credential_process_is_asked() {
     let fixture = written(20);
     let answer = r#"{"Version":1,"AccessKeyId":"process","SecretAccessKey":"x"}"#;
-    let config = file(&fixture, "config", &format!("[profile proc]\ncredential_process = /bin/echo {answer}\n"));
+    let config = file(&fixture, "config", &format!("[profile proc]\ncredential_process = /bin/echo '{answer}'\n"));
     let mut command = until_caught_up(&fixture);
     assert_reads(&finish(command.env("AWS_CONFIG_FILE", config).env("AWS_PROFILE", "proc")), 20);
     assert!(callers(&fixture).contains("process"));
@@ -158,8 +158,13 @@ fn a_profile_of_aws_login_is_understood() {
     let fixture = Fixture::new("");
     let config = file(&fixture, "config", "[profile login]\nlogin_session = arn:aws:iam::123456789012:user/me\n");
     let mut command = until_caught_up(&fixture);
-    let finished =
-        finish(command.env("AWS_CONFIG_FILE", config).env("AWS_PROFILE", "login").args(["--start-timeout", "1s"]));
+    let finished = finish(
+        command
+            .env("HOME", fixture.log("home"))
+            .env("AWS_CONFIG_FILE", config)
+            .env("AWS_PROFILE", "login")
+            .args(["--start-timeout", "1s"]),
+    );
     assert_eq!(finished.code, 1);
     assert!(finished.stderr.contains("login") && !finished.stderr.contains("cargo feature"), "{}", finished.stderr);
 }
@@ -296,7 +301,8 @@ fn two_containers_on_one_host_network_have_different_worker_ids() {
     let id = || {
         let program = env!("CARGO_BIN_EXE_shardkeeper");
         let mut command = Command::new("unshare");
-        command.args(["-rpf", "--mount-proc", program, "run", "--table", "T", "--app", "audit", "--print-config"]);
+        command.args(["-rpf", "--mount-proc", program, "run", "--table", "Things", "--app", "audit", "--print-config"]);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         let finished = finish(command.env("HOSTNAME", "node1"));
         assert_eq!(finished.code, 0, "{}", finished.stderr);
         let line = finished.stdout.lines().find(|line| line.starts_with("worker-id")).map(str::to_owned);
