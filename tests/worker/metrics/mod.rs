@@ -48,6 +48,7 @@ async fn every_metric_is_shown_by_workers_that_have_occasion_to() {
     let _second = harness.start_worker("second", 2);
     harness.until("an even share", 60 * SECOND, || harness.owned_by("second") == 2).await;
     harness.change_shards(StreamAction::Rollover);
+    harness.write(50);
     tokio::time::sleep(20 * SECOND).await;
     harness.faults(&json!({"rules": [
         {"share": 1.0, "effect": "error", "code": "ExpiredIteratorException", "operations": ["GetRecords"]}
