@@ -12,6 +12,7 @@ use aws_smithy_runtime_api::client::interceptors::context::{
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_runtime_api::http::Headers;
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 use tokio::time::Instant;
 
@@ -48,7 +49,7 @@ impl Storable for Began {
 
 /// The outcome of an attempt: one of the values of the label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     Ok,
     NoAnswer,
     ErrorKind(ErrorKind),
@@ -78,15 +79,22 @@ impl Intercept for MetricsInterceptor {
     ) -> Result<(), BoxError> {
         let operation = config.load::<Metadata>().map_or("other", |metadata| operation(metadata.name()));
         let took = config.load::<Began>().map_or(Duration::ZERO, |began| began.0.elapsed());
-        let outcome = outcome(context);
-        let word = outcome.word();
-        catalogue::API_CALLS.inc([operation, word]);
-        catalogue::API_SECONDS.record([operation], took.as_secs_f64());
-        if outcome.is_billed() {
-            let (part, nanodollars) = cost(operation, context);
-            catalogue::ESTIMATED_COST.add([part], nanodollars);
-        }
+        note(operation, outcome(context), took, || cost(operation, context));
         Ok(())
+    }
+}
+
+/// Counts an attempt of GetRecords that was made without the SDK.
+pub(super) fn note_get_records(outcome: Outcome, took: Duration) {
+    note("GetRecords", outcome, took, || ("records", GET_RECORDS_NANODOLLARS));
+}
+
+fn note(operation: &'static str, outcome: Outcome, took: Duration, cost: impl FnOnce() -> (&'static str, u64)) {
+    catalogue::API_CALLS.inc([operation, outcome.word()]);
+    catalogue::API_SECONDS.record([operation], took.as_secs_f64());
+    if outcome.is_billed() {
+        let (part, nanodollars) = cost();
+        catalogue::ESTIMATED_COST.add([part], nanodollars);
     }
 }
 
@@ -136,21 +144,29 @@ fn outcome(context: &FinalizerInterceptorContextRef<'_>) -> Outcome {
     if response.status().is_success() {
         return Outcome::Ok;
     }
-    let named = response.headers().get("x-amzn-errortype").map(ToOwned::to_owned);
-    let code = named.or_else(|| error_type(response.body().bytes()?));
-    // `namespace#Code:more`
-    let code = code.as_deref().and_then(|code| code.split(':').next()?.rsplit('#').next());
-    Outcome::ErrorKind(code.map_or(ErrorKind::Transient, ErrorKind::of_code))
+    let refusal = Refusal::of(response.headers(), response.body().bytes().unwrap_or_default());
+    Outcome::ErrorKind(refusal.code.as_deref().map_or(ErrorKind::Transient, ErrorKind::of_code))
 }
 
-/// The `__type` of an error's body.
-fn error_type(body: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Body {
-        #[serde(rename = "__type")]
-        kind: String,
+/// The answer to a call that was refused or failed.
+#[derive(Debug, Default, PartialEq, Eq, serde::Deserialize)]
+pub(super) struct Refusal {
+    /// The service's error code, such as `ThrottlingException`.
+    #[serde(default, rename = "__type")]
+    pub(super) code: Option<String>,
+    #[serde(default, alias = "Message")]
+    pub(super) message: Option<String>,
+}
+
+impl Refusal {
+    pub(super) fn of(headers: &Headers, body: &[u8]) -> Self {
+        let mut refusal: Self = serde_json::from_slice(body).unwrap_or_default();
+        // `namespace#Code:more`
+        let named = headers.get("x-amzn-errortype").or(refusal.code.as_deref());
+        let code = named.and_then(|code| code.split(':').next()?.rsplit('#').next()).map(ToOwned::to_owned);
+        refusal.code = code;
+        refusal
     }
-    serde_json::from_slice(body).ok().map(|body: Body| body.kind)
 }
 
 fn operation(name: &str) -> &'static str {
@@ -192,8 +208,10 @@ mod tests {
     #[test]
     fn an_errors_kind_is_found_in_its_body() {
         let body = br#"{"message":"slow down","__type":"com.amazonaws#ThrottlingException"}"#;
-        assert_eq!(error_type(body).as_deref(), Some("com.amazonaws#ThrottlingException"));
-        assert_eq!(error_type(b"<html>"), None);
+        let refusal = Refusal::of(&Headers::new(), body);
+        assert_eq!(refusal.code.as_deref(), Some("ThrottlingException"));
+        assert_eq!(refusal.message.as_deref(), Some("slow down"));
+        assert_eq!(Refusal::of(&Headers::new(), b"<html>"), Refusal::default());
     }
 
     #[test]

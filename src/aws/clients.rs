@@ -21,6 +21,8 @@ use super::credentials;
 
 /// The most idle connections to one host: as many as calls may be in flight, so that none is opened anew.
 pub const MAX_CALLS_IN_FLIGHT: usize = 64;
+/// The time-out of one attempt of a call on the stream, without its answer's body.
+pub(super) const STREAM_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The region in signatures for a service at a URL of its own, when none is set.
 const ANY_REGION: &str = "us-east-1";
 
@@ -140,9 +142,9 @@ pub fn clients(config: &SdkConfig, endpoints: &Endpoints, table_timeout: Duratio
         .build();
     let stream_timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(3))
-        .operation_attempt_timeout(Duration::from_secs(10))
+        .operation_attempt_timeout(STREAM_ATTEMPT_TIMEOUT)
         // Longer, so that an attempt ends by its own limit, and is counted.
-        .operation_timeout(Duration::from_secs(11))
+        .operation_timeout(STREAM_ATTEMPT_TIMEOUT + Duration::from_secs(1))
         .build();
     let tables_of = |config: &SdkConfig| {
         let settings = aws_sdk_dynamodb::config::Builder::from(config)

@@ -7,6 +7,7 @@ pub mod calls;
 pub mod clients;
 pub mod credentials;
 pub mod fleet_table;
+mod get_records;
 pub(crate) mod item;
 pub mod lease_table;
 pub(crate) mod own_table;

@@ -1,21 +1,17 @@
 //! The stream: its shards, their iterators and records, with every error typed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodbstreams::Client;
 use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::{ShardFilter, ShardFilterType, ShardIteratorType, StreamStatus};
-use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextMut;
-use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
-use aws_smithy_types::config_bag::ConfigBag;
 
 use super::clients::Clients;
+use super::get_records::GetRecords;
 use super::{ErrorKind, describe};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
@@ -32,6 +28,7 @@ const MOST_ROOM_AHEAD: usize = 16 << 20;
 pub struct Stream {
     client: Client,
     arn: Arc<str>,
+    get_records: GetRecords,
 }
 
 /// A page of DescribeStream.
@@ -74,7 +71,7 @@ pub enum Error {
 impl Stream {
     /// The stream with this ARN.
     pub fn new(client: Client, arn: impl Into<Arc<str>>) -> Self {
-        Self { client, arn: arn.into() }
+        Self { client, arn: arn.into(), get_records: GetRecords::default() }
     }
 
     /// The stream's ARN.
@@ -125,16 +122,10 @@ impl Stream {
 
     /// The next page of records (GetRecords: at most 1000 records or 1 MB).
     ///
-    /// The SDK signs, sends and types the errors; the body of a good answer is taken out before the SDK would decode
-    /// it, and decoded by [`Page::decode`].
-    ///
     /// # Errors
     /// An answer that is cut off or malformed is [`Error::Transient`].
     pub async fn records(&self, iterator: &str) -> Result<Page, Error> {
-        let body = BodySlot::default();
-        let call = self.client.get_records().shard_iterator(iterator).customize().interceptor(body.clone());
-        call.send().await.map_err(|error| Error::new(&error))?;
-        let body = body.take().ok_or_else(|| Error::Transient("the answer had no body".into()))?;
+        let body = self.get_records.call(&self.client, iterator).await?;
         let bytes = tokio::time::timeout(BODY_TIMEOUT, collect(body))
             .await
             .map_err(|_| Error::Transient("the answer's body did not arrive in time".into()))?
@@ -146,13 +137,16 @@ impl Stream {
 }
 
 impl Error {
-    fn new<E, R>(error: &SdkError<E, R>) -> Self
+    pub(super) fn new<E, R>(error: &SdkError<E, R>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
         R: std::fmt::Debug,
     {
-        let words = describe(error);
-        match ErrorKind::of(error) {
+        Self::of(ErrorKind::of(error), describe(error))
+    }
+
+    pub(super) fn of(kind: ErrorKind, words: String) -> Self {
+        match kind {
             ErrorKind::ExpiredIterator => Self::ExpiredIterator,
             ErrorKind::NotFound => Self::NotFound(words),
             ErrorKind::Refused => Self::Refused(words),
@@ -231,7 +225,7 @@ fn described(description: Option<aws_sdk_dynamodbstreams::types::StreamDescripti
 
 /// The whole of a body. Each part is copied as it comes and let go, so that the connection reads the next one into the
 /// same memory; the SDK's own way keeps all parts until the last one is there.
-async fn collect(body: SdkBody) -> Result<Vec<u8>, ByteStreamError> {
+pub(super) async fn collect(body: SdkBody) -> Result<Vec<u8>, ByteStreamError> {
     let mut parts = ByteStream::new(body);
     let (announced, _) = parts.size_hint();
     let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or(0).min(MOST_ROOM_AHEAD));
@@ -239,35 +233,4 @@ async fn collect(body: SdkBody) -> Result<Vec<u8>, ByteStreamError> {
         bytes.extend_from_slice(&part?);
     }
     Ok(bytes)
-}
-
-/// Takes the body out of a good answer and leaves the SDK an empty object to decode.
-#[derive(Clone, Debug, Default)]
-struct BodySlot(Arc<Mutex<Option<SdkBody>>>);
-
-impl BodySlot {
-    fn take(&self) -> Option<SdkBody> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-#[dyn_dispatch_hint]
-impl Intercept for BodySlot {
-    fn name(&self) -> &'static str {
-        "BodySlot"
-    }
-
-    fn modify_before_deserialization(
-        &self,
-        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
-        _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let response = context.response_mut();
-        if response.status().is_success() {
-            let body = std::mem::replace(response.body_mut(), SdkBody::from("{}"));
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
-        }
-        Ok(())
-    }
 }
