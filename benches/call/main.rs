@@ -148,8 +148,7 @@ struct Server {
 
 impl Server {
     fn start() -> Result<Self, anyhow::Error> {
-        let mut child =
-            Command::new(std::env::current_exe()?).arg(server::ROLE).stdout(Stdio::piped()).spawn()?;
+        let mut child = Command::new(std::env::current_exe()?).arg(server::ROLE).stdout(Stdio::piped()).spawn()?;
         let output = child.stdout.take().context("no output")?;
         let mut url = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut url)?;

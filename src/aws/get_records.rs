@@ -51,6 +51,7 @@ struct Template {
     request: HttpRequest,
     region: String,
     service: String,
+    settings: SigningSettings,
     connector: SharedHttpConnector,
     components: RuntimeComponents,
     identities: SharedIdentityResolver,
@@ -86,13 +87,17 @@ impl Template {
         for of_one_call in ["authorization", "content-length", "x-amz-date", "x-amz-security-token"] {
             request.headers_mut().remove(of_one_call);
         }
-        let mut settings = HttpConnectorSettings::builder();
-        settings.set_connect_timeout(config.load::<TimeoutConfig>().and_then(TimeoutConfig::connect_timeout));
+        let mut settings = SigningSettings::default();
+        let unsigned = settings.excluded_headers.get_or_insert_default();
+        unsigned.extend(["amz-sdk-invocation-id".into(), "amz-sdk-request".into()]); // the SDK's choice
+        let mut connection = HttpConnectorSettings::builder();
+        connection.set_connect_timeout(config.load::<TimeoutConfig>().and_then(TimeoutConfig::connect_timeout));
         Some(Self {
             request,
             region,
             service,
-            connector: components.http_client()?.http_connector(&settings.build(), components),
+            settings,
+            connector: components.http_client()?.http_connector(&connection.build(), components),
             components: components.clone(),
             identities: components.auth_scheme(AuthSchemeId::new("sigv4"))?.identity_resolver(components)?,
             skew_ms: AtomicI64::new(0),
@@ -125,8 +130,7 @@ impl Template {
 
     /// The credentials, from the SDK's cache.
     async fn identity(&self) -> Result<Identity, Error> {
-        let (cache, resolver, config) =
-            (self.components.identity_cache(), self.identities.clone(), ConfigBag::base());
+        let (cache, resolver, config) = (self.components.identity_cache(), self.identities.clone(), ConfigBag::base());
         let identity = cache.resolve_cached_identity(resolver, &self.components, &config).await;
         identity.map_err(|error| Error::Transient(format!("no credentials: {}", with_causes(&*error))))
     }
@@ -144,7 +148,7 @@ impl Template {
             .region(&self.region)
             .name(&self.service)
             .time(self.now())
-            .settings(SigningSettings::default())
+            .settings(self.settings.clone())
             .build()
             .map_err(|error| unsigned(&error))?;
         let body = SignableBody::Bytes(request.body().bytes().unwrap_or_default());
@@ -249,3 +253,6 @@ impl Intercept for Taken {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
