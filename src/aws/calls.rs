@@ -126,7 +126,7 @@ impl Outcome {
             Self::ErrorKind(ErrorKind::ConditionFailed) => "condition_failed",
             Self::ErrorKind(ErrorKind::ExpiredIterator) => "expired_iterator",
             Self::ErrorKind(ErrorKind::NotFound) => "not_found",
-            Self::ErrorKind(ErrorKind::Refused) => "refused",
+            Self::ErrorKind(ErrorKind::Refused | ErrorKind::UnknownOperation) => "refused",
             Self::ErrorKind(ErrorKind::Throttled) => "throttled",
             Self::ErrorKind(ErrorKind::Transient) => "failed",
             Self::ErrorKind(ErrorKind::Trimmed) => "trimmed",

@@ -113,7 +113,7 @@ impl TableError {
         let (table, source) = (table.to_owned(), CallError::new(error));
         match ErrorKind::of(error) {
             ErrorKind::NotFound => Self::Missing { table },
-            ErrorKind::Refused => Self::Refused { operation, table, source },
+            ErrorKind::Refused | ErrorKind::UnknownOperation => Self::Refused { operation, table, source },
             _ => Self::Unavailable { operation, table, source },
         }
     }
@@ -134,6 +134,7 @@ pub(crate) enum ErrorKind {
     Throttled,
     Transient,
     Trimmed,
+    UnknownOperation,
 }
 
 impl ErrorKind {
@@ -147,6 +148,9 @@ impl ErrorKind {
             "ExpiredIteratorException" => Self::ExpiredIterator,
             "ResourceNotFoundException" => Self::NotFound,
             "TrimmedDataAccessException" => Self::Trimmed,
+            "InvalidAction" | "NotImplemented" | "UnknownOperation" | "UnknownOperationException" => {
+                Self::UnknownOperation
+            }
             "LimitExceededException"
             | "ProvisionedThroughputExceededException"
             | "RequestLimitExceeded"
@@ -161,7 +165,6 @@ impl ErrorKind {
             | "MissingAuthenticationTokenException"
             | "NotAuthorized"
             | "OptInRequired"
-            | "UnknownOperationException"
             | "UnrecognizedClientException"
             | "ValidationException" => Self::Refused,
             _ => Self::Transient,

@@ -149,7 +149,7 @@ impl Error {
         match kind {
             ErrorKind::ExpiredIterator => Self::ExpiredIterator,
             ErrorKind::NotFound => Self::NotFound(words),
-            ErrorKind::Refused => Self::Refused(words),
+            ErrorKind::Refused | ErrorKind::UnknownOperation => Self::Refused(words),
             ErrorKind::Throttled => Self::Throttled(words),
             ErrorKind::Trimmed => Self::Trimmed(words),
             ErrorKind::ConditionFailed | ErrorKind::Transient => Self::Transient(words),
@@ -197,7 +197,7 @@ pub async fn find_stream(clients: &Clients, table: &str) -> Result<String, FindE
         Err(error) => {
             return Err(match ErrorKind::of(&error) {
                 ErrorKind::NotFound => FindError::NoSuchTable(table.to_owned()),
-                ErrorKind::Refused => FindError::Refused(describe(&error)),
+                ErrorKind::Refused | ErrorKind::UnknownOperation => FindError::Refused(describe(&error)),
                 _ => FindError::Unavailable(describe(&error)),
             });
         }

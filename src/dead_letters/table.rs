@@ -26,7 +26,6 @@ use crate::aws::own_table::OwnTable;
 use crate::aws::{ErrorKind, TableError};
 use crate::model::fnv1a;
 use crate::model::lease::ShardId;
-use crate::model::sequence_number::MAX_DIGITS;
 
 const SHARD: &str = "shard";
 const POSITION: &str = "position";
@@ -461,8 +460,7 @@ fn read_letter(item: &Item, record: String) -> Result<DeadLetter, String> {
 
 /// The start of the sort keys of the letters with this id.
 fn position_prefix(id: &LetterId) -> String {
-    let digits = id.sequence_number.as_str().trim_start_matches('0');
-    format!("{digits:0>MAX_DIGITS$}/")
+    format!("{}/", id.sequence_number.padded())
 }
 
 fn part_position(number: usize) -> String {
@@ -497,11 +495,11 @@ mod tests {
     fn positions_sort_as_sequence_numbers_do_and_forget_leading_zeros() {
         let position = |number: &str| LetterKey::of(&letter(number)).position;
         assert!(position("900") < position("1000"));
-        assert!(position("99") < position(&"1".repeat(MAX_DIGITS)));
+        assert!(position("99") < position(&"1".repeat(56)));
         assert_eq!(position("000341"), position("341"));
         assert!(position("341").starts_with(&position_prefix(&letter("0341").id())));
         assert!(!position("3410").starts_with(&position_prefix(&letter("341").id())));
-        assert_eq!(position("0"), format!("{}/arn:aws:dynamodb:r:1:table/T/stream/L", "0".repeat(MAX_DIGITS)));
+        assert_eq!(position("0"), format!("{}/arn:aws:dynamodb:r:1:table/T/stream/L", "0".repeat(40)));
     }
 
     #[test]

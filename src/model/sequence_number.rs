@@ -1,7 +1,7 @@
 //! Sequence numbers: positions in a shard, compared by value.
 //!
-//! The service gives them as decimal strings of 21 to 40 digits, more than a `u128` holds and sometimes padded with
-//! zeros, so neither parsing to an integer nor comparing as text is right. The text is kept as it came, because it
+//! The service gives them as decimal strings of 21 to 40 digits, emulators of it of 1 to 56. That is more than a `u128`
+//! holds and sometimes padded with zeros, so neither parsing to an integer nor comparing as text is right. The text is kept as it came, because it
 //! goes back to the service as it came.
 
 use std::cmp::Ordering;
@@ -10,19 +10,21 @@ use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// The most digits that a sequence number may have (API reference, `StreamRecord.SequenceNumber`).
-pub const MAX_DIGITS: usize = 40;
+/// The most digits that a sequence number of DynamoDB has (API reference, `StreamRecord.SequenceNumber`).
+pub const PADDED_DIGITS: usize = 40;
 
-/// The position of a record in its shard: a decimal number of 1 to 40 digits, ordered by value.
+/// The position of a record in its shard: a decimal number of any length, ordered by value.
 ///
-/// The API documents 21 digits as the least; fewer are accepted, as emulators of the service send them. Numbers that
-/// differ only in leading zeros are equal. Cloning is cheap.
+/// The API documents 21 to 40 digits (API reference, `StreamRecord.SequenceNumber`). Numbers that differ only in leading zeros are equal. Cloning is cheap.
 #[derive(Clone)]
 pub struct SequenceNumber(Arc<str>);
 
+/// The most of a wrong text that an error quotes.
+const MOST_QUOTED: usize = 60;
+
 /// A text that is no sequence number.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a sequence number (1 to {MAX_DIGITS} decimal digits)")]
+#[error("{0:?} is not a sequence number (decimal digits)")]
 pub struct ParseError(String);
 
 impl SequenceNumber {
@@ -31,10 +33,15 @@ impl SequenceNumber {
         &self.0
     }
 
-    /// The number with zeros before it, always [`MAX_DIGITS`] digits: texts that compare as the numbers do, for stores
-    /// that know no numbers of this length (a DynamoDB number has 38 digits).
+    /// A text that compares as the number does, for stores that know no numbers of this length (a DynamoDB number has 38
+    /// digits): with zeros before it, [`PADDED_DIGITS`] digits. A longer number has a colon and the count of its digits
+    /// before it, which compares above all digits.
     pub fn padded(&self) -> String {
-        format!("{:0>MAX_DIGITS$}", &*self.0)
+        let digits = self.0.trim_start_matches('0');
+        match digits.len() {
+            0..=PADDED_DIGITS => format!("{digits:0>PADDED_DIGITS$}"),
+            count => format!(":{count:04}:{digits}"),
+        }
     }
 }
 
@@ -45,13 +52,13 @@ impl FromStr for SequenceNumber {
         if is_sequence_number(text) {
             return Ok(Self(text.into()));
         }
-        Err(ParseError(text.chars().take(MAX_DIGITS + 1).collect()))
+        Err(ParseError(text.chars().take(MOST_QUOTED).collect()))
     }
 }
 
-/// Whether `text` is 1 to 40 decimal digits.
+/// Whether `text` is decimal digits, one at least.
 pub fn is_sequence_number(text: &str) -> bool {
-    (1..=MAX_DIGITS).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Compares two texts of decimal digits by the numbers they stand for.
@@ -128,10 +135,19 @@ mod tests {
 
     #[test]
     fn anything_but_digits_is_refused() {
-        for text in ["", "TRIM_HORIZON", "-1", "1.0", "1e3", " 1", "٣", &"1".repeat(41)] {
+        for text in ["", "TRIM_HORIZON", "-1", "1.0", "1e3", " 1", "٣"] {
             assert!(text.parse::<SequenceNumber>().is_err(), "{text:?}");
         }
-        assert!("9".repeat(40).parse::<SequenceNumber>().is_ok());
+        assert!("9".repeat(56).parse::<SequenceNumber>().is_ok());
+    }
+
+    #[test]
+    fn padded_texts_compare_as_their_numbers_at_every_length() {
+        let lengths = [1, 21, 39, 40, 41, 56, 100, 1000];
+        let texts = lengths.map(|length| number(&"9".repeat(length)).padded());
+        assert!(texts.is_sorted(), "{texts:?}");
+        assert!(number(&"9".repeat(56)).padded() > number(&format!("1{}", "0".repeat(55))).padded());
+        assert_eq!(number("0341").padded(), number("341").padded());
     }
 
     proptest! {
@@ -140,7 +156,6 @@ mod tests {
             let (a, b) = (number(&left.to_string()), number(&format!("{}{right}", "0".repeat(pad))));
             prop_assert_eq!(a.cmp(&b), left.cmp(&right));
             prop_assert_eq!(a.padded().cmp(&b.padded()), left.cmp(&right));
-            prop_assert_eq!(a.padded().len(), MAX_DIGITS);
             prop_assert_eq!(a == b, left == right);
         }
     }

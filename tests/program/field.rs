@@ -137,7 +137,6 @@ fn trimmed_data_is_no_gap_where_nothing_older_was_wanted() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn sequence_numbers_of_any_length_are_read() {
     let fixture = Fixture::new("--shards 1");
     let mut deliveries = fixture.deliveries("audit");
@@ -261,7 +260,6 @@ fn a_worker_that_cannot_join_its_fleet_stops_when_it_is_asked_to() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn shards_end_on_a_service_without_transactions() {
     let fixture = Fixture::new("--shards 2");
     let mut deliveries = fixture.deliveries("audit");

@@ -1,8 +1,9 @@
 //! The lease table: KCL's rows in DynamoDB, one a shard, every write conditional.
 //!
 //! Attributes and types are KCL's to the letter (`DynamoDBLeaseSerializer`), so that a stopped KCL fleet and this
-//! worker can take over from each other. Attributes without a use here are neither read nor written, and so survive. One
-//! attribute is our own: `shardkeeperDone`, which KCL's workers leave alone.
+//! worker can take over from each other. Attributes without a use here are neither read nor written, and so survive;
+//! KCL's pending checkpoints go with the checkpoint that they were prepared for, as in KCL. One attribute is our own:
+//! `shardkeeperDone`, which KCL's workers leave alone.
 //! Reads are strongly consistent: a stale row could start a child before its parent's end, or at an old checkpoint.
 
 mod commit;
@@ -30,6 +31,8 @@ const CHECKPOINT_OWNER: &str = "checkpointOwner";
 const COUNTER: &str = "leaseCounter";
 const CHECKPOINT: &str = "checkpoint";
 const SUB_SEQUENCE_NUMBER: &str = "checkpointSubSequenceNumber";
+const PENDING_CHECKPOINT: [&str; 3] =
+    ["pendingCheckpoint", "pendingCheckpointSubSequenceNumber", "pendingCheckpointState"];
 const OWNER_SWITCHES: &str = "ownerSwitchesSinceCheckpoint";
 const PARENTS: &str = "parentShardId";
 const CHILDREN: &str = "childShardIds";
@@ -239,8 +242,11 @@ impl LeaseTable {
     /// Ends a shard: in one transaction the parent's end with its children's ids, and the children's leases, owned
     /// by `owner`. Children that have a lease already are taken when nobody owns them, and left alone otherwise.
     ///
+    /// A service without transactions gets the same writes one by one, the children's first: a child waits for its
+    /// parent's end anyway.
+    ///
     /// # Errors
-    /// When it is not known whether the transaction happened. Calling again settles it.
+    /// When it is not known whether the end was written. Calling again settles it.
     pub async fn end_shard(
         &self,
         parent: &Transition,
@@ -261,6 +267,9 @@ impl LeaseTable {
                 Ok(_) => {
                     let children = wanted.into_iter().map(ChildWrite::into_lease).collect();
                     return Ok(EndOutcome::Applied { parent: parent.after.clone(), children });
+                }
+                Err(error) if ErrorKind::of(&error) == ErrorKind::UnknownOperation => {
+                    return self.end_by_single_writes(parent, &wanted, owner).await;
                 }
                 Err(error) => error,
             };
@@ -287,14 +296,40 @@ impl LeaseTable {
             if !parent_failed && row.as_ref() == Some(&parent.before) {
                 return Err(self.0.error("TransactWriteItems", &error));
             }
-            return match resolve(parent, row) {
-                Outcome::Applied(parent) => {
-                    let children = self.owned_of(&parent.children, owner).await?;
-                    Ok(EndOutcome::Applied { parent, children })
-                }
-                Outcome::Conflict(row) => Ok(EndOutcome::Conflict(row)),
-            };
+            return self.ended(resolve(parent, row), owner).await;
         }
+    }
+
+    async fn end_by_single_writes(
+        &self,
+        parent: &Transition,
+        children: &[ChildWrite],
+        owner: &WorkerId,
+    ) -> Result<EndOutcome, TableError> {
+        for child in children {
+            let outcome = match child {
+                ChildWrite::Make(lease) => self.create(lease).await?,
+                ChildWrite::Take(transition) => self.apply(transition).await?,
+            };
+            if let Outcome::Conflict(Some(row)) = outcome
+                && row.owner.is_none()
+                && !row.is_finished()
+            {
+                self.apply(&row.assign(owner)).await?;
+            }
+        }
+        let outcome = self.apply(parent).await?;
+        self.ended(outcome, owner).await
+    }
+
+    async fn ended(&self, outcome: Outcome, owner: &WorkerId) -> Result<EndOutcome, TableError> {
+        Ok(match outcome {
+            Outcome::Applied(parent) => {
+                let children = self.owned_of(&parent.children, owner).await?;
+                EndOutcome::Applied { parent, children }
+            }
+            Outcome::Conflict(row) => EndOutcome::Conflict(row),
+        })
     }
 
     /// Deletes a finished row, if it is still as it was seen.
@@ -430,6 +465,7 @@ impl Change {
         if after.checkpoint != before.checkpoint {
             put(CHECKPOINT, string(after.checkpoint.as_str()));
             put(SUB_SEQUENCE_NUMBER, number(0));
+            remove.extend(PENDING_CHECKPOINT); // of a KCL worker, for a position that is past
         }
         if after.owner_switches != before.owner_switches {
             put(OWNER_SWITCHES, number(after.owner_switches));
@@ -616,7 +652,8 @@ mod tests {
         assert_eq!(
             change.update,
             "SET leaseCounter = :counter, checkpoint = :checkpoint, \
-             checkpointSubSequenceNumber = :checkpointSubSequenceNumber"
+             checkpointSubSequenceNumber = :checkpointSubSequenceNumber \
+             REMOVE pendingCheckpoint, pendingCheckpointSubSequenceNumber, pendingCheckpointState"
         );
         assert_eq!(
             change.condition,
@@ -648,7 +685,7 @@ mod tests {
         let read = read_row(&item).expect("a lease").expect("readable");
         assert_eq!((&read.done, read.done_beyond().is_some()), (&done, true));
         let moved = read.checkpoint(&"a".into(), Checkpoint::parse("8").expect("digits")).expect("holder");
-        assert!(Change::new(&moved).update.ends_with("REMOVE shardkeeperDone"));
+        assert!(Change::new(&moved).update.ends_with(", shardkeeperDone"));
     }
 
     #[test]

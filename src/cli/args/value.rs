@@ -215,8 +215,15 @@ fn name_of_table(text: &str, max: usize) -> Result<String, String> {
     Ok(text.to_string())
 }
 
-/// The ARN of a table's stream: `arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL`.
+/// The ARN of a table's stream, `arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/stream/LABEL`, or another service's id of one:
+/// a text as long as the API asks for (API reference, GetShardIterator, `StreamArn`).
 pub fn stream_arn(text: &str) -> Result<String, String> {
+    if (37..=1024).contains(&text.len())
+        && !text.starts_with("arn:")
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+    {
+        return Ok(text.to_string());
+    }
     let example = "arn:aws:dynamodb:eu-west-1:123456789012:table/Phones/stream/2026-01-31T12:00:00.000";
     let parts: Vec<&str> = text.splitn(6, ':').collect();
     let ["arn", partition, "dynamodb", _, _, resource] = parts[..] else {
@@ -377,6 +384,8 @@ mod tests {
         assert_eq!(stream_arn(stream), Ok(stream.to_string()));
         let table = "arn:aws-cn:dynamodb:cn-north-1:123456789012:table/Phones";
         assert!(stream_arn(table).unwrap_err().contains("--table Phones"));
+        let id_of_another_service = "S1aee8af0-66fa-11eb-b03f-0c9d930cf12c";
+        assert_eq!(stream_arn(id_of_another_service), Ok(id_of_another_service.to_string()));
         assert!(stream_arn("Phones").is_err());
         assert!(stream_arn("arn:aws:kinesis:eu-west-1:1:stream/x").is_err());
         assert_eq!(super::table(table), Ok(table.to_string()));

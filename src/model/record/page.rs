@@ -368,7 +368,7 @@ impl<'a> Indexer<'a> {
         self.scanner.string("expected a string").map(drop)
     }
 
-    /// A sequence number has 21 to 40 digits by the API; shorter ones come from other implementations of it.
+    /// A sequence number has 21 to 40 digits by the API; others come from other implementations of it.
     fn check_sequence_number(&self, number: Span, name: Text) -> Result<(), DecodeError> {
         if number == Span::ABSENT {
             return Ok(());
