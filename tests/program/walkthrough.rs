@@ -205,7 +205,7 @@ fn in_package(path: &str) -> PathBuf {
 }
 
 /// A PATH with the AWS CLI: beside the tests' Python, or where it is anyway.
-fn tools() -> Option<OsString> {
+pub fn tools() -> Option<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     if let Some(folder) = required_in_ci(PYTHON).and_then(|python| Some(Path::new(&python).parent()?.to_owned())) {
