@@ -13,11 +13,13 @@ use serde::Serialize;
 
 use self::builder::StatusBuilder;
 use crate::aws::lease_table::BadRow;
-use crate::model::blocked_record::BlockedRecord;
+use crate::model::app_lag::RETENTION_MS;
+use crate::model::blocked_record::{BlockedRecord, RunningCall};
 use crate::model::fleet_state::{ShardState, WorkerState};
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::Lease;
 use crate::model::shard_directory::Listing;
+use crate::model::worker_record::WorkerEnd;
 
 /// An outsider's knowledge of a fleet.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +55,12 @@ pub struct FleetStatus {
     pub workers: Vec<WorkerStatus>,
     /// The shards that have a lease or should have one, by id.
     pub shards: Vec<ShardStatus>,
+    /// The greatest lag that the application can have, over all unfinished shards, with or without a reader.
+    pub lag_at_most_ms: Option<u64>,
+    /// The time for which no undelivered record is trimmed.
+    pub trim_headroom_at_least_ms: Option<u64>,
+    /// The last ends of workers, oldest first.
+    pub ends: Vec<WorkerEnd>,
     /// Shards that wait, with the reasons; empty when everything that can be read is being read.
     pub waits: Vec<Wait>,
     /// Troubles of the fleet as a whole.
@@ -115,6 +123,8 @@ pub struct WorkerStatus {
     pub caught_up_to_ms: Option<u64>,
     /// The time since then, by the clock of the reader.
     pub lag_ms: Option<u64>,
+    /// The time of its last heartbeat, by its own clock (ms since the epoch).
+    pub last_heartbeat_ms: Option<u64>,
     /// The time for which its heartbeat was seen unchanged, in this reading.
     pub heartbeat_still_ms: u64,
 }
@@ -142,6 +152,8 @@ pub struct ShardStatus {
     pub lag_at_most_ms: Option<u64>,
     /// The record that keeps failing and that it waits for, by its owner's report.
     pub halted: Option<BlockedRecord>,
+    /// The processor call that has not returned for ten seconds or longer, by its owner's report.
+    pub running_call: Option<RunningCall>,
 }
 
 /// A shard that isn't being read, and why.
@@ -170,8 +182,24 @@ impl FleetStatus {
         shards.iter().for_each(|shard| *totals.shards.entry(shard.state).or_default() += 1);
         let stream = builder.stream();
         let leader = builder.leader();
-        let remarks = builder.remarks(&stream, leader.as_ref());
-        Self { app: inputs.app.to_owned(), stream, leader, totals, workers, shards, waits, remarks }
+        let since = builder.lag_since();
+        let age_ms = |moment: u64| inputs.now_ms.saturating_sub(moment);
+        let trim_headroom_at_least_ms =
+            since.and_then(|since| since.unsaved_ms).map(|moment| RETENTION_MS.saturating_sub(age_ms(moment)));
+        let remarks = builder.remarks(&stream, leader.as_ref(), trim_headroom_at_least_ms);
+        Self {
+            app: inputs.app.to_owned(),
+            stream,
+            leader,
+            totals,
+            workers,
+            shards,
+            lag_at_most_ms: since.and_then(|since| since.unprocessed_ms).map(age_ms),
+            trim_headroom_at_least_ms,
+            ends: inputs.view.ends.clone(),
+            waits,
+            remarks,
+        }
     }
 }
 
@@ -220,7 +248,7 @@ mod tests {
             started_at_ms: 0,
             initial_sync_done: true,
         };
-        FleetView { workers, leadership: Some(leadership), reads: 2 }
+        FleetView { workers, leadership: Some(leadership), reads: 2, ..FleetView::default() }
     }
 
     fn status(rows: &[Result<Lease, BadRow>], view: &FleetView, listing: Option<&Listing>) -> FleetStatus {
@@ -309,6 +337,24 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_does_not_return_names_its_record_and_holds_up_its_children() {
+        let call = RunningCall { sequence_number: Some("77".into()), records: 3, attempts: 2, since_ms: 4_000 };
+        let mut owner = worker("a", 0, &["s"]);
+        owner.member.record.calls.insert("s".into(), call.clone());
+        let mut moving = row("s", Some("b"), "1", &[]).unwrap();
+        moving.checkpoint_owner = Some("a".into());
+        let child = row("child", Some("b"), "TRIM_HORIZON", &["s"]);
+        let fleet = view(vec![owner, worker("b", 0, &[])], "a");
+        let status = |parent| status(&[parent, child.clone()], &fleet, None);
+        let reading = status(row("s", Some("a"), "1", &[]));
+        assert_eq!(reading.shards[1].running_call, Some(call));
+        let hangs = "worker a's processor call has not returned for 6 s (attempt 2, 3 records from 77)";
+        assert_eq!(wait_of(&reading, "s"), format!("shard s waits: {hangs}"));
+        assert!(wait_of(&reading, "child").ends_with(&format!("which worker a reads; {hangs}")));
+        assert!(wait_of(&status(Ok(moving)), "s").ends_with(&format!("has delivered what it holds; {hangs}")));
+    }
+
+    #[test]
     fn a_stopped_fleet_is_remarked_upon() {
         let rows = [row("s", Some("a"), "1", &[])];
         let status = status(&rows, &FleetView::default(), None);
@@ -346,7 +392,14 @@ mod tests {
         full.member.record.max_leases = Some(1);
         let text = |workers| wait_of(&status(&rows, &view(workers, "a"), None), "free").to_owned();
         assert!(text(vec![full.clone()]).contains("all have as many leases as --max-leases allows"));
-        assert!(text(vec![full, worker("b", 0, &[])]).ends_with("the leader a is to assign it"));
+        assert!(text(vec![full.clone(), worker("b", 0, &[])]).ends_with("the leader a is to assign it"));
+        let mut leaving = worker("b", 0, &[]);
+        leaving.member.record.leaving = true;
+        let mut hung = worker("c", 0, &[]);
+        hung.member.record.stuck.insert("free".into());
+        assert!(text(vec![full, leaving, hung]).ends_with(
+            "a has as many leases as --max-leases allows, b is leaving, c released it because its processor hung"
+        ));
     }
 
     #[test]

@@ -3,20 +3,24 @@
 //! Each worker has an item that it rewrites with each heartbeat; the leader's item also binds the application to its
 //! stream. The table saves the lease table a write for each lease and interval. Its loss costs time, no records.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::item::{Item, count, flag, number, real_text, string, string_or_none, string_set, text, texts};
 use super::own_table::OwnTable;
 use super::table_health::TableHealth;
 use super::{ErrorKind, TableError};
-use crate::model::lease::WorkerId;
-use crate::model::worker_record::{Fleet, Hints, LeaderRecord, Member, WorkerRecord};
+use crate::model::lease::{ShardId, WorkerId};
+use crate::model::worker_record::{Fleet, Hints, KEPT_ENDS, LeaderRecord, Member, WorkerEnd, WorkerRecord};
 
 const KEY: &str = "key";
 const LEADER: &str = "leader";
+/// The item of the last workers' ends.
+const ENDS: &str = "ends";
 const WORKER_PREFIX: &str = "worker/";
 /// DynamoDB's limit on an item leaves room for some thousand lease keys in an inbox; a longer list becomes
 /// [`EVERYTHING`].
@@ -44,7 +48,7 @@ const fn attribute(
 }
 
 /// The whole of a worker's item but its key, inbox and challenger.
-const ATTRIBUTES: [Attribute; 14] = [
+const ATTRIBUTES: [Attribute; 16] = [
     attribute("heartbeat", |worker| Some(number(worker.heartbeat)), |worker, value| set(&mut worker.heartbeat, value)),
     attribute(
         "incarnation",
@@ -91,20 +95,24 @@ const ATTRIBUTES: [Attribute; 14] = [
         |worker| (!worker.stuck.is_empty()).then(|| string_set(&worker.stuck)),
         |worker, value| worker.stuck = value.as_ss().into_iter().flatten().map(|key| key.as_str().into()).collect(),
     ),
-    attribute(
-        "halted",
-        |worker| {
-            let json = |record| string(serde_json::to_string(record).unwrap_or_default());
-            let blocked = worker.blocked.iter().map(|(shard, record)| (shard.to_string(), json(record)));
-            (!worker.blocked.is_empty()).then(|| AttributeValue::M(blocked.collect()))
-        },
-        |worker, value| {
-            let record = |json: &AttributeValue| serde_json::from_str(json.as_s().ok()?).ok();
-            let blocked = value.as_m().into_iter().flatten();
-            worker.blocked = blocked.filter_map(|(shard, json)| Some((shard.as_str().into(), record(json)?))).collect();
-        },
-    ),
+    attribute("halted", |worker| json_map(&worker.blocked), |worker, value| worker.blocked = read_json_map(value)),
+    attribute("calls", |worker| json_map(&worker.calls), |worker, value| worker.calls = read_json_map(value)),
+    attribute("writtenAt", |worker| worker.written_ms.map(number), |worker, value| worker.written_ms = count_of(value)),
 ];
+
+/// A map from shards to objects, each as JSON; none when it is empty.
+fn json_map<T: Serialize>(map: &BTreeMap<ShardId, T>) -> Option<AttributeValue> {
+    let json = |value| string(serde_json::to_string(value).unwrap_or_default());
+    let entries = map.iter().map(|(shard, value)| (shard.to_string(), json(value)));
+    (!map.is_empty()).then(|| AttributeValue::M(entries.collect()))
+}
+
+/// The map as it was written, less the entries of versions that write them otherwise.
+fn read_json_map<T: DeserializeOwned>(value: &AttributeValue) -> BTreeMap<ShardId, T> {
+    let read = |json: &AttributeValue| serde_json::from_str(json.as_s().ok()?).ok();
+    let entries = value.as_m().into_iter().flatten();
+    entries.filter_map(|(shard, json)| Some((shard.as_str().into(), read(json)?))).collect()
+}
 
 fn text_of(value: &AttributeValue) -> String {
     value.as_s().cloned().unwrap_or_default()
@@ -146,6 +154,7 @@ impl FleetTable {
         let mut fleet = Fleet::default();
         let read = |item: Item| match text(&item, KEY) {
             Some(LEADER) => fleet.leadership = Some(read_leader(&item)),
+            Some(ENDS) => fleet.ends = read_ends(&item),
             _ => fleet.members.extend(read_member(&item)),
         };
         self.0.scan(read).await?;
@@ -362,6 +371,22 @@ impl FleetTable {
         }
     }
 
+    /// Keeps the end of a worker, among the last ones. Two that end at once may overwrite each other's: ends are for
+    /// people.
+    ///
+    /// # Errors
+    /// When a call failed for good.
+    pub async fn keep_end(&self, end: &WorkerEnd) -> Result<(), TableError> {
+        let key = Item::from([(KEY.into(), string(ENDS))]);
+        let mut ends = self.0.get(key).await?.as_ref().map(read_ends).unwrap_or_default();
+        ends.push(end.clone());
+        let json = ends.iter().rev().take(KEPT_ENDS).rev().map(|end| serde_json::to_string(end).unwrap_or_default());
+        let json = AttributeValue::L(json.map(string).collect());
+        let item = Item::from([(KEY.into(), string(ENDS)), (ENDS.into(), json)]);
+        let call = self.0.client.put_item().table_name(&self.0.name).set_item(Some(item));
+        call.send().await.map(drop).map_err(|error| self.0.error("PutItem", &error))
+    }
+
     /// The leader's item.
     ///
     /// # Errors
@@ -413,13 +438,17 @@ fn read_leader(item: &Item) -> LeaderRecord {
     }
 }
 
+fn read_ends(item: &Item) -> Vec<WorkerEnd> {
+    let ends = item.get(ENDS).and_then(|ends| ends.as_l().ok()).into_iter().flatten();
+    ends.filter_map(|end| serde_json::from_str(end.as_s().ok()?).ok()).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use super::*;
-    use crate::model::blocked_record::BlockedRecord;
-    use crate::model::lease::ShardId;
+    use crate::model::blocked_record::{BlockedRecord, RunningCall};
 
     #[test]
     fn a_worker_reads_its_item_as_it_wrote_it() {
@@ -446,6 +475,8 @@ mod tests {
             overloaded: true,
             stuck: BTreeSet::from(["shardId-9".into()]),
             blocked: BTreeMap::from([("shardId-8".into(), halt)]),
+            calls: BTreeMap::from([("shardId-7".into(), RunningCall::without_records(1_700_000_000_004))]),
+            written_ms: Some(1_700_000_000_005),
         };
         let mut item = member_item(&"w/1".into(), &record);
         item.insert("inbox".into(), AttributeValue::Ss(vec!["shardId-1".into(), "*".into()]));

@@ -50,43 +50,59 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// The processor calls in flight.
-#[derive(Debug, Default)]
-pub(crate) struct InFlightCalls(Mutex<Calls>);
+/// The calls in flight, each with a description.
+#[derive(Debug)]
+pub(crate) struct InFlightCalls<T = ()>(Mutex<Calls<T>>);
 
-#[derive(Debug, Default)]
-struct Calls {
+#[derive(Debug)]
+struct Calls<T> {
     /// The start of each call, oldest first.
-    started: BTreeMap<u64, Instant>,
+    started: BTreeMap<u64, (Instant, T)>,
     next: u64,
 }
 
 /// A call in flight until it is dropped.
-pub(crate) struct InFlightCall<'a> {
-    calls: &'a InFlightCalls,
+pub(crate) struct InFlightCall<'a, T = ()> {
+    calls: &'a InFlightCalls<T>,
     number: u64,
 }
 
-impl InFlightCalls {
-    pub(crate) fn start(&self) -> InFlightCall<'_> {
+impl<T> Default for InFlightCalls<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Calls { started: BTreeMap::new(), next: 0 }))
+    }
+}
+
+impl<T> InFlightCalls<T> {
+    pub(crate) fn start(&self, call: T) -> InFlightCall<'_, T> {
         let mut calls = self.lock();
         let number = calls.next;
         calls.next += 1;
-        calls.started.insert(number, Instant::now());
+        calls.started.insert(number, (Instant::now(), call));
         InFlightCall { calls: self, number }
     }
 
     /// The age of the oldest call in flight.
     pub(super) fn oldest(&self) -> Option<Duration> {
-        self.lock().started.first_key_value().map(|(_, started)| started.elapsed())
+        self.lock().started.first_key_value().map(|(_, (started, _))| started.elapsed())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Calls> {
+    /// The oldest call in flight, if it has lasted for `limit`.
+    pub(super) fn oldest_beyond(&self, limit: Duration) -> Option<T>
+    where
+        T: Clone,
+    {
+        let calls = self.lock();
+        let (_, (started, call)) = calls.started.first_key_value()?;
+        (started.elapsed() >= limit).then(|| call.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Calls<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for InFlightCall<'_> {
+impl<T> Drop for InFlightCall<'_, T> {
     fn drop(&mut self) {
         self.calls.lock().started.remove(&self.number);
     }
@@ -128,11 +144,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_oldest_of_several_calls_counts() {
         let calls = InFlightCalls::default();
-        let first = calls.start();
+        let first = calls.start(1);
         tokio::time::advance(Duration::from_secs(3)).await;
-        let second = calls.start();
+        let second = calls.start(2);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(calls.oldest(), Some(Duration::from_secs(4)));
+        assert_eq!(calls.oldest_beyond(Duration::from_secs(4)), Some(1));
+        assert_eq!(calls.oldest_beyond(Duration::from_secs(5)), None);
         drop(first);
         assert_eq!(calls.oldest(), Some(Duration::from_secs(1)));
         drop(second);

@@ -11,7 +11,7 @@ use super::busy_time::{BusyTime, FailureStreak, InFlightCalls};
 use super::clock::WallClock;
 use crate::aws::stream::Error;
 use crate::model::app_lag::unread_since_ms;
-use crate::model::blocked_record::BlockedRecord;
+use crate::model::blocked_record::{BlockedRecord, RunningCall};
 use crate::model::lag::{Fetched, Lag, Stage};
 use crate::model::lease::Lease;
 use crate::model::record::{Page, PageSummary};
@@ -24,7 +24,7 @@ pub struct ConsumerStatus {
     caught_up_to_ms: AtomicU64,
     lag: Mutex<Lag>,
     blocked_on_parent: AtomicBool,
-    pub(crate) calls: InFlightCalls,
+    pub(crate) calls: InFlightCalls<RunningCall>,
     /// The reader's waits for the delivery and for memory.
     pub(super) waits: BusyTime,
     /// Those for memory.
@@ -32,6 +32,7 @@ pub struct ConsumerStatus {
     /// The waits of batches until the worker may make another call.
     pub(super) permit_waits: InFlightCalls,
     pub(super) processing_failures: FailureStreak,
+    pub(super) dead_letter_failures: FailureStreak,
     reading_failures: FailureStreak,
     ended: OnceLock<Instant>,
     progress_ms: AtomicU64,
@@ -46,6 +47,8 @@ pub enum StallCause {
     Processor,
     /// The processor keeps failing.
     Retrying,
+    /// Dead letters cannot be written.
+    DeadLetters,
     /// Reading keeps failing.
     Reading,
     /// There is no memory for another page.
@@ -73,6 +76,7 @@ impl ConsumerStatus {
             memory_waits: BusyTime::default(),
             permit_waits: InFlightCalls::default(),
             processing_failures: FailureStreak::default(),
+            dead_letter_failures: FailureStreak::default(),
             reading_failures: FailureStreak::default(),
             ended: OnceLock::new(),
             progress_ms: AtomicU64::default(),
@@ -102,6 +106,11 @@ impl ConsumerStatus {
     /// The age of the oldest processor call in flight.
     pub fn oldest_call(&self) -> Option<Duration> {
         self.calls.oldest()
+    }
+
+    /// The oldest processor call in flight, if it has lasted for `limit`.
+    pub fn long_call(&self, limit: Duration) -> Option<RunningCall> {
+        self.calls.oldest_beyond(limit)
     }
 
     /// The total time for which the reader has waited for the delivery or for memory.
@@ -137,6 +146,7 @@ impl ConsumerStatus {
         let stalls = [
             (StallCause::Processor, self.calls.oldest()),
             (StallCause::Retrying, self.processing_failures.lasts()),
+            (StallCause::DeadLetters, self.dead_letter_failures.lasts()),
             (StallCause::Reading, self.reading_failures.lasts()),
             (StallCause::Memory, self.memory_waits.lasts()),
             (StallCause::Concurrency, self.permit_waits.oldest()),
@@ -224,13 +234,15 @@ impl ConsumerStatus {
 
 impl StallCause {
     /// All causes.
-    pub const ALL: [Self; 5] = [Self::Processor, Self::Retrying, Self::Reading, Self::Memory, Self::Concurrency];
+    pub const ALL: [Self; 6] =
+        [Self::Processor, Self::Retrying, Self::DeadLetters, Self::Reading, Self::Memory, Self::Concurrency];
 
     /// The cause in a few words.
     pub fn words(self) -> &'static str {
         match self {
             Self::Processor => "a call of the processor does not return",
             Self::Retrying => "the processor keeps failing",
+            Self::DeadLetters => "its dead letters cannot be written",
             Self::Reading => "reading it keeps failing",
             Self::Memory => "other shards hold the buffer",
             Self::Concurrency => "calls of other shards do not return",
@@ -242,6 +254,7 @@ impl StallCause {
         match self {
             Self::Processor => "processor",
             Self::Retrying => "retrying",
+            Self::DeadLetters => "dead_letters",
             Self::Reading => "reading",
             Self::Memory => "memory",
             Self::Concurrency => "concurrency",
@@ -264,7 +277,7 @@ mod tests {
     async fn a_call_that_lasts_or_keeps_failing_is_a_stall_until_one_succeeds() {
         let status = status();
         assert_eq!(status.stall(LIMIT), None);
-        let call = status.calls.start();
+        let call = status.calls.start(RunningCall::without_records(0));
         tokio::time::advance(LIMIT).await;
         assert_eq!(status.stall(LIMIT), Some((StallCause::Processor, LIMIT)));
         drop(call);
@@ -285,7 +298,7 @@ mod tests {
         tokio::time::advance(LIMIT).await;
         assert_eq!(status.stall(LIMIT), Some((StallCause::Memory, LIMIT)));
         drop(waiting);
-        let _waiting = status.permit_waits.start();
+        let _waiting = status.permit_waits.start(());
         tokio::time::advance(LIMIT).await;
         assert_eq!(status.stall(LIMIT), Some((StallCause::Concurrency, LIMIT)));
     }

@@ -135,7 +135,11 @@ impl HeartbeatTask {
     }
 
     async fn heartbeat(&self) -> Result<(), Error> {
-        self.deps.record.update(|record| record.heartbeat += 1);
+        let now_ms = self.deps.options.clock.now_ms();
+        self.deps.record.update(|record| {
+            record.heartbeat += 1;
+            record.written_ms = Some(now_ms);
+        });
         let record = self.deps.record.get();
         let sent = Instant::now();
         let Some(member) = self.deps.fleet.heartbeat(&self.deps.me.worker, &record).await? else {

@@ -35,7 +35,7 @@ use crate::aws::stream::Stream;
 use crate::consumer::{FatalError, LeaseDeadline, SpawnConsumer, WallClock};
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::{ShardId, WorkerId};
-use crate::model::worker_record::{Hints, LeaderRecord, WorkerRecord};
+use crate::model::worker_record::{Hints, LeaderRecord, WorkerEnd, WorkerRecord};
 use crate::options::WorkerOptions;
 use crate::shard_directory::ShardDirectory;
 use crate::telemetry::WorkerTelemetry;
@@ -123,6 +123,11 @@ impl WorkerExit {
     }
 }
 
+/// The time that a failed worker may take to leave the reason of its end behind.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The most bytes of that reason.
+const LONGEST_REASON: usize = 500;
+
 /// News for the lease manager from the other tasks.
 #[derive(Debug)]
 enum Notice {
@@ -197,7 +202,7 @@ impl Coordinator {
         tokio::select! {
             biased;
             () = asked => {
-                deps.say_goodbye().await; // the item may be there already
+                deps.say_goodbye(WorkerExit::Stopped.as_str()).await; // the item may be there already
                 return Ok(WorkerExit::Stopped);
             }
             joined = tokio::time::timeout(deps.options.start_timeout, heartbeat.register()) => {
@@ -222,8 +227,12 @@ impl Coordinator {
             _ => Err(Error::TaskDied("coordination")),
         };
         tasks.shutdown().await;
-        if exit.is_ok() {
-            deps.say_goodbye().await;
+        match &exit {
+            Ok(ending) => deps.say_goodbye(ending.as_str()).await,
+            Err(error) => {
+                let kept = tokio::time::timeout(LAST_WORDS, deps.keep_end(&error.to_string())).await;
+                tracing::debug!(is_kept = matches!(kept, Ok(Ok(()))), "keeping the reason of the end");
+            }
         }
         exit
     }
@@ -231,7 +240,7 @@ impl Coordinator {
 
 impl Deps {
     /// Takes this worker out of the fleet table; when that fails, the others find out by themselves.
-    async fn say_goodbye(&self) {
+    async fn say_goodbye(&self, reason: &str) {
         let record = self.record.get();
         let goodbye = async {
             if let Some(seen) = self.fleet.leader().await?
@@ -246,12 +255,25 @@ impl Deps {
                 && member.record.incarnation == record.incarnation
             {
                 self.fleet.remove(&member.id, &member.record.incarnation, member.record.heartbeat).await?;
+                self.keep_end(reason).await?;
             }
             Ok::<_, TableError>(())
         };
         if let Err(error) = goodbye.await {
             tracing::debug!(%error, "leaving the fleet table failed");
         }
+    }
+
+    /// Keeps the reason of this worker's end in the fleet table, for those who find the fleet gone.
+    async fn keep_end(&self, reason: &str) -> Result<(), TableError> {
+        let end = WorkerEnd {
+            worker: self.me.worker.to_string(),
+            at_ms: Some(self.options.clock.now_ms()),
+            was_found_dead: false,
+            leases: self.record.get().leases,
+            reason: reason[..reason.floor_char_boundary(LONGEST_REASON)].to_owned(),
+        };
+        self.fleet.keep_end(&end).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! A record that keeps failing and blocks its shard.
+//! The causes of a shard's wait that its owner reports: a record that keeps failing, a call that does not return.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,4 +22,24 @@ pub struct BlockedRecord {
 impl BlockedRecord {
     /// The most bytes kept of keys and errors.
     pub const SHOWN_BYTES: usize = 300;
+}
+
+/// A processor call in flight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningCall {
+    /// The position of its first record; none of a call without records, such as `initialize`.
+    pub sequence_number: Option<String>,
+    /// The number of its records.
+    pub records: u64,
+    /// The number of calls of the processor with these records, this one included.
+    pub attempts: u32,
+    /// The time of its start (ms since the epoch).
+    pub since_ms: u64,
+}
+
+impl RunningCall {
+    /// A call without records.
+    pub fn without_records(since_ms: u64) -> Self {
+        Self { sequence_number: None, records: 0, attempts: 1, since_ms }
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::lease::WorkerId;
 use super::liveness::Observations;
-use super::worker_record::{Fleet, LeaderRecord, ObservedWorker};
+use super::worker_record::{Fleet, LeaderRecord, ObservedWorker, WorkerEnd};
 
 /// The heartbeats of all workers, by incarnation and count.
 pub type Heartbeats = Observations<WorkerId, (String, u64)>;
@@ -16,6 +16,8 @@ pub struct FleetView {
     pub workers: Vec<ObservedWorker>,
     /// The leader's record.
     pub leadership: Option<LeaderRecord>,
+    /// The last ends of workers, oldest first.
+    pub ends: Vec<WorkerEnd>,
     /// Number of reads of the fleet table so far.
     pub reads: u64,
 }
@@ -33,7 +35,7 @@ impl FleetView {
                 member,
             })
             .collect();
-        Self { workers, leadership: fleet.leadership, reads }
+        Self { workers, leadership: fleet.leadership, ends: fleet.ends, reads }
     }
 
     /// A worker, if it is in the fleet table.

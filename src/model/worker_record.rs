@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::blocked_record::BlockedRecord;
+use serde::{Deserialize, Serialize};
+
+use super::blocked_record::{BlockedRecord, RunningCall};
 use super::fnv1a;
 use super::lease::{ShardId, WorkerId};
 
@@ -40,7 +42,15 @@ pub struct WorkerRecord {
     pub stuck: BTreeSet<ShardId>,
     /// Shards blocked by a record that keeps failing: some of them, if there are many.
     pub blocked: BTreeMap<ShardId, BlockedRecord>,
+    /// Shards whose processor call has lasted for [`LONG_CALL`], or has made the worker unready: some of them, if there
+    /// are many.
+    pub calls: BTreeMap<ShardId, RunningCall>,
+    /// The time of this report by the worker's clock (ms since the epoch). It is for people, and decides nothing.
+    pub written_ms: Option<u64>,
 }
+
+/// The duration from which a processor call is reported: longer than nearly all calls, and short for a person who waits.
+pub const LONG_CALL: Duration = Duration::from_secs(10);
 
 /// One worker's item.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +97,24 @@ pub struct LeaderRecord {
     pub initial_sync_done: bool,
 }
 
+/// The end of a worker's process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerEnd {
+    /// The worker.
+    pub worker: String,
+    /// The time of the end (ms since the epoch); of a worker that was found dead, its last report's.
+    pub at_ms: Option<u64>,
+    /// Whether others found it dead, instead of it ending by itself.
+    pub was_found_dead: bool,
+    /// The number of leases that it had then.
+    pub leases: u64,
+    /// The reason: an ending such as `stopped`, an error, or the silence by which it was found.
+    pub reason: String,
+}
+
+/// The number of ends that the fleet table keeps.
+pub const KEPT_ENDS: usize = 10;
+
 /// The contents of the fleet table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fleet {
@@ -94,6 +122,8 @@ pub struct Fleet {
     pub members: Vec<Member>,
     /// The leader's item; absent before the first leader.
     pub leadership: Option<LeaderRecord>,
+    /// The last ends of workers, oldest first.
+    pub ends: Vec<WorkerEnd>,
 }
 
 /// A worker as seen by another.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Loop, Phase, WorkerTelemetry, lock};
+use crate::consumer::StallCause;
 use crate::model::lease::ShardId;
 
 /// The time that a loop of the coordination may take to come round. Its calls are cut off at half a lease duration, and
@@ -124,11 +125,15 @@ impl WorkerTelemetry {
     fn stuck_shards(&self) -> Vec<String> {
         let limit = self.0.options.unready_after;
         let shards = lock(&self.0.shards);
-        let stuck = shards.iter().filter_map(|(shard, status)| Some((shard, status.stall(limit)?)));
+        let stuck = shards.iter().filter_map(|(shard, status)| Some((shard, status, status.stall(limit)?)));
         stuck
-            .map(|(shard, (trouble, lasts))| {
+            .map(|(shard, status, (trouble, lasts))| {
                 let lasts = lasts.as_secs_f64();
-                format!("shard {shard} has made no progress for {lasts:.1} s: {}", trouble.words())
+                let record = status.long_call(limit).filter(|_| trouble == StallCause::Processor);
+                let record = record.and_then(|call| Some((call.sequence_number?, call.attempts)));
+                let record = record.map(|(position, attempts)| format!(" (record {position}, attempt {attempts})"));
+                let (trouble, record) = (trouble.words(), record.unwrap_or_default());
+                format!("shard {shard} has made no progress for {lasts:.1} s: {trouble}{record}")
             })
             .collect()
     }
@@ -142,6 +147,7 @@ mod tests {
 
     use super::*;
     use crate::consumer::{ConsumerStatus, Counters, LeaseDeadline};
+    use crate::model::blocked_record::RunningCall;
     use crate::model::checkpoint::Checkpoint;
     use crate::model::lease::Lease;
     use crate::options::{StreamSelector, WorkerOptions};
@@ -233,7 +239,7 @@ mod tests {
         let row = Lease::new("shardId-1".into(), Default::default(), Checkpoint::TrimHorizon);
         let status = Arc::new(ConsumerStatus::of(&row, 0, 0));
         telemetry.begin(row.key.clone(), Arc::clone(&status));
-        let call = status.calls.start();
+        let call = status.calls.start(RunningCall::without_records(0));
         work(&telemetry, &alive, 61).await;
         assert!(telemetry.health().not_ready_reasons[0].starts_with("shard shardId-1 has made no progress for 61"));
         drop(call);

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LeaderStatus, ShardState, ShardStatus, StatusInputs, StreamStatus, Wait, WorkerState, WorkerStatus};
-use crate::model::app_lag::RETENTION_MS;
-use crate::model::blocked_record::BlockedRecord;
+use crate::model::app_lag::{AppLag, LagInputs, LagSince, WorkerReport};
+use crate::model::blocked_record::{BlockedRecord, RunningCall};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::shard_graph::unfinished_parents;
-use crate::model::worker_record::{ObservedWorker, digest};
+use crate::model::worker_record::{ObservedWorker, WorkerRecord, digest};
+
+/// The obstacle of a worker that holds its limit.
+const FULL: &str = "has as many leases as --max-leases allows";
 
 /// The inputs, sorted.
 pub(super) struct StatusBuilder<'a> {
@@ -82,7 +85,8 @@ impl<'a> StatusBuilder<'a> {
             max_leases: record.max_leases,
             throughput_kbps: (!throughputs.is_empty()).then(|| throughputs.iter().sum()),
             caught_up_to_ms,
-            lag_ms: caught_up_to_ms.map(|moment| self.inputs.now_ms.saturating_sub(moment)),
+            lag_ms: caught_up_to_ms.or(record.unsaved_since_ms).map(|moment| self.inputs.now_ms.saturating_sub(moment)),
+            last_heartbeat_ms: record.written_ms,
             heartbeat_still_ms: u64::try_from(seen.still_for.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -108,12 +112,9 @@ impl<'a> StatusBuilder<'a> {
     /// The greatest lag of each worker's shards, for workers that know their leases as the rows do.
     fn lags(&self, workers: &[WorkerStatus]) -> BTreeMap<&'a str, u64> {
         let seen = self.inputs.view.workers.iter().zip(workers);
-        seen.filter(|(seen, worker)| {
-            let owned = digest(self.owned_by(&seen.member.id).map(|row| &row.key));
-            worker.state.is_alive() && owned == seen.member.record.digest
-        })
-        .filter_map(|(seen, worker)| Some((seen.member.id.as_str(), worker.lag_ms?)))
-        .collect()
+        seen.filter(|(seen, worker)| worker.state.is_alive() && self.knows_its_leases(seen))
+            .filter_map(|(seen, worker)| Some((seen.member.id.as_str(), worker.lag_ms?)))
+            .collect()
     }
 
     fn shard(&self, row: &Lease, lags: &BTreeMap<&str, u64>) -> ShardStatus {
@@ -129,11 +130,29 @@ impl<'a> StatusBuilder<'a> {
             counter: Some(row.counter),
             throughput_kbps: row.throughput_kbps,
             lag_at_most_ms: lag.copied().filter(|_| state == ShardState::Reading),
-            halted: row
-                .holder()
-                .filter(|_| state == ShardState::Reading)
-                .and_then(|holder| self.inputs.view.worker(holder)?.member.record.blocked.get(&row.key).cloned()),
+            halted: self.report(row, state).and_then(|report| report.blocked.get(&row.key).cloned()),
+            running_call: self.report(row, state).and_then(|report| report.calls.get(&row.key).cloned()),
         }
+    }
+
+    /// The report of a shard's reader, while it is alive.
+    fn report(&self, row: &Lease, state: ShardState) -> Option<&'a WorkerRecord> {
+        let is_read = matches!(state, ShardState::Reading | ShardState::HandingOver);
+        let holder = row.holder().filter(|_| is_read)?;
+        Some(&self.inputs.view.worker(holder)?.member.record)
+    }
+
+    /// The call of a shard's reader that does not return, in words.
+    fn hung_call(&self, row: &Lease) -> Option<String> {
+        let (state, holder) = (self.shard_state(row), row.holder()?);
+        let RunningCall { sequence_number, records, attempts, since_ms } =
+            self.report(row, state)?.calls.get(&row.key)?;
+        let lasts_s = self.inputs.now_ms.saturating_sub(*since_ms) / 1_000;
+        let records = match sequence_number {
+            Some(first) => format!("attempt {attempts}, {records} records from {first}"),
+            None => "a call without records".to_owned(),
+        };
+        Some(format!("worker {holder}'s processor call has not returned for {lasts_s} s ({records})"))
     }
 
     fn shard_state(&self, row: &Lease) -> ShardState {
@@ -158,9 +177,12 @@ impl<'a> StatusBuilder<'a> {
         let (mut for_shard, mut for_worker) = (None, None);
         let text = match shard.state {
             ShardState::Reading => {
-                let BlockedRecord { sequence_number, event_id, keys, error, attempts, since_ms } =
-                    shard.halted.as_ref()?;
                 for_worker = shard.owner.clone();
+                let Some(halted) = &shard.halted else {
+                    let text = format!("shard {id} waits: {}", self.hung_call(self.rows.get(&id)?)?);
+                    return Some(Wait { shard: shard.id.clone(), state: shard.state, for_shard, for_worker, text });
+                };
+                let BlockedRecord { sequence_number, event_id, keys, error, attempts, since_ms } = halted;
                 let (event, owner) = (event_id.as_deref().unwrap_or("unnamed"), or_nobody(&shard.owner));
                 let lasts_s = self.inputs.now_ms.saturating_sub(*since_ms) / 1_000;
                 format!(
@@ -179,9 +201,11 @@ impl<'a> StatusBuilder<'a> {
             ShardState::HandingOver => {
                 for_worker = shard.handed_over_by.clone();
                 let (from, to) = (or_nobody(&shard.handed_over_by), or_nobody(&shard.owner));
-                format!("shard {id} goes from worker {from} to {to}, once {from} has delivered what it holds")
+                let hangs = self.rows.get(&id).and_then(|row| self.hung_call(row));
+                let hangs = hangs.map(|hangs| format!("; {hangs}")).unwrap_or_default();
+                format!("shard {id} goes from worker {from} to {to}, once {from} has delivered what it holds{hangs}")
             }
-            ShardState::Unowned => format!("shard {id} has no owner: {}", self.who_assigns()),
+            ShardState::Unowned => format!("shard {id} has no owner: {}", self.who_assigns(&id)),
             ShardState::OwnerSilent => {
                 let holder = self.rows.get(&id)?.holder()?;
                 for_worker = Some(holder.to_string());
@@ -205,7 +229,10 @@ impl<'a> StatusBuilder<'a> {
             (ShardState::BlockedOnParent, _) => "which itself waits for its parent".to_owned(),
             (_, None) => "which nobody owns".to_owned(),
             (ShardState::OwnerSilent, Some(holder)) => format!("whose owner {holder} {}", self.silence_of(holder)),
-            (_, Some(holder)) => format!("which worker {holder} reads"),
+            (_, Some(holder)) => match self.hung_call(row) {
+                Some(hangs) => format!("which worker {holder} reads; {hangs}"),
+                None => format!("which worker {holder} reads"),
+            },
         };
         (text, holder)
     }
@@ -220,49 +247,76 @@ impl<'a> StatusBuilder<'a> {
         }
     }
 
-    fn who_assigns(&self) -> String {
-        match self.leader() {
-            Some(leader) if leader.is_alive && self.are_all_full() => {
-                "no worker may take it: all have as many leases as --max-leases allows; start another worker".to_owned()
-            }
-            Some(leader) if leader.is_alive => format!("the leader {} is to assign it", leader.worker),
-            _ => "there is no live leader to assign it".to_owned(),
+    fn who_assigns(&self, shard: &ShardId) -> String {
+        let Some(leader) = self.leader().filter(|leader| leader.is_alive) else {
+            return "there is no live leader to assign it".to_owned();
+        };
+        let live = self.inputs.view.workers.iter().filter(|seen| self.is_alive(&seen.member.id));
+        let obstacles: Vec<_> = live.map(|seen| (&seen.member.id, self.obstacle(seen, shard))).collect();
+        if obstacles.iter().any(|(_, obstacle)| obstacle.is_none()) {
+            return format!("the leader {} is to assign it", leader.worker);
+        }
+        let is_full = |obstacle: &Option<&str>| *obstacle == Some(FULL);
+        if obstacles.iter().all(|(_, obstacle)| is_full(obstacle)) {
+            return "no worker may take it: all have as many leases as --max-leases allows; start another worker"
+                .into();
+        }
+        let named = obstacles.iter().map(|(id, obstacle)| format!("{id} {}", obstacle.unwrap_or_default()));
+        format!("no worker may take it: {}", named.collect::<Vec<_>>().join(", "))
+    }
+
+    /// The reason why the leader does not assign a shard to a live worker, if there is one.
+    fn obstacle(&self, seen: &ObservedWorker, shard: &ShardId) -> Option<&'static str> {
+        let record = &seen.member.record;
+        let owned = self.owned_by(&seen.member.id).count() as u64;
+        match record {
+            _ if record.leaving => Some("is leaving"),
+            _ if record.max_leases.is_some_and(|limit| owned >= limit) => Some(FULL),
+            _ if record.stuck.contains(shard) => Some("released it because its processor hung"),
+            _ => None,
         }
     }
 
-    /// Whether no live worker may take another lease.
-    fn are_all_full(&self) -> bool {
-        let mut live = self.inputs.view.workers.iter().filter(|seen| self.is_alive(&seen.member.id));
-        live.all(|seen| {
-            let owned = self.owned_by(&seen.member.id).count() as u64;
-            seen.member.record.max_leases.is_some_and(|limit| owned >= limit)
-        })
+    /// The moments from which the lag of the whole application counts, if all unfinished shards tell their creation.
+    pub(super) fn lag_since(&self) -> Option<LagSince> {
+        let without_row = self.bad.keys().cloned().chain(self.without_lease().into_iter().map(|lease| lease.key));
+        let without_row: BTreeSet<ShardId> = without_row.collect();
+        let unfinished = self.rows.values().filter(|row| !row.is_finished()).map(|row| &row.key);
+        if unfinished.chain(&without_row).any(|key| key.created_ms().is_none()) {
+            return None;
+        }
+        let report = |seen: &ObservedWorker| {
+            let (id, record) = (seen.member.id.clone(), &seen.member.record);
+            let report = WorkerReport {
+                is_alive: self.is_alive(&id),
+                knows_its_leases: self.knows_its_leases(seen),
+                unprocessed_since_ms: record.unprocessed_since_ms,
+                unsaved_since_ms: record.unsaved_since_ms,
+            };
+            (id, report)
+        };
+        let reports = self.inputs.view.workers.iter().map(report).collect();
+        let started_at_ms = self.inputs.view.leadership.as_ref().map_or(0, |leadership| leadership.started_at_ms);
+        let (rows, now_ms) = (&self.rows, self.inputs.now_ms);
+        let inputs = LagInputs { rows, without_row: &without_row, reports: &reports, started_at_ms, now_ms };
+        Some(AppLag::default().update(&inputs))
     }
 
-    /// The time that is left before the service may trim an undelivered record, in words. No record is older than its
-    /// shard, so it may be longer.
-    fn time_left(&self) -> Option<String> {
-        let unfinished = self.rows.values().filter(|row| !row.is_finished());
-        let oldest_ms = unfinished.filter_map(|row| row.key.created_ms()).min()?;
-        let left_ms = (oldest_ms + RETENTION_MS).saturating_sub(self.inputs.now_ms);
-        Some(match left_ms / 60_000 {
-            0 => {
-                "the oldest shard with undelivered records is older than a day: records may be lost already".to_owned()
-            }
-            minutes => format!(
-                "no undelivered record is trimmed within the next {} h {} min: the oldest shard with any is no older",
-                minutes / 60,
-                minutes % 60
-            ),
-        })
+    fn knows_its_leases(&self, seen: &ObservedWorker) -> bool {
+        digest(self.owned_by(&seen.member.id).map(|row| &row.key)) == seen.member.record.digest
     }
 
-    pub(super) fn remarks(&self, stream: &StreamStatus, leader: Option<&LeaderStatus>) -> Vec<String> {
+    pub(super) fn remarks(
+        &self,
+        stream: &StreamStatus,
+        leader: Option<&LeaderStatus>,
+        headroom_ms: Option<u64>,
+    ) -> Vec<String> {
         let mut remarks = Vec::new();
         let live = self.inputs.view.workers.iter().filter(|seen| self.is_alive(&seen.member.id)).count();
         if live == 0 {
             remarks.push("no worker is alive: nothing is read".to_owned());
-            remarks.extend(self.time_left());
+            remarks.extend(headroom_ms.map(time_left));
         } else if leader.is_none_or(|leader| !leader.is_alive) {
             remarks.push("no live worker leads: a deputy takes over within a lease duration".to_owned());
         }
@@ -276,6 +330,18 @@ impl<'a> StatusBuilder<'a> {
             remarks.push("the stream's shards have not all been listed by a leader yet".to_owned());
         }
         remarks
+    }
+}
+
+/// The time that is left before the service may trim an undelivered record, in words.
+fn time_left(headroom_ms: u64) -> String {
+    match headroom_ms / 60_000 {
+        0 => "the oldest undelivered record may be older than a day: records may be lost already".to_owned(),
+        minutes => format!(
+            "no undelivered record is trimmed within the next {} h {} min: start workers before that",
+            minutes / 60,
+            minutes % 60
+        ),
     }
 }
 
@@ -295,5 +361,6 @@ fn without_row(key: &ShardId, state: ShardState, parents: &BTreeSet<ShardId>) ->
         throughput_kbps: None,
         lag_at_most_ms: None,
         halted: None,
+        running_call: None,
     }
 }

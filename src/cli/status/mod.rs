@@ -41,7 +41,7 @@ pub fn run(args: &StatusArgs) -> Result<(), anyhow::Error> {
     let status = runtime.block_on(read(args))?;
     match args.json {
         true => output::print(&format!("{}\n", serde_json::to_string_pretty(&status)?)),
-        false => output::print(&table::render(&status)),
+        false => output::print(&table::render(&status, WallClock::System.now_ms())),
     }
 }
 

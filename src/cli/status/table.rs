@@ -4,13 +4,14 @@ use std::fmt::Write;
 
 use crate::admin::status::{FleetStatus, ShardStatus, WorkerStatus};
 use crate::model::fleet_state::ShardState;
+use crate::model::worker_record::WorkerEnd;
 
 /// The whole status.
-pub fn render(status: &FleetStatus) -> String {
+pub fn render(status: &FleetStatus, now_ms: u64) -> String {
     let mut text = summary(status);
     if !status.workers.is_empty() {
         let header = ["WORKER", "STATE", "VERSION", "SHARDS", "KB/S", "LAG", "LAST HEARTBEAT"];
-        let rows = status.workers.iter().map(worker);
+        let rows = status.workers.iter().map(|seen| worker(seen, now_ms));
         text.push('\n');
         text.push_str(&columns(&header, rows));
     }
@@ -19,6 +20,11 @@ pub fn render(status: &FleetStatus) -> String {
         let rows = status.shards.iter().map(shard);
         text.push('\n');
         text.push_str(&columns(&header, rows));
+    }
+    if !status.ends.is_empty() {
+        let header = ["ENDED", "WHEN", "SHARDS", "REASON"];
+        text.push('\n');
+        text.push_str(&columns(&header, status.ends.iter().rev().map(|end| ended(end, now_ms))));
     }
     if !status.waits.is_empty() {
         text.push_str("\nWAITING\n");
@@ -57,12 +63,17 @@ fn summary(status: &FleetStatus) -> String {
     };
     let workers = counted(status.workers.len(), status.totals.workers.iter().map(|(state, n)| (state.word(), *n)));
     let shards = counted(status.shards.len(), status.totals.shards.iter().map(|(state, n)| (state.words(), *n)));
+    let behind = match (status.lag_at_most_ms, status.trim_headroom_at_least_ms) {
+        (Some(lag), Some(left)) => format!("at most {}; nothing is trimmed for {}", length(lag), length(left)),
+        _ => "unknown".to_owned(),
+    };
     let lines = [
         ["application".to_owned(), status.app.clone()],
         ["stream".to_owned(), about_stream],
         ["leader".to_owned(), leader],
         ["workers".to_owned(), workers],
         ["shards".to_owned(), shards],
+        ["behind".to_owned(), behind],
     ];
     aligned(lines.iter().map(|line| line.as_slice()).collect())
 }
@@ -76,7 +87,7 @@ fn counted<'a>(total: usize, states: impl Iterator<Item = (&'a str, usize)>) -> 
     }
 }
 
-fn worker(worker: &WorkerStatus) -> [String; 7] {
+fn worker(worker: &WorkerStatus, now_ms: u64) -> [String; 7] {
     let leads = if worker.is_leader { " (leader)" } else { "" };
     let shards = match worker.max_leases {
         Some(limit) => format!("{} of at most {limit}", worker.shards),
@@ -91,9 +102,18 @@ fn worker(worker: &WorkerStatus) -> [String; 7] {
         known(worker.lag_ms.map(length), worker.shards > 0),
         match worker.state.is_alive() {
             true => format!("{} ago", length(worker.heartbeat_still_ms)),
-            false => format!("none for {}", length(worker.heartbeat_still_ms)),
+            false => match worker.last_heartbeat_ms {
+                Some(moment) => format!("{} ago", length(now_ms.saturating_sub(moment))),
+                None => format!("none for {}", length(worker.heartbeat_still_ms)),
+            },
         },
     ]
+}
+
+fn ended(end: &WorkerEnd, now_ms: u64) -> [String; 4] {
+    let when = end.at_ms.map(|moment| format!("{} ago", length(now_ms.saturating_sub(moment))));
+    let reason = if end.was_found_dead { format!("found dead: {}", end.reason) } else { end.reason.clone() };
+    [end.worker.clone(), known(when, true), end.leases.to_string(), reason]
 }
 
 fn shard(shard: &ShardStatus) -> [String; 6] {
@@ -179,6 +199,7 @@ mod tests {
                 throughput_kbps: None,
                 lag_at_most_ms,
                 halted: None,
+                running_call: None,
             };
             super::shard(&shard)[2..].to_vec()
         };

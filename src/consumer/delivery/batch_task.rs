@@ -269,7 +269,10 @@ impl<F: ProcessorFactory> BatchTask<F> {
         let mut attempts: u32 = 0;
         loop {
             ctx.check()?;
-            let Err(error) = queue.put(&letter).await else {
+            let outcome = queue.put(&letter).await;
+            ctx.status.processing_failures.note(false); // the processor's part is over
+            ctx.status.dead_letter_failures.note(outcome.is_err());
+            let Err(error) = outcome else {
                 ctx.status.clear_blocked_record(self.batch.id);
                 return Ok(());
             };

@@ -19,6 +19,7 @@ use super::super::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, R
 use super::super::status::ConsumerStatus;
 use super::processor_pool::{PooledProcessor, ProcessorGuard, ProcessorPool, catch_panic};
 use crate::model::backoff::Backoff;
+use crate::model::blocked_record::RunningCall;
 use crate::model::lease::LeaseLost;
 use crate::model::record::RecordBatch;
 
@@ -103,7 +104,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         if let Ok(permit) = Arc::clone(calls).try_acquire_owned() {
             return Ok(Some(permit));
         }
-        let _waiting = self.status.permit_waits.start();
+        let _waiting = self.status.permit_waits.start(());
         let permit = self.unless_leaving(Arc::clone(calls).acquire_owned()).await?;
         Ok(permit.ok())
     }
@@ -129,7 +130,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
     ) -> Result<(), Interrupted> {
         let mut retry = Retry::new("initialize");
         while !pooled.is_initialized {
-            match self.timed(pooled.processor.initialize(&self.shard)).await {
+            match self.timed(self.other_call(), pooled.processor.initialize(&self.shard)).await {
                 Ok(()) => pooled.is_initialized = true,
                 Err(error) => self.wait(retry.next(&self.shard, &error, rng)).await?,
             }
@@ -147,7 +148,9 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             let mut retry = Retry::new("shard_ended");
             loop {
                 self.lease.check()?;
-                let Err(error) = self.timed(processor.shard_ended(&self.checkpointer)).await else { break };
+                let Err(error) = self.timed(self.other_call(), processor.shard_ended(&self.checkpointer)).await else {
+                    break;
+                };
                 self.wait(retry.next(&self.shard, &error, rng)).await?;
             }
         }
@@ -174,7 +177,13 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             attempt,
         };
         let started = Instant::now();
-        let call = self.timed(processor.process_records(input));
+        let running = RunningCall {
+            sequence_number: records.iter().next().map(|record| record.sequence_number().to_owned()),
+            records: records.len() as u64,
+            attempts: attempt.saturating_add(1),
+            since_ms: self.now_ms(),
+        };
+        let call = self.timed(running, processor.process_records(input));
         let outcome = match self.policy().handler_timeout {
             None => call.await,
             Some(limit) => tokio::time::timeout(limit, call)
@@ -186,9 +195,18 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         outcome
     }
 
+    /// A call without records.
+    pub(super) fn other_call(&self) -> RunningCall {
+        RunningCall::without_records(self.now_ms())
+    }
+
     /// Runs a processor's call, which counts as in flight meanwhile.
-    async fn timed<E: From<BoxError>>(&self, call: impl Future<Output = Result<(), E>>) -> Result<(), E> {
-        let _call = self.status.calls.start();
+    async fn timed<E: From<BoxError>>(
+        &self,
+        running: RunningCall,
+        call: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
+        let _call = self.status.calls.start(running);
         catch_panic(call).await
     }
 

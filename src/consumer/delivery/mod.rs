@@ -427,7 +427,7 @@ impl<F: ProcessorFactory> Delivery<F> {
         let (mut processors, progress) = (self.ctx.processors.take_all(), self.progress());
         let left = async {
             for pooled in &mut processors {
-                let _call = self.ctx.status.calls.start();
+                let _call = self.ctx.status.calls.start(self.ctx.other_call());
                 pooled.processor.shutdown_requested(&self.ctx.checkpointer).await;
             }
             leave(&self.ctx.lease, command, progress.as_ref()).await

@@ -11,7 +11,7 @@ use crate::coordination::{Error, Notice};
 use crate::model::assignment::{self, LeaseToPlace, Member, Move};
 use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
 use crate::model::shard_graph::unfinished_parents;
-use crate::model::worker_record::{Hints, digest};
+use crate::model::worker_record::{Hints, WorkerEnd, digest};
 
 /// The most leases that are handed over at once.
 const HAND_OFFS_AT_ONCE: usize = 64;
@@ -195,6 +195,20 @@ impl LeaderState {
                     worker = %id, leases = record.leases, still_s = seen.still_for.as_secs(),
                     "dead worker removed from the fleet"
                 );
+                let said_why = |end: &WorkerEnd| end.worker == id.as_str() && end.at_ms >= record.written_ms;
+                if election.view.ends.iter().any(said_why) {
+                    continue;
+                }
+                let end = WorkerEnd {
+                    worker: id.to_string(),
+                    at_ms: record.written_ms,
+                    was_found_dead: true,
+                    leases: record.leases,
+                    reason: format!("no heartbeat for {:.1} s", seen.still_for.as_secs_f64()),
+                };
+                if let Err(error) = election.deps.fleet.keep_end(&end).await {
+                    tracing::debug!(%error, "keeping a dead worker's end failed");
+                }
             }
         }
         Ok(())

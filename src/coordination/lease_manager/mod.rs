@@ -23,7 +23,7 @@ use crate::consumer::{ConsumerCommand, ConsumerExit, ConsumerHandle};
 use crate::model::fleet_view::FleetView;
 use crate::model::lag::Stage;
 use crate::model::lease::{Lease, ShardId, WorkerId};
-use crate::model::worker_record::{Hints, digest};
+use crate::model::worker_record::{Hints, LONG_CALL, digest};
 use crate::telemetry::Loop;
 
 /// The most blocked records that a heartbeat names.
@@ -393,6 +393,10 @@ impl LeaseManager {
         let blocked =
             self.running.iter().filter_map(|(key, held)| Some((key.clone(), held.handle.status.blocked_record()?)));
         let blocked = blocked.take(MOST_BLOCKED).collect();
+        let long_call = LONG_CALL.min(self.deps.options.unready_after);
+        let calls =
+            self.running.iter().filter_map(|(key, held)| Some((key.clone(), held.handle.status.long_call(long_call)?)));
+        let calls = calls.take(MOST_BLOCKED).collect();
         let (leases, digest) = (owned.len() as u64, digest(owned));
         let kbps = self.deps.telemetry.kbps();
         self.deps.record.update(|record| {
@@ -405,6 +409,7 @@ impl LeaseManager {
             record.overloaded = overloaded;
             record.stuck = stuck;
             record.blocked = blocked;
+            record.calls = calls;
         });
     }
 

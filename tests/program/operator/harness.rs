@@ -60,6 +60,11 @@ impl Harness {
 
     /// Starts a worker.
     pub fn worker(&self, id: &str) -> Worker {
+        self.worker_with(id, "")
+    }
+
+    /// Starts a worker with further flags, split at spaces.
+    pub fn worker_with(&self, id: &str, flags: &str) -> Worker {
         let name = format!("operator-{}-{id}-{}", self.name, std::process::id());
         let output = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         let file = std::fs::File::create(&output).expect("a file for the output");
@@ -67,6 +72,7 @@ impl Harness {
             .command()
             .args(["run", "--table", TABLE, "--worker-id", id, "--checkpoint-interval", "100ms"])
             .args(["--log-level", "warn", "--idle-poll", "100ms"])
+            .args(flags.split_whitespace())
             .stdout(file)
             .spawn()
             .expect("the worker starts");

@@ -2,8 +2,12 @@
 
 mod harness;
 
+use std::io::{Read as _, Write as _};
+
 use harness::Harness;
 use serde_json::{Value, json};
+
+use crate::support::wait::eventually;
 
 fn all_read(status: &Value, shards: u64) -> bool {
     status["totals"]["shards"] == json!({"reading": shards}) && status["waits"] == json!([])
@@ -57,10 +61,85 @@ fn a_fleet_that_was_stopped_has_no_worker_and_unowned_shards() {
     let harness = Harness::new("stopped", 2);
     let worker = harness.worker("w-1");
     harness.wait_for_status("a worker with two shards", |status| status["app"] == harness::APP && all_read(status, 2));
+    let killed = harness.worker("w-2");
+    harness.wait_for_status("a second worker", |status| status["totals"]["workers"] == json!({"active": 2}));
+    drop(killed); // killed
+    let status = harness.wait_for_status("the death to be kept", |status| status["ends"] != json!([]));
+    let end = &status["ends"][0];
+    assert_eq!((&end["worker"], &end["was_found_dead"]), (&json!("w-2"), &json!(true)), "{status}");
+    assert!(end["at_ms"].is_u64() && end["reason"].as_str().unwrap().starts_with("no heartbeat for "), "{end}");
+
     worker.stop();
     let status = harness.status();
     assert_eq!((&status["workers"], &status["leader"]), (&json!([]), &Value::Null));
     assert_eq!(status["totals"]["shards"], json!({"unowned": 2}));
+    let end = &status["ends"][1];
+    assert_eq!(
+        (&end["worker"], &end["reason"], &end["was_found_dead"]),
+        (&json!("w-1"), &json!("stopped"), &json!(false))
+    );
+    let left = status["trim_headroom_at_least_ms"].as_u64().expect("the time that is left");
+    assert!((23 * 3_600_000..=24 * 3_600_000).contains(&left), "{left}");
+    assert!(
+        status["remarks"][1].as_str().unwrap().starts_with("no undelivered record is trimmed within the next 23 h")
+    );
+    let table = harness.operator("status").stdout;
+    assert!(table.contains("found dead: no heartbeat for "), "{table}");
+}
+
+#[test]
+fn a_call_that_hangs_is_named_with_its_record_by_status_and_by_readiness() {
+    let mut harness = Harness::new("hung", 1);
+    // Takes connections and never answers.
+    let handler = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let (to, metrics) = (handler.local_addr().expect("its address"), free_address());
+    let _worker = harness.worker_with("w-1", &format!("--to http://{to}/ --metrics-addr {metrics} --unready-after 2s"));
+    harness.write(3);
+    let status =
+        harness.wait_for_status("the call to show", |status| status["shards"][0]["running_call"] != Value::Null);
+    let call = &status["shards"][0]["running_call"];
+    assert_eq!(
+        (&call["attempts"], &call["records"].as_u64().map(|count| count > 0)),
+        (&json!(1), &Some(true)),
+        "{call}"
+    );
+    let position = call["sequence_number"].as_str().expect("a record");
+    let text = status["waits"][0]["text"].as_str().unwrap();
+    assert!(text.contains("worker w-1's processor call has not returned for ") && text.contains(position), "{text}");
+    let reason = not_ready_reason(metrics);
+    assert!(
+        reason.ends_with(&format!("a call of the processor does not return (record {position}, attempt 1)")),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_dead_letter_store_that_fails_is_told_from_a_processor_that_fails() {
+    let mut harness = Harness::new("letters", 1);
+    let metrics = free_address();
+    // Nobody listens there.
+    let flags = format!("--to http://{}/ --metrics-addr {metrics} --unready-after 2s", free_address());
+    let _worker = harness.worker_with("w-1", &format!("{flags} --on-failure dead-letter --retry-attempts 1"));
+    harness.wait_for_status("a worker", |status| status["totals"]["workers"] == json!({"active": 1}));
+    harness.call("DeleteTable", &json!({"TableName": format!("{}-DeadLetters", harness::APP)}));
+    harness.write(1);
+    let reason = not_ready_reason(metrics);
+    assert!(reason.ends_with("its dead letters cannot be written"), "{reason}");
+}
+
+fn free_address() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+}
+
+/// The first reason of a worker's /ready, once a shard is one.
+fn not_ready_reason(metrics: std::net::SocketAddr) -> String {
+    eventually("a worker that is not ready for its shard", || {
+        let mut connection = std::net::TcpStream::connect(metrics).ok()?;
+        write!(connection, "GET /ready HTTP/1.0\r\nhost: {metrics}\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).ok()?;
+        answer.lines().find(|line| line.contains("has made no progress")).map(str::to_owned)
+    })
 }
 
 #[test]
