@@ -173,6 +173,7 @@ mod cli;
 mod consumer;
 mod coordination;
 mod dead_letters;
+mod error;
 mod model;
 mod options;
 mod retry;

@@ -26,6 +26,7 @@ use crate::consumer::{
 };
 use crate::coordination::{self, Coordinator, Identity, WorkerExit};
 use crate::dead_letters::queue::PrepareError;
+use crate::error::{Phase, Verdict, on_table_error};
 use crate::model::backoff::Backoff;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::filter;
@@ -117,7 +118,7 @@ impl StartError {
     fn of_table(error: TableError, may_create: bool) -> Self {
         match error {
             TableError::Missing { table } if !may_create => Self::Fatal(Error::NoTable(table)),
-            error if error.is_transient() => Self::Unavailable(error.to_string()),
+            error if on_table_error(&error, Phase::Starting) == Verdict::Retry => Self::Unavailable(error.to_string()),
             error => Self::Fatal(Error::Fleet(error.into())),
         }
     }

@@ -118,7 +118,7 @@ impl TableError {
         }
     }
 
-    /// Whether retrying may help.
+    /// Whether it passes by itself.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }

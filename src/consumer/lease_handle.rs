@@ -13,6 +13,7 @@ use super::lease_deadline::LeaseDeadline;
 use super::status::ConsumerStatus;
 use crate::aws::TableError;
 use crate::aws::lease_table::{CommitOutcome, EndOutcome, LeaseTable, Outcome, RefusedWrite, TransactWriteItem};
+use crate::error::Refusals;
 use crate::model::backoff::Backoff;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, LeaseLost, ShardId, Transition, TransitionError, WorkerId};
@@ -39,6 +40,7 @@ pub struct LeaseHandle {
     /// The origin of the throughput's times.
     started: Instant,
     status: Arc<ConsumerStatus>,
+    refusals: Refusals,
     rng: StdMutex<Rng>,
 }
 
@@ -102,6 +104,7 @@ impl LeaseHandle {
             row: Mutex::new(row),
             delivered: StdMutex::new(delivered),
             status,
+            refusals: Refusals::default(),
             rng: StdMutex::new(rng),
         }
     }
@@ -339,7 +342,7 @@ impl LeaseHandle {
 
     /// Waits before retrying a write whose outcome is unknown, while the lease is held.
     async fn wait_after(&self, error: TableError, backoff: &mut Backoff) -> Result<(), WriteError> {
-        if !error.is_transient() {
+        if !self.refusals.allow(&error) {
             return Err(WriteError::Table(error));
         }
         self.check()?;

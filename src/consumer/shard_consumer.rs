@@ -15,6 +15,7 @@ use super::processor::{ProcessorFactory, ShardContext};
 use super::reader::Reader;
 use super::status::ConsumerStatus;
 use crate::aws::TableError;
+use crate::error::Refusals;
 use crate::model::lease::{Lease, ShardId};
 
 /// The interval at which a consumer reads its shard's parents, unless it is told to earlier.
@@ -113,10 +114,11 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
     /// Waits until the parents are finished, by strongly consistent reads of their rows: no record of a child may be
     /// delivered before that.
     async fn wait_for_parents(&mut self) -> Result<(), ConsumerExit> {
+        let refusals = Refusals::default();
         loop {
             let is_blocked = match self.unfinished_parent().await {
                 Ok(parent) => parent.is_some(),
-                Err(error) if error.is_transient() => true,
+                Err(error) if refusals.allow(&error) => true,
                 Err(error) => return Err(ConsumerExit::Failed(FatalError::LeaseTable(error))),
             };
             self.status.set_blocked_on_parent(is_blocked);

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{Deps, Error, Notice};
 use crate::aws::TableError;
 use crate::consumer::LeaseDeadline;
+use crate::error::Refusals;
 use crate::model::lease::ShardId;
 use crate::model::worker_record::{Hints, WorkerRecord, heartbeat_interval, proved_for};
 use crate::telemetry::Loop;
@@ -58,6 +59,7 @@ pub(super) struct HeartbeatTask {
     pub(super) deps: Deps,
     pub(super) alive: LeaseDeadline,
     pub(super) notices: mpsc::UnboundedSender<Notice>,
+    pub(super) refusals: Refusals,
 }
 
 impl HeartbeatTask {
@@ -125,7 +127,7 @@ impl HeartbeatTask {
             };
             match outcome {
                 Ok(()) => {}
-                Err(Error::Table(error)) if error.is_transient() => {
+                Err(Error::Table(error)) if self.refusals.allow(&error) => {
                     tracing::debug!(%error, "heartbeat failed, retrying");
                     next_heartbeat = next_heartbeat.min(Instant::now() + RETRY_WAIT);
                 }

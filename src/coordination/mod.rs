@@ -33,6 +33,7 @@ use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::Stream;
 use crate::consumer::{FatalError, LeaseDeadline, SpawnConsumer, WallClock};
+use crate::error::Refusals;
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::{ShardId, WorkerId};
 use crate::model::worker_record::{Hints, LeaderRecord, WorkerEnd, WorkerRecord};
@@ -112,6 +113,23 @@ pub enum WorkerExit {
     StreamEnded,
 }
 
+impl Error {
+    /// Whether the leases may be handed over first: the rows are understood, and this worker's.
+    fn allows_drain(&self) -> bool {
+        match self {
+            Self::Consumer(FatalError::LeaseTable(_) | FatalError::Gap(_)) | Self::KclAlive { .. } | Self::Table(_) => {
+                true
+            }
+            Self::Consumer(FatalError::StreamGone(_))
+            | Self::NotJoined(_)
+            | Self::OtherStream { .. }
+            | Self::Replaced(_)
+            | Self::TaskDied(_)
+            | Self::WorkerIdInUse(_) => false,
+        }
+    }
+}
+
 impl WorkerExit {
     /// The ending as a word for logs.
     pub fn as_str(self) -> &'static str {
@@ -137,6 +155,8 @@ enum Notice {
     Expired,
     /// The stream is switched off and everything in it is delivered.
     StreamEnded,
+    /// Another task has met an error that ends the worker.
+    Failed(Error),
 }
 
 /// The parts that the tasks of one worker share.
@@ -196,7 +216,12 @@ impl Coordinator {
             spawner,
             telemetry: self.telemetry,
         };
-        let heartbeat = HeartbeatTask { deps: deps.clone(), alive: self.alive, notices: notices.clone() };
+        let heartbeat = HeartbeatTask {
+            deps: deps.clone(),
+            alive: self.alive,
+            notices: notices.clone(),
+            refusals: Refusals::default(),
+        };
         let mut asked = stop.clone();
         let asked = async { drop(asked.wait_for(|stop| *stop).await) };
         tokio::select! {
@@ -212,6 +237,7 @@ impl Coordinator {
         deps.telemetry.set_working();
         let telemetry = deps.telemetry.clone();
         telemetry.follow_fleet(deps.me.worker.clone(), view.clone(), deps.record.subscribe());
+        let failures = notices.clone();
         let leader = Leader::new(deps.clone(), view_sender, notices, self.rng.fork());
         let lease_manager = LeaseManager::new(deps.clone(), view, notice_receiver, self.rng.fork());
         let mut tasks = JoinSet::new();
@@ -222,9 +248,14 @@ impl Coordinator {
         tasks.spawn(async move { Err(leader.run().await) });
         tasks.spawn(async move { lease_manager.run(stop).await });
         tasks.spawn(async move { match telemetry.run().await {} });
-        let exit = match tasks.join_next().await {
-            Some(Ok(outcome)) => outcome,
-            _ => Err(Error::TaskDied("coordination")),
+        let exit = loop {
+            match tasks.join_next().await {
+                // The lease manager drains, and ends with the error.
+                Some(Ok(Err(error)))
+                    if error.allows_drain() && failures.send(Notice::Failed(error.clone())).is_ok() => {}
+                Some(Ok(outcome)) => break outcome,
+                _ => break Err(Error::TaskDied("coordination")),
+            }
         };
         tasks.shutdown().await;
         match &exit {

@@ -223,7 +223,6 @@ fn a_stream_that_is_switched_off_and_on_is_read_on_by_the_running_worker() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn refusals_that_do_not_last_end_no_worker() {
     let fixture = Fixture::new("");
     let mut deliveries = fixture.deliveries("audit");

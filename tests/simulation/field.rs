@@ -365,7 +365,6 @@ fn two_lease_durations_in_one_fleet_are_safe() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn calls_refused_for_seconds_end_no_worker() {
     check(Condition::Refusals);
 }

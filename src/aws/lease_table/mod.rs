@@ -227,7 +227,7 @@ impl LeaseTable {
             Err(error) => {
                 let error = self.0.error("UpdateItem", &error);
                 if !error.is_transient() {
-                    return Err(error);
+                    return Err(error); // it did not happen
                 }
                 let row = self.read_valid(&transition.before.key).await?;
                 if row.as_ref() == Some(&transition.before) {

@@ -25,6 +25,7 @@ use self::state::LeaderState;
 use super::{Deps, Error, Notice};
 use crate::aws::{TableError, stream};
 use crate::consumer::FatalError;
+use crate::error::Refusals;
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::WorkerId;
 use crate::model::shard_directory::Listing;
@@ -50,6 +51,7 @@ pub(super) struct Leader {
     election: Election,
     /// While this worker leads.
     state: Option<LeaderState>,
+    refusals: Refusals,
 }
 
 impl Leader {
@@ -59,7 +61,7 @@ impl Leader {
         notices: mpsc::UnboundedSender<Notice>,
         rng: Rng,
     ) -> Self {
-        Self { election: Election::new(deps, view_sender, notices, rng), state: None }
+        Self { election: Election::new(deps, view_sender, notices, rng), state: None, refusals: Refusals::default() }
     }
 
     /// Observes the fleet, and leads it when it is this worker's turn, until an error ends the worker.
@@ -68,7 +70,7 @@ impl Leader {
             let started = Instant::now();
             match self.round().await {
                 Ok(()) => {}
-                Err(Error::Table(error)) if error.is_transient() => {
+                Err(Error::Table(error)) if self.refusals.allow(&error) => {
                     tracing::debug!(%error, "leading failed, retrying");
                 }
                 Err(error) => return error,

@@ -20,6 +20,7 @@ use super::{Deps, Error, Notice, WorkerExit};
 use crate::aws::TableError;
 use crate::aws::lease_table::{BadRow, Outcome};
 use crate::consumer::{ConsumerCommand, ConsumerExit, ConsumerHandle};
+use crate::error::Refusals;
 use crate::model::fleet_view::FleetView;
 use crate::model::lag::Stage;
 use crate::model::lease::{Lease, ShardId, WorkerId};
@@ -59,6 +60,9 @@ pub(super) struct LeaseManager {
     /// Whether the next tick reads all rows.
     wants_scan: bool,
     leaving: Option<Leaving>,
+    /// The error that the worker leaves for.
+    failure: Option<Error>,
+    refusals: Refusals,
     overload_monitor: OverloadMonitor,
     watchdog: Watchdog,
     rng: Rng,
@@ -103,6 +107,8 @@ impl LeaseManager {
             hints: JoinSet::new(),
             wants_scan: true,
             leaving: None,
+            failure: None,
+            refusals: Refusals::default(),
             overload_monitor: OverloadMonitor::new(),
             watchdog,
             rng,
@@ -114,24 +120,31 @@ impl LeaseManager {
         let mut next_tick = Instant::now();
         loop {
             self.deps.telemetry.loop_tick(Loop::LeaseManager, next_tick);
-            tokio::select! {
+            let outcome = tokio::select! {
                 biased;
-                () = asked_to_stop(&mut stop), if self.leaving.is_none() => self.leave(WorkerExit::Stopped),
-                Some((key, exit)) = self.exits.recv() => self.on_exit(key, exit).await?,
-                Some(notice) = self.notices.recv() => self.on_notice(notice).await?,
-                Some(_) = self.hints.join_next() => {}
+                () = asked_to_stop(&mut stop), if self.leaving.is_none() => {
+                    self.leave(WorkerExit::Stopped);
+                    Ok(())
+                }
+                Some((key, exit)) = self.exits.recv() => self.on_exit(key, exit).await,
+                Some(notice) = self.notices.recv() => self.on_notice(notice).await,
+                Some(_) = self.hints.join_next() => Ok(()),
                 () = tokio::time::sleep_until(next_tick) => {
-                    self.tick().await?;
+                    let outcome = self.tick().await;
                     let tick = if self.pending.is_empty() { TICK } else { PENDING_TICK };
                     next_tick = Instant::now() + tick;
+                    outcome
                 }
+            };
+            if let Err(error) = outcome {
+                self.fail(error)?;
             }
             if !self.pending.is_empty() {
                 next_tick = next_tick.min(Instant::now() + PENDING_TICK);
             }
             if let Some(exit) = self.has_left() {
                 while self.hints.join_next().await.is_some() {}
-                return Ok(exit);
+                return self.failure.map_or(Ok(exit), Err);
             }
         }
     }
@@ -147,6 +160,7 @@ impl LeaseManager {
                 self.wants_scan = true;
             }
             Notice::StreamEnded => self.leave(WorkerExit::StreamEnded),
+            Notice::Failed(error) => return Err(error),
         }
         Ok(())
     }
@@ -177,7 +191,7 @@ impl LeaseManager {
     async fn scan(&mut self) -> Result<(), Error> {
         let rows = match self.deps.leases.scan().await {
             Ok(rows) => rows,
-            Err(error) => return pass(error, "reading the lease table"),
+            Err(error) => return self.pass(error, "reading the lease table"),
         };
         self.wants_scan = false;
         let mut seen = BTreeSet::new();
@@ -195,7 +209,7 @@ impl LeaseManager {
                     Ok(Outcome::Applied(row)) => self.hint(&owner, hint(&row.key)),
                     Ok(Outcome::Conflict(_)) => self.recheck(row.key.clone()),
                     Err(error) => {
-                        pass(error, "taking back a lease")?;
+                        self.pass(error, "taking back a lease")?;
                         self.wants_scan = true;
                     }
                 }
@@ -227,7 +241,7 @@ impl LeaseManager {
             }
             Err(error) => {
                 keys.iter().for_each(|key| self.recheck(key.clone()));
-                pass(error, "reading leases")
+                self.pass(error, "reading leases")
             }
         }
     }
@@ -340,8 +354,17 @@ impl LeaseManager {
                 }
                 Ok(())
             }
-            Err(error) => pass(error, "reading the children's leases"),
+            Err(error) => self.pass(error, "reading the children's leases"),
         }
+    }
+
+    /// Logs an error whose call a later tick repeats; passes one on that ends the worker.
+    fn pass(&self, error: TableError, what: &'static str) -> Result<(), Error> {
+        if self.refusals.allow(&error) {
+            tracing::debug!(%error, what, "failed, retrying");
+            return Ok(());
+        }
+        Err(error.into())
     }
 
     fn hint(&mut self, worker: &WorkerId, hints: Hints) {
@@ -440,7 +463,7 @@ impl LeaseManager {
         }
         let rows = match self.deps.leases.scan().await {
             Ok(rows) => rows,
-            Err(error) => return pass(error, "reading the lease table").map(|()| false),
+            Err(error) => return self.pass(error, "reading the lease table").map(|()| false),
         };
         if rows.iter().any(Result::is_err) {
             return Ok(false);
@@ -467,6 +490,16 @@ impl LeaseManager {
         Ok(true)
     }
 
+    /// Leaves for an error, with a drain unless nothing may be written any more.
+    fn fail(&mut self, error: Error) -> Result<(), Error> {
+        if !error.allows_drain() {
+            return Err(error);
+        }
+        self.failure.get_or_insert(error);
+        self.leave(WorkerExit::Stopped);
+        Ok(())
+    }
+
     fn leave(&mut self, exit: WorkerExit) {
         if self.leaving.is_some() {
             return;
@@ -487,7 +520,7 @@ impl LeaseManager {
         let is_led = view.leader().is_some();
         let waited = leaving.since.elapsed();
         let patience = self.deps.options.drain_timeout.min(self.deps.options.lease_duration * 2);
-        if !leaving.has_released && (!has_taker || !is_led || waited >= patience) {
+        if !leaving.has_released && (!has_taker || !is_led || waited >= patience || self.failure.is_some()) {
             leaving.has_released = true;
             // Leases that are on their way to another worker are handed over; the others become unowned.
             for running in self.running.values().filter(|running| running.is_owned) {
@@ -517,15 +550,6 @@ impl LeaseManager {
 /// Resolves when the worker is to stop, or when its owner has dropped the other end.
 async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// Logs a transient error, whose call a later tick repeats; passes any other on.
-fn pass(error: TableError, what: &'static str) -> Result<(), Error> {
-    if error.is_transient() {
-        tracing::debug!(%error, what, "failed, retrying");
-        return Ok(());
-    }
-    Err(error.into())
 }
 
 /// The children of a finished row that are not among `known`.

@@ -1,6 +1,6 @@
 //! Release of leases whose processor hangs.
 
-use super::{LeaseManager, pass};
+use super::LeaseManager;
 use crate::aws::TableError;
 use crate::aws::lease_table::Outcome;
 use crate::consumer::ConsumerCommand;
@@ -34,7 +34,7 @@ impl LeaseManager {
         }
         for key in self.watchdog.to_release() {
             if let Err(error) = self.release_row(&key).await {
-                pass(error, "releasing a lease whose processor hangs")?;
+                self.pass(error, "releasing a lease whose processor hangs")?;
             }
         }
         Ok(())
