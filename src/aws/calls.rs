@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::{
-    BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
+    AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
 };
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
@@ -81,6 +81,29 @@ impl Intercept for MetricsInterceptor {
         let took = config.load::<Began>().map_or(Duration::ZERO, |began| began.0.elapsed());
         note(operation, outcome(context), took, || cost(operation, context));
         Ok(())
+    }
+}
+
+/// Refuses good answers without a body, which the SDK takes for answers in which nothing is set: a table without an item.
+/// The services always send an object.
+#[derive(Debug)]
+pub(crate) struct BodyInterceptor;
+
+#[dyn_dispatch_hint]
+impl Intercept for BodyInterceptor {
+    fn name(&self) -> &'static str {
+        "BodyInterceptor"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response();
+        let is_empty = response.status().is_success() && response.body().bytes().is_some_and(<[u8]>::is_empty);
+        if is_empty { Err("the answer has no body".into()) } else { Ok(()) }
     }
 }
 

@@ -16,7 +16,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
 use aws_smithy_runtime::client::retries::RetryPartition;
 
-use super::calls::MetricsInterceptor;
+use super::calls::{BodyInterceptor, MetricsInterceptor};
 use super::credentials;
 
 /// The most idle connections to one host: as many as calls may be in flight, so that none is opened anew.
@@ -151,7 +151,8 @@ pub fn clients(config: &SdkConfig, endpoints: &Endpoints, table_timeout: Duratio
             .timeout_config(table_timeouts.clone())
             .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(25)))
             .retry_partition(RetryPartition::new(format!("{partition}-leases")))
-            .interceptor(MetricsInterceptor);
+            .interceptor(MetricsInterceptor)
+            .interceptor(BodyInterceptor);
         aws_sdk_dynamodb::Client::from_conf(settings.build())
     };
     let of_stream = for_stream(config, &endpoints.stream);
@@ -159,7 +160,8 @@ pub fn clients(config: &SdkConfig, endpoints: &Endpoints, table_timeout: Duratio
         .timeout_config(stream_timeouts)
         .retry_config(RetryConfig::disabled())
         .retry_partition(RetryPartition::new(format!("{partition}-records")))
-        .interceptor(MetricsInterceptor);
+        .interceptor(MetricsInterceptor)
+        .interceptor(BodyInterceptor);
     if let Some(url) = &endpoints.streams_url {
         streams = streams.endpoint_url(url);
     }

@@ -12,6 +12,8 @@ pub(crate) mod item;
 pub mod lease_table;
 pub(crate) mod own_table;
 pub mod record;
+#[cfg(test)]
+mod scripted;
 pub mod stream;
 pub mod table_health;
 

@@ -71,7 +71,7 @@ impl OwnTable {
         loop {
             let call = self.client.scan().table_name(&self.name).consistent_read(true);
             let page = call.set_exclusive_start_key(start).send().await.map_err(|error| self.error("Scan", &error))?;
-            page.items.unwrap_or_default().into_iter().for_each(&mut read);
+            self.listed("Scan", page.items)?.into_iter().for_each(&mut read);
             start = page.last_evaluated_key.filter(|key| !key.is_empty());
             if start.is_none() {
                 return Ok(());
@@ -83,6 +83,13 @@ impl OwnTable {
         let call = self.client.get_item().table_name(&self.name).consistent_read(true).set_key(Some(key));
         let answer = call.send().await.map_err(|error| self.error("GetItem", &error))?;
         Ok(answer.item)
+    }
+
+    /// The items of an answer, which lists them even when there are none.
+    pub(crate) fn listed<T>(&self, operation: &'static str, items: Option<T>) -> Result<T, TableError> {
+        let incomplete = || CallError::from(String::from("the answer lists no items"));
+        let error = || TableError::Unavailable { operation, table: self.name.clone(), source: incomplete() };
+        items.ok_or_else(error)
     }
 
     pub(crate) fn error<E, R>(&self, operation: &'static str, error: &SdkError<E, R>) -> TableError

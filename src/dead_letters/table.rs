@@ -203,12 +203,12 @@ impl DeadLetterTable {
                     call.filter_expression("attribute_not_exists(#part)").expression_attribute_names("#part", PART);
                 let page =
                     call.set_exclusive_start_key(start).send().await.map_err(|error| self.0.error("Scan", &error))?;
-                (page.items, page.last_evaluated_key)
+                (self.0.listed("Scan", page.items)?, page.last_evaluated_key)
             }
             Some(shard) => self.query(shard.as_str(), None, start).await?,
         };
         let mut entries = Vec::new();
-        for item in items.unwrap_or_default() {
+        for item in items {
             entries.extend(self.read_entry(item).await?);
         }
         Ok(EntryPage { entries, next: next.filter(|key| !key.is_empty()).map(Cursor) })
@@ -222,7 +222,7 @@ impl DeadLetterTable {
         let (mut entries, mut start) = (Vec::new(), None);
         loop {
             let (items, next) = self.query(id.shard_id.as_str(), Some(position_prefix(id)), start).await?;
-            for item in items.unwrap_or_default() {
+            for item in items {
                 entries.extend(self.read_entry(item).await?);
             }
             start = next.filter(|key| !key.is_empty());
@@ -316,7 +316,7 @@ impl DeadLetterTable {
         shard: &str,
         prefix: Option<String>,
         start: Option<Item>,
-    ) -> Result<(Option<Vec<Item>>, Option<Item>), TableError> {
+    ) -> Result<(Vec<Item>, Option<Item>), TableError> {
         let call = self.0.client.query().table_name(&self.0.name).consistent_read(true).set_exclusive_start_key(start);
         let call =
             call.expression_attribute_names("#shard", SHARD).expression_attribute_values(":shard", string(shard));
@@ -328,7 +328,7 @@ impl DeadLetterTable {
                 .expression_attribute_values(":prefix", string(prefix)),
         };
         let page = call.send().await.map_err(|error| self.0.error("Query", &error))?;
-        Ok((page.items, page.last_evaluated_key))
+        Ok((self.0.listed("Query", page.items)?, page.last_evaluated_key))
     }
 
     async fn read_entry(&self, mut item: Item) -> Result<Option<Entry>, TableError> {
@@ -353,7 +353,7 @@ impl DeadLetterTable {
         let (mut record, mut found, mut start) = (String::new(), 0, None);
         loop {
             let (items, next) = self.query(key, None, start).await?;
-            for item in items.unwrap_or_default() {
+            for item in items {
                 record.push_str(text(&item, PART).unwrap_or_default());
                 found += 1;
             }

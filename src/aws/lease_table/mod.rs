@@ -148,8 +148,8 @@ impl LeaseTable {
                 let wanted = wanted.map_err(|error| self.0.unbuildable("BatchGetItem", &error))?;
                 let call = self.0.client.batch_get_item().request_items(&self.0.name, wanted);
                 let answer = call.send().await.map_err(|error| self.0.error("BatchGetItem", &error))?;
-                let items = answer.responses.and_then(|mut tables| tables.remove(&self.0.name));
-                rows.extend(items.unwrap_or_default().iter().filter_map(read_row));
+                let mut tables = self.0.listed("BatchGetItem", answer.responses)?;
+                rows.extend(tables.remove(&self.0.name).unwrap_or_default().iter().filter_map(read_row));
                 left = answer
                     .unprocessed_keys
                     .and_then(|mut tables| tables.remove(&self.0.name))
@@ -597,6 +597,7 @@ fn key_item(key: &ShardId) -> Item {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aws::scripted::{Answer, Service, keys};
 
     fn lease() -> Lease {
         let parents = BTreeSet::from([ShardId::from("shardId-0")]);
@@ -693,5 +694,22 @@ mod tests {
         let owned = lease().owned_by(&"a".into());
         let released = owned.release(&"a".into(), Checkpoint::TrimHorizon).expect("holder");
         assert!(Change::new(&released).update.ends_with("REMOVE leaseOwner"));
+    }
+
+    #[tokio::test]
+    async fn answers_without_members_are_no_empty_table_and_no_missing_row() {
+        let service = Service::default();
+        let answers = ["", "{}", "", "{}", "", "{}"].map(Answer::ok);
+        let table = LeaseTable::new(service.clients(answers, keys()).tables, "app");
+        for _ in 0..2 {
+            assert!(table.scan().await.is_err_and(|error| error.is_transient()));
+        }
+        for _ in 0..2 {
+            assert!(
+                table.read_many(&[ShardId::from("shardId-1")].into()).await.is_err_and(|error| error.is_transient())
+            );
+        }
+        assert!(table.read(&"shardId-1".into()).await.is_err_and(|error| error.is_transient()));
+        assert_eq!(table.read(&"shardId-1".into()).await, Ok(None), "as the service says it");
     }
 }
