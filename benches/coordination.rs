@@ -13,7 +13,7 @@ use shardkeeper::internals::model::checkpoint::Checkpoint;
 use shardkeeper::internals::model::lease::{Lease, ShardId, WorkerId};
 use shardkeeper::internals::model::record::{Page, PageSummary, RecordBatch};
 use shardkeeper::internals::model::sequence_number::{SequenceNumber, compare_digits};
-use shardkeeper::internals::model::shard_graph::{Shard, ShardGraph};
+use shardkeeper::internals::model::shard_graph::{Shard, ShardGraph, Start};
 use shardkeeper_local::InMemoryClient;
 use shardkeeper_local::{Clock, LocalOptions, LocalService, Timestamp};
 
@@ -52,7 +52,7 @@ fn shard_graph(criterion: &mut Criterion) {
     group.bench_function("build", |bencher| {
         bencher.iter_batched(|| listing.clone(), ShardGraph::from_iter, BatchSize::LargeInput);
     });
-    let start = Checkpoint::TrimHorizon;
+    let start = Start::TrimHorizon;
     group.bench_function("missing-leases-of-a-new-application", |bencher| {
         bencher.iter(|| black_box(graph.missing_leases(|id| none.contains(id), &start)));
     });

@@ -208,7 +208,7 @@ pub use model::record::{
 };
 pub use model::scaling::ScalingOptions;
 pub use model::sequence_number::SequenceNumber;
-pub use options::{Checkpoints, OnGap, OptionsError, StreamSelector, WorkerOptions};
+pub use options::{Checkpoints, OnGap, OptionsError, StartPosition, StreamSelector, WorkerOptions};
 pub use telemetry::{Health, WorkerTelemetry};
 pub use worker::{Error, Report, Worker};
 

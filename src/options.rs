@@ -1,11 +1,10 @@
 //! The settings of a worker, in one struct that coordination and consumers share whole.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::aws::clients::Endpoints;
 use crate::consumer::{FailurePolicy, WallClock};
 use crate::model::batcher::{MOST_BYTES, MOST_RECORDS};
-use crate::model::checkpoint::Checkpoint;
 use crate::model::filter::Filters;
 use crate::model::scaling::ScalingOptions;
 
@@ -31,8 +30,8 @@ pub struct WorkerOptions {
     pub worker_id: String,
     /// Region and endpoints that differ from those of the AWS environment.
     pub endpoints: Endpoints,
-    /// Position at which a new application begins: [`Checkpoint::TrimHorizon`] (default) or [`Checkpoint::Latest`].
-    pub start: Checkpoint,
+    /// Position at which a new application begins (default: the oldest record).
+    pub start: StartPosition,
     /// Whether to create missing tables (default: yes).
     pub create_tables: bool,
     /// Whether to end when everything that was in the stream at the start is delivered (default: no).
@@ -106,6 +105,18 @@ pub enum Checkpoints {
     Manual,
 }
 
+/// The position at which a new application begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartPosition {
+    /// The oldest record that the service still has.
+    TrimHorizon,
+    /// The first record since the application first sees its stream, by the service's clock.
+    Latest,
+    /// The first record since this time, by the service's clock. What is older than the service keeps is a gap.
+    At(SystemTime),
+}
+
 /// Handling of records that were trimmed before they were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnGap {
@@ -123,7 +134,7 @@ impl WorkerOptions {
             stream,
             worker_id: worker_id.into(),
             endpoints: Endpoints::default(),
-            start: Checkpoint::TrimHorizon,
+            start: StartPosition::TrimHorizon,
             create_tables: true,
             until_caught_up: false,
             lease_duration: Duration::from_secs(5),

@@ -376,7 +376,7 @@ impl Startup<'_> {
             PrepareError::Table(error) => of_table(error),
             error => Error::DeadLetters(error).into(),
         })?;
-        match coordination::bind_stream(&leases, &fleet, &stream, self.options.clock).await {
+        match coordination::bind_stream(&leases, &fleet, &stream, self.options).await {
             Ok(leader) => Ok((stream, leader)),
             Err(coordination::Error::Table(error)) => Err(of_table(error)),
             Err(error) => Err(Error::Fleet(error).into()),
@@ -422,7 +422,7 @@ impl Startup<'_> {
             if self.options.on_gap == OnGap::Stop {
                 return Err(Error::Fleet(FatalError::Gap(row.key).into()).into());
             }
-            let ended = row.reset(Checkpoint::ShardEnd);
+            let ended = row.reset(Checkpoint::ShardEnd, None);
             if let Outcome::Applied(row) = leases.apply(&ended).await.map_err(of_table)? {
                 tracing::error!(shard = %row.key, stream = bound, "gap: the stream is gone and was not read to its end");
                 self.counters.gap("not_found");

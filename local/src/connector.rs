@@ -13,6 +13,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::date_time::{DateTime, Format};
 use bytes::Bytes;
 
 use crate::emulator::{Answer, Request};
@@ -79,7 +80,7 @@ impl InMemoryClient {
             },
         };
         match answer {
-            Ok(answer) => to_response(answer),
+            Ok(answer) => to_response(answer, self.service.now()),
             Err(LostCall) => Err(ConnectorError::io(Box::new(LostCall))),
         }
     }
@@ -116,11 +117,14 @@ fn from_sdk(request: &HttpRequest) -> Result<Request, ConnectorError> {
     Ok(Request { target, body: Bytes::copy_from_slice(body) })
 }
 
-fn to_response(answer: Answer) -> Result<HttpResponse, ConnectorError> {
+fn to_response(answer: Answer, now: Timestamp) -> Result<HttpResponse, ConnectorError> {
     let status = answer.status.try_into().map_err(|error| ConnectorError::other(Box::new(error), None))?;
     let mut response = HttpResponse::new(status, SdkBody::from(answer.body));
     let headers = response.headers_mut();
     headers.insert("content-type", "application/x-amz-json-1.0");
     headers.insert("x-amzn-requestid", answer.request_id);
+    if let Ok(date) = DateTime::from_millis(i64::try_from(now.as_millis()).unwrap_or(i64::MAX)).fmt(Format::HttpDate) {
+        headers.insert("date", date);
+    }
     Ok(response)
 }

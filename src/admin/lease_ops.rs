@@ -24,6 +24,8 @@ pub enum Request {
     Reset {
         /// The new checkpoint.
         at: Checkpoint,
+        /// The time that it stands for (ms since the epoch), if it is a sentinel of a time.
+        since_ms: Option<u64>,
     },
 }
 
@@ -156,7 +158,7 @@ pub fn decide(
     let (write, hints, summary) = match request {
         Request::Release => op.release()?,
         Request::Assign { to } => op.assign(to)?,
-        Request::Reset { at } => op.reset(at, together)?,
+        Request::Reset { at, since_ms } => op.reset(at, *since_ms, together)?,
     };
     Ok(PlannedWrite { write, hints, summary, warnings: op.warnings })
 }
@@ -240,7 +242,7 @@ impl LeaseOp<'_> {
         Ok((Some(write), hints, summary))
     }
 
-    fn reset(&mut self, at: &Checkpoint, together: &BTreeSet<ShardId>) -> Decision {
+    fn reset(&mut self, at: &Checkpoint, since_ms: Option<u64>, together: &BTreeSet<ShardId>) -> Decision {
         let row = self.row;
         let holder = row.holder().filter(|holder| !row.is_finished() && self.may_be_alive(holder));
         if let Some(holder) = holder {
@@ -254,7 +256,7 @@ impl LeaseOp<'_> {
                 can_force: false,
             });
         }
-        if row.checkpoint == *at {
+        if row.checkpoint == *at && row.since_ms == since_ms {
             return Ok(nothing(format!("its checkpoint already is {at}")));
         }
         if let Some(reason) = self.snapshot.missing_positions.get(&row.key) {
@@ -272,7 +274,7 @@ impl LeaseOp<'_> {
             true => format!("skips from {} to {at}: the records in between are never delivered", row.checkpoint),
             false => format!("goes back from {} to {at}: the records after it are delivered again", row.checkpoint),
         };
-        Ok((Some(row.reset(at.clone())), BTreeSet::new(), summary))
+        Ok((Some(row.reset(at.clone(), since_ms)), BTreeSet::new(), summary))
     }
 
     /// Warns about the order between this shard and its parents and children.
@@ -374,12 +376,12 @@ fn nothing(reason: String) -> (Option<Transition>, BTreeSet<WorkerId>, String) {
     (None, BTreeSet::new(), format!("changes nothing: {reason}"))
 }
 
-/// Whether moving from one checkpoint to another may skip records. `LATEST` sorts before all numbers, but means the
-/// position behind the newest record.
+/// Whether moving from one checkpoint to another may skip records. Sentinels of a time sort before all numbers, and may
+/// mean a later position.
 fn is_forward(from: &Checkpoint, to: &Checkpoint) -> bool {
     match (from, to) {
-        (Checkpoint::ShardEnd, _) | (_, Checkpoint::TrimHorizon | Checkpoint::AtTimestamp) => false,
-        (_, Checkpoint::Latest) => true,
+        (Checkpoint::ShardEnd, _) | (_, Checkpoint::TrimHorizon) => false,
+        (_, Checkpoint::AtTimestamp | Checkpoint::Latest) => true,
         (from, to) => to > from,
     }
 }
@@ -429,7 +431,7 @@ mod tests {
     }
 
     fn reset(text: &str) -> Request {
-        Request::Reset { at: at(text) }
+        Request::Reset { at: at(text), since_ms: None }
     }
 
     #[test]

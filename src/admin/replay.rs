@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, Transition};
-use crate::model::shard_graph::ShardGraph;
+use crate::model::shard_graph::{ShardGraph, Start};
 
 /// A shard's children come to be at about its end: this far apart at the most.
 const END_TOLERANCE_MS: u64 = 60_000;
@@ -38,7 +38,7 @@ impl ReplayPlan {
     /// Plans a replay of all listed shards with changes after `from_ms` (ms since the epoch).
     pub fn new(rows: &BTreeMap<ShardId, Lease>, graph: &ShardGraph, from_ms: u64) -> Self {
         let mut plan = Self::default();
-        for lease in graph.missing_leases(|_| false, &Checkpoint::TrimHorizon) {
+        for lease in graph.missing_leases(|_| false, &Start::TrimHorizon) {
             if ended_before(graph, &lease.key, from_ms) {
                 plan.older += 1;
                 continue;
@@ -46,7 +46,7 @@ impl ReplayPlan {
             match rows.get(&lease.key) {
                 None => plan.writes.push(ReplayWrite::Create(lease)),
                 Some(row) if row.checkpoint == Checkpoint::TrimHorizon => plan.unchanged += 1,
-                Some(row) => plan.writes.push(ReplayWrite::Reset(row.reset(Checkpoint::TrimHorizon))),
+                Some(row) => plan.writes.push(ReplayWrite::Reset(row.reset(Checkpoint::TrimHorizon, None))),
             }
         }
         plan.trimmed = rows.keys().filter(|key| !graph.contains(key)).cloned().collect();

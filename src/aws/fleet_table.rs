@@ -4,9 +4,16 @@
 //! stream. The table saves the lease table a write for each lease and interval. Its loss costs time, no records.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::date_time::{DateTime, Format};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -387,6 +394,18 @@ impl FleetTable {
         call.send().await.map(drop).map_err(|error| self.0.error("PutItem", &error))
     }
 
+    /// The service's time of day (ms since the epoch, in whole seconds), if its answers tell it.
+    ///
+    /// # Errors
+    /// When the call failed for good.
+    pub async fn service_time_ms(&self) -> Result<Option<u64>, TableError> {
+        let date = DateSlot::default();
+        let call = self.0.client.get_item().table_name(&self.0.name).key(KEY, string(LEADER));
+        let call = call.customize().interceptor(date.clone());
+        call.send().await.map_err(|error| self.0.error("GetItem", &error))?;
+        Ok(date.0.lock().unwrap_or_else(PoisonError::into_inner).take())
+    }
+
     /// The leader's item.
     ///
     /// # Errors
@@ -394,6 +413,30 @@ impl FleetTable {
     pub async fn leader(&self) -> Result<Option<LeaderRecord>, TableError> {
         let key = Item::from([(KEY.into(), string(LEADER))]);
         Ok(self.0.get(key).await?.as_ref().map(read_leader))
+    }
+}
+
+/// Takes the time of day from an answer's head.
+#[derive(Clone, Debug, Default)]
+struct DateSlot(Arc<Mutex<Option<u64>>>);
+
+#[dyn_dispatch_hint]
+impl Intercept for DateSlot {
+    fn name(&self) -> &'static str {
+        "DateSlot"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date");
+        let date =
+            date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok()?.to_millis().ok()?.try_into().ok());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = date;
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_sdk_dynamodbstreams::Client;
 use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::{ShardFilter, ShardFilterType, ShardIteratorType, StreamStatus};
+use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
@@ -100,17 +101,30 @@ impl Stream {
         described(call.send().await.map_err(|error| Error::new(&error))?.stream_description)
     }
 
-    /// An iterator on a shard that begins after `checkpoint` (GetShardIterator).
+    /// An iterator on a shard that begins after `checkpoint` (GetShardIterator). Sentinels of a time begin at `since_ms` (ms
+    /// since the epoch), where the service knows such iterators, and at the shard's oldest record elsewhere.
     ///
     /// # Errors
     /// [`Error::Trimmed`] when the position is no longer in the shard, [`Error::NotFound`] when the shard isn't.
-    pub async fn shard_iterator(&self, shard: &ShardId, checkpoint: &Checkpoint) -> Result<String, Error> {
+    pub async fn shard_iterator(
+        &self,
+        shard: &ShardId,
+        checkpoint: &Checkpoint,
+        since_ms: u64,
+    ) -> Result<String, Error> {
         let call = self.client.get_shard_iterator().stream_arn(&*self.arn).shard_id(shard.as_str());
+        let oldest = call.clone().shard_iterator_type(ShardIteratorType::TrimHorizon);
         let call = match checkpoint {
-            Checkpoint::AtTimestamp | Checkpoint::TrimHorizon => {
-                call.shard_iterator_type(ShardIteratorType::TrimHorizon)
+            Checkpoint::AtTimestamp | Checkpoint::Latest => {
+                let since = DateTime::from_secs(i64::try_from(since_ms / 1000).unwrap_or(i64::MAX));
+                let at_time = call.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(since);
+                match at_time.send().await.map(|answer| answer.shard_iterator) {
+                    Ok(Some(iterator)) => return Ok(iterator),
+                    Err(error) if ErrorKind::of(&error) == ErrorKind::Throttled => return Err(Error::new(&error)),
+                    _ => oldest,
+                }
             }
-            Checkpoint::Latest => call.shard_iterator_type(ShardIteratorType::Latest),
+            Checkpoint::TrimHorizon => oldest,
             Checkpoint::At(number) => {
                 call.shard_iterator_type(ShardIteratorType::AfterSequenceNumber).sequence_number(number.as_str())
             }

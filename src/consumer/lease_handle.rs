@@ -29,6 +29,8 @@ const COMMIT_ATTEMPTS: u32 = 6;
 #[derive(Debug)]
 pub struct LeaseHandle {
     key: ShardId,
+    /// The time of the checkpoint with which it was taken ([`Lease::since_ms`]).
+    since_ms: Option<u64>,
     worker: WorkerId,
     table: LeaseTable,
     deadline: LeaseDeadline,
@@ -97,6 +99,7 @@ impl LeaseHandle {
             throughput: StdMutex::new(Throughput::new(Duration::ZERO, row.throughput_kbps)),
             started: Instant::now(),
             key: row.key.clone(),
+            since_ms: row.since_ms,
             worker: deps.worker.clone(),
             table: deps.table.clone(),
             epoch: deps.deadline.epoch(),
@@ -111,6 +114,10 @@ impl LeaseHandle {
 
     pub fn key(&self) -> &ShardId {
         &self.key
+    }
+
+    pub fn since_ms(&self) -> Option<u64> {
+        self.since_ms
     }
 
     /// Checks that deliveries may start now. After a pause of the process the deadline may have passed, and another

@@ -21,11 +21,9 @@ use crate::model::lease::ShardId;
 use crate::model::polling::{PollPacer, PollResult};
 use crate::model::record::{Page, PageSummary, RecordBatch};
 use crate::model::shard_directory::Presence;
+use crate::options::StartPosition;
 use crate::shard_directory::ShardDirectory;
 
-/// The allowance for clocks that differ: a `LATEST` start that is found again by time begins this much earlier, and
-/// delivers again the records of that time.
-const CLOCK_SLACK_MS: u64 = 30_000;
 /// The events that wait for the delivery. With the page in delivery and the one being fetched, these are three pages.
 const FETCH_AHEAD: usize = 1;
 /// Faults in a row, throttling apart, after which an iterator is replaced.
@@ -59,10 +57,10 @@ pub(super) struct Reader {
     shard: ShardId,
     /// The position after which the next iterator begins.
     position: Checkpoint,
-    /// The time (ms since the epoch) that a lease's `LATEST` stands for.
-    latest_since_ms: u64,
-    /// The creation time before which records are left out, while the start of a `LATEST` lease is sought by time.
-    not_before_ms: Option<u64>,
+    /// The time (ms since the epoch) that the sentinels `LATEST` and `AT_TIMESTAMP` stand for.
+    since_ms: u64,
+    /// Whether the lease begins at that time and no record since was found yet.
+    seeks_start: bool,
     budget: Budget,
     held: HeldPages,
     pacer: PollPacer,
@@ -79,24 +77,34 @@ pub(super) struct RunningReader {
 }
 
 impl Reader {
-    /// Starts to read a shard after a position. A shard that is not new may have had a reader: today's newest record is
-    /// not its start.
+    /// Starts to read a shard after a position. `since_ms` is the time of a sentinel, where it is not the application's.
     pub(super) fn start<F>(
         deps: &ConsumerDeps<F>,
         shard: ShardId,
         position: Checkpoint,
-        is_new: bool,
+        since_ms: Option<u64>,
         status: Arc<ConsumerStatus>,
         rng: Rng,
     ) -> RunningReader {
         let (sender, events) = mpsc::channel(FETCH_AHEAD);
-        let mut reader = Self {
+        let (position, since_ms) = match (position, since_ms, deps.options.start) {
+            // KCL keeps the time in its configuration.
+            (Checkpoint::AtTimestamp, None, StartPosition::TrimHorizon | StartPosition::Latest) => {
+                tracing::warn!(
+                    %shard,
+                    "the lease begins at a time that is not in its row, reading from the oldest record"
+                );
+                (Checkpoint::TrimHorizon, 0)
+            }
+            (position, since_ms, _) => (position, since_ms.unwrap_or(deps.started_at_ms)),
+        };
+        let reader = Self {
             stream: deps.stream.clone(),
             directory: deps.directory.clone(),
             shard,
+            seeks_start: position.is_time(),
             position,
-            latest_since_ms: deps.started_at_ms,
-            not_before_ms: None,
+            since_ms,
             budget: deps.budget.clone(),
             held: HeldPages::default(),
             pacer: PollPacer::new(deps.options.idle_poll),
@@ -105,9 +113,6 @@ impl Reader {
             status,
             events: sender,
         };
-        if !is_new {
-            reader.seek_latest_by_time();
-        }
         RunningReader { events, _task: AbortOnDropHandle::new(tokio::spawn(reader.run())) }
     }
 
@@ -141,14 +146,12 @@ impl Reader {
                     wait
                 }
                 Err(Error::ExpiredIterator) => {
-                    self.seek_latest_by_time();
                     iterator = None;
                     // Without a pause, a service that takes each iterator for expired would be called in a tight loop.
                     self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
                 // Nothing that is wanted was trimmed: emulators answer so on new streams.
                 Err(Error::Trimmed(_)) if !matches!(self.position, Checkpoint::At(_)) => {
-                    self.seek_latest_by_time();
                     iterator = None;
                     self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
@@ -181,7 +184,6 @@ impl Reader {
                     faults.note(&error.to_string());
                     if faults.count().is_multiple_of(ITERATOR_TRIES) {
                         // The service may not know it any more, whatever error it answers.
-                        self.seek_latest_by_time();
                         iterator = None;
                     }
                     self.pacer.next(PollResult::Failed, &mut self.rng)
@@ -210,7 +212,7 @@ impl Reader {
         let _call = self.budget.call().await;
         let current = match iterator {
             Some(current) => current,
-            None => iterator.insert(self.stream.shard_iterator(&self.shard, &self.position).await?),
+            None => iterator.insert(self.stream.shard_iterator(&self.shard, &self.position, self.since_ms).await?),
         };
         let page = self.stream.records(current).await?;
         // Whatever the service answers, no record is delivered that the position covers.
@@ -258,25 +260,18 @@ impl Reader {
         !is_last
     }
 
-    /// Leaves out records created before a `LATEST` start.
+    /// Leaves out the records before the moment at which the lease begins, where the iterator began earlier.
     fn without_old(&mut self, records: RecordBatch, summary: PageSummary) -> Option<(RecordBatch, PageSummary)> {
-        let Some(not_before_ms) = self.not_before_ms else { return Some((records, summary)) };
-        // Times are whole seconds, rounded down: a record of the start's second may be newer than the start.
-        let is_new = |created_ms: u64| created_ms + 999 >= not_before_ms;
+        if !self.seeks_start {
+            return Some((records, summary));
+        }
+        // Times are whole seconds, rounded down: a record of the moment's second may be newer than the moment.
+        let is_new = |created_ms: u64| created_ms / 1000 >= self.since_ms / 1000;
         let first = records.iter().position(|record| record.created_ms().is_none_or(is_new))?;
-        self.not_before_ms = None;
+        self.seeks_start = false;
         let records = records.slice(first..);
         let summary = PageSummary::of(&records)?;
         Some((records, summary))
-    }
-
-    /// Turns a `LATEST` position into a start by time: the shard is read from its oldest record, without those created
-    /// before the start. A new `LATEST` iterator would skip the records since the first one.
-    fn seek_latest_by_time(&mut self) {
-        if self.position == Checkpoint::Latest {
-            self.position = Checkpoint::TrimHorizon;
-            self.not_before_ms = Some(self.latest_since_ms.saturating_sub(CLOCK_SLACK_MS));
-        }
     }
 
     /// Tells a stream or a shard that is gone from a passing fault, after a "not found".

@@ -101,9 +101,10 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
             checkpoint: self.lease.checkpoint.clone(),
         };
         let lease = Arc::new(self.lease_handle());
-        let (key, position, is_new) = (self.lease.key.clone(), self.lease.checkpoint.clone(), self.lease.counter == 0);
+        let (key, position) = (self.lease.key.clone(), self.lease.checkpoint.clone());
         // It reads ahead while the lease is claimed.
-        let reader = Reader::start(&self.deps, key, position, is_new, Arc::clone(&self.status), self.rng.fork());
+        let reader =
+            Reader::start(&self.deps, key, position, self.lease.since_ms, Arc::clone(&self.status), self.rng.fork());
         lease.claim().await?;
         let (deps, status, commands) = (self.deps.clone(), self.status.clone(), self.commands.clone());
         let acknowledged = self.lease.done_beyond();

@@ -87,6 +87,6 @@ async fn existing(stream: &Stream, shards: BTreeSet<ShardId>, rng: &mut Rng) -> 
 /// Whether the service has a shard: it gives iterators on those that it has, listed or not. Only "not found" denies it.
 async fn exists(stream: &Stream, shard: &ShardId, mut rng: Rng) -> bool {
     let tells_nothing = |error: &Error| !matches!(error, Error::NotFound(_) | Error::Trimmed(_));
-    let iterator = || stream.shard_iterator(shard, &Checkpoint::TrimHorizon);
+    let iterator = || stream.shard_iterator(shard, &Checkpoint::TrimHorizon, 0);
     !matches!(retry(Backoff::default(), &mut rng, tells_nothing, iterator).await, Err(Error::NotFound(_)))
 }

@@ -18,7 +18,7 @@ mod overload_monitor;
 mod watchdog;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
 use tokio::sync::{mpsc, watch};
@@ -32,15 +32,15 @@ use crate::aws::TableError;
 use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::Stream;
-use crate::consumer::{FatalError, LeaseDeadline, SpawnConsumer, WallClock};
+use crate::consumer::{FatalError, LeaseDeadline, SpawnConsumer};
 use crate::error::Refusals;
+use crate::model::app_lag::RETENTION_MS;
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::{ShardId, WorkerId};
 use crate::model::worker_record::{Hints, LeaderRecord, WorkerEnd, WorkerRecord};
-use crate::options::WorkerOptions;
+use crate::options::{OnGap, StartPosition, WorkerOptions};
 use crate::shard_directory::ShardDirectory;
-use crate::telemetry::WorkerTelemetry;
-
+use crate::telemetry::{WorkerTelemetry, catalogue};
 /// The worker itself, among the others of its fleet.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -75,6 +75,12 @@ pub enum Error {
         "could not join the fleet within {0:?}: the fleet table takes no write of this worker's item (see its throttling)"
     )]
     NotJoined(Duration),
+    /// The start is older than the records that the service keeps, and the worker is told to stop at gaps.
+    #[error(
+        "the start is {0:?} ago, and DynamoDB keeps a stream's records for 24 hours: start later, or allow the gap \
+         (--on-gap continue)"
+    )]
+    StartTrimmed(Duration),
     /// The application reads another stream.
     #[error(
         "application \"{app}\" reads another stream and has not finished it: {other}. Finish that one first \
@@ -124,6 +130,7 @@ impl Error {
             | Self::NotJoined(_)
             | Self::OtherStream { .. }
             | Self::Replaced(_)
+            | Self::StartTrimmed(_)
             | Self::TaskDied(_)
             | Self::WorkerIdInUse(_) => false,
         }
@@ -316,7 +323,7 @@ pub async fn bind_stream(
     leases: &LeaseTable,
     fleet: &FleetTable,
     stream: &Stream,
-    clock: WallClock,
+    options: &WorkerOptions,
 ) -> Result<LeaderRecord, Error> {
     loop {
         let seen = fleet.leader().await?;
@@ -333,16 +340,41 @@ pub async fn bind_stream(
                 wanted: stream.arn().to_owned(),
             });
         }
+        let now_ms = fleet.service_time_ms().await?.unwrap_or_else(|| options.clock.now_ms());
+        let started_at_ms = match options.start {
+            StartPosition::At(time) => start_at(time, now_ms, options.on_gap)?,
+            StartPosition::Latest | StartPosition::TrimHorizon => now_ms,
+        };
         let wanted = LeaderRecord {
             worker: None,
             incarnation: String::new(),
             term: seen.as_ref().map_or(0, |seen| seen.term + 1),
             stream_arn: Some(stream.arn().to_owned()),
-            started_at_ms: clock.now_ms(),
+            started_at_ms,
             initial_sync_done: false,
         };
         if fleet.write_leader(&wanted, seen.map(|seen| seen.term)).await? {
             return Ok(wanted);
         }
     }
+}
+
+/// The start time (ms since the epoch). The service does not tell that what was asked for is trimmed, so it is told here.
+fn start_at(time: SystemTime, now_ms: u64, on_gap: OnGap) -> Result<u64, Error> {
+    let start_ms =
+        time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    let age = Duration::from_millis(now_ms.saturating_sub(start_ms));
+    if age > Duration::from_millis(RETENTION_MS) {
+        if on_gap == OnGap::Stop {
+            return Err(Error::StartTrimmed(age));
+        }
+        catalogue::DATA_GAPS.inc(["trimmed"]);
+        tracing::error!(
+            cause = "trimmed",
+            from_ms = start_ms,
+            to = "the oldest record",
+            "gap: the start is older than the records that the service keeps"
+        );
+    }
+    Ok(start_ms)
 }

@@ -120,7 +120,7 @@ impl LagSince {
 /// but no earlier than the service keeps records.
 pub fn unread_since_ms(key: &ShardId, checkpoint: &Checkpoint, started_at_ms: u64, now_ms: u64) -> Option<u64> {
     let created = key.created_ms().filter(|created| *created <= now_ms + RETENTION_MS)?;
-    let since = if *checkpoint == Checkpoint::Latest { created.max(started_at_ms) } else { created };
+    let since = if checkpoint.is_time() { created.max(started_at_ms) } else { created };
     Some(since.max(now_ms.saturating_sub(RETENTION_MS)))
 }
 

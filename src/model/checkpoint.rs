@@ -9,11 +9,11 @@ use super::sequence_number::SequenceNumber;
 /// The order is KCL's (`ExtendedSequenceNumber`): `AT_TIMESTAMP < TRIM_HORIZON < LATEST < any number < SHARD_END`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Checkpoint {
-    /// KCL's sentinel for a start by time. DynamoDB Streams has no such iterator: read as [`Checkpoint::TrimHorizon`].
+    /// Nothing delivered; reading starts at the first record of a time that is the application's.
     AtTimestamp,
     /// Nothing delivered; reading starts at the oldest record.
     TrimHorizon,
-    /// Nothing delivered; reading starts behind the newest record.
+    /// Nothing delivered; reading starts at the first record since the application first saw its stream.
     Latest,
     /// Everything up to and including this record is delivered.
     At(SequenceNumber),
@@ -50,6 +50,11 @@ impl Checkpoint {
             Self::At(number) => number.as_str(),
             Self::ShardEnd => "SHARD_END",
         }
+    }
+
+    /// Whether it stands for a time: nothing is delivered, and reading starts at the first record since then.
+    pub fn is_time(&self) -> bool {
+        matches!(self, Self::AtTimestamp | Self::Latest)
     }
 
     /// The last delivered record, when there is one.

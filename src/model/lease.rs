@@ -87,6 +87,9 @@ pub struct Lease {
     pub counter: u64,
     /// `checkpoint`.
     pub checkpoint: Checkpoint,
+    /// `shardkeeperSince`: the time that the checkpoint stands for (ms since the epoch), where it is another than the
+    /// application's. It counts while the checkpoint is a sentinel of a time; KCL's workers leave it alone.
+    pub since_ms: Option<u64>,
     /// `ownerSwitchesSinceCheckpoint`; information only.
     pub owner_switches: u64,
     /// `parentShardId`: none or one for DynamoDB Streams.
@@ -156,6 +159,7 @@ impl Lease {
             children: BTreeSet::new(),
             throughput_kbps: None,
             done: None,
+            since_ms: None,
         }
     }
 
@@ -276,12 +280,13 @@ impl Lease {
     /// one that still reads the shard is fenced.
     ///
     /// Only an operator does this, by hand, and answers for it: it is the one way by which a checkpoint goes back.
-    pub fn reset(&self, checkpoint: Checkpoint) -> Transition {
+    pub fn reset(&self, checkpoint: Checkpoint, since_ms: Option<u64>) -> Transition {
         let after = Self {
             owner: None,
             checkpoint_owner: None,
             counter: self.counter + 1,
             checkpoint,
+            since_ms,
             owner_switches: 0,
             done: None,
             ..self.clone()
@@ -427,7 +432,7 @@ mod tests {
     #[test]
     fn a_reset_moves_the_checkpoint_anywhere_and_shuts_everybody_out() {
         let moving = owned("a", "10").hand_off(&id("b")).expect("movable").after;
-        let reset = moving.reset(at("TRIM_HORIZON"));
+        let reset = moving.reset(at("TRIM_HORIZON"), None);
         assert_eq!((reset.after.holder(), reset.after.counter), (None, moving.counter + 1));
         assert_eq!(reset.after.checkpoint, Checkpoint::TrimHorizon);
         assert!(reset.after.checkpoint(&id("a"), at("11")).is_err(), "a no longer holds it");
@@ -479,7 +484,7 @@ mod tests {
         for later in [
             mine.after.checkpoint(&id("a"), at("8")).expect("holder"),
             mine.after.end(&id("a"), &BTreeSet::new()).expect("holder"),
-            mine.after.reset(at("5")),
+            mine.after.reset(at("5"), None),
         ] {
             assert_eq!(later.after.done, None);
         }

@@ -6,11 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::app_lag::RETENTION_MS;
 use super::lease::ShardId;
 use super::shard_graph::{SETTLING, Shard, ShardGraph};
-
-/// The time for which DynamoDB keeps records ("Data retention limit for DynamoDB Streams").
-const RETENTION_MS: u64 = 24 * 3600 * 1000;
 
 /// A complete listing. Times are those of the [`ShardDirectory`](crate::shard_directory::ShardDirectory) that made it.
 #[derive(Clone, Debug, Default)]

@@ -44,6 +44,20 @@ impl FromIterator<Shard> for ShardGraph {
     }
 }
 
+/// Where the lineages of a new application start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At the oldest records.
+    TrimHorizon,
+    /// At the first records since a moment.
+    Since {
+        /// The sentinel that stands for the moment in a lease: `LATEST` or `AT_TIMESTAMP`.
+        checkpoint: Checkpoint,
+        /// The moment (ms since the epoch, by the service's clock).
+        moment_ms: u64,
+    },
+}
+
 impl ShardGraph {
     /// Adds a shard, or replaces the one of this id.
     pub fn insert(&mut self, shard: Shard) {
@@ -92,21 +106,29 @@ impl ShardGraph {
     ///
     /// From each leaf without a lease up to the nearest ancestor that has one, every shard continues what that
     /// ancestor's reader began, and is read from its beginning. A lineage without any lease is new: it starts at
-    /// `start`, from its oldest listed shard for `TRIM_HORIZON`, and with its leaf alone for `LATEST`. Shards above a
-    /// leased descendant were read and cleaned up, and stay without one.
+    /// `start`, from its oldest listed shard, or, for a start by time, from the youngest that was made by then; what
+    /// follows that one is read from its beginning. Shards above a leased descendant were read and cleaned up, and stay
+    /// without one.
     ///
     /// A lease that is there and cannot be read counts as one: what lies above it was read.
     ///
-    /// `start` is the application's for its first listing and [`Checkpoint::TrimHorizon`] ever after: what appears
-    /// later was written later.
-    pub fn missing_leases(&self, has_lease: impl Fn(&ShardId) -> bool, start: &Checkpoint) -> Vec<Lease> {
+    /// `start` is the application's for its first listing and [`Start::TrimHorizon`] ever after: what appears later was
+    /// written later.
+    pub fn missing_leases(&self, has_lease: impl Fn(&ShardId) -> bool, start: &Start) -> Vec<Lease> {
         let mut wanted: BTreeMap<ShardId, Checkpoint> = BTreeMap::new();
         for leaf in self.shards.values().filter(|shard| self.is_leaf(shard)) {
-            let (line, continues) = self.line_to_lease(leaf, &has_lease);
-            if continues || *start != Checkpoint::Latest {
-                wanted.extend(line.into_iter().map(|shard| (shard, Checkpoint::TrimHorizon)));
-            } else {
-                wanted.insert(leaf.id.clone(), Checkpoint::Latest);
+            let (mut line, continues) = self.line_to_lease(leaf, &has_lease);
+            if let Start::Since { checkpoint, moment_ms } = start
+                && !continues
+            {
+                let is_older = |shard: &ShardId| shard.created_ms().is_none_or(|created| created <= *moment_ms);
+                if let Some(first) = line.iter().position(is_older) {
+                    wanted.insert(line[first].clone(), checkpoint.clone());
+                    line.truncate(first);
+                }
+            }
+            for shard in line {
+                wanted.entry(shard).or_insert(Checkpoint::TrimHorizon);
             }
         }
         let mut missing: Vec<(usize, Lease)> = wanted
@@ -256,7 +278,7 @@ mod tests {
             .collect()
     }
 
-    fn missing(graph: &ShardGraph, leases: &BTreeMap<ShardId, Lease>, start: Checkpoint) -> Vec<String> {
+    fn missing(graph: &ShardGraph, leases: &BTreeMap<ShardId, Lease>, start: Start) -> Vec<String> {
         graph
             .missing_leases(|id| leases.contains_key(id), &start)
             .iter()
@@ -264,42 +286,61 @@ mod tests {
             .collect()
     }
 
+    fn latest() -> Start {
+        Start::Since { checkpoint: Checkpoint::Latest, moment_ms: 1_700_000_000_500 }
+    }
+
     const LINE: &[(&str, Option<&str>)] = &[("a", Some("gone")), ("b", Some("a")), ("c", Some("b"))];
 
     #[test]
     fn from_the_trim_horizon_every_listed_shard_gets_a_lease_parents_first() {
-        let wanted = missing(&graph(LINE), &leases(&[]), Checkpoint::TrimHorizon);
+        let wanted = missing(&graph(LINE), &leases(&[]), Start::TrimHorizon);
         assert_eq!(wanted, ["a@TRIM_HORIZON", "b@TRIM_HORIZON", "c@TRIM_HORIZON"]);
     }
 
     #[test]
     fn from_latest_only_the_leaves_get_a_lease() {
-        assert_eq!(missing(&graph(LINE), &leases(&[]), Checkpoint::Latest), ["c@LATEST"]);
+        assert_eq!(missing(&graph(LINE), &leases(&[]), latest()), ["c@LATEST"]);
+    }
+
+    #[test]
+    fn a_start_by_time_begins_with_the_shard_that_was_open_then() {
+        let [old, open, young, youngest] = ["1699999990000", "1700000000000", "1700000000501", "1700000009000"]
+            .map(|created| format!("shardId-{created:0>20}-aaaaaaaa"));
+        let line: &[(&str, Option<&str>)] =
+            &[(&old, None), (&open, Some(&old)), (&young, Some(&open)), (&youngest, Some(&young))];
+        let wanted = missing(&graph(line), &leases(&[]), latest());
+        assert_eq!(
+            wanted,
+            [format!("{open}@LATEST"), format!("{young}@TRIM_HORIZON"), format!("{youngest}@TRIM_HORIZON")]
+        );
+        let wanted = missing(&graph(&line[2..]), &leases(&[]), latest());
+        assert_eq!(wanted.len(), 2, "a lineage that is younger than the moment is read whole");
     }
 
     #[test]
     fn what_follows_a_leased_shard_is_read_from_its_beginning_even_under_latest() {
         let rows = leases(&[("a", &[], "7", &[])]);
-        assert_eq!(missing(&graph(LINE), &rows, Checkpoint::Latest), ["b@TRIM_HORIZON", "c@TRIM_HORIZON"]);
+        assert_eq!(missing(&graph(LINE), &rows, latest()), ["b@TRIM_HORIZON", "c@TRIM_HORIZON"]);
     }
 
     #[test]
     fn shards_above_a_leased_descendant_stay_without_a_lease() {
         let rows = leases(&[("c", &["b"], "9", &[])]);
-        assert!(missing(&graph(LINE), &rows, Checkpoint::TrimHorizon).is_empty());
+        assert!(missing(&graph(LINE), &rows, Start::TrimHorizon).is_empty());
     }
 
     #[test]
     fn both_sides_of_a_split_are_found_when_only_one_has_a_lease() {
         let split = graph(&[("p", None), ("l", Some("p")), ("r", Some("p"))]);
         let rows = leases(&[("p", &[], "SHARD_END", &["l"]), ("l", &["p"], "3", &[])]);
-        assert_eq!(missing(&split, &rows, Checkpoint::Latest), ["r@TRIM_HORIZON"]);
+        assert_eq!(missing(&split, &rows, latest()), ["r@TRIM_HORIZON"]);
     }
 
     #[test]
     fn a_closed_shard_whose_child_is_not_visible_yet_gets_its_lease() {
         let closed = ShardGraph::from_iter([Shard { closed: true, ..shard("a", None) }]);
-        assert_eq!(missing(&closed, &leases(&[]), Checkpoint::TrimHorizon), ["a@TRIM_HORIZON"]);
+        assert_eq!(missing(&closed, &leases(&[]), Start::TrimHorizon), ["a@TRIM_HORIZON"]);
     }
 
     #[test]
@@ -355,7 +396,7 @@ mod tests {
     #[test]
     fn a_ring_in_a_listing_does_not_hang() {
         let ring = graph(&[("a", Some("b")), ("b", Some("a")), ("c", Some("a"))]);
-        assert_eq!(ring.missing_leases(|_| false, &Checkpoint::TrimHorizon).len(), 3);
+        assert_eq!(ring.missing_leases(|_| false, &Start::TrimHorizon).len(), 3);
     }
 
     /// Each shard's parent is an earlier one, or none: any forest.
@@ -374,7 +415,7 @@ mod tests {
         #[test]
         fn created_leases_leave_nothing_missing_and_come_after_their_parents(shards in forests(), latest: bool) {
             let graph = ShardGraph::from_iter(shards);
-            let start = if latest { Checkpoint::Latest } else { Checkpoint::TrimHorizon };
+            let start = if latest { self::latest() } else { Start::TrimHorizon };
             let mut rows = BTreeMap::new();
             for lease in graph.missing_leases(|_| false, &start) {
                 for parent in &lease.parents {
@@ -392,7 +433,7 @@ mod tests {
         fn clean_up_never_makes_a_read_shard_look_new(shards in forests(), rounds in 1_usize..60) {
             let graph = ShardGraph::from_iter(shards);
             let mut rows: BTreeMap<_, _> = graph
-                .missing_leases(|_| false, &Checkpoint::TrimHorizon)
+                .missing_leases(|_| false, &Start::TrimHorizon)
                 .into_iter()
                 .map(|lease| (lease.key.clone(), lease))
                 .collect();
@@ -409,7 +450,7 @@ mod tests {
                 for key in graph.deletable(&rows) {
                     rows.remove(&key);
                 }
-                prop_assert!(graph.missing_leases(|id| rows.contains_key(id), &Checkpoint::TrimHorizon).is_empty());
+                prop_assert!(graph.missing_leases(|id| rows.contains_key(id), &Start::TrimHorizon).is_empty());
             }
         }
     }

@@ -91,7 +91,8 @@ pub struct LeaderRecord {
     pub term: u64,
     /// The stream that the application reads.
     pub stream_arn: Option<String>,
-    /// The time at which the application began to read that stream (ms since the epoch, by its first worker's clock).
+    /// The moment at which the application begins to read that stream, unless it begins at its oldest record (ms since
+    /// the epoch, by the service's clock): what `LATEST` and `AT_TIMESTAMP` stand for in its leases.
     pub started_at_ms: u64,
     /// Whether a first complete listing has given all shards their leases.
     pub initial_sync_done: bool,

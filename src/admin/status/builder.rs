@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{LeaderStatus, ShardState, ShardStatus, StatusInputs, StreamStatus, Wait, WorkerState, WorkerStatus};
 use crate::model::app_lag::{AppLag, LagInputs, LagSince, WorkerReport};
 use crate::model::blocked_record::{BlockedRecord, RunningCall};
-use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, WorkerId};
-use crate::model::shard_graph::unfinished_parents;
+use crate::model::shard_graph::{Start, unfinished_parents};
 use crate::model::worker_record::{ObservedWorker, WorkerRecord, digest};
 
 /// The obstacle of a worker that holds its limit.
@@ -169,7 +168,7 @@ impl<'a> StatusBuilder<'a> {
     fn without_lease(&self) -> Vec<Lease> {
         let Some(listing) = self.inputs.listing.filter(|_| !self.is_other_stream()) else { return Vec::new() };
         let has_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains_key(id);
-        listing.graph.missing_leases(has_lease, &Checkpoint::TrimHorizon)
+        listing.graph.missing_leases(has_lease, &Start::TrimHorizon)
     }
 
     fn wait(&self, shard: &ShardStatus) -> Option<Wait> {

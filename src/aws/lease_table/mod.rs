@@ -2,8 +2,8 @@
 //!
 //! Attributes and types are KCL's to the letter (`DynamoDBLeaseSerializer`), so that a stopped KCL fleet and this
 //! worker can take over from each other. Attributes without a use here are neither read nor written, and so survive;
-//! KCL's pending checkpoints go with the checkpoint that they were prepared for, as in KCL. One attribute is our own:
-//! `shardkeeperDone`, which KCL's workers leave alone.
+//! KCL's pending checkpoints go with the checkpoint that they were prepared for, as in KCL. Two attributes are our own,
+//! `shardkeeperDone` and `shardkeeperSince`, which KCL's workers leave alone.
 //! Reads are strongly consistent: a stale row could start a child before its parent's end, or at an old checkpoint.
 
 mod commit;
@@ -40,6 +40,8 @@ const THROUGHPUT: &str = "throughputKBps";
 const ENTITY_TYPE: &str = "entityType";
 /// Ours, not KCL's.
 const DONE: &str = "shardkeeperDone";
+/// Ours, not KCL's.
+const SINCE: &str = "shardkeeperSince";
 
 /// The most keys that one BatchGetItem takes.
 const READ_CHUNK: usize = 100;
@@ -476,6 +478,11 @@ impl Change {
         if let Some(rate) = after.throughput_kbps.filter(|_| after.throughput_kbps != before.throughput_kbps) {
             put(THROUGHPUT, rate_number(rate));
         }
+        match after.since_ms.filter(|_| after.checkpoint.is_time()) {
+            None if before.since_ms.is_some() => remove.push(SINCE),
+            Some(since_ms) if before.since_ms != Some(since_ms) => put(SINCE, number(since_ms)),
+            _ => {}
+        }
         match &after.done {
             done if *done == before.done => {}
             Some(done) => put(DONE, string(done)),
@@ -522,6 +529,9 @@ fn new_item(lease: &Lease) -> Item {
     ]);
     if let Some(owner) = &lease.owner {
         item.insert(OWNER.into(), string(owner.as_str()));
+    }
+    if let Some(since_ms) = lease.since_ms {
+        item.insert(SINCE.into(), number(since_ms));
     }
     if let Some(rate) = lease.throughput_kbps {
         item.insert(THROUGHPUT.into(), rate_number(rate));
@@ -571,6 +581,7 @@ fn read_lease(key: &ShardId, item: &Item) -> Result<Lease, String> {
         parents: set(PARENTS)?,
         children: set(CHILDREN)?,
         throughput_kbps: item.get(THROUGHPUT).and_then(|rate| rate.as_n().ok()).and_then(|rate| rate.parse().ok()),
+        since_ms: item.get(SINCE).and_then(|since| since.as_n().ok()).and_then(|since| since.parse().ok()),
         done: item.get(DONE).and_then(|done| done.as_s().ok()).cloned(),
     })
 }
@@ -687,6 +698,19 @@ mod tests {
         assert_eq!((&read.done, read.done_beyond().is_some()), (&done, true));
         let moved = read.checkpoint(&"a".into(), Checkpoint::parse("8").expect("digits")).expect("holder");
         assert!(Change::new(&moved).update.ends_with(", shardkeeperDone"));
+    }
+
+    #[test]
+    fn the_time_of_a_checkpoint_is_written_read_and_removed_with_it() {
+        let reset = lease().reset(Checkpoint::AtTimestamp, Some(1_791_316_726_480));
+        let change = Change::new(&reset);
+        assert_eq!(change.values[":shardkeeperSince"], AttributeValue::N("1791316726480".into()));
+        let mut item = new_item(&reset.after);
+        assert_eq!(read_row(&item).expect("a lease").expect("readable").since_ms, Some(1_791_316_726_480));
+        item.insert(OWNER.into(), string("a"));
+        let owned = read_row(&item).expect("a lease").expect("readable");
+        let moved = owned.checkpoint(&"a".into(), Checkpoint::parse("7").expect("digits")).expect("holder");
+        assert!(Change::new(&moved).update.ends_with(", shardkeeperSince"), "{}", Change::new(&moved).update);
     }
 
     #[test]

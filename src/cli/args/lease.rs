@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::value::Moment;
 use super::{AppArgs, AwsArgs, KclArgs, LivenessArgs, LogArgs, value};
 use crate::admin::lease_ops::Request;
 use crate::model::checkpoint::Checkpoint;
@@ -37,10 +38,11 @@ pub enum LeaseCommand {
     /// in order, reset all of them at once.
     #[command(after_help = EPILOGUE, next_line_help = true)]
     Reset {
-        /// The position to read from: the oldest record that the service still has, behind the newest one, or behind the
-        /// record with this sequence number. shard-end skips whatever is left in the shard. Must be given.
-        #[arg(long, value_name = "trim-horizon|latest|SEQUENCE_NUMBER", value_parser = position)]
-        at: Checkpoint,
+        /// The position to read from: the oldest record that the service still has, the first record from now on or since
+        /// a time (2026-01-31T12:00:00Z) or an age (6h), or behind the record with this sequence number. shard-end skips
+        /// whatever is left in the shard. Must be given.
+        #[arg(long, value_name = "trim-horizon|latest|TIME|AGE|SEQUENCE_NUMBER", value_parser = position)]
+        at: Position,
         #[command(flatten)]
         lease: LeaseArgs,
     },
@@ -86,24 +88,44 @@ impl LeaseCommand {
         }
     }
 
-    pub fn request(&self) -> Request {
+    /// The change, asked for at `now_ms` (ms since the epoch).
+    pub fn request(&self, now_ms: u64) -> Request {
         match self {
             Self::Release(_) => Request::Release,
             Self::Assign { to, .. } => Request::Assign { to: to.as_str().into() },
-            Self::Reset { at, .. } => Request::Reset { at: at.clone() },
+            Self::Reset { at, .. } => match at {
+                Position::Latest => Request::Reset { at: Checkpoint::Latest, since_ms: Some(now_ms) },
+                Position::Since(moment) => {
+                    Request::Reset { at: Checkpoint::AtTimestamp, since_ms: Some(moment.ms(now_ms)) }
+                }
+                Position::Fixed(at) => Request::Reset { at: at.clone(), since_ms: None },
+            },
         }
     }
 }
 
-fn position(text: &str) -> Result<Checkpoint, String> {
+/// The position of a reset.
+#[derive(Clone, Debug)]
+pub enum Position {
+    Fixed(Checkpoint),
+    Latest,
+    Since(Moment),
+}
+
+fn position(text: &str) -> Result<Position, String> {
     match text {
-        "trim-horizon" => Ok(Checkpoint::TrimHorizon),
-        "latest" => Ok(Checkpoint::Latest),
-        "shard-end" => Ok(Checkpoint::ShardEnd),
-        digits => digits.parse().map(Checkpoint::At).map_err(|_| {
-            format!("{digits:?} is no position in a shard; write trim-horizon, latest, shard-end or a sequence number")
-        }),
+        "trim-horizon" => return Ok(Position::Fixed(Checkpoint::TrimHorizon)),
+        "latest" => return Ok(Position::Latest),
+        "shard-end" => return Ok(Position::Fixed(Checkpoint::ShardEnd)),
+        _ => {}
     }
+    let number = text.parse().map(Checkpoint::At).map(Position::Fixed).ok();
+    number.or_else(|| Moment::read(text).map(Position::Since)).ok_or_else(|| {
+        format!(
+            "{text:?} is no position in a shard; write trim-horizon, latest, shard-end, a time such as \
+             2026-01-31T12:00:00Z, an age such as 6h, or a sequence number"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -127,7 +149,7 @@ mod tests {
     #[test]
     fn shards_stand_anywhere_among_the_flags() {
         let command = read("assign s1 --to w-1 s2 --yes s3 --app=other --force").unwrap();
-        assert_eq!(command.request(), Request::Assign { to: "w-1".into() });
+        assert_eq!(command.request(0), Request::Assign { to: "w-1".into() });
         let args = command.args();
         assert_eq!(args.shards, ["s1".into(), "s2".into(), "s3".into()]);
         assert!(args.change.yes && args.force && !args.change.dry_run);
@@ -143,9 +165,16 @@ mod tests {
 
     #[test]
     fn positions_are_words_or_sequence_numbers() {
-        for (text, position) in [("latest", "LATEST"), ("shard-end", "SHARD_END"), ("0123", "0123")] {
+        for (text, position, since_ms) in [
+            ("latest", "LATEST", Some(7_200_000)),
+            ("shard-end", "SHARD_END", None),
+            ("0123", "0123", None),
+            ("1h", "AT_TIMESTAMP", Some(3_600_000)),
+            ("1970-01-01T00:00:05Z", "AT_TIMESTAMP", Some(5_000)),
+        ] {
             let at = Checkpoint::parse(position).unwrap();
-            assert_eq!(read(&format!("reset s --at {text}")).unwrap().request(), Request::Reset { at });
+            let command = read(&format!("reset s --at {text}")).unwrap();
+            assert_eq!(command.request(7_200_000), Request::Reset { at, since_ms });
         }
         assert!(read("reset --at soon s").err().unwrap().contains("\"soon\" is no position"));
         assert!(read("reset --at latest").err().unwrap().contains("<SHARD_ID>"));

@@ -1,12 +1,9 @@
 //! The options of `shardkeeper replay`.
 
-use std::time::Duration;
-
 use clap::Args;
 
 use super::lease::ChangeArgs;
-use super::value::{DAY, MINUTE, duration};
-use crate::aws::parse_time_ms;
+use super::value::Moment;
 
 const EPILOGUE: &str = "Afterwards start the workers: they deliver each shard again from its oldest record, parents before their children.\n\n\
                         Exit codes: 0 done, or nothing to do, 64 wrong usage, 1 refused or failed.\n\n\
@@ -34,9 +31,7 @@ pub struct ReplayArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplayFrom {
     Beginning,
-    /// In milliseconds since the epoch.
-    Time(u64),
-    Age(Duration),
+    Since(Moment),
 }
 
 impl ReplayFrom {
@@ -44,8 +39,7 @@ impl ReplayFrom {
     pub fn time_ms(self, now_ms: u64) -> u64 {
         match self {
             Self::Beginning => 0,
-            Self::Time(time_ms) => time_ms,
-            Self::Age(age) => now_ms.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            Self::Since(moment) => moment.ms(now_ms),
         }
     }
 }
@@ -54,13 +48,8 @@ fn replay_from(text: &str) -> Result<ReplayFrom, String> {
     if text == "beginning" {
         return Ok(ReplayFrom::Beginning);
     }
-    if let Ok(age) = duration(MINUTE..=DAY)(text) {
-        return Ok(ReplayFrom::Age(age));
-    }
-    parse_time_ms(text).map(ReplayFrom::Time).ok_or_else(|| {
-        format!(
-            "{text:?} is no time; write beginning, a time such as 2026-01-31T12:00:00Z, or an age from 1m to 24h such as 6h"
-        )
+    Moment::read(text).map(ReplayFrom::Since).ok_or_else(|| {
+        format!("{text:?} is no time; write beginning, a time such as 2026-01-31T12:00:00Z, or an age such as 6h")
     })
 }
 
@@ -74,7 +63,7 @@ mod tests {
         assert_eq!(replay_from("1970-01-01T01:00:00+01:00").map(|from| from.time_ms(9)), Ok(0));
         assert_eq!(replay_from("1970-01-02T00:00:00.5Z").map(|from| from.time_ms(9)), Ok(86_400_500));
         assert_eq!(replay_from("2h").map(|from| from.time_ms(7_200_003)), Ok(3));
-        for text in ["", "latest", "25h", "5", "2026-01-31"] {
+        for text in ["", "latest", "5", "2026-01-31"] {
             assert!(replay_from(text).unwrap_err().contains("is no time"), "{text}");
         }
     }

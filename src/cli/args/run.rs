@@ -16,10 +16,9 @@ use crate::cli::sinks::SinkArgs;
 use crate::consumer::FailurePolicy;
 use crate::dead_letters::target::DeadLetterTarget;
 use crate::model::batcher::{MOST_BYTES, MOST_RECORDS};
-use crate::model::checkpoint::Checkpoint;
 use crate::model::filter::{Events, Filters};
 use crate::model::scaling::ScalingOptions;
-use crate::options::{Checkpoints, OnGap, StreamSelector, WorkerOptions};
+use crate::options::{Checkpoints, OnGap, StartPosition, StreamSelector, WorkerOptions};
 
 pub const READING: &str = "Source and destination of records";
 pub const FAILURES: &str = "When records fail";
@@ -85,10 +84,11 @@ pub struct SourceArgs {
 #[command(next_help_heading = READING)]
 struct StartArgs {
     /// The position to begin at when the application has no progress yet: the oldest record that the service still has,
-    /// or after what is there now.
-    #[arg(long, value_name = "trim-horizon|latest", default_value = "trim-horizon", env = "SHARDKEEPER_START",
-        value_parser = one_of(&[("trim-horizon", Checkpoint::TrimHorizon), ("latest", Checkpoint::Latest)]))]
-    start: Checkpoint,
+    /// the first record from now on, a time such as 2026-01-31T12:00:00Z, or an age such as 6h. What is older than 24
+    /// hours is a gap.
+    #[arg(long, value_name = "trim-horizon|latest|TIME|AGE", default_value = "trim-horizon", env = "SHARDKEEPER_START",
+        value_parser = value::start_position)]
+    start: StartPosition,
     /// Exit once everything that was in the stream at the start is delivered and checkpointed.
     #[arg(long, env = "SHARDKEEPER_UNTIL_CAUGHT_UP")]
     until_caught_up: bool,
@@ -346,7 +346,7 @@ impl RunArgs {
         let Self { start, failure, batch, fleet, pace, .. } = self;
         let mut options = WorkerOptions::new(&self.app.app, self.stream(), &fleet.worker_id);
         options.endpoints = self.aws.endpoints(self.source.table.as_deref());
-        options.start = start.start.clone();
+        options.start = start.start;
         options.create_tables = !fleet.no_create_tables;
         options.until_caught_up = start.until_caught_up;
         options.lease_duration = fleet.lease_duration;

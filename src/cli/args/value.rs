@@ -3,11 +3,14 @@
 
 use std::ops::RangeInclusive;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::value::RawValue;
 
+use crate::aws::parse_time_ms;
+use crate::consumer::WallClock;
 use crate::model::filter::Pattern;
+use crate::options::StartPosition;
 
 pub const MILLISECOND: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -30,6 +33,50 @@ pub fn text(text: &str) -> Result<String, String> {
         return Err("the value is empty".to_string());
     }
     Ok(text.to_string())
+}
+
+/// A point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Milliseconds since the epoch.
+    Time(u64),
+    /// Before now.
+    Age(Duration),
+}
+
+impl Moment {
+    /// A time in RFC 3339's form, or an age of a minute to a day and more, up to 30 days.
+    pub fn read(text: &str) -> Option<Self> {
+        let age = duration(MINUTE..=DAY * 30)(text).ok().map(Self::Age);
+        age.or_else(|| parse_time_ms(text).map(Self::Time))
+    }
+
+    /// Milliseconds since the epoch.
+    pub fn ms(self, now_ms: u64) -> u64 {
+        match self {
+            Self::Time(time_ms) => time_ms,
+            Self::Age(age) => now_ms.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+/// The position at which a new application begins.
+pub fn start_position(text: &str) -> Result<StartPosition, String> {
+    match text {
+        "trim-horizon" => return Ok(StartPosition::TrimHorizon),
+        "latest" => return Ok(StartPosition::Latest),
+        _ => {}
+    }
+    let now_ms = WallClock::System.now_ms();
+    let moment = Moment::read(text).ok_or_else(|| {
+        format!(
+            "{text:?} is no position; write trim-horizon, latest, a time such as 2026-01-31T12:00:00Z, or an age such as 6h"
+        )
+    })?;
+    match moment.ms(now_ms) {
+        time_ms if time_ms > now_ms => Err(format!("{text:?} is in the future; write latest to begin now")),
+        time_ms => Ok(StartPosition::At(UNIX_EPOCH + Duration::from_millis(time_ms))),
+    }
 }
 
 /// One of a few words.
@@ -305,6 +352,17 @@ impl FromStr for Patterns {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_start_is_a_word_a_time_or_an_age() {
+        assert_eq!(start_position("latest"), Ok(StartPosition::Latest));
+        let noon = UNIX_EPOCH + Duration::from_secs(1_767_268_800);
+        assert_eq!(start_position("2026-01-01T12:00:00Z"), Ok(StartPosition::At(noon)));
+        assert!(matches!(start_position("6h"), Ok(StartPosition::At(_))));
+        for text in ["", "newest", "5", "2026-01-31", "2999-01-01T00:00:00Z"] {
+            assert!(start_position(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations_are_read_in_each_unit() {

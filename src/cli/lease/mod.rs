@@ -17,6 +17,7 @@ use super::connection::Connection;
 use super::output;
 use crate::admin::lease_ops::{self, FleetSnapshot, PlannedWrite, Request};
 use crate::aws::lease_table::Outcome;
+use crate::consumer::WallClock;
 use crate::model::lease::{Lease, ShardId, Transition};
 use crate::model::worker_record::Hints;
 
@@ -39,7 +40,8 @@ pub fn run(command: &LeaseCommand) -> Result<(), anyhow::Error> {
 async fn change_leases(command: &LeaseCommand) -> Result<(), anyhow::Error> {
     let args = command.args();
     let connection = connect(&args.change).await?;
-    let operation = Operation { request: command.request(), shards: args.shards.iter().cloned().collect(), args };
+    let now_ms = connection.fleet.service_time_ms().await?.unwrap_or_else(|| WallClock::System.now_ms());
+    let operation = Operation { request: command.request(now_ms), shards: args.shards.iter().cloned().collect(), args };
     let snapshot = snapshot::load_snapshot(&connection, &operation).await?;
     let planned = plan(&operation, &snapshot)?;
     output::print(&planned.iter().map(|(key, planned)| describe_plan(key, planned)).collect::<String>())?;

@@ -38,10 +38,10 @@ pub(super) async fn load_snapshot(
     // The first rows are as old as the watching was long.
     let (rows, bad) = read_rows(connection).await?;
     let missing_positions = match &operation.request {
-        Request::Reset { at } => {
+        Request::Reset { at, since_ms } => {
             let arn = view.leadership.and_then(|leadership| leadership.stream_arn);
             let shards = operation.shards.iter().filter(|key| rows.contains_key(*key));
-            missing_positions(connection, arn.as_deref(), at, shards).await?
+            missing_positions(connection, arn.as_deref(), at, since_ms.unwrap_or(0), shards).await?
         }
         _ => BTreeMap::new(),
     };
@@ -134,13 +134,14 @@ async fn missing_positions(
     connection: &Connection,
     arn: Option<&str>,
     at: &Checkpoint,
+    since_ms: u64,
     shards: impl Iterator<Item = &ShardId>,
 ) -> Result<BTreeMap<ShardId, String>, anyhow::Error> {
     let mut missing = BTreeMap::new();
     let Some(arn) = arn.filter(|_| *at != Checkpoint::ShardEnd) else { return Ok(missing) };
     let stream = connection.stream(arn);
     for key in shards {
-        match stream.shard_iterator(key, at).await {
+        match stream.shard_iterator(key, at, since_ms).await {
             Ok(_) => {}
             Err(Error::NotFound(reason) | Error::Trimmed(reason) | Error::Refused(reason)) => {
                 missing.insert(key.clone(), reason);

@@ -204,8 +204,8 @@ impl<F: ProcessorFactory> Delivery<F> {
         } else if self.reader.is_none() {
             let ctx = &self.ctx;
             let position = self.batcher.taken_in().map_or_else(|| ctx.shard.checkpoint.clone(), Checkpoint::At);
-            let (shard, status) = (ctx.shard.shard_id.clone(), Arc::clone(&ctx.status));
-            self.reader = Some(Reader::start(&ctx.deps, shard, position, false, status, self.rng.fork()));
+            let (shard, since_ms, status) = (ctx.shard.shard_id.clone(), ctx.lease.since_ms(), Arc::clone(&ctx.status));
+            self.reader = Some(Reader::start(&ctx.deps, shard, position, since_ms, status, self.rng.fork()));
         }
     }
 

@@ -8,11 +8,10 @@ use tokio::time::Instant;
 use super::election::Election;
 use super::state::LeaderState;
 use crate::model::app_lag::{LagInputs, LagSince, WorkerReport};
-use crate::model::checkpoint::Checkpoint;
 use crate::model::fleet_state::{ShardState, WorkerState};
 use crate::model::lease::{ShardId, Transition, WorkerId};
 use crate::model::scaling::{self, DesiredWorkers, Load};
-use crate::model::shard_graph::unfinished_parents;
+use crate::model::shard_graph::{Start, unfinished_parents};
 use crate::model::worker_record::ObservedWorker;
 use crate::model::worker_record::digest;
 use crate::model::worker_record::overdue_after;
@@ -43,7 +42,7 @@ impl LeaderState {
     fn without_lease(&self) -> BTreeSet<ShardId> {
         let Some(listing) = &self.listing else { return BTreeSet::new() };
         let has_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains(id);
-        let missing = listing.graph.missing_leases(has_lease, &Checkpoint::TrimHorizon);
+        let missing = listing.graph.missing_leases(has_lease, &Start::TrimHorizon);
         missing.into_iter().map(|lease| lease.key).collect()
     }
 

@@ -13,7 +13,9 @@ use crate::model::assignment::Move;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
 use crate::model::shard_directory::Listing;
+use crate::model::shard_graph::Start;
 use crate::model::worker_record::{Hints, LeaderRecord};
+use crate::options::StartPosition;
 
 impl LeaderState {
     pub(super) fn begin_listing(&mut self, election: &mut Election) {
@@ -49,13 +51,16 @@ impl LeaderState {
         // Rows of other shards are of an earlier stream, which this one continues.
         let continues = || self.rows.keys().any(|key| !listing.graph.contains(key));
         let start = match leadership.initial_sync_done || continues() {
-            true => Checkpoint::TrimHorizon,
-            false => election.deps.options.start.clone(),
+            true => Start::TrimHorizon,
+            false => start_of(election.deps.options.start, leadership.started_at_ms),
         };
         // A stale listing may hide a shard's child; the child's lease still says that the shard was read.
         let parents: BTreeSet<&ShardId> = self.rows.values().flat_map(|row| &row.parents).collect();
         let had_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains(id) || parents.contains(id);
         let mut missing = listing.graph.missing_leases(had_lease, &start);
+        for lease in missing.iter_mut().filter(|lease| lease.checkpoint == Checkpoint::AtTimestamp) {
+            lease.since_ms = Some(leadership.started_at_ms);
+        }
         self.holds_back = false;
         if leadership.initial_sync_done {
             let mut newcomers = listing.graph.newcomers(had_lease);
@@ -150,6 +155,15 @@ impl LeaderState {
             let _ = election.notices.send(Notice::StreamEnded);
         }
     }
+}
+
+fn start_of(start: StartPosition, moment_ms: u64) -> Start {
+    let checkpoint = match start {
+        StartPosition::TrimHorizon => return Start::TrimHorizon,
+        StartPosition::Latest => Checkpoint::Latest,
+        StartPosition::At(_) => Checkpoint::AtTimestamp,
+    };
+    Start::Since { checkpoint, moment_ms }
 }
 
 /// Holds back the leases of `newcomers`, shards that continue no known one and are listed for the first time, and of
