@@ -145,7 +145,7 @@ fn an_application_begins_at_a_time_also_where_the_service_knows_no_such_iterator
         fixture.service.write(TABLE, &mut written, 100);
         deliveries.begin_after(&written);
         let_last(Duration::from_millis(2_100)); // times of records are whole seconds
-        let start = DateTime::from(SystemTime::now()).fmt(Format::DateTime).expect("a time of this age");
+        let start = DateTime::from(now()).fmt(Format::DateTime).expect("a time of this age");
         fixture.service.write(TABLE, &mut written, 50);
         fixture.service.change_shards(TABLE, "rollover");
         fixture.service.write(TABLE, &mut written, 50);
@@ -307,6 +307,11 @@ fn shards_end_on_a_service_without_transactions() {
     assert_eq!(worker.stop(), 0);
     deliveries.assert_complete(&written, &fixture.service.shards(TABLE));
     assert_eq!(deliveries.repeats(), []);
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program and the service take the machine's time")]
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 /// A worker that reads its stream from an emulator.

@@ -110,7 +110,7 @@ pub fn commands(text: &str) -> Vec<String> {
             open.push('\n');
         }
         open.push_str(line.trim_end());
-        if open.matches('\'').count() % 2 == 0 {
+        if open.matches('\'').count().is_multiple_of(2) {
             commands.push(std::mem::take(&mut open).trim().to_owned());
         }
     }
