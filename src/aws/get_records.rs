@@ -24,14 +24,14 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
-use aws_smithy_types::date_time::{DateTime, Format};
+use aws_smithy_types::date_time::DateTime;
 use aws_smithy_types::timeout::TimeoutConfig;
 use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::calls::{Outcome, Refusal, note_get_records};
 use super::stream::Error;
-use super::{ErrorKind, with_causes};
+use super::{ErrorKind, http_date_ms, with_causes};
 
 /// The clock differences that a signature may have (AWS General Reference, Signature Version 4: five minutes).
 const MOST_SKEW_MS: i64 = 4 * 60 * 1000;
@@ -194,7 +194,7 @@ impl Template {
 
     /// What the service's clock is ahead of this machine's, if that is more than a signature may differ.
     fn skew_to(&self, date: &str) -> Option<i64> {
-        let theirs = DateTime::from_str(date, Format::HttpDate).ok()?.to_millis().ok()?;
+        let theirs = http_date_ms(date)?;
         let ours = DateTime::from(self.machine_now()).to_millis().ok()?;
         Some(theirs - ours).filter(|skew_ms| skew_ms.abs() > MOST_SKEW_MS)
     }

@@ -194,6 +194,11 @@ where
     }
 }
 
+/// The time (ms since the epoch) of a date in an HTTP header.
+pub(crate) fn http_date_ms(date: &str) -> Option<i64> {
+    DateTime::from_str(date, Format::HttpDate).ok()?.to_millis().ok()
+}
+
 /// An error with its chain of causes, each once.
 pub(crate) fn with_causes(error: &dyn StdError) -> String {
     let mut text = error.to_string();

@@ -12,19 +12,52 @@ use crate::model::sequence_number::SequenceNumber;
 #[derive(Debug)]
 pub struct BatchError {
     source: BoxError,
-    failed_from: Option<SequenceNumber>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// The whole batch failed.
+    Batch,
+    /// The records from this one on failed.
+    From(SequenceNumber),
+    /// The processor is busy or away, and asks to be spared for this time.
+    Unavailable(Option<Duration>),
 }
 
 impl BatchError {
     /// A failure from the record at `position` on: the records before it in the batch are done, it and those after it
     /// are not. If several records failed, `position` is the first of them, as in Lambda's `batchItemFailures`.
     pub fn from_record(position: SequenceNumber, source: impl Into<BoxError>) -> Self {
-        Self { source: source.into(), failed_from: Some(position) }
+        Self { source: source.into(), kind: Kind::From(position) }
+    }
+
+    /// A failure for which no record is at fault: what the processor needs is busy or away. The same records are retried
+    /// with backoff, after `retry_after` at the earliest (but within [`FailurePolicy::longest_wait`]). They are not
+    /// bisected, and no attempt is counted; of the policy's limits only the age of records remains.
+    pub fn unavailable(source: impl Into<BoxError>, retry_after: Option<Duration>) -> Self {
+        Self { source: source.into(), kind: Kind::Unavailable(retry_after) }
     }
 
     /// The first record that is not done; `None` if the whole batch failed.
     pub fn failed_from(&self) -> Option<&SequenceNumber> {
-        self.failed_from.as_ref()
+        match &self.kind {
+            Kind::From(position) => Some(position),
+            Kind::Batch | Kind::Unavailable(_) => None,
+        }
+    }
+
+    /// Whether the processor is busy or away, so that no record is at fault.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self.kind, Kind::Unavailable(_))
+    }
+
+    /// The least wait before the next attempt, as the processor asked for it.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.kind {
+            Kind::Unavailable(retry_after) => retry_after,
+            Kind::Batch | Kind::From(_) => None,
+        }
     }
 
     /// The cause.
@@ -41,7 +74,7 @@ impl fmt::Display for BatchError {
 
 impl<E: Into<BoxError>> From<E> for BatchError {
     fn from(error: E) -> Self {
-        Self { source: error.into(), failed_from: None }
+        Self { source: error.into(), kind: Kind::Batch }
     }
 }
 
@@ -84,6 +117,13 @@ impl fmt::Debug for OnFailure {
             Self::Skip => "Skip",
             Self::DeadLetter(_) => "DeadLetter",
         })
+    }
+}
+
+impl FailurePolicy {
+    /// The wait before the next attempt: `backoff`, or as long as the processor asked for, up to the longest wait.
+    pub(super) fn wait_after(&self, error: &BatchError, backoff: Duration) -> Duration {
+        error.retry_after().map_or(backoff, |asked| backoff.max(asked.min(self.longest_wait)))
     }
 }
 

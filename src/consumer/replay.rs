@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
+use tokio::time::Instant;
 
 use super::checkpointer::Checkpointer;
 use super::clock::WallClock;
@@ -26,7 +27,12 @@ pub struct Replayer<F: ProcessorFactory> {
     clock: WallClock,
     rng: Rng,
     processors: BTreeMap<(String, ShardId), F::Processor>,
+    /// The first of the last calls in a row that found the processor unavailable.
+    unavailable_since: Option<Instant>,
 }
+
+/// The duration for which a processor may be unavailable without an attempt being counted: a person waits for the replay.
+const UNAVAILABLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The failure of all attempts that the policy allows.
 #[derive(Debug, thiserror::Error)]
@@ -42,10 +48,11 @@ impl<F: ProcessorFactory> Replayer<F> {
     /// A replayer to processors of `factory`. Of `policy` it takes the attempts (one, if there is no limit), the waits and
     /// the handler timeout, but not the maximum age, which every dead letter may have passed.
     pub fn new(factory: F, policy: FailurePolicy, clock: WallClock, seed: u64) -> Self {
-        Self { factory, policy, clock, rng: Rng::with_seed(seed), processors: BTreeMap::new() }
+        Self { factory, policy, clock, rng: Rng::with_seed(seed), processors: BTreeMap::new(), unavailable_since: None }
     }
 
-    /// Delivers a letter's record, retrying until it succeeds.
+    /// Delivers a letter's record, retrying until it succeeds. While the processor is unavailable, for a minute at most, no
+    /// attempt is counted.
     ///
     /// # Errors
     /// When all attempts that the policy allows have failed, or the letter holds no record.
@@ -53,7 +60,7 @@ impl<F: ProcessorFactory> Replayer<F> {
         let records = letter.to_batch().map_err(|error| StillFails { attempts: 0, error: error.into() })?;
         let limit = self.policy.attempts.unwrap_or(1).max(1);
         let mut backoff = Backoff::new(self.policy.first_wait, self.policy.longest_wait);
-        let mut attempt = 0;
+        let (mut attempt, mut counted) = (0, 0);
         loop {
             let input = ProcessRecordsInput {
                 records: records.clone(),
@@ -63,11 +70,14 @@ impl<F: ProcessorFactory> Replayer<F> {
             };
             let Err(error) = self.call(letter, input).await else { return Ok(()) };
             attempt += 1;
-            if attempt >= limit {
+            let is_spared = error.is_unavailable()
+                && self.unavailable_since.get_or_insert_with(Instant::now).elapsed() < UNAVAILABLE_LIMIT;
+            counted += u32::from(!is_spared);
+            if counted >= limit {
                 return Err(StillFails { attempts: attempt, error });
             }
             tracing::debug!(letter = %letter.id(), %error, attempt, "processor failed, retrying");
-            tokio::time::sleep(backoff.next(&mut self.rng)).await;
+            tokio::time::sleep(self.policy.wait_after(&error, backoff.next(&mut self.rng))).await;
         }
     }
 
@@ -102,6 +112,9 @@ impl<F: ProcessorFactory> Replayer<F> {
                 .unwrap_or_else(|_| Err(format!("the processor did not finish within {limit:?}").into())),
         };
         self.processors.insert(key, processor);
+        if !outcome.as_ref().err().is_some_and(BatchError::is_unavailable) {
+            self.unavailable_since = None;
+        }
         outcome
     }
 }
@@ -131,6 +144,7 @@ mod tests {
             self.seen.lock().expect("no panic").push((record, input.attempt));
             let what = self.script.lock().expect("no panic").pop();
             match what {
+                Some("busy") => Err(BatchError::unavailable("busy", Some(Duration::from_secs(2)))),
                 Some("panic") => panic!("poison"),
                 Some("hang") => std::future::pending().await,
                 Some(words) => Err(words.into()),
@@ -160,6 +174,18 @@ mod tests {
         replayer.deliver(&letter(RECORD)).await.expect("the third attempt goes well");
         let seen = std::mem::take(&mut *seen.lock().expect("no panic"));
         assert_eq!(seen, [0, 1, 2].map(|attempt| (RECORD.to_owned(), attempt)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unavailable_processor_is_waited_for_as_it_asks_but_for_a_minute_only() {
+        let (mut spared, seen) = replayer(&["busy"; 9]);
+        let started = Instant::now();
+        spared.deliver(&letter(RECORD)).await.expect("it is available again");
+        assert_eq!(seen.lock().expect("no panic").len(), 10);
+        assert!(started.elapsed() >= Duration::from_secs(18), "{:?}", started.elapsed());
+        let (mut replayer, _) = replayer(&["busy"; 99]);
+        replayer.deliver(&letter(RECORD)).await.expect_err("a minute is over");
+        assert!(replayer.deliver(&letter(RECORD)).await.expect_err("it is still away").attempts == 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,6 +32,8 @@ pub struct ConsumerStatus {
     /// The waits of batches until the worker may make another call.
     pub(super) permit_waits: InFlightCalls,
     pub(super) processing_failures: FailureStreak,
+    /// Calls that found the processor unavailable.
+    pub(super) unavailability: FailureStreak,
     pub(super) dead_letter_failures: FailureStreak,
     reading_failures: FailureStreak,
     ended: OnceLock<Instant>,
@@ -47,6 +49,8 @@ pub enum StallCause {
     Processor,
     /// The processor keeps failing.
     Retrying,
+    /// The processor is busy or away.
+    Unavailable,
     /// Dead letters cannot be written.
     DeadLetters,
     /// Reading keeps failing.
@@ -76,6 +80,7 @@ impl ConsumerStatus {
             memory_waits: BusyTime::default(),
             permit_waits: InFlightCalls::default(),
             processing_failures: FailureStreak::default(),
+            unavailability: FailureStreak::default(),
             dead_letter_failures: FailureStreak::default(),
             reading_failures: FailureStreak::default(),
             ended: OnceLock::new(),
@@ -146,6 +151,7 @@ impl ConsumerStatus {
         let stalls = [
             (StallCause::Processor, self.calls.oldest()),
             (StallCause::Retrying, self.processing_failures.lasts()),
+            (StallCause::Unavailable, self.unavailability.lasts()),
             (StallCause::DeadLetters, self.dead_letter_failures.lasts()),
             (StallCause::Reading, self.reading_failures.lasts()),
             (StallCause::Memory, self.memory_waits.lasts()),
@@ -163,6 +169,11 @@ impl ConsumerStatus {
     /// Whether a record that keeps failing blocks the shard.
     pub fn is_halted(&self) -> bool {
         !self.blocked_records().is_empty()
+    }
+
+    /// Whether the last call found the processor busy or away.
+    pub fn is_processor_unavailable(&self) -> bool {
+        self.unavailability.lasts().is_some()
     }
 
     pub(super) fn set_blocked_record(&self, batch: u64, record: BlockedRecord) {
@@ -234,14 +245,22 @@ impl ConsumerStatus {
 
 impl StallCause {
     /// All causes.
-    pub const ALL: [Self; 6] =
-        [Self::Processor, Self::Retrying, Self::DeadLetters, Self::Reading, Self::Memory, Self::Concurrency];
+    pub const ALL: [Self; 7] = [
+        Self::Processor,
+        Self::Retrying,
+        Self::Unavailable,
+        Self::DeadLetters,
+        Self::Reading,
+        Self::Memory,
+        Self::Concurrency,
+    ];
 
     /// The cause in a few words.
     pub fn words(self) -> &'static str {
         match self {
             Self::Processor => "a call of the processor does not return",
             Self::Retrying => "the processor keeps failing",
+            Self::Unavailable => "the processor is unavailable",
             Self::DeadLetters => "its dead letters cannot be written",
             Self::Reading => "reading it keeps failing",
             Self::Memory => "other shards hold the buffer",
@@ -254,6 +273,7 @@ impl StallCause {
         match self {
             Self::Processor => "processor",
             Self::Retrying => "retrying",
+            Self::Unavailable => "unavailable",
             Self::DeadLetters => "dead_letters",
             Self::Reading => "reading",
             Self::Memory => "memory",

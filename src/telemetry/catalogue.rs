@@ -161,9 +161,9 @@ metrics! {
         }]).shown(ByLeader),
         "Shards of the application by state, as in `shardkeeper status`.";
     SHARDS_STUCK: Gauge<1> = metric(Shards, "shardkeeper_shards_stuck", Count)
-        .labels(&[Label { name: "cause", values: &["processor", "retrying", "dead_letters", "reading", "memory", "concurrency"] }]),
+        .labels(&[Label { name: "cause", values: &["processor", "retrying", "unavailable", "dead_letters", "reading", "memory", "concurrency"] }]),
         "Shards of this worker that have not moved for longer than --unready-after: a call of the processor lasts, it \
-         keeps failing, its dead letters cannot be written, reading keeps failing, other shards hold the buffer, or their calls leave none for this one.";
+         keeps failing, it is busy or away, its dead letters cannot be written, reading keeps failing, other shards hold the buffer, or their calls leave none for this one.";
     SHARDS_FINISHED: Counter = metric(Shards, "shardkeeper_shards_finished_total", Count).shown(OnEvent),
         "Shards that this worker read to their end.";
     CHILD_START_SECONDS: Histogram = metric(Shards, "shardkeeper_child_start_seconds", Seconds).buckets(WAIT_SECONDS).shown(OnEvent),

@@ -90,7 +90,7 @@ impl WorkerTelemetry {
         for (cause, number) in stuck {
             catalogue::SHARDS_STUCK.set([cause.word()], count(number));
         }
-        let halted = shards.values().filter(|status| status.is_halted()).count();
+        let halted = shards.values().filter(|status| status.is_halted() && !status.is_processor_unavailable()).count();
         catalogue::SHARDS_HALTED.set([], count(halted as u64));
         let progress = shards.values().map(|status| status.progress_ms()).max();
         if let Some(progress_ms) = progress.filter(|progress_ms| *progress_ms > 0) {

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fastrand::Rng;
 
@@ -39,6 +40,8 @@ struct SubBatch {
     range: Range<usize>,
     /// The failures of exactly these records.
     attempts: u32,
+    /// The calls since the last failure or cut that the processor was unavailable for.
+    unavailable: u32,
     /// The calls with these records, alone or among others.
     calls: u32,
     first_failed_ms: Option<u64>,
@@ -50,7 +53,7 @@ struct SubBatch {
 impl SubBatch {
     fn new(range: Range<usize>, policy: &FailurePolicy) -> Self {
         let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
-        Self { range, attempts: 0, calls: 0, first_failed_ms: None, backoff, is_blocked: false }
+        Self { range, attempts: 0, unavailable: 0, calls: 0, first_failed_ms: None, backoff, is_blocked: false }
     }
 
     fn len(&self) -> usize {
@@ -104,6 +107,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
                     }
                     self.done(sub_batch.range, Outcome::Ok);
                 }
+                Err(error) if error.is_unavailable() => self.unavailable(sub_batch, &error).await?,
                 Err(error) => self.failed(sub_batch, &error).await?,
             }
         }
@@ -143,6 +147,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
             self.done(std::mem::replace(&mut failed, rest).range, Outcome::Ok);
         }
         failed.attempts = failed.attempts.saturating_add(1);
+        failed.unavailable = 0;
         failed.first_failed_ms.get_or_insert_with(|| ctx.now_ms());
         let is_at_limit = self.limit(&failed).is_some();
         let bisect_at = match culprit {
@@ -167,9 +172,37 @@ impl<F: ProcessorFactory> BatchTask<F> {
             self.show(&mut failed, error);
         }
         let wait = failed.backoff.next(&mut self.rng);
-        self.sub_batches.push(failed);
+        self.retry_after(failed, wait).await
+    }
+
+    /// Waits until the processor may be available again. The records keep their attempts, together as they are.
+    async fn unavailable(&mut self, mut waiting: SubBatch, error: &BatchError) -> Result<(), Interrupted> {
+        let ctx = Arc::clone(&self.ctx);
+        let policy = ctx.policy();
+        waiting.unavailable = waiting.unavailable.saturating_add(1);
+        waiting.first_failed_ms.get_or_insert_with(|| ctx.now_ms());
+        if self.is_too_old(&waiting) && !matches!(policy.on_failure, OnFailure::Halt) {
+            return self.discard(&waiting, FailureLimit::Age, error).await;
+        }
+        let (shard, attempts) = (&ctx.shard.shard_id, waiting.unavailable);
+        if is_logged(attempts) {
+            tracing::warn!(%shard, records = waiting.len(), attempts, %error, "processor unavailable, retrying");
+        }
+        if attempts >= BLOCKED_AFTER
+            && let Some(record) = self.batch.records.get(waiting.range.start)
+        {
+            waiting.is_blocked = true;
+            self.show_blocked(&waiting, &record, &format!("the processor is unavailable: {error}"));
+        }
+        let wait = policy.wait_after(error, waiting.backoff.next(&mut self.rng));
+        self.retry_after(waiting, wait).await
+    }
+
+    /// Lets the records have their next attempt after `wait`, and others the processor meanwhile.
+    async fn retry_after(&mut self, sub_batch: SubBatch, wait: Duration) -> Result<(), Interrupted> {
+        self.sub_batches.push(sub_batch);
         self.processor = None;
-        ctx.wait(wait).await
+        self.ctx.wait(wait).await
     }
 
     /// The limit of the failure policy that the sub-batch has reached, if any.
@@ -178,10 +211,15 @@ impl<F: ProcessorFactory> BatchTask<F> {
         if policy.attempts.is_some_and(|most| sub_batch.attempts >= most) {
             return Some(FailureLimit::Attempts);
         }
-        let newest = self.batch.records.get(sub_batch.range.end - 1)?;
-        let created_ms = newest.created_ms()?;
-        let age_ms = u128::from(self.ctx.now_ms().saturating_sub(created_ms));
-        policy.max_record_age.filter(|most| age_ms > most.as_millis()).map(|_| FailureLimit::Age)
+        self.is_too_old(sub_batch).then_some(FailureLimit::Age)
+    }
+
+    /// Whether each record of the sub-batch is older than the failure policy's limit.
+    fn is_too_old(&self, sub_batch: &SubBatch) -> bool {
+        let newest = self.batch.records.get(sub_batch.range.end - 1);
+        let created_ms = newest.and_then(|newest| newest.created_ms());
+        let age_ms = created_ms.map(|created_ms| u128::from(self.ctx.now_ms().saturating_sub(created_ms)));
+        self.ctx.policy().max_record_age.zip(age_ms).is_some_and(|(most, age_ms)| age_ms > most.as_millis())
     }
 
     /// Requeues the records after the failed ones, so that those of other items need not wait for them.
@@ -270,7 +308,9 @@ impl<F: ProcessorFactory> BatchTask<F> {
         loop {
             ctx.check()?;
             let outcome = queue.put(&letter).await;
-            ctx.status.processing_failures.note(false); // the processor's part is over
+            // The processor's part is over.
+            ctx.status.processing_failures.note(false);
+            ctx.status.unavailability.note(false);
             ctx.status.dead_letter_failures.note(outcome.is_err());
             let Err(error) = outcome else {
                 ctx.status.clear_blocked_record(self.batch.id);

@@ -190,7 +190,9 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
                 .await
                 .unwrap_or_else(|_| Err(format!("the call took longer than the handler's timeout, {limit:?}").into())),
         };
-        self.status.processing_failures.note(outcome.is_err());
+        let is_unavailable = outcome.as_ref().err().is_some_and(BatchError::is_unavailable);
+        self.status.unavailability.note(is_unavailable);
+        self.status.processing_failures.note(outcome.is_err() && !is_unavailable);
         self.counters().call(records, attempt, outcome.is_ok(), started.elapsed(), self.deps.options.clock);
         outcome
     }

@@ -5,6 +5,7 @@ mod harness;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harness::{Harness, Letters, Seen};
@@ -231,6 +232,44 @@ async fn a_call_that_lasts_too_long_or_panics_has_failed_and_its_record_is_found
     assert_eq!((hung, panicked), (&harness.record(50), &harness.record(120)));
     assert!(timeout.contains("timeout") && panic.contains("a meant panic at 120"), "{timeout}, {panic}");
     assert_eq!(harness.delivered().len(), 198);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn an_unavailable_processor_costs_no_record_an_attempt_and_is_asked_as_seldom_as_it_wants() {
+    for shard_concurrency in [1, 4] {
+        let harness = Harness::new();
+        harness.write(10, 200);
+        let letters = Letters::default();
+        let started = tokio::time::Instant::now();
+        let (back, calls) = (Duration::from_secs(20), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&calls);
+        harness.handle(move |_: &ProcessRecordsInput, numbers: &[u32]| {
+            let is_poison = numbers.contains(&50);
+            let is_away = started.elapsed() < back;
+            count.fetch_add(usize::from(is_away), Ordering::Relaxed);
+            async move {
+                match (is_away, is_poison) {
+                    (true, _) => Err(BatchError::unavailable("busy", Some(Duration::from_secs(2)))),
+                    (false, true) => Err(BatchError::from(BoxError::from("poison"))),
+                    (false, false) => Ok(()),
+                }
+            }
+        });
+        let worker = harness.start("w", |options| {
+            options.shard_concurrency = shard_concurrency;
+            options.failure = policy(OnFailure::DeadLetter(Arc::new(letters.clone())), Some(3));
+            options.until_caught_up = true;
+        });
+        harness.until("the status to say so", back, || !harness.halted("w").is_empty()).await;
+        let error = harness.halted("w")[0]["error"].to_string();
+        assert!(error.contains("the processor is unavailable: busy"), "{error}");
+        worker.await.expect("no panic").expect("no error");
+        assert_eq!(letters.kept().len(), 1, "the record that is at fault");
+        assert_eq!(letters.kept().values().next().expect("one").record, harness.record(50));
+        assert_eq!(harness.delivered().len(), 199);
+        let calls = calls.load(Ordering::Relaxed);
+        assert!((1..=11 * shard_concurrency).contains(&calls), "{calls} calls while it was away");
+    }
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]

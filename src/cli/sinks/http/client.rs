@@ -4,6 +4,7 @@
 //! the handler: a request whose connection was used before, and ended without a byte of a response, is sent once more on
 //! a new one. The handler may then see a batch twice, as after any failure.
 
+use std::io::ErrorKind;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::aws::with_causes;
+use crate::consumer::BatchError;
 
 /// Limit of a connection attempt, with name resolution and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,6 +60,16 @@ pub(super) enum RequestError {
     Unreachable(String),
     #[error("the handler's response is incomplete: {0}")]
     BrokenOff(String),
+}
+
+impl RequestError {
+    /// The failure of the request's batch. A handler that was not reached has not seen a record.
+    pub(super) fn into_batch(self) -> BatchError {
+        match self {
+            Self::Unreachable(_) => BatchError::unavailable(self, None),
+            Self::BrokenOff(_) => self.into(),
+        }
+    }
 }
 
 impl HandlerResponse {
@@ -239,5 +251,12 @@ fn was_closed(error: &hyper::Error) -> bool {
 }
 
 fn broken_off(error: &hyper::Error) -> RequestError {
-    RequestError::BrokenOff(with_causes(error))
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    match cause.map(std::io::Error::kind) {
+        // Nothing came back for so long that the machine, or the way to it, is gone.
+        Some(ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable) => {
+            RequestError::Unreachable(with_causes(error))
+        }
+        _ => RequestError::BrokenOff(with_causes(error)),
+    }
 }

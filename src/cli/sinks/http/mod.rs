@@ -20,7 +20,7 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER
 use hyper::{Method, Request, Uri};
 use ring::hmac;
 
-use self::client::Client;
+use self::client::{Client, RequestError};
 use crate::cli::args::run::READING;
 use crate::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext};
 use crate::model::record::{LambdaEvents, RecordBatch};
@@ -140,6 +140,13 @@ pub struct HttpTarget {
     headers: Option<Setting<Headers>>,
     /// The key of the signatures of bodies; none: they are not signed.
     secret: Option<Setting<Secret>>,
+}
+
+impl HttpTarget {
+    /// Whether the requests' credentials stand in files, so that they may be replaced at any time.
+    fn credentials_rotate(&self) -> bool {
+        matches!(self.headers, Some(Setting::InFile(_))) || matches!(self.secret, Some(Setting::InFile(_)))
+    }
 }
 
 /// The URL of a handler: `http` or `https`, with a host and a path.
@@ -265,8 +272,10 @@ impl Handler {
     /// Hands a batch to the handler.
     async fn handle(&self, events: &LambdaEvents, records: &RecordBatch) -> Result<(), BatchError> {
         let body = Bytes::from(events.event(records));
-        let response = self.shared.client.send(|| self.shared.request(&body)).await?;
-        response::interpret(&response, self.shared.target.url.is_invocation(), records)
+        let target = &self.shared.target;
+        let response =
+            self.shared.client.send(|| self.shared.request(&body)).await.map_err(RequestError::into_batch)?;
+        response::interpret(&response, target.url.is_invocation(), target.credentials_rotate(), records)
     }
 }
 

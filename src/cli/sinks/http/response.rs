@@ -6,11 +6,14 @@
 //! body, behind a status of 200.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use hyper::StatusCode;
+use hyper::header::{DATE, RETRY_AFTER};
 use serde_json::Value;
 
 use super::client::{HandlerResponse, LARGEST_RESPONSE};
+use crate::aws::http_date_ms;
 use crate::consumer::BatchError;
 use crate::model::record::RecordBatch;
 use crate::model::sequence_number::SequenceNumber;
@@ -46,17 +49,49 @@ fn redirect(location: &Option<String>) -> String {
         .unwrap_or_default()
 }
 
+/// Whether a status says that the handler is busy or away, or that it doesn't take the caller's credentials. 403 may also
+/// be a judgment on the records, unless the credentials can change.
+fn is_unavailable(status: StatusCode, credentials_rotate: bool) -> bool {
+    match status {
+        StatusCode::FORBIDDEN => credentials_rotate,
+        StatusCode::UNAUTHORIZED
+        | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+        | StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT => true,
+        _ => false,
+    }
+}
+
+/// The wait that a response asks for, in seconds or as a date, which counts from the response's own.
+fn retry_after(response: &HandlerResponse) -> Option<Duration> {
+    let header = |name| response.headers.get(name)?.to_str().ok();
+    let asked = header(RETRY_AFTER)?.trim();
+    if let Ok(seconds) = asked.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let wait_ms = http_date_ms(asked)? - http_date_ms(header(DATE)?)?;
+    u64::try_from(wait_ms).ok().map(Duration::from_millis)
+}
+
 /// Whether the batch succeeded, or the failure. `is_invocation`: the response is that of a Lambda function.
+/// `credentials_rotate`: the request's credentials may be replaced at any time.
 pub(super) fn interpret(
     response: &HandlerResponse,
     is_invocation: bool,
+    credentials_rotate: bool,
     records: &RecordBatch,
 ) -> Result<(), BatchError> {
     let status = response.status;
     let excerpt = || excerpt(&response.body);
     if !status.is_success() {
         let location = response.location().map(str::to_owned);
-        return Err(Failed::Status { status, location, excerpt: excerpt() }.into());
+        let failed = Failed::Status { status, location, excerpt: excerpt() };
+        return Err(match is_unavailable(status, credentials_rotate) {
+            true => BatchError::unavailable(failed, retry_after(response)),
+            false => failed.into(),
+        });
     }
     if response.headers.contains_key(FUNCTION_ERROR) {
         return Err(Failed::Function { status, excerpt: excerpt() }.into());

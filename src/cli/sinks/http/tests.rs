@@ -261,6 +261,47 @@ async fn any_other_status_is_a_failure_and_told_with_the_beginning_of_the_answer
 }
 
 #[tokio::test]
+async fn a_handler_that_is_busy_or_does_not_take_the_credentials_is_unavailable() {
+    let date = "date: Tue, 03 Mar 2026 10:00:00 GMT\r\n";
+    let until = format!("{date}retry-after: Tue, 03 Mar 2026 10:00:07 GMT\r\n");
+    for (status, headers, expected) in [
+        ("429 Too Many Requests", "retry-after: 3\r\n", Some((true, Some(3)))),
+        ("503 Service Unavailable", &*until, Some((true, Some(7)))),
+        ("503 Service Unavailable", "retry-after: soon\r\n", Some((true, None))),
+        ("502 Bad Gateway", "", Some((true, None))),
+        ("504 Gateway Timeout", "", Some((true, None))),
+        ("401 Unauthorized", "", Some((true, None))),
+        ("403 Forbidden", "", Some((false, None))),
+        ("500 Internal Server Error", "retry-after: 3\r\n", Some((false, None))),
+        ("200 OK", "", None),
+    ] {
+        let server = Server::answering(answer(status, headers, "")).await;
+        let outcome = hand_over(&server.handler("/")).await.err();
+        let seen = outcome.map(|error| (error.is_unavailable(), error.retry_after().map(|wait| wait.as_secs())));
+        assert_eq!(seen, expected, "{status} {headers}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_are_refused_may_be_replaced_in_their_file() {
+    let path = std::env::temp_dir().join(format!("shardkeeper-headers-{}", std::process::id()));
+    let write = |token: &str| std::fs::write(&path, format!("Authorization: Bearer {token}\n")).expect("written");
+    write("old");
+    let mut server = Server::answering(answer("403 Forbidden", "", "")).await;
+    let file = InFile::open(Headers::parse)(path.to_str().expect("text")).expect("headers");
+    let url = HttpUrl::parse(&format!("http://127.0.0.1:{}/", server.port)).expect("a URL");
+    let target = HttpTarget { url, headers: Some(Setting::InFile(file)), secret: None };
+    let handler = Handler::new(target).expect("a handler");
+    for token in ["old", "new"] {
+        write(token);
+        assert!(hand_over(&handler).await.expect_err("refused").is_unavailable());
+        let (head, _) = server.requests.recv().await.expect("a request");
+        assert!(head.contains(&format!("authorization: bearer {token}")), "{head}");
+    }
+    std::fs::remove_file(&path).expect("removed");
+}
+
+#[tokio::test]
 async fn calls_share_a_connection() {
     let server = Server::answering(answer("200 OK", "", "{}")).await;
     let handler = server.handler("/");
@@ -340,7 +381,7 @@ async fn a_handler_that_is_not_there_cannot_be_reached() {
     let url = HttpUrl::parse(&format!("http://127.0.0.1:{port}")).expect("a URL");
     let handler = Handler::new(HttpTarget { url, headers: None, secret: None }).expect("a handler");
     let error = hand_over(&handler).await.expect_err("nobody listens");
-    assert!(error.to_string().starts_with("the handler cannot be reached"), "{error}");
+    assert!(error.is_unavailable() && error.to_string().starts_with("the handler cannot be reached"), "{error}");
 }
 
 /// A machine that is gone takes bytes that nobody acknowledges; one that doesn't read stops taking them as well.
