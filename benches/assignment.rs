@@ -53,7 +53,7 @@ fn leases(rate: Rate, owner: impl Fn(usize) -> Option<usize>) -> Vec<LeaseToPlac
     let lease = |number: usize| LeaseToPlace {
         key: format!("shardId-{number:020}-{number:08x}").into(),
         owner: owner(number).map(worker),
-        moving: false,
+        moving: None,
         weight: rate(number),
         avoid: Vec::new(),
     };

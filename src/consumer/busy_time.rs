@@ -59,6 +59,7 @@ struct Calls<T> {
     /// The start of each call, oldest first.
     started: BTreeMap<u64, (Instant, T)>,
     next: u64,
+    longest: Duration,
 }
 
 /// A call in flight until it is dropped.
@@ -69,7 +70,7 @@ pub(crate) struct InFlightCall<'a, T = ()> {
 
 impl<T> Default for InFlightCalls<T> {
     fn default() -> Self {
-        Self(Mutex::new(Calls { started: BTreeMap::new(), next: 0 }))
+        Self(Mutex::new(Calls { started: BTreeMap::new(), next: 0, longest: Duration::ZERO }))
     }
 }
 
@@ -97,6 +98,11 @@ impl<T> InFlightCalls<T> {
         (started.elapsed() >= limit).then(|| call.clone())
     }
 
+    /// The duration of the longest call that has ended.
+    pub(super) fn longest(&self) -> Duration {
+        self.lock().longest
+    }
+
     fn lock(&self) -> MutexGuard<'_, Calls<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -104,7 +110,9 @@ impl<T> InFlightCalls<T> {
 
 impl<T> Drop for InFlightCall<'_, T> {
     fn drop(&mut self) {
-        self.calls.lock().started.remove(&self.number);
+        let mut calls = self.calls.lock();
+        let lasted = calls.started.remove(&self.number).map(|(started, _)| started.elapsed());
+        calls.longest = calls.longest.max(lasted.unwrap_or_default());
     }
 }
 

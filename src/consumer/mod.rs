@@ -132,10 +132,10 @@ pub struct ConsumerHandle {
 }
 
 impl ConsumerHandle {
-    /// Commands the consumer. Nothing replaces [`ConsumerCommand::Abort`]: a lost lease stays lost.
+    /// Commands the consumer. Only a more urgent command replaces an earlier one: a lost lease stays lost.
     pub fn command(&self, command: ConsumerCommand) {
         self.commands.send_if_modified(|current| {
-            let changes = *current != command && *current != ConsumerCommand::Abort;
+            let changes = command > *current;
             if changes {
                 *current = command;
             }

@@ -21,8 +21,8 @@ use crate::model::lease::{Lease, ShardId};
 /// The interval at which a consumer reads its shard's parents, unless it is told to earlier.
 const PARENT_POLL: Duration = Duration::from_secs(1);
 
-/// The coordinator's command to a consumer. A later command replaces an earlier one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The coordinator's command to a consumer, the more urgent ones later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConsumerCommand {
     /// Keep delivering.
     Run,
@@ -30,6 +30,8 @@ pub enum ConsumerCommand {
     HandOff,
     /// Finish the calls in flight, checkpoint, and release the lease.
     Release,
+    /// Drop the calls in flight, whose processor hangs, and release the lease with what is done.
+    Surrender,
     /// Stop at once, without writing anything: the lease is lost. Calls in flight are dropped where they wait.
     Abort,
 }
@@ -161,7 +163,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
 pub(super) async fn leave(lease: &LeaseHandle, command: ConsumerCommand, progress: Option<&Progress>) -> ConsumerExit {
     let written = match command {
         ConsumerCommand::HandOff => lease.transfer(progress).await,
-        ConsumerCommand::Release => lease.release(progress).await,
+        ConsumerCommand::Release | ConsumerCommand::Surrender => lease.release(progress).await,
         ConsumerCommand::Run | ConsumerCommand::Abort => return ConsumerExit::LeaseLost,
     };
     written.map_or_else(ConsumerExit::from, ConsumerExit::Released)
@@ -175,8 +177,10 @@ pub(super) async fn commanded(commands: &mut watch::Receiver<ConsumerCommand>) -
     }
 }
 
-/// Waits for [`ConsumerCommand::Abort`].
-pub(super) async fn aborted(commands: &mut watch::Receiver<ConsumerCommand>) {
-    // An error means that the coordinator is gone.
-    let _ = commands.wait_for(|command| *command == ConsumerCommand::Abort).await;
+/// Waits for a command that drops the calls in flight.
+pub(super) async fn aborted(commands: &mut watch::Receiver<ConsumerCommand>) -> ConsumerCommand {
+    match commands.wait_for(|command| *command >= ConsumerCommand::Surrender).await {
+        Ok(command) => *command,
+        Err(_) => ConsumerCommand::Abort, // the coordinator is gone
+    }
 }

@@ -113,6 +113,11 @@ impl ConsumerStatus {
         self.calls.oldest()
     }
 
+    /// The duration of the longest processor call that has returned: one that lasts much longer hangs.
+    pub fn longest_call(&self) -> Duration {
+        self.calls.longest()
+    }
+
     /// The oldest processor call in flight, if it has lasted for `limit`.
     pub fn long_call(&self, limit: Duration) -> Option<RunningCall> {
         self.calls.oldest_beyond(limit)

@@ -15,7 +15,6 @@ mod heartbeat;
 mod leader;
 mod lease_manager;
 mod overload_monitor;
-mod watchdog;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -153,6 +152,21 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The most bytes of that reason.
 const LONGEST_REASON: usize = 500;
 
+/// The end of a worker's part in its fleet.
+struct Departure {
+    exit: Result<WorkerExit, Error>,
+    /// Whether the lease manager has drained.
+    is_over: bool,
+    /// Whether no consumer runs any longer, so that others may have the leases at once.
+    holds_nothing: bool,
+}
+
+impl From<Error> for Departure {
+    fn from(error: Error) -> Self {
+        Self { exit: Err(error), is_over: false, holds_nothing: false }
+    }
+}
+
 /// News for the lease manager from the other tasks.
 #[derive(Debug)]
 enum Notice {
@@ -204,6 +218,7 @@ impl Coordinator {
         spawner: Arc<dyn SpawnConsumer>,
         stop: watch::Receiver<bool>,
     ) -> Result<WorkerExit, Error> {
+        let alive = self.alive;
         let (notices, notice_receiver) = mpsc::unbounded_channel();
         let (view_sender, view) = watch::channel(FleetView::default());
         let record = SharedWorkerRecord::new(WorkerRecord {
@@ -225,7 +240,7 @@ impl Coordinator {
         };
         let heartbeat = HeartbeatTask {
             deps: deps.clone(),
-            alive: self.alive,
+            alive: alive.clone(),
             notices: notices.clone(),
             refusals: Refusals::default(),
         };
@@ -251,28 +266,33 @@ impl Coordinator {
         let (directory, stream) = (deps.directory.clone(), deps.stream.clone());
         let (rate, rng) = (deps.options.describe_stream_rate, self.rng.fork());
         tasks.spawn(async move { match directory.serve(&stream, rate, rng).await {} });
-        tasks.spawn(async move { Err(heartbeat.run().await) });
-        tasks.spawn(async move { Err(leader.run().await) });
+        tasks.spawn(async move { Departure::from(heartbeat.run().await) });
+        tasks.spawn(async move { Departure::from(leader.run().await) });
         tasks.spawn(async move { lease_manager.run(stop).await });
         tasks.spawn(async move { match telemetry.run().await {} });
-        let exit = loop {
+        let departure = loop {
             match tasks.join_next().await {
                 // The lease manager drains, and ends with the error.
-                Some(Ok(Err(error)))
+                Some(Ok(Departure { exit: Err(error), is_over: false, .. }))
                     if error.allows_drain() && failures.send(Notice::Failed(error.clone())).is_ok() => {}
-                Some(Ok(outcome)) => break outcome,
-                _ => break Err(Error::TaskDied("coordination")),
+                Some(Ok(departure)) => break departure,
+                _ => break Error::TaskDied("coordination").into(),
             }
         };
         tasks.shutdown().await;
-        match &exit {
-            Ok(ending) => deps.say_goodbye(ending.as_str()).await,
-            Err(error) => {
-                let kept = tokio::time::timeout(LAST_WORDS, deps.keep_end(&error.to_string())).await;
-                tracing::debug!(is_kept = matches!(kept, Ok(Ok(()))), "keeping the reason of the end");
-            }
+        alive.end_epoch(); // calls that could not be dropped begin no other record
+        let reason = match &departure.exit {
+            Ok(ending) => ending.as_str().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        // Without a goodbye the others wait until the last heartbeat proves nothing any longer.
+        if departure.holds_nothing {
+            deps.say_goodbye(&reason).await;
+        } else {
+            let kept = tokio::time::timeout(LAST_WORDS, deps.keep_end(&reason)).await;
+            tracing::debug!(is_kept = matches!(kept, Ok(Ok(()))), "keeping the reason of the end");
         }
-        exit
+        departure.exit
     }
 }
 

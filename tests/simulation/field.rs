@@ -368,7 +368,6 @@ fn calls_refused_for_seconds_end_no_worker() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn lost_hints_are_made_up_for_while_shards_roll_over() {
     check(Condition::LostHints);
 }

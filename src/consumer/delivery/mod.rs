@@ -11,6 +11,7 @@ mod processor_pool;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::{mpsc, watch};
@@ -40,6 +41,9 @@ use crate::model::record::{PageSummary, RecordBatch};
 use crate::model::shard_directory::Children;
 use crate::model::shard_graph::Shard;
 use crate::options::{Checkpoints, OnGap};
+
+/// The time that the calls in flight get to be dropped before a lease is surrendered.
+const DROP_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Delivery<F: ProcessorFactory> {
     ctx: Arc<DeliveryContext<F>>,
@@ -158,6 +162,7 @@ impl<F: ProcessorFactory> Delivery<F> {
                 self.tell_lease_lost().await;
                 ConsumerExit::LeaseLost
             }
+            Err(LoopEnd::Command(ConsumerCommand::Surrender)) => self.surrender().await,
             Err(LoopEnd::Command(command)) => self.leave(command).await,
             Err(LoopEnd::Failed(error)) => ConsumerExit::Failed(error),
         }
@@ -224,7 +229,7 @@ impl<F: ProcessorFactory> Delivery<F> {
         let outcome = loop {
             tokio::select! {
                 biased;
-                () = aborted(&mut aborts) => return Err(LeaseLost.into()),
+                command = aborted(&mut aborts) => return Err(LoopEnd::Command(command)),
                 wanted = commanded(&mut self.commands), if command == ConsumerCommand::Run => {
                     self.ctx.leaving.cancel();
                     command = wanted;
@@ -400,10 +405,10 @@ impl<F: ProcessorFactory> Delivery<F> {
     /// No call outlives the lease: once that is lost, the calls are dropped where they wait.
     async fn drain(&mut self, mut command: ConsumerCommand) -> ConsumerCommand {
         self.ctx.leaving.cancel();
-        while command != ConsumerCommand::Abort {
+        while command < ConsumerCommand::Surrender {
             tokio::select! {
                 biased;
-                () = aborted(&mut self.commands) => command = ConsumerCommand::Abort,
+                urgent = aborted(&mut self.commands) => command = urgent,
                 ended = self.tasks.join_next() => match ended.map(|ended| ended.unwrap_or_else(resume_panic)) {
                     Some(Ok(())) => {}
                     Some(Err(LeaseLost)) => command = ConsumerCommand::Abort,
@@ -411,15 +416,17 @@ impl<F: ProcessorFactory> Delivery<F> {
                 },
             }
         }
-        self.tasks.shutdown().await;
+        if command == ConsumerCommand::Surrender {
+            self.tasks.abort_all();
+            // A call that blocks its thread ends by itself only, and holds up no other worker meanwhile.
+            let _ = tokio::time::timeout(DROP_LIMIT, async { while self.tasks.join_next().await.is_some() {} }).await;
+        } else {
+            self.tasks.shutdown().await;
+        }
         while let Ok(report) = self.reports.try_recv() {
             self.take_report(report);
         }
-        match *self.commands.borrow() {
-            _ if command == ConsumerCommand::Abort => command,
-            ConsumerCommand::Run => command,
-            newest => newest,
-        }
+        command.max(*self.commands.borrow())
     }
 
     /// Leaves the shard on the coordinator's command, with its progress written to the lease.
@@ -434,13 +441,24 @@ impl<F: ProcessorFactory> Delivery<F> {
         };
         let exit = tokio::select! {
             biased;
-            () = aborted(&mut self.commands) => ConsumerExit::LeaseLost,
+            command = aborted(&mut self.commands) => match command {
+                ConsumerCommand::Surrender => leave(&self.ctx.lease, command, progress.as_ref()).await,
+                _ => ConsumerExit::LeaseLost,
+            },
             exit = left => exit,
         };
         if matches!(exit, ConsumerExit::LeaseLost) {
             self.ctx.processors.put_back(processors);
             self.tell_lease_lost().await;
         }
+        exit
+    }
+
+    /// Releases the lease while a processor hangs. The consumer ends when its calls have ended.
+    async fn surrender(&mut self) -> ConsumerExit {
+        let exit = leave(&self.ctx.lease, ConsumerCommand::Surrender, self.progress().as_ref()).await;
+        self.tasks.shutdown().await;
+        self.tell_lease_lost().await;
         exit
     }
 

@@ -13,7 +13,7 @@ use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
 use crate::model::shard_graph::unfinished_parents;
 use crate::model::worker_record::{Hints, WorkerEnd, digest};
 
-/// The most leases that are handed over at once.
+/// The most leases that each worker hands over at once.
 const HAND_OFFS_AT_ONCE: usize = 64;
 /// Scans in a row that show a worker at odds with the rows before it is told to read all of them.
 const WRONG_SCANS: u32 = 3;
@@ -109,7 +109,7 @@ impl LeaderState {
                 avoid: stuck.get(&row.key).cloned().unwrap_or_default(),
                 key: row.key.clone(),
                 owner: row.owner.clone().filter(|_| self.may_be_held(election, row)),
-                moving: row.holder().is_some_and(|holder| {
+                moving: row.holder().cloned().filter(|holder| {
                     let is_unseen = election.view.worker(holder).is_none();
                     self.may_be_held(election, row) && (row.is_handed_over() || is_unseen)
                 }),
@@ -138,10 +138,15 @@ impl LeaderState {
         })
     }
 
-    /// Hand-offs whose old owner lives but does not let go: the new owner gets the lease without waiting any longer.
+    /// Hand-offs whose old owner lives, but says that a call which it cannot drop keeps it from letting go: the new owner
+    /// gets the lease.
     fn overdue_hand_offs(&self, election: &Election) -> Vec<Transition> {
         let limit = hand_off_timeout(&election.deps.options);
-        let overdue = self.hand_offs.iter().filter(|(_, since)| since.elapsed() >= limit);
+        let is_stuck = |key: &ShardId| {
+            let holder = self.rows.get(key).and_then(Lease::holder).and_then(|holder| election.view.worker(holder));
+            holder.is_some_and(|seen| seen.member.record.stuck.contains(key))
+        };
+        let overdue = self.hand_offs.iter().filter(|(key, since)| since.elapsed() >= limit && is_stuck(key));
         overdue
             .filter_map(|(key, _)| {
                 let row = self.rows.get(key)?;
@@ -152,8 +157,8 @@ impl LeaderState {
             .collect()
     }
 
-    /// Tells workers that have been at odds with the rows for some scans to read all of them: a hint was lost. At a
-    /// leader's first scan it tells them of theirs at once: the last leader may have gone with its hints unsent.
+    /// Tells workers that were at odds with the rows at some scans in a row to read all of them: a hint was lost, or so
+    /// much changes that some row always is unknown, which does not rule it out. At a leader's first scan it tells them of theirs at once: the last leader may have gone with its hints unsent.
     pub(super) async fn resend_hints(&mut self, election: &Election) {
         let is_first = self.wrong.is_empty();
         let mut hints = BTreeMap::new();
@@ -161,17 +166,16 @@ impl LeaderState {
             let id = &seen.member.id;
             let owned = self.rows.values().filter(|row| row.owner.as_ref() == Some(id) && !row.is_finished());
             let keys: BTreeSet<&ShardId> = owned.map(|row| &row.key).collect();
-            let owned = digest(keys.iter().copied());
-            let entry = self.wrong.entry(id.clone()).or_default();
-            if owned == seen.member.record.digest {
-                *entry = (owned, 0);
+            let scans = self.wrong.entry(id.clone()).or_default();
+            if digest(keys.iter().copied()) == seen.member.record.digest {
+                *scans = 0;
                 continue;
             }
-            *entry = if entry.0 == owned { (owned, entry.1 + 1) } else { (owned, 1) };
+            *scans += 1;
             if is_first {
                 hints.insert(id.clone(), Hints { keys: keys.into_iter().cloned().collect(), everything: false });
-            } else if entry.1 >= WRONG_SCANS {
-                entry.1 = 0;
+            } else if *scans >= WRONG_SCANS {
+                *scans = 0;
                 tracing::debug!(worker = %id, "a worker does not know its leases, resending its hints");
                 hints.insert(id.clone(), Hints { everything: true, ..Hints::default() });
             }

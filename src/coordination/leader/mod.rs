@@ -41,7 +41,7 @@ const CALLS_AT_ONCE: usize = 16;
 /// The most rounds of assignments in a row, while writes meet rows that are younger than thought.
 const ASSIGNMENT_ROUNDS: usize = 3;
 
-/// The time that the old owner of a lease has to finish and let go before the new one gets the lease by force.
+/// The time that the old owner of a lease has to drop a call that hangs before the new one gets the lease by force.
 fn hand_off_timeout(options: &WorkerOptions) -> Duration {
     options.drain_timeout + options.lease_duration
 }

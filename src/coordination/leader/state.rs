@@ -38,8 +38,8 @@ pub(super) struct LeaderState {
     pub(super) foreign: ForeignLeases,
     /// When each hand-off under way was first seen.
     pub(super) hand_offs: BTreeMap<ShardId, Instant>,
-    /// The digest of each worker's rows, and the number of scans in a row at which the worker reported another one.
-    pub(super) wrong: BTreeMap<WorkerId, (u64, u32)>,
+    /// The number of scans in a row at which each worker was at odds with the rows.
+    pub(super) wrong: BTreeMap<WorkerId, u32>,
     /// Rows that cannot be read: they and their children are left alone.
     pub(super) bad: BTreeSet<ShardId>,
     /// A complete listing that was not yet acted upon.

@@ -11,9 +11,9 @@ use crate::telemetry::catalogue;
 
 impl LeaseManager {
     /// Records how soon the children of a finished shard were begun, as far as this worker reads them.
-    pub(super) fn note_children_begun(&self, parent: Option<Running>, children: &BTreeSet<ShardId>) {
-        let Some(ended_for) = parent.and_then(|parent| parent.handle.status.ended_for()) else { return };
-        for _ in children.iter().filter(|child| self.running.contains_key(*child)) {
+    pub(super) fn note_children_begun(&self, parent: &Running, children: &BTreeSet<ShardId>) {
+        let Some(ended_for) = parent.handle.status.ended_for() else { return };
+        for _ in children.iter().filter(|child| self.is_running(child)) {
             catalogue::CHILD_START_SECONDS.record([], ended_for.as_secs_f64());
         }
     }

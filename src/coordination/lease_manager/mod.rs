@@ -1,6 +1,12 @@
 //! The leases of this worker: each row says whether its consumer is to run, hand over or stop.
+//!
+//! All that the manager knows of a shard is one [`LeaseState`]. Its loop never waits for a table: reads and writes are
+//! calls beside it, whose answers come in like any other event.
 
+mod calls;
 mod lease_metrics;
+mod leaving;
+mod progress;
 mod stuck;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,35 +15,29 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::calls::{Answer, Calls};
 use self::lease_metrics::{begun_because, note_acquired, note_left};
+use self::leaving::Leaving;
 use super::heartbeat::hint;
 use super::overload_monitor::OverloadMonitor;
-use super::watchdog::Watchdog;
-use super::{Deps, Error, Notice, WorkerExit};
-use crate::aws::TableError;
+use super::{Departure, Deps, Error, Notice, WorkerExit};
 use crate::aws::lease_table::{BadRow, Outcome};
 use crate::consumer::{ConsumerCommand, ConsumerExit, ConsumerHandle};
-use crate::error::Refusals;
 use crate::model::fleet_view::FleetView;
-use crate::model::lag::Stage;
-use crate::model::lease::{Lease, ShardId, WorkerId};
-use crate::model::worker_record::{Hints, LONG_CALL, digest};
+use crate::model::lease::{Lease, ShardId};
+use crate::model::worker_record::Hints;
 use crate::telemetry::Loop;
-
-/// The most blocked records that a heartbeat names.
-const MOST_BLOCKED: usize = 20;
 
 /// The interval at which rows are read that are on their way to this worker.
 const PENDING_TICK: Duration = Duration::from_millis(100);
 /// The interval of everything else.
 const TICK: Duration = Duration::from_millis(250);
-/// The time that consumers get to drop their calls: a call that blocks its thread cannot be dropped.
-const ABORT_LIMIT: Duration = Duration::from_secs(1);
 /// The wait before a lost lease's row is read: it may still be ours, after a pause.
 const RECHECK_WAIT: Duration = Duration::from_millis(500);
+/// The time for which the counter of a lease that this worker left is remembered. No read takes so long.
+const LEFT_KEPT: Duration = Duration::from_secs(60);
 
 /// Starts and stops the consumers of one worker as its leases come and go.
 pub(super) struct LeaseManager {
@@ -46,42 +46,59 @@ pub(super) struct LeaseManager {
     notices: mpsc::UnboundedReceiver<Notice>,
     exits: mpsc::UnboundedReceiver<(ShardId, ConsumerExit)>,
     exit_sender: mpsc::UnboundedSender<(ShardId, ConsumerExit)>,
-    running: BTreeMap<ShardId, Running>,
-    /// The counters of the rows that this worker's consumers wrote last: a row with a lower one is out of date.
-    left: BTreeMap<ShardId, u64>,
-    /// Leases on their way to this worker.
-    pending: BTreeSet<ShardId>,
-    /// Rows to read again, and when.
-    rechecks: BTreeMap<ShardId, Instant>,
-    /// Rows that cannot be read, with the reasons, each logged once.
-    bad: BTreeMap<ShardId, String>,
-    /// Hints to other workers that are being sent.
-    hints: JoinSet<()>,
+    leases: BTreeMap<ShardId, KnownLease>,
+    calls: Calls,
     /// Whether the next tick reads all rows.
     wants_scan: bool,
+    /// Whether leases may be on their way to this worker.
+    has_pending: bool,
     leaving: Option<Leaving>,
-    /// The error that the worker leaves for.
-    failure: Option<Error>,
-    refusals: Refusals,
     overload_monitor: OverloadMonitor,
-    watchdog: Watchdog,
     rng: Rng,
+}
+
+/// The manager's knowledge of one shard's lease.
+struct KnownLease {
+    /// The highest counter seen in its row: a row with a lower one is out of date.
+    counter: u64,
+    state: LeaseState,
+}
+
+enum LeaseState {
+    /// The lease is on its way to this worker; another one still reads.
+    Pending,
+    /// The manager is writing the row, which no consumer holds.
+    Writing,
+    /// A consumer reads the shard.
+    Running(Running),
+    /// The consumer has lost the lease, or a write met another row: what happened is in the table.
+    Lost { since: Instant },
+    /// The consumer has left the lease.
+    Left { since: Instant },
+    /// The lease was released because its processor hung, and is not wanted back yet.
+    Stuck { since: Instant },
+    /// The row cannot be read; the reason was logged.
+    Bad { reason: String },
 }
 
 struct Running {
     handle: ConsumerHandle,
+    since: Instant,
     /// Whether the row names this worker as its owner (and not as the one who hands over).
     is_owned: bool,
     /// When this worker learned that the lease goes to another.
     moving_since: Option<Instant>,
+    /// The hang of its processor, as far as it was acted upon.
+    hang: Hang,
 }
 
-/// The progress of leaving.
-struct Leaving {
-    exit: WorkerExit,
-    since: Instant,
-    has_released: bool,
-    has_timed_out: bool,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hang {
+    None,
+    /// No other worker could take the lease; logged once.
+    WithoutTaker,
+    /// The consumer was told to surrender the lease.
+    Surrendered,
 }
 
 impl LeaseManager {
@@ -89,405 +106,80 @@ impl LeaseManager {
         deps: Deps,
         view: watch::Receiver<FleetView>,
         notices: mpsc::UnboundedReceiver<Notice>,
-        rng: Rng,
+        mut rng: Rng,
     ) -> Self {
         let (exit_sender, exits) = mpsc::unbounded_channel();
-        let watchdog = Watchdog::new(deps.options.stuck_after);
+        let calls = Calls::new(&deps, rng.fork());
         Self {
             deps,
             view,
             notices,
             exits,
             exit_sender,
-            running: BTreeMap::new(),
-            left: BTreeMap::new(),
-            pending: BTreeSet::new(),
-            rechecks: BTreeMap::new(),
-            bad: BTreeMap::new(),
-            hints: JoinSet::new(),
+            leases: BTreeMap::new(),
+            calls,
             wants_scan: true,
+            has_pending: false,
             leaving: None,
-            failure: None,
-            refusals: Refusals::default(),
             overload_monitor: OverloadMonitor::new(),
-            watchdog,
             rng,
         }
     }
 
     /// Holds leases until `stop` says otherwise or the work is done, and returns once all are handed over.
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<WorkerExit, Error> {
+    pub(super) async fn run(mut self, stop: watch::Receiver<bool>) -> Departure {
+        match self.hold_leases(stop).await {
+            Ok(()) => {
+                let holds_nothing = self.running().next().is_none();
+                let exit = self.leaving.map_or(Ok(WorkerExit::Stopped), |leaving| leaving.exit);
+                Departure { exit, is_over: true, holds_nothing }
+            }
+            Err(error) => Departure { is_over: true, ..error.into() },
+        }
+    }
+
+    async fn hold_leases(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
         let mut next_tick = Instant::now();
         loop {
             self.deps.telemetry.loop_tick(Loop::LeaseManager, next_tick);
-            let outcome = tokio::select! {
+            tokio::select! {
                 biased;
-                () = asked_to_stop(&mut stop), if self.leaving.is_none() => {
-                    self.leave(WorkerExit::Stopped);
-                    Ok(())
-                }
-                Some((key, exit)) = self.exits.recv() => self.on_exit(key, exit).await,
-                Some(notice) = self.notices.recv() => self.on_notice(notice).await,
-                Some(_) = self.hints.join_next() => Ok(()),
+                () = asked_to_stop(&mut stop), if self.leaving.is_none() => self.leave(Ok(WorkerExit::Stopped)),
+                Some((key, exit)) = self.exits.recv() => self.on_exit(key, exit)?,
+                Some(notice) = self.notices.recv() => self.on_notice(notice)?,
+                answer = self.calls.next() => match answer {
+                    Ok(answer) => self.on_answer(answer),
+                    Err(error) => self.fail(error.into())?,
+                },
                 () = tokio::time::sleep_until(next_tick) => {
-                    let outcome = self.tick().await;
-                    let tick = if self.pending.is_empty() { TICK } else { PENDING_TICK };
-                    next_tick = Instant::now() + tick;
-                    outcome
+                    self.tick();
+                    next_tick = Instant::now() + TICK;
                 }
-            };
-            if let Err(error) = outcome {
-                self.fail(error)?;
             }
-            if !self.pending.is_empty() {
+            if self.has_pending {
                 next_tick = next_tick.min(Instant::now() + PENDING_TICK);
             }
-            if let Some(exit) = self.has_left() {
-                while self.hints.join_next().await.is_some() {}
-                return self.failure.map_or(Ok(exit), Err);
+            if self.has_left() {
+                self.calls.hints_sent().await;
+                return Ok(());
             }
         }
     }
 
-    async fn on_notice(&mut self, notice: Notice) -> Result<(), Error> {
+    fn on_notice(&mut self, notice: Notice) -> Result<(), Error> {
         match notice {
             Notice::LeasesChanged(hints) if hints.everything => self.wants_scan = true,
-            Notice::LeasesChanged(hints) => self.read(&hints.keys).await?,
+            Notice::LeasesChanged(hints) => self.calls.read(hints.keys),
             Notice::Expired => {
-                for running in self.running.values() {
+                for (_, running) in self.running() {
                     running.handle.command(ConsumerCommand::Abort);
                 }
                 self.wants_scan = true;
             }
-            Notice::StreamEnded => self.leave(WorkerExit::StreamEnded),
-            Notice::Failed(error) => return Err(error),
+            Notice::StreamEnded => self.leave(Ok(WorkerExit::StreamEnded)),
+            Notice::Failed(error) => self.fail(error)?,
         }
         Ok(())
-    }
-
-    async fn tick(&mut self) -> Result<(), Error> {
-        if self.wants_scan {
-            self.scan().await?;
-        }
-        let now = Instant::now();
-        let mut due: BTreeSet<ShardId> =
-            self.rechecks.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
-        self.rechecks.retain(|key, _| !due.contains(key));
-        due.extend(self.pending.iter().cloned());
-        if !due.is_empty() {
-            self.read(&due).await?;
-        }
-        self.release_hung().await?;
-        self.update_record();
-        if self.leaving.is_some() {
-            self.continue_leaving();
-        } else if self.deps.options.until_caught_up && self.is_caught_up().await? {
-            self.leave(WorkerExit::CaughtUp);
-        }
-        Ok(())
-    }
-
-    /// Reads all rows, takes back what is ours, and stops what is not.
-    async fn scan(&mut self) -> Result<(), Error> {
-        let rows = match self.deps.leases.scan().await {
-            Ok(rows) => rows,
-            Err(error) => return self.pass(error, "reading the lease table"),
-        };
-        self.wants_scan = false;
-        let mut seen = BTreeSet::new();
-        for row in rows {
-            let Some(row) = self.readable(row) else { continue };
-            seen.insert(row.key.clone());
-            let is_mine = row.owner.as_ref() == Some(&self.deps.me.worker);
-            let is_held = row.holder() == Some(&self.deps.me.worker) && !row.is_finished();
-            if is_held && !self.running.contains_key(&row.key) && !self.watchdog.is_stuck(&row.key) {
-                // Ours by id, from before a restart or a pause: raising the counter fences writers of that time. A
-                // hand-off that was under way is over: no consumer holds anything back.
-                let owner = row.owner.clone().unwrap_or_else(|| self.deps.me.worker.clone());
-                match self.deps.leases.apply(&row.assign(&owner)).await {
-                    Ok(Outcome::Applied(row)) if is_mine => self.start(row, "returned"),
-                    Ok(Outcome::Applied(row)) => self.hint(&owner, hint(&row.key)),
-                    Ok(Outcome::Conflict(_)) => self.recheck(row.key.clone()),
-                    Err(error) => {
-                        self.pass(error, "taking back a lease")?;
-                        self.wants_scan = true;
-                    }
-                }
-            } else {
-                self.reconcile(row);
-            }
-        }
-        for (key, running) in &self.running {
-            if !seen.contains(key) && !self.bad.contains_key(key) {
-                running.handle.command(ConsumerCommand::Abort);
-            }
-        }
-        self.left.retain(|key, _| seen.contains(key));
-        Ok(())
-    }
-
-    async fn read(&mut self, keys: &BTreeSet<ShardId>) -> Result<(), Error> {
-        match self.deps.leases.read_many(keys).await {
-            Ok(rows) => {
-                let mut gone = keys.clone();
-                for row in rows {
-                    if let Some(row) = self.readable(row) {
-                        gone.remove(&row.key);
-                        self.reconcile(row);
-                    }
-                }
-                self.pending.retain(|key| !gone.contains(key));
-                Ok(())
-            }
-            Err(error) => {
-                keys.iter().for_each(|key| self.recheck(key.clone()));
-                self.pass(error, "reading leases")
-            }
-        }
-    }
-
-    /// Does what a row asks for, unless a consumer of ours has written a later one since it was read.
-    fn reconcile(&mut self, row: Lease) {
-        if self.left.get(&row.key).is_some_and(|left| row.counter < *left) {
-            return;
-        }
-        let me = &self.deps.me.worker;
-        let (is_owner, is_holder) = (row.owner.as_ref() == Some(me), row.holder() == Some(me));
-        let running = self.running.get_mut(&row.key);
-        if row.is_finished() {
-            self.pending.remove(&row.key);
-        } else if is_owner && is_holder {
-            self.pending.remove(&row.key);
-            match running {
-                Some(running) => {
-                    running.handle.recheck_parents();
-                    self.watchdog.note_owned(&row.key);
-                }
-                None if self.watchdog.is_stuck(&row.key) => self.watchdog.note_owned(&row.key),
-                None => {
-                    let reason = begun_because(&row);
-                    self.start(row, reason);
-                }
-            }
-        } else if is_owner {
-            self.pending.insert(row.key);
-        } else {
-            self.pending.remove(&row.key);
-            if let Some(running) = running {
-                running.is_owned = false;
-                running.moving_since.get_or_insert_with(Instant::now);
-                running.handle.command(if is_holder { ConsumerCommand::HandOff } else { ConsumerCommand::Abort });
-            } else if is_holder {
-                self.wants_scan = true; // held by a consumer that has ended: the scan passes it on
-            }
-        }
-    }
-
-    fn start(&mut self, row: Lease, reason: &'static str) {
-        tracing::info!(shard = %row.key, checkpoint = %row.checkpoint, reason, "lease taken");
-        let key = row.key.clone();
-        note_acquired(reason);
-        let handle = self.deps.spawner.start(row, self.rng.fork(), self.exit_sender.clone());
-        if self.leaving.as_ref().is_some_and(|leaving| leaving.has_released) {
-            handle.command(ConsumerCommand::Release);
-        }
-        self.deps.telemetry.begin(key.clone(), Arc::clone(&handle.status));
-        self.running.insert(key, Running { handle, is_owned: true, moving_since: None });
-    }
-
-    async fn on_exit(&mut self, key: ShardId, exit: ConsumerExit) -> Result<(), Error> {
-        let ended = self.running.remove(&key);
-        self.deps.telemetry.end(&key);
-        let was_stuck = self.watchdog.note_ended(&key);
-        note_left(&exit, was_stuck, ended.as_ref().and_then(|ended| ended.moving_since));
-        match exit {
-            ConsumerExit::Ended { row, children } => {
-                self.left.insert(key, row.counter);
-                let ids = row.children.clone();
-                self.on_ended(row, children).await?;
-                self.note_children_begun(ended, &ids);
-                Ok(())
-            }
-            ConsumerExit::Released(row) => {
-                self.left.insert(key.clone(), row.counter);
-                match &row.owner {
-                    Some(owner) => {
-                        tracing::info!(shard = %key, to = %owner, "lease handed over");
-                        self.hint(&owner.clone(), hint(&key));
-                    }
-                    None => tracing::info!(shard = %key, "lease released"),
-                }
-                Ok(())
-            }
-            ConsumerExit::LeaseLost => {
-                tracing::warn!(shard = %key, "lease lost");
-                self.recheck(key);
-                Ok(())
-            }
-            ConsumerExit::Failed(failure) => Err(failure.into()),
-        }
-    }
-
-    /// Starts the children of a finished shard at once: here, or at their owner's.
-    async fn on_ended(&mut self, row: Lease, children: Vec<Lease>) -> Result<(), Error> {
-        tracing::info!(shard = %row.key, children = row.children.len(), "shard finished");
-        let owner = row.owner.clone().filter(|owner| *owner != self.deps.me.worker);
-        let others = other_children(&row, &children);
-        match owner {
-            None => children.into_iter().for_each(|child| self.reconcile(child)),
-            Some(owner) => {
-                let keys = children.into_iter().map(|child| child.key).collect();
-                self.hint(&owner, Hints { keys, everything: false });
-            }
-        }
-        if others.is_empty() {
-            return Ok(());
-        }
-        // Children that had an owner before: it waits for this end.
-        match self.deps.leases.read_many(&others).await {
-            Ok(rows) => {
-                for child in rows.into_iter().flatten() {
-                    match child.owner.clone() {
-                        Some(owner) if owner != self.deps.me.worker => self.hint(&owner, hint(&child.key)),
-                        _ => self.reconcile(child),
-                    }
-                }
-                Ok(())
-            }
-            Err(error) => self.pass(error, "reading the children's leases"),
-        }
-    }
-
-    /// Logs an error whose call a later tick repeats; passes one on that ends the worker.
-    fn pass(&self, error: TableError, what: &'static str) -> Result<(), Error> {
-        if self.refusals.allow(&error) {
-            tracing::debug!(%error, what, "failed, retrying");
-            return Ok(());
-        }
-        Err(error.into())
-    }
-
-    fn hint(&mut self, worker: &WorkerId, hints: Hints) {
-        let (fleet, worker) = (self.deps.fleet.clone(), worker.clone());
-        self.hints.spawn(async move {
-            if let Err(error) = fleet.hint(&worker, &hints).await {
-                tracing::debug!(%worker, %error, "a hint was lost");
-            }
-        });
-    }
-
-    fn recheck(&mut self, key: ShardId) {
-        self.rechecks.insert(key, Instant::now() + RECHECK_WAIT);
-    }
-
-    fn readable(&mut self, row: Result<Lease, BadRow>) -> Option<Lease> {
-        match row {
-            Ok(row) => {
-                if self.bad.remove(&row.key).is_some() {
-                    tracing::info!(shard = %row.key, "the lease can be read again");
-                }
-                Some(row)
-            }
-            Err(bad) => {
-                if self.bad.get(&bad.key) != Some(&bad.reason) {
-                    tracing::error!(shard = %bad.key, reason = bad.reason, "the lease cannot be read; its shard waits");
-                    self.bad.insert(bad.key, bad.reason);
-                }
-                None
-            }
-        }
-    }
-
-    /// Updates the record that the next heartbeat shows: this worker's leases and its progress.
-    fn update_record(&mut self) {
-        let owned: BTreeSet<&ShardId> = self
-            .running
-            .iter()
-            .filter(|(_, running)| running.is_owned)
-            .map(|(key, _)| key)
-            .chain(&self.pending)
-            .collect();
-        let caught_up_to_ms = self.caught_up_to_ms();
-        let since = [Stage::Processed, Stage::Checkpointed].map(|stage| self.deps.telemetry.waiting_since_ms(stage));
-        let [unprocessed_since_ms, unsaved_since_ms] = since;
-        let overloaded =
-            self.overload_monitor.sample(self.running.iter().map(|(key, running)| (key, &*running.handle.status)));
-        let stuck = self.watchdog.stuck();
-        let blocked =
-            self.running.iter().filter_map(|(key, held)| Some((key.clone(), held.handle.status.blocked_record()?)));
-        let blocked = blocked.take(MOST_BLOCKED).collect();
-        let long_call = LONG_CALL.min(self.deps.options.unready_after);
-        let calls =
-            self.running.iter().filter_map(|(key, held)| Some((key.clone(), held.handle.status.long_call(long_call)?)));
-        let calls = calls.take(MOST_BLOCKED).collect();
-        let (leases, digest) = (owned.len() as u64, digest(owned));
-        let kbps = self.deps.telemetry.kbps();
-        self.deps.record.update(|record| {
-            record.leases = leases;
-            record.digest = digest;
-            record.caught_up_to_ms = caught_up_to_ms;
-            record.unprocessed_since_ms = unprocessed_since_ms;
-            record.unsaved_since_ms = unsaved_since_ms;
-            record.kbps = kbps;
-            record.overloaded = overloaded;
-            record.stuck = stuck;
-            record.blocked = blocked;
-            record.calls = calls;
-        });
-    }
-
-    /// The moment before which everything in this worker's shards is delivered and checkpointed, if it is known.
-    fn caught_up_to_ms(&self) -> Option<u64> {
-        if !self.pending.is_empty() {
-            return None;
-        }
-        let is_read = |key: &ShardId, running: &Running| {
-            !running.handle.status.is_blocked_on_parent() && !self.watchdog.is_stuck(key)
-        };
-        let reading = self.running.iter().filter(|(key, running)| is_read(key, running));
-        let oldest = reading.map(|(_, running)| running.handle.status.caught_up_to_ms()).min();
-        match oldest {
-            Some(0) => None,
-            oldest => oldest.or(Some(u64::MAX)),
-        }
-    }
-
-    /// Whether all workers together have delivered and checkpointed everything that was in the stream when this worker
-    /// started.
-    async fn is_caught_up(&mut self) -> Result<bool, Error> {
-        let started = self.deps.me.started_ms.next_multiple_of(1000); // records' times are whole seconds
-        let is_past = |moment: Option<u64>| moment.is_some_and(|moment| moment >= started);
-        let view = self.view.borrow().clone();
-        if !view.initial_sync_done() || self.wants_scan || !is_past(self.caught_up_to_ms()) {
-            return Ok(false);
-        }
-        let rows = match self.deps.leases.scan().await {
-            Ok(rows) => rows,
-            Err(error) => return self.pass(error, "reading the lease table").map(|()| false),
-        };
-        if rows.iter().any(Result::is_err) {
-            return Ok(false);
-        }
-        let rows: BTreeMap<ShardId, Lease> = rows.into_iter().flatten().map(|row| (row.key.clone(), row)).collect();
-        let reading = rows.values().filter(|row| {
-            !row.is_finished() && crate::model::shard_graph::unfinished_parents(row, &rows).next().is_none()
-        });
-        for row in reading {
-            let is_done = match row.owner.as_ref() {
-                Some(owner) if *owner == self.deps.me.worker => self.running.contains_key(&row.key),
-                Some(owner) => {
-                    let owned = rows.values().filter(|row| row.owner.as_ref() == Some(owner) && !row.is_finished());
-                    let owned = digest(owned.map(|row| &row.key));
-                    let seen = view.worker(owner).filter(|seen| seen.is_alive).map(|seen| &seen.member.record);
-                    seen.is_some_and(|record| record.digest == owned && is_past(record.caught_up_to_ms))
-                }
-                None => false,
-            };
-            if !is_done || row.is_handed_over() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Leaves for an error, with a drain unless nothing may be written any more.
@@ -495,64 +187,289 @@ impl LeaseManager {
         if !error.allows_drain() {
             return Err(error);
         }
-        self.failure.get_or_insert(error);
-        self.leave(WorkerExit::Stopped);
+        self.leave(Err(error));
         Ok(())
     }
 
-    fn leave(&mut self, exit: WorkerExit) {
-        if self.leaving.is_some() {
-            return;
+    fn tick(&mut self) {
+        self.wants_scan |= self.leaving.is_some() && self.holds_nothing();
+        self.wants_scan |= self.leaving.is_none() && self.deps.options.until_caught_up && self.is_caught_up_itself();
+        if self.wants_scan && self.calls.scan() {
+            self.wants_scan = false;
         }
-        tracing::info!(leases = self.running.len(), ending = exit.as_str(), "leaving the fleet");
-        self.leaving = Some(Leaving { exit, since: Instant::now(), has_released: false, has_timed_out: false });
-        self.deps.record.update(|record| record.leaving = true);
-        self.deps.telemetry.set_leaving();
-        self.deps.record.publish();
+        self.forget_old();
+        self.release_hung();
+        self.update_record();
         self.continue_leaving();
+        self.poll();
     }
 
-    /// Leaves hand-offs to the leader, as long as there is one and another worker to take the leases.
-    fn continue_leaving(&mut self) {
-        let view = self.view.borrow().clone();
-        let Some(leaving) = &mut self.leaving else { return };
-        let has_taker = view.staying().any(|seen| seen.member.id != self.deps.me.worker);
-        let is_led = view.leader().is_some();
-        let waited = leaving.since.elapsed();
-        let patience = self.deps.options.drain_timeout.min(self.deps.options.lease_duration * 2);
-        if !leaving.has_released && (!has_taker || !is_led || waited >= patience || self.failure.is_some()) {
-            leaving.has_released = true;
-            // Leases that are on their way to another worker are handed over; the others become unowned.
-            for running in self.running.values().filter(|running| running.is_owned) {
-                running.handle.command(ConsumerCommand::Release);
+    /// Reads the rows of leases that are on their way here, or that may still be ours.
+    fn poll(&mut self) {
+        self.has_pending = self.leases.values().any(|known| matches!(known.state, LeaseState::Pending));
+        let is_due = |known: &KnownLease| match known.state {
+            LeaseState::Pending => true,
+            LeaseState::Lost { since } => since.elapsed() >= RECHECK_WAIT,
+            _ => false,
+        };
+        let due: BTreeSet<ShardId> =
+            self.leases.iter().filter(|(_, known)| is_due(known)).map(|(key, _)| key.clone()).collect();
+        if !due.is_empty() {
+            self.calls.poll(due);
+        }
+    }
+
+    fn forget_old(&mut self) {
+        let stuck_for = self.deps.options.stuck_after.unwrap_or_default();
+        self.leases.retain(|_, known| match known.state {
+            LeaseState::Left { since } => since.elapsed() < LEFT_KEPT,
+            LeaseState::Stuck { since } => since.elapsed() < stuck_for,
+            _ => true,
+        });
+    }
+
+    fn on_answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Rows { keys, rows, are_children } => self.take_rows(keys, rows, are_children),
+            Answer::All { asked, rows } => self.take_all(asked, rows),
+            Answer::Written { key, outcome } => self.take_written(key, outcome),
+        }
+    }
+
+    fn take_rows(&mut self, keys: BTreeSet<ShardId>, rows: Vec<Result<Lease, BadRow>>, are_children: bool) {
+        let mut gone = keys;
+        for row in rows {
+            gone.remove(row.as_ref().map_or_else(|bad| &bad.key, |row| &row.key));
+            let Some(row) = self.readable(row) else { continue };
+            match row.owner.clone().filter(|owner| are_children && *owner != self.deps.me.worker) {
+                Some(owner) => self.calls.hint(&owner, hint(&row.key)), // it waits for the parent's end
+                None => self.reconcile(row, false),
             }
         }
-        if waited >= self.deps.options.drain_timeout && !leaving.has_timed_out {
-            leaving.has_timed_out = true;
-            for running in self.running.values() {
+        for key in gone {
+            if self.leases.get(&key).is_some_and(|known| !matches!(known.state, LeaseState::Running(_))) {
+                self.leases.remove(&key);
+            }
+        }
+    }
+
+    /// Takes back what is ours of all rows, and stops what is not.
+    fn take_all(&mut self, asked: Instant, rows: Vec<Result<Lease, BadRow>>) {
+        let seen: BTreeSet<ShardId> =
+            rows.iter().map(|row| row.as_ref().map_or_else(|bad| &bad.key, |row| &row.key).clone()).collect();
+        let is_caught_up = self.deps.options.until_caught_up && self.leaving.is_none() && self.is_caught_up(&rows);
+        self.note_rows_left(asked, &rows);
+        for row in rows {
+            if let Some(row) = self.readable(row) {
+                self.reconcile(row, true);
+            }
+        }
+        self.leases.retain(|key, known| match &known.state {
+            LeaseState::Running(running) if running.since < asked && !seen.contains(key) => {
                 running.handle.command(ConsumerCommand::Abort);
+                true
             }
-            tracing::warn!(
-                leases = self.running.len(),
-                "processors did not finish in time; their leases are left to expire"
-            );
+            LeaseState::Running(_) | LeaseState::Writing | LeaseState::Stuck { .. } => true,
+            _ => seen.contains(key),
+        });
+        if is_caught_up {
+            self.leave(Ok(WorkerExit::CaughtUp));
         }
     }
 
-    fn has_left(&self) -> Option<WorkerExit> {
-        let leaving = self.leaving.as_ref()?;
-        let has_nothing = self.running.is_empty() && (self.pending.is_empty() || leaving.has_timed_out);
-        let limit = self.deps.options.drain_timeout + ABORT_LIMIT;
-        (has_nothing || leaving.since.elapsed() >= limit).then_some(leaving.exit)
+    fn take_written(&mut self, key: ShardId, outcome: Outcome) {
+        let Some(known) = self.leases.get_mut(&key) else { return };
+        let row = match outcome {
+            Outcome::Applied(row) => row,
+            Outcome::Conflict(found) => {
+                if matches!(known.state, LeaseState::Writing) {
+                    known.state = LeaseState::Lost { since: Instant::now() };
+                }
+                return if found.is_none() {
+                    drop(self.leases.remove(&key))
+                };
+            }
+        };
+        known.counter = known.counter.max(row.counter);
+        if matches!(known.state, LeaseState::Writing) {
+            known.state = LeaseState::Left { since: Instant::now() };
+        }
+        match row.owner.clone() {
+            Some(owner) if owner != self.deps.me.worker => self.calls.hint(&owner, hint(&key)),
+            Some(_) => self.begin(row, "returned"),
+            None => tracing::info!(shard = %key, "lease released"),
+        }
+    }
+
+    /// Does what a row asks for. A row of ours that a scan `returns` is from before a restart or a pause.
+    fn reconcile(&mut self, row: Lease, returns: bool) {
+        let me = self.deps.me.worker.clone();
+        let (is_owner, is_holder) = (row.owner.as_ref() == Some(&me), row.holder() == Some(&me));
+        if let Some(known) = self.leases.get_mut(&row.key) {
+            if row.counter < known.counter {
+                return;
+            }
+            known.counter = row.counter;
+            match &mut known.state {
+                LeaseState::Writing => return,
+                LeaseState::Running(running) => return running.follow(&row, is_owner, is_holder),
+                LeaseState::Stuck { .. } if !row.is_finished() => {
+                    return if is_holder {
+                        self.vacate(&row)
+                    };
+                }
+                _ => {}
+            }
+        }
+        if row.is_finished() || !(is_owner || is_holder) {
+            if matches!(self.leases.get(&row.key), Some(KnownLease { state, .. }) if !matches!(state, LeaseState::Left { .. }))
+            {
+                self.leases.remove(&row.key);
+            }
+        } else if !is_holder {
+            self.has_pending = true;
+            self.set(&row, LeaseState::Pending);
+        } else if !is_owner || self.leaving.as_ref().is_some_and(|leaving| leaving.has_released) {
+            self.set(&row, LeaseState::Writing);
+            self.vacate(&row);
+        } else if returns {
+            // The higher counter fences writers of that time.
+            self.calls.write(row.assign(&me));
+            self.set(&row, LeaseState::Writing);
+        } else {
+            let reason = begun_because(&row);
+            self.begin(row, reason);
+        }
+    }
+
+    /// Lets go of a row that this worker holds without a consumer.
+    fn vacate(&mut self, row: &Lease) {
+        let (me, checkpoint) = (&self.deps.me.worker, row.checkpoint.clone());
+        let vacated = if row.is_handed_over() { row.transfer(me, checkpoint) } else { row.release(me, checkpoint) };
+        match vacated {
+            Ok(transition) => self.calls.write(transition),
+            Err(error) => tracing::debug!(%error, "lease not released"),
+        }
+    }
+
+    fn set(&mut self, row: &Lease, state: LeaseState) {
+        self.leases.insert(row.key.clone(), KnownLease { counter: row.counter, state });
+    }
+
+    fn begin(&mut self, row: Lease, reason: &'static str) {
+        if self.leaving.as_ref().is_some_and(|leaving| leaving.has_released) {
+            self.set(&row, LeaseState::Writing);
+            return self.vacate(&row);
+        }
+        tracing::info!(shard = %row.key, checkpoint = %row.checkpoint, reason, "lease taken");
+        note_acquired(reason);
+        let (key, counter) = (row.key.clone(), row.counter);
+        let handle = self.deps.spawner.start(row, self.rng.fork(), self.exit_sender.clone());
+        self.deps.telemetry.begin(key.clone(), Arc::clone(&handle.status));
+        let running = Running { handle, since: Instant::now(), is_owned: true, moving_since: None, hang: Hang::None };
+        self.leases.insert(key, KnownLease { counter, state: LeaseState::Running(running) });
+    }
+
+    fn running(&self) -> impl Iterator<Item = (&ShardId, &Running)> {
+        self.leases.iter().filter_map(|(key, known)| match &known.state {
+            LeaseState::Running(running) => Some((key, running)),
+            _ => None,
+        })
+    }
+
+    fn is_running(&self, key: &ShardId) -> bool {
+        matches!(self.leases.get(key), Some(KnownLease { state: LeaseState::Running(_), .. }))
+    }
+
+    fn on_exit(&mut self, key: ShardId, exit: ConsumerExit) -> Result<(), Error> {
+        self.deps.telemetry.end(&key);
+        let Some(KnownLease { counter, state: LeaseState::Running(ended) }) = self.leases.remove(&key) else {
+            return Ok(());
+        };
+        let is_stuck = ended.hang == Hang::Surrendered;
+        note_left(&exit, is_stuck, ended.moving_since);
+        let since = Instant::now();
+        let (counter, state) = match &exit {
+            ConsumerExit::Ended { row, .. } => (row.counter, LeaseState::Left { since }),
+            ConsumerExit::Released(row) if !is_stuck => (row.counter, LeaseState::Left { since }),
+            ConsumerExit::Released(row) => (row.counter, LeaseState::Stuck { since }),
+            ConsumerExit::LeaseLost if is_stuck => (counter, LeaseState::Stuck { since }),
+            ConsumerExit::LeaseLost => (counter, LeaseState::Lost { since }),
+            ConsumerExit::Failed(failure) => return self.fail(failure.clone().into()),
+        };
+        self.leases.insert(key.clone(), KnownLease { counter, state });
+        match exit {
+            ConsumerExit::Ended { row, children } => {
+                let ids = row.children.clone();
+                self.on_ended(row, children);
+                self.note_children_begun(&ended, &ids);
+            }
+            ConsumerExit::Released(row) => match &row.owner {
+                Some(owner) => {
+                    tracing::info!(shard = %key, to = %owner, "lease handed over");
+                    self.calls.hint(owner, hint(&key));
+                }
+                None => tracing::info!(shard = %key, "lease released"),
+            },
+            _ => tracing::warn!(shard = %key, "lease lost"),
+        }
+        Ok(())
+    }
+
+    /// Starts the children of a finished shard at once: here, or at their owner's.
+    fn on_ended(&mut self, row: Lease, children: Vec<Lease>) {
+        tracing::info!(shard = %row.key, children = row.children.len(), "shard finished");
+        let owner = row.owner.clone().filter(|owner| *owner != self.deps.me.worker);
+        let mut others = row.children;
+        others.retain(|other| children.iter().all(|child| child.key != *other));
+        match owner {
+            None => children.into_iter().for_each(|child| self.reconcile(child, false)),
+            Some(owner) => {
+                let keys = children.into_iter().map(|child| child.key).collect();
+                self.calls.hint(&owner, Hints { keys, everything: false });
+            }
+        }
+        if !others.is_empty() {
+            self.calls.read_children(others);
+        }
+    }
+
+    fn readable(&mut self, row: Result<Lease, BadRow>) -> Option<Lease> {
+        match row {
+            Ok(row) => {
+                if matches!(self.leases.get(&row.key), Some(KnownLease { state: LeaseState::Bad { .. }, .. })) {
+                    self.leases.remove(&row.key);
+                    tracing::info!(shard = %row.key, "the lease can be read again");
+                }
+                Some(row)
+            }
+            Err(BadRow { key, reason, .. }) => {
+                let known = self.leases.get(&key).map(|known| &known.state);
+                let is_known = matches!(known, Some(LeaseState::Bad { reason: known }) if *known == reason);
+                if !is_known && !matches!(known, Some(LeaseState::Running(_))) {
+                    tracing::error!(shard = %key, reason, "the lease cannot be read; its shard waits");
+                    self.leases.insert(key, KnownLease { counter: 0, state: LeaseState::Bad { reason } });
+                }
+                None
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Does what a younger row asks of the consumer.
+    fn follow(&mut self, row: &Lease, is_owner: bool, is_holder: bool) {
+        self.is_owned = is_owner;
+        if is_owner {
+            self.handle.recheck_parents();
+        } else if !row.is_finished() {
+            self.moving_since.get_or_insert_with(Instant::now);
+            self.handle.command(if is_holder { ConsumerCommand::HandOff } else { ConsumerCommand::Abort });
+        }
     }
 }
 
 /// Resolves when the worker is to stop, or when its owner has dropped the other end.
 async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// The children of a finished row that are not among `known`.
-fn other_children(row: &Lease, known: &[Lease]) -> BTreeSet<ShardId> {
-    row.children.iter().filter(|child| !known.iter().any(|lease| lease.key == **child)).cloned().collect()
 }

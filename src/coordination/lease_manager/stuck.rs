@@ -1,65 +1,67 @@
 //! Release of leases whose processor hangs.
 
-use super::LeaseManager;
-use crate::aws::TableError;
-use crate::aws::lease_table::Outcome;
+use std::collections::BTreeSet;
+
+use super::{Hang, LeaseManager, LeaseState};
 use crate::consumer::ConsumerCommand;
-use crate::coordination::Error;
-use crate::coordination::heartbeat::hint;
-use crate::coordination::watchdog::Verdict;
 use crate::model::lease::ShardId;
-use crate::model::worker_record::ObservedWorker;
+
+/// The most leases released at once: their keys are shown in the fleet table, and a worker on which more calls hang
+/// needs more help than this.
+const MOST_STUCK: usize = 100;
 
 impl LeaseManager {
-    /// Releases the leases whose processor hangs, as long as another worker could read their shards.
+    /// Has the consumers surrender whose processor hangs: while another worker could read their shards, and while the
+    /// lease is on its way to another.
     ///
-    /// Nothing is delivered for such a lease from the moment its consumer is told to stop, which comes before the row
-    /// is released. So a processor never gets records that another worker may be reading.
-    pub(super) async fn release_hung(&mut self) -> Result<(), Error> {
-        let view = self.view.borrow().clone();
-        let me = &self.deps.me.worker;
-        let could_take =
-            |seen: &ObservedWorker, key: &ShardId| seen.member.id != *me && !seen.member.record.stuck.contains(key);
+    /// The consumer drops its calls before it releases the row. So a processor never gets records that another worker
+    /// may be reading.
+    pub(super) fn release_hung(&mut self) {
+        let (view, me) = (self.view.borrow().clone(), &self.deps.me.worker);
+        let (stuck_after, drain_timeout) = (self.deps.options.stuck_after, self.deps.options.drain_timeout);
+        let mut stuck = self.stuck().len();
         let mut has_news = false;
-        for (key, running) in &self.running {
-            let has_taker = || view.staying().any(|seen| could_take(seen, key));
-            if self.watchdog.check(key, running.handle.status.oldest_call(), has_taker) == Verdict::Release {
-                running.handle.command(ConsumerCommand::Abort);
-                has_news = true;
+        for (key, known) in &mut self.leases {
+            let LeaseState::Running(running) = &mut known.state else { continue };
+            let status = &running.handle.status;
+            let lasts = status.oldest_call().unwrap_or_default();
+            let is_hung = stuck_after.is_some_and(|limit| lasts >= limit);
+            // A call that takes its usual time is slow, and is waited for.
+            let holds_up_move = running.moving_since.is_some_and(|since| since.elapsed() >= drain_timeout)
+                && lasts >= drain_timeout.max(status.longest_call() * 2);
+            let could_take = |id, stuck: &BTreeSet<ShardId>| id != me && !stuck.contains(key);
+            let has_taker = || view.staying().any(|seen| could_take(&seen.member.id, &seen.member.record.stuck));
+            if running.hang == Hang::Surrendered {
+                continue;
+            }
+            if holds_up_move || is_hung && has_taker() {
+                if stuck < MOST_STUCK {
+                    tracing::warn!(shard = %key, lasts_s = lasts.as_secs(), "the processor hangs: the shard goes to another worker");
+                    running.hang = Hang::Surrendered;
+                    running.is_owned = false;
+                    running.handle.command(ConsumerCommand::Surrender);
+                    (stuck, has_news) = (stuck + 1, true);
+                }
+            } else if !is_hung {
+                running.hang = Hang::None;
+            } else if running.hang == Hang::None {
+                running.hang = Hang::WithoutTaker;
+                tracing::warn!(shard = %key, lasts_s = lasts.as_secs(), "the processor hangs, and no other worker can take the shard");
             }
         }
         if has_news {
             self.update_record();
             self.deps.record.publish();
         }
-        for key in self.watchdog.to_release() {
-            if let Err(error) = self.release_row(&key).await {
-                self.pass(error, "releasing a lease whose processor hangs")?;
-            }
-        }
-        Ok(())
     }
 
-    async fn release_row(&mut self, key: &ShardId) -> Result<(), TableError> {
-        let me = &self.deps.me.worker;
-        let row = self.deps.leases.read(key).await?.and_then(Result::ok);
-        if let Some(row) = row.filter(|row| row.holder() == Some(me) && !row.is_finished()) {
-            let checkpoint = row.checkpoint.clone();
-            let given = match row.is_handed_over() {
-                true => row.transfer(me, checkpoint),
-                false => row.release(me, checkpoint),
-            };
-            let Ok(given) = given else { return Ok(()) };
-            let Outcome::Applied(row) = self.deps.leases.apply(&given).await? else { return Ok(()) };
-            self.left.insert(key.clone(), row.counter);
-            if let Some(owner) = &row.owner {
-                self.hint(&owner.clone(), hint(key));
-            }
-        }
-        self.watchdog.note_released(key);
-        if let Some(running) = self.running.get_mut(key) {
-            running.is_owned = false;
-        }
-        Ok(())
+    /// The leases that this worker does not want: those that it releases, and those that it has released lately.
+    pub(super) fn stuck(&self) -> BTreeSet<ShardId> {
+        let is_stuck = |state: &LeaseState| match state {
+            LeaseState::Running(running) => running.hang == Hang::Surrendered,
+            LeaseState::Stuck { .. } => true,
+            _ => false,
+        };
+        self.leases.iter().filter(|(_, known)| is_stuck(&known.state)).map(|(key, _)| key.clone()).collect()
     }
 }

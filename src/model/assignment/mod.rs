@@ -14,6 +14,9 @@ const LEAST_DIFFERENCE: f64 = 0.1;
 /// The part of the fair load that a worker must be able to give away in all before it gives any.
 const LEAST_GIFT: f64 = 0.05;
 
+/// A worker that leaves hands over so many times more leases at once.
+const LEAVING_FACTOR: usize = 8;
+
 /// A lease that somebody should hold: unfinished, and none of its parents holds it up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LeaseToPlace {
@@ -21,8 +24,8 @@ pub struct LeaseToPlace {
     pub key: ShardId,
     /// The live worker that owns it; while it is handed over, the new one.
     pub owner: Option<WorkerId>,
-    /// Whether it is being handed over, and so must be left alone.
-    pub moving: bool,
+    /// The worker that is handing it over, if one is: it must be left alone.
+    pub moving: Option<WorkerId>,
     /// The throughput of its shard in KiB/s, if known.
     pub weight: Option<f64>,
     /// Workers that must not get it, because their processor hangs on it.
@@ -64,8 +67,8 @@ pub enum Move {
 }
 
 /// The moves that lead to an even assignment, the most urgent first: unowned leases, then those of workers that
-/// leave, then what is above a worker's limit, then what evens out the rest. At most `hand_offs_at_once` leases are on
-/// the move at any time.
+/// leave, then what is above a worker's limit, then what evens out the rest. At most `hand_offs_at_once` leases of each
+/// worker are on the move at any time, so that one whose calls hang holds up no other; of one that leaves, more.
 pub fn plan(leases: &[LeaseToPlace], members: &[Member], hand_offs_at_once: usize) -> Vec<Move> {
     let mut plan = Plan::new(leases, members, hand_offs_at_once);
     plan.place_unowned();
@@ -90,7 +93,8 @@ struct Plan<'a> {
     /// The leases that change owner, in the order of urgency.
     touched: Vec<usize>,
     is_touched: Vec<bool>,
-    hand_offs_left: usize,
+    /// Per worker, the hand-offs that it may still begin.
+    hand_offs_left: Vec<usize>,
     /// The load of each worker that stays, were all the same.
     fair: f64,
 }
@@ -124,23 +128,29 @@ impl<'a> Plan<'a> {
                 Some(owner) => {
                     workers[owner].count += 1;
                     workers[owner].load += weight[number];
-                    if !lease.moving {
+                    if lease.moving.is_none() {
                         workers[owner].held.insert((weight[number], number));
                     }
                 }
                 // A lease on its way to a worker that died is placed again once it has arrived there.
-                None if lease.moving => {}
+                None if lease.moving.is_some() => {}
                 None => unowned.push(number),
             }
         }
         let staying = members.iter().filter(|member| !member.leaving).count();
-        let moving = leases.iter().filter(|lease| lease.moving).count();
+        let mut hand_offs_left: Vec<usize> = members
+            .iter()
+            .map(|member| hand_offs_at_once.saturating_mul(if member.leaving { LEAVING_FACTOR } else { 1 }))
+            .collect();
+        for from in leases.iter().filter_map(|lease| index.get(lease.moving.as_ref()?)) {
+            hand_offs_left[*from] = hand_offs_left[*from].saturating_sub(1);
+        }
         Self {
             fair: float(weight.iter().sum()) / float(staying.max(1) as u64),
             by_load: workers.iter().enumerate().map(|(index, worker)| (worker.load, index)).collect(),
             is_touched: vec![false; leases.len()],
             owner: origin.clone(),
-            hand_offs_left: hand_offs_at_once.saturating_sub(moving),
+            hand_offs_left,
             touched: Vec::new(),
             leases,
             members,
@@ -170,7 +180,7 @@ impl<'a> Plan<'a> {
             for lease in held {
                 let Some(to) = self.taker_for(lease) else { continue };
                 if !self.hand_over(lease, to) {
-                    return;
+                    break;
                 }
             }
         }
@@ -183,7 +193,7 @@ impl<'a> Plan<'a> {
                 let half = self.workers[from].load.saturating_sub(self.workers[to].load) / 2;
                 let Some(lease) = self.nearest(from, to, half, u64::MAX) else { break };
                 if !self.hand_over(lease, to) {
-                    return;
+                    break;
                 }
             }
         }
@@ -218,7 +228,8 @@ impl<'a> Plan<'a> {
         let to = self.least_loaded(Self::is_free)?;
         let lowest = self.workers[to].load;
         let givers = self.by_load.iter().rev().take_while(|(load, _)| *load > lowest);
-        givers.map(|(_, from)| *from).find_map(|from| Some((self.worth_moving(from, to)?, to)))
+        let mut givers = givers.map(|(_, from)| *from).filter(|from| self.hand_offs_left[*from] > 0);
+        givers.find_map(|from| Some((self.worth_moving(from, to)?, to)))
     }
 
     fn worth_moving(&self, from: usize, to: usize) -> Option<usize> {
@@ -294,13 +305,13 @@ impl<'a> Plan<'a> {
 
     // Moving.
 
-    /// Moves an owned lease, unless enough are on the move already.
+    /// Moves an owned lease, unless enough of its owner's are on the move already.
     fn hand_over(&mut self, lease: usize, to: usize) -> bool {
-        if self.origin[lease].is_some() && !self.is_touched[lease] {
-            if self.hand_offs_left == 0 {
+        if let Some(from) = self.origin[lease].filter(|_| !self.is_touched[lease]) {
+            if self.hand_offs_left[from] == 0 {
                 return false;
             }
-            self.hand_offs_left -= 1;
+            self.hand_offs_left[from] -= 1;
         }
         self.give(lease, to);
         true

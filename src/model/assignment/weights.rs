@@ -44,7 +44,7 @@ mod tests {
         let lease = |rate: &Option<f64>| LeaseToPlace {
             key: "s".into(),
             owner: None,
-            moving: false,
+            moving: None,
             weight: *rate,
             avoid: Vec::new(),
         };

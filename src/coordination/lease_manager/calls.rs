@@ -1,0 +1,161 @@
+//! The lease manager's calls of the tables, under way beside its loop.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use fastrand::Rng;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::Deps;
+use crate::aws::TableError;
+use crate::aws::fleet_table::FleetTable;
+use crate::aws::lease_table::{BadRow, LeaseTable, Outcome};
+use crate::error::Refusals;
+use crate::model::backoff::Backoff;
+use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
+use crate::model::worker_record::Hints;
+use crate::retry::retry;
+
+/// Writes under way at once.
+const WRITES_AT_ONCE: usize = 32;
+
+/// A lease table's answer.
+pub(super) enum Answer {
+    /// Some rows, as far as they are there. `are_children`: of a shard that has ended here.
+    Rows { keys: BTreeSet<ShardId>, rows: Vec<Result<Lease, BadRow>>, are_children: bool },
+    /// All rows, read after `asked`.
+    All { asked: Instant, rows: Vec<Result<Lease, BadRow>> },
+    /// The outcome of a write.
+    Written { key: ShardId, outcome: Outcome },
+}
+
+/// The calls that are under way, each retried until it is answered.
+pub(super) struct Calls {
+    leases: LeaseTable,
+    fleet: FleetTable,
+    answers: JoinSet<Result<Answer, TableError>>,
+    /// The read of rows that are due, one at a time.
+    poll: JoinSet<Result<Answer, TableError>>,
+    scan: JoinSet<Result<Answer, TableError>>,
+    hints: JoinSet<()>,
+    writes: Arc<Semaphore>,
+    refusals: Arc<Refusals>,
+    rng: Rng,
+}
+
+impl Calls {
+    pub(super) fn new(deps: &Deps, rng: Rng) -> Self {
+        Self {
+            leases: deps.leases.clone(),
+            fleet: deps.fleet.clone(),
+            answers: JoinSet::new(),
+            poll: JoinSet::new(),
+            scan: JoinSet::new(),
+            hints: JoinSet::new(),
+            writes: Arc::new(Semaphore::new(WRITES_AT_ONCE)),
+            refusals: Arc::default(),
+            rng,
+        }
+    }
+
+    /// The next answer; never, while nothing is asked.
+    pub(super) async fn next(&mut self) -> Result<Answer, TableError> {
+        loop {
+            let answered = tokio::select! {
+                Some(answered) = self.answers.join_next() => answered,
+                Some(answered) = self.poll.join_next() => answered,
+                Some(answered) = self.scan.join_next() => answered,
+                Some(_) = self.hints.join_next() => continue,
+                else => std::future::pending().await,
+            };
+            if let Ok(answer) = answered {
+                return answer;
+            }
+        }
+    }
+
+    /// Reads some rows.
+    pub(super) fn read(&mut self, keys: BTreeSet<ShardId>) {
+        let read = rows(self.leases.clone(), Arc::clone(&self.refusals), self.rng.fork(), keys, false);
+        self.answers.spawn(read);
+    }
+
+    /// Reads the rows of a finished shard's children that had owners before.
+    pub(super) fn read_children(&mut self, keys: BTreeSet<ShardId>) {
+        let read = rows(self.leases.clone(), Arc::clone(&self.refusals), self.rng.fork(), keys, true);
+        self.answers.spawn(read);
+    }
+
+    /// Reads rows that are due, unless the last such read is still under way.
+    pub(super) fn poll(&mut self, keys: BTreeSet<ShardId>) {
+        if self.poll.is_empty() {
+            let read = rows(self.leases.clone(), Arc::clone(&self.refusals), self.rng.fork(), keys, false);
+            self.poll.spawn(read);
+        }
+    }
+
+    /// Reads all rows, unless that is under way. Returns whether it began.
+    pub(super) fn scan(&mut self) -> bool {
+        let begins = self.scan.is_empty();
+        if begins {
+            let (leases, refusals, mut rng) = (self.leases.clone(), Arc::clone(&self.refusals), self.rng.fork());
+            self.scan.spawn(async move {
+                let asked = Instant::now();
+                let rows =
+                    retry(Backoff::default(), &mut rng, |error| is_borne(&refusals, error), || leases.scan()).await?;
+                Ok(Answer::All { asked, rows })
+            });
+        }
+        begins
+    }
+
+    /// Writes a row that no consumer holds.
+    pub(super) fn write(&mut self, transition: Transition) {
+        let (leases, writes, mut rng) = (self.leases.clone(), Arc::clone(&self.writes), self.rng.fork());
+        let refusals = Arc::clone(&self.refusals);
+        self.answers.spawn(async move {
+            let _permit = writes.acquire().await;
+            let outcome =
+                retry(Backoff::default(), &mut rng, |error| is_borne(&refusals, error), || leases.apply(&transition))
+                    .await?;
+            Ok(Answer::Written { key: transition.before.key, outcome })
+        });
+    }
+
+    /// Tells a worker to read rows. A hint may get lost.
+    pub(super) fn hint(&mut self, worker: &WorkerId, hints: Hints) {
+        let (fleet, worker) = (self.fleet.clone(), worker.clone());
+        self.hints.spawn(async move {
+            if let Err(error) = fleet.hint(&worker, &hints).await {
+                tracing::debug!(%worker, %error, "a hint was lost");
+            }
+        });
+    }
+
+    /// Waits until the hints are sent.
+    pub(super) async fn hints_sent(&mut self) {
+        while self.hints.join_next().await.is_some() {}
+    }
+}
+
+async fn rows(
+    leases: LeaseTable,
+    refusals: Arc<Refusals>,
+    mut rng: Rng,
+    keys: BTreeSet<ShardId>,
+    are_children: bool,
+) -> Result<Answer, TableError> {
+    let rows =
+        retry(Backoff::default(), &mut rng, |error| is_borne(&refusals, error), || leases.read_many(&keys)).await?;
+    Ok(Answer::Rows { keys, rows, are_children })
+}
+
+fn is_borne(refusals: &Refusals, error: &TableError) -> bool {
+    let is_borne = refusals.allow(error);
+    if is_borne {
+        tracing::debug!(%error, "a call of the lease manager failed, retrying");
+    }
+    is_borne
+}
