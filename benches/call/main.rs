@@ -97,7 +97,7 @@ async fn measure(
             let mut records = 0;
             for _ in 0..calls / IN_FLIGHT {
                 records += match contender {
-                    Contender::Ours => stream.records(page).await?.records.len(),
+                    Contender::Ours => stream.records(page, 1000).await?.records.len(),
                     Contender::Sdk => client.get_records().shard_iterator(page).send().await?.records().len(),
                     Contender::Raw => raw.get_records(page).await?,
                 };

@@ -30,7 +30,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::calls::{Outcome, Refusal, note_get_records};
-use super::stream::Error;
+use super::stream::{Error, MOST_PAGE_RECORDS};
 use super::{ErrorKind, http_date_ms, with_causes};
 
 /// The clock differences that a signature may have (AWS General Reference, Signature Version 4: five minutes).
@@ -61,16 +61,18 @@ struct Template {
 
 impl GetRecords {
     /// The body of the answer, before it is decoded.
-    pub(super) async fn call(&self, client: &Client, iterator: &str) -> Result<SdkBody, Error> {
+    pub(super) async fn call(&self, client: &Client, iterator: &str, limit: u32) -> Result<SdkBody, Error> {
         match self.template.get() {
-            Some(template) => template.call(iterator).await,
-            None => self.call_by_sdk(client, iterator).await,
+            Some(template) => template.call(iterator, limit).await,
+            None => self.call_by_sdk(client, iterator, limit).await,
         }
     }
 
-    async fn call_by_sdk(&self, client: &Client, iterator: &str) -> Result<SdkBody, Error> {
+    async fn call_by_sdk(&self, client: &Client, iterator: &str, limit: u32) -> Result<SdkBody, Error> {
         let taken = Taken { body: Arc::default(), template: Arc::clone(&self.template) };
-        let call = client.get_records().shard_iterator(iterator).customize().interceptor(taken.clone());
+        let call = client.get_records().shard_iterator(iterator);
+        let call = call.set_limit(fewer(limit).and_then(|limit| limit.try_into().ok()));
+        let call = call.customize().interceptor(taken.clone());
         call.send().await.map_err(|error| Error::new(&error))?;
         let body = taken.body.lock().unwrap_or_else(PoisonError::into_inner).take();
         body.ok_or_else(|| Error::Transient("the answer had no body".into()))
@@ -104,9 +106,9 @@ impl Template {
         })
     }
 
-    async fn call(&self, iterator: &str) -> Result<SdkBody, Error> {
+    async fn call(&self, iterator: &str, limit: u32) -> Result<SdkBody, Error> {
         let identity = self.identity().await?;
-        let request = self.signed(iterator, &identity)?;
+        let request = self.signed(iterator, limit, &identity)?;
         let began = Instant::now();
         let answered = tokio::time::timeout(super::clients::STREAM_ATTEMPT_TIMEOUT, self.connector.call(request)).await;
         let response = match answered {
@@ -135,10 +137,12 @@ impl Template {
         identity.map_err(|error| Error::Transient(format!("no credentials: {}", with_causes(&*error))))
     }
 
-    fn signed(&self, iterator: &str, identity: &Identity) -> Result<HttpRequest, Error> {
+    fn signed(&self, iterator: &str, limit: u32, identity: &Identity) -> Result<HttpRequest, Error> {
         let unsigned = |error: &dyn std::error::Error| Error::Transient(format!("the call cannot be signed: {error}"));
         let mut request = self.request.try_clone().unwrap_or_else(HttpRequest::empty);
-        let body = serde_json::json!({ "ShardIterator": iterator }).to_string();
+        let iterator = serde_json::Value::from(iterator);
+        let limit = fewer(limit).map(|limit| format!(",\"Limit\":{limit}")).unwrap_or_default();
+        let body = format!("{{\"ShardIterator\":{iterator}{limit}}}");
         let headers = request.headers_mut();
         headers.insert("content-length", body.len().to_string());
         headers.insert("amz-sdk-invocation-id", invocation_id());
@@ -198,6 +202,11 @@ impl Template {
         let ours = DateTime::from(self.machine_now()).to_millis().ok()?;
         Some(theirs - ours).filter(|skew_ms| skew_ms.abs() > MOST_SKEW_MS)
     }
+}
+
+/// A limit that is less than the service's own.
+fn fewer(limit: u32) -> Option<u32> {
+    (limit < MOST_PAGE_RECORDS).then_some(limit)
 }
 
 /// A random identifier of a call, in the form of a UUID.

@@ -9,7 +9,6 @@ use aws_sdk_dynamodbstreams::types::{ShardFilter, ShardFilterType, ShardIterator
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
-use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
 
 use super::clients::Clients;
 use super::get_records::GetRecords;
@@ -19,8 +18,10 @@ use crate::model::lease::ShardId;
 use crate::model::record::{Page, ViewType};
 use crate::model::shard_graph::Shard;
 
-/// The time limit for the body of an answer once its head has arrived.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most records of a page (API reference, GetRecords).
+pub const MOST_PAGE_RECORDS: u32 = 1000;
+/// The longest wait for the next part of a body. The whole of a page may take longer, over a slow link.
+const STILLNESS: Duration = Duration::from_secs(10);
 /// The most room reserved for a body before it arrives, whatever its head announces.
 const MOST_ROOM_AHEAD: usize = 16 << 20;
 
@@ -61,6 +62,9 @@ pub enum Error {
     /// The service asks for fewer calls.
     #[error("throttled: {0}")]
     Throttled(String),
+    /// The body of an answer stood still before its end: smaller pages may arrive.
+    #[error("the answer's body stood still for {} s", STILLNESS.as_secs())]
+    Still,
     /// No answer, a fault of the service, or an unreadable answer: to be retried from the same position.
     #[error("{0}")]
     Transient(String),
@@ -134,18 +138,13 @@ impl Stream {
         answer.shard_iterator.ok_or_else(|| Error::Transient("the answer holds no shard iterator".into()))
     }
 
-    /// The next page of records (GetRecords: at most 1000 records or 1 MB).
+    /// The next page of at most `limit` records (GetRecords: at most 1000 records or 1 MB).
     ///
     /// # Errors
     /// An answer that is cut off or malformed is [`Error::Transient`].
-    pub async fn records(&self, iterator: &str) -> Result<Page, Error> {
-        let body = self.get_records.call(&self.client, iterator).await?;
-        let bytes = tokio::time::timeout(BODY_TIMEOUT, collect(body))
-            .await
-            .map_err(|_| Error::Transient("the answer's body did not arrive in time".into()))?
-            .map_err(|error| {
-                Error::Transient(format!("the answer's body broke off: {}", super::with_causes(&error)))
-            })?;
+    pub async fn records(&self, iterator: &str, limit: u32) -> Result<Page, Error> {
+        let body = self.get_records.call(&self.client, iterator, limit).await?;
+        let bytes = collect(body).await?;
         Page::decode(bytes.into()).map_err(|error| Error::Transient(format!("the answer is malformed: {error}")))
     }
 }
@@ -239,12 +238,19 @@ fn described(description: Option<aws_sdk_dynamodbstreams::types::StreamDescripti
 
 /// The whole of a body. Each part is copied as it comes and let go, so that the connection reads the next one into the
 /// same memory; the SDK's own way keeps all parts until the last one is there.
-pub(super) async fn collect(body: SdkBody) -> Result<Vec<u8>, ByteStreamError> {
+pub(super) async fn collect(body: SdkBody) -> Result<Vec<u8>, Error> {
     let mut parts = ByteStream::new(body);
     let (announced, _) = parts.size_hint();
     let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or(0).min(MOST_ROOM_AHEAD));
-    while let Some(part) = parts.next().await {
-        bytes.extend_from_slice(&part?);
+    loop {
+        match tokio::time::timeout(STILLNESS, parts.next()).await {
+            Err(_) => return Err(Error::Still),
+            Ok(None) => return Ok(bytes),
+            Ok(Some(Ok(part))) => bytes.extend_from_slice(&part),
+            Ok(Some(Err(error))) => {
+                let reason = super::with_causes(&error);
+                return Err(Error::Transient(format!("the answer's body broke off: {reason}")));
+            }
+        }
     }
-    Ok(bytes)
 }

@@ -15,7 +15,7 @@ use super::clock::WallClock;
 use super::fault_log::FaultLog;
 use super::status::ConsumerStatus;
 use super::tip_proof::TipProof;
-use crate::aws::stream::{Error, Stream};
+use crate::aws::stream::{Error, MOST_PAGE_RECORDS, Stream};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
 use crate::model::polling::{PollPacer, PollResult};
@@ -61,6 +61,8 @@ pub(super) struct Reader {
     since_ms: u64,
     /// Whether the lease begins at that time and no record since was found yet.
     seeks_start: bool,
+    /// The most records of a page: fewer after one that did not arrive.
+    limit: u32,
     budget: Budget,
     held: HeldPages,
     pacer: PollPacer,
@@ -105,6 +107,7 @@ impl Reader {
             seeks_start: position.is_time(),
             position,
             since_ms,
+            limit: MOST_PAGE_RECORDS,
             budget: deps.budget.clone(),
             held: HeldPages::default(),
             pacer: PollPacer::new(deps.options.idle_poll),
@@ -131,6 +134,7 @@ impl Reader {
             let wait = match page {
                 Ok(page) => {
                     faults.clear();
+                    self.limit = (self.limit * 2).min(MOST_PAGE_RECORDS);
                     let bytes = page.records.memory_bytes() as u64;
                     page_bytes = bytes.max(PAGE_BYTES);
                     let mut taken = reservation.take();
@@ -181,6 +185,9 @@ impl Reader {
                     self.pacer.next(PollResult::Throttled, &mut self.rng)
                 }
                 Err(error) => {
+                    if error == Error::Still {
+                        self.limit = (self.limit / 8).max(1);
+                    }
                     faults.note(&error.to_string());
                     if faults.count().is_multiple_of(ITERATOR_TRIES) {
                         // The service may not know it any more, whatever error it answers.
@@ -214,7 +221,7 @@ impl Reader {
             Some(current) => current,
             None => iterator.insert(self.stream.shard_iterator(&self.shard, &self.position, self.since_ms).await?),
         };
-        let page = self.stream.records(current).await?;
+        let page = self.stream.records(current, self.limit).await?;
         // Whatever the service answers, no record is delivered that the position covers.
         let Some(position) = self.position.sequence_number() else { return Ok(page) };
         let page = page.skip_through(position);

@@ -197,7 +197,6 @@ fn sequence_numbers_of_any_length_are_read() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn pages_over_a_slow_link_arrive() {
     let fixture = Fixture::new("--shards 1");
     let mut deliveries = fixture.deliveries("audit");

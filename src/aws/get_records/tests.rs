@@ -24,23 +24,25 @@ fn stream(
 
 #[tokio::test]
 async fn both_ways_send_the_same_request() {
-    let service = Service::default();
-    let stream = stream(&service, [page(), page()], keys());
-    for _ in 0..2 {
-        stream.records("iterator \"1\"").await.unwrap();
-    }
-    let ((uri, mut of_sdk, body), (our_uri, mut ours, our_body)) = (service.request(0), service.request(1));
-    assert_eq!((our_uri, our_body), (uri, body));
-    assert_eq!(ours["x-amz-security-token"], "token");
-    assert!(ours["authorization"].contains("/eu-west-1/dynamodb/aws4_request, SignedHeaders="));
-    for headers in [&mut of_sdk, &mut ours] {
-        for of_one_call in ["amz-sdk-invocation-id", "x-amz-date"] {
-            assert!(headers.remove(of_one_call).is_some(), "{of_one_call}");
+    for limit in [1000, 7] {
+        let service = Service::default();
+        let stream = stream(&service, [page(), page()], keys());
+        for _ in 0..2 {
+            stream.records("iterator \"1\"", limit).await.unwrap();
         }
-        let signature = headers.remove("authorization").unwrap();
-        headers.insert("authorization".into(), signature.split("Signature=").next().unwrap().to_owned());
+        let ((uri, mut of_sdk, body), (our_uri, mut ours, our_body)) = (service.request(0), service.request(1));
+        assert_eq!((our_uri, our_body), (uri, body));
+        assert_eq!(ours["x-amz-security-token"], "token");
+        assert!(ours["authorization"].contains("/eu-west-1/dynamodb/aws4_request, SignedHeaders="));
+        for headers in [&mut of_sdk, &mut ours] {
+            for of_one_call in ["amz-sdk-invocation-id", "x-amz-date"] {
+                assert!(headers.remove(of_one_call).is_some(), "{of_one_call}");
+            }
+            let signature = headers.remove("authorization").unwrap();
+            headers.insert("authorization".into(), signature.split("Signature=").next().unwrap().to_owned());
+        }
+        assert_eq!(ours, of_sdk);
     }
-    assert_eq!(ours, of_sdk);
 }
 
 #[tokio::test]
@@ -70,7 +72,7 @@ async fn both_ways_give_the_same_answer() {
     for answer in answers {
         let service = Service::default();
         let stream = stream(&service, [answer.clone(), answer.clone()], keys());
-        let [first, second] = [stream.records("i").await, stream.records("i").await]
+        let [first, second] = [stream.records("i", 1000).await, stream.records("i", 1000).await]
             .map(|answer| answer.map(|page| (page.records.len(), page.next_shard_iterator)));
         assert_eq!(first, second, "{answer:?}");
     }
@@ -82,7 +84,7 @@ async fn answers_that_are_no_json_are_passing_faults_both_ways() {
     let service = Service::default();
     let stream = stream(&service, [answer.clone(), answer], keys());
     for _ in 0..2 {
-        assert!(matches!(stream.records("i").await, Err(Error::Transient(_))));
+        assert!(matches!(stream.records("i", 1000).await, Err(Error::Transient(_))));
     }
 }
 
@@ -95,9 +97,9 @@ async fn a_wrong_clock_is_set_right_by_a_refused_signature() {
     };
     let service = Service::default();
     let stream = stream(&service, [page(), refused, page()], keys());
-    assert!(stream.records("i").await.is_ok());
-    assert!(stream.records("i").await.is_err());
-    assert!(stream.records("i").await.is_ok());
+    assert!(stream.records("i", 1000).await.is_ok());
+    assert!(stream.records("i", 1000).await.is_err());
+    assert!(stream.records("i", 1000).await.is_ok());
     let (_, headers, _) = service.request(2);
     assert!(headers["x-amz-date"].starts_with("20350101T0000"), "{headers:?}");
 }
@@ -119,7 +121,7 @@ async fn credentials_that_expire_are_asked_for_again() {
     let service = Service::default();
     let stream = stream(&service, [page(), page()], Rotating(0.into()));
     for _ in 0..2 {
-        stream.records("i").await.unwrap();
+        stream.records("i", 1000).await.unwrap();
     }
     let key_of = |number| service.request(number).1["authorization"].split(['=', '/']).nth(1).unwrap().to_owned();
     assert_ne!(key_of(0), key_of(1));
