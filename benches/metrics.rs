@@ -32,7 +32,10 @@ fn scrape(criterion: &mut Criterion) {
 fn telemetry() -> WorkerTelemetry {
     let options = WorkerOptions::new("app", StreamSelector::Table("Things".into()), "worker");
     let clock = options.clock;
-    let telemetry = WorkerTelemetry::new(Arc::new(options), LeaseDeadline::new(), Counters::default());
+    let telemetry = {
+        let deadline = LeaseDeadline::new(options.clock);
+        WorkerTelemetry::new(Arc::new(options), deadline, Counters::default())
+    };
     let now_ms = clock.now_ms();
     for number in 0..SHARDS {
         let key = format!("shardId-{:020}-{number:08x}", now_ms - number);

@@ -142,7 +142,7 @@ impl<F: ProcessorFactory> Worker<F> {
     /// [`ProcessorFactory`].
     pub fn new(options: WorkerOptions, factory: F) -> Self {
         let options = Arc::new(options);
-        let (counters, deadline) = (Counters::default(), LeaseDeadline::new());
+        let (counters, deadline) = (Counters::default(), LeaseDeadline::new(options.clock));
         let telemetry = WorkerTelemetry::new(Arc::clone(&options), deadline.clone(), counters.clone());
         Self { options, factory, config: None, counters, deadline, telemetry }
     }

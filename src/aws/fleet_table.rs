@@ -13,14 +13,13 @@ use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserialization
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
-use aws_smithy_types::date_time::{DateTime, Format};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::item::{Item, count, flag, number, real_text, string, string_or_none, string_set, text, texts};
 use super::own_table::OwnTable;
 use super::table_health::TableHealth;
-use super::{ErrorKind, TableError};
+use super::{ErrorKind, TableError, http_date_ms};
 use crate::model::lease::{ShardId, WorkerId};
 use crate::model::worker_record::{Fleet, Hints, KEPT_ENDS, LeaderRecord, Member, WorkerEnd, WorkerRecord};
 
@@ -55,7 +54,7 @@ const fn attribute(
 }
 
 /// The whole of a worker's item but its key, inbox and challenger.
-const ATTRIBUTES: [Attribute; 16] = [
+const ATTRIBUTES: [Attribute; 18] = [
     attribute("heartbeat", |worker| Some(number(worker.heartbeat)), |worker, value| set(&mut worker.heartbeat, value)),
     attribute(
         "incarnation",
@@ -104,6 +103,16 @@ const ATTRIBUTES: [Attribute; 16] = [
     ),
     attribute("halted", |worker| json_map(&worker.blocked), |worker, value| worker.blocked = read_json_map(value)),
     attribute("calls", |worker| json_map(&worker.calls), |worker, value| worker.calls = read_json_map(value)),
+    attribute(
+        "leaseDuration",
+        |worker| worker.lease_duration_ms.map(number),
+        |worker, value| worker.lease_duration_ms = count_of(value),
+    ),
+    attribute(
+        "drainTimeout",
+        |worker| worker.drain_timeout_ms.map(number),
+        |worker, value| worker.drain_timeout_ms = count_of(value),
+    ),
     attribute("writtenAt", |worker| worker.written_ms.map(number), |worker, value| worker.written_ms = count_of(value)),
 ];
 
@@ -433,8 +442,7 @@ impl Intercept for DateSlot {
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let date = context.response().headers().get("date");
-        let date =
-            date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok()?.to_millis().ok()?.try_into().ok());
+        let date = date.and_then(|date| http_date_ms(date)?.try_into().ok());
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = date;
         Ok(())
     }
@@ -518,6 +526,8 @@ mod tests {
             overloaded: true,
             stuck: BTreeSet::from(["shardId-9".into()]),
             blocked: BTreeMap::from([("shardId-8".into(), halt)]),
+            lease_duration_ms: Some(5_000),
+            drain_timeout_ms: Some(25_000),
             calls: BTreeMap::from([("shardId-7".into(), RunningCall::without_records(1_700_000_000_004))]),
             written_ms: Some(1_700_000_000_005),
         };

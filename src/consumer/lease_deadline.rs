@@ -1,12 +1,10 @@
-//! The deadline up to which this worker may rely on its leases, by the monotonic clock.
+//! The deadline up to which this worker may rely on its leases, by a clock that a suspension doesn't stop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::clock::millis;
+use super::clock::{Stopwatch, WallClock, millis};
 
 /// The moment up to which this worker may start deliveries: one lease duration after it sent the last heartbeat that
 /// arrived.
@@ -15,17 +13,22 @@ use super::clock::millis;
 /// deadline is never one of two that read a shard.
 #[derive(Clone, Debug)]
 pub struct LeaseDeadline {
-    origin: Instant,
-    /// Milliseconds since `origin`; 0 before the first heartbeat.
+    clock: Stopwatch,
+    /// Milliseconds of `clock`; 0 before the first heartbeat.
     deadline_ms: Arc<AtomicU64>,
     /// The number of times that leases were lost together: the deadline passed, or the fleet forgot this worker.
     epoch: Arc<AtomicU64>,
 }
 
 impl LeaseDeadline {
-    /// A deadline before the first heartbeat.
-    pub fn new() -> Self {
-        Self { origin: Instant::now(), deadline_ms: Arc::default(), epoch: Arc::default() }
+    /// A deadline before the first heartbeat. `clock` is the worker's.
+    pub fn new(clock: WallClock) -> Self {
+        Self { clock: Stopwatch::start(clock), deadline_ms: Arc::default(), epoch: Arc::default() }
+    }
+
+    /// The present moment, as the deadline counts.
+    pub fn now(&self) -> Duration {
+        self.clock.elapsed()
     }
 
     /// The current epoch. A lease is valid only in the epoch in which it was taken.
@@ -35,25 +38,24 @@ impl LeaseDeadline {
 
     /// Whether deliveries on leases taken in `epoch` may start now.
     pub fn is_held(&self, epoch: u64) -> bool {
-        millis(self.origin.elapsed()) < self.deadline_ms.load(Ordering::Acquire) && self.epoch() == epoch
+        millis(self.now()) < self.deadline_ms.load(Ordering::Acquire) && self.epoch() == epoch
     }
 
-    /// The deadline as a moment; `None` before the first heartbeat.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// The deadline as a moment of [`Self::now`]; `None` before the first heartbeat.
+    pub fn deadline(&self) -> Option<Duration> {
         let deadline = self.deadline_ms.load(Ordering::Acquire);
-        (deadline > 0).then(|| self.origin + Duration::from_millis(deadline))
+        (deadline > 0).then(|| Duration::from_millis(deadline))
     }
 
-    /// Moves the deadline forward, never back. Returns whether it had passed: that starts a new epoch, because other
+    /// Moves the deadline forward to a moment of [`Self::now`], never back. Returns whether it had passed: that starts a new epoch, because other
     /// workers may hold the leases of the last one.
-    pub fn extend_to(&self, deadline: Instant) -> bool {
+    pub fn extend_to(&self, deadline: Duration) -> bool {
         let last = self.deadline_ms.load(Ordering::Acquire);
-        let has_lapsed = last > 0 && millis(self.origin.elapsed()) >= last;
+        let has_lapsed = last > 0 && millis(self.now()) >= last;
         if has_lapsed {
             self.end_epoch();
         }
-        let deadline = millis(deadline.saturating_duration_since(self.origin));
-        self.deadline_ms.fetch_max(deadline, Ordering::AcqRel);
+        self.deadline_ms.fetch_max(millis(deadline), Ordering::AcqRel);
         has_lapsed
     }
 
@@ -63,22 +65,24 @@ impl LeaseDeadline {
     }
 }
 
-impl Default for LeaseDeadline {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+
+    static RUNNING: AtomicU64 = AtomicU64::new(0);
+
+    fn clock(suspended_ms: &'static AtomicU64) -> WallClock {
+        WallClock::Simulated { start_ms: 0, start: Instant::now(), suspended_ms }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn no_delivery_starts_after_the_deadline_and_it_never_moves_back() {
-        let deadline = LeaseDeadline::new();
+        let deadline = LeaseDeadline::new(clock(&RUNNING));
         assert!(!deadline.is_held(0));
-        deadline.extend_to(Instant::now() + Duration::from_secs(5));
-        deadline.extend_to(Instant::now() + Duration::from_secs(1));
+        deadline.extend_to(deadline.now() + Duration::from_secs(5));
+        deadline.extend_to(deadline.now() + Duration::from_secs(1));
         tokio::time::advance(Duration::from_millis(4_999)).await;
         assert!(deadline.is_held(0));
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -86,12 +90,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_time_of_a_suspension_counts() {
+        static SUSPENDED_MS: AtomicU64 = AtomicU64::new(0);
+        let deadline = LeaseDeadline::new(clock(&SUSPENDED_MS));
+        let sent = deadline.now();
+        deadline.extend_to(sent + Duration::from_secs(5));
+        assert!(deadline.is_held(0));
+        SUSPENDED_MS.store(600_000, Ordering::Release);
+        assert!(!deadline.is_held(0), "others have taken over meanwhile");
+        assert!(deadline.extend_to(deadline.now() + Duration::from_secs(5)));
+        assert!(!deadline.is_held(0) && deadline.is_held(1));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_late_heartbeat_revives_no_lease() {
-        let deadline = LeaseDeadline::new();
-        assert!(!deadline.extend_to(Instant::now() + Duration::from_secs(5)));
+        let deadline = LeaseDeadline::new(clock(&RUNNING));
+        assert!(!deadline.extend_to(deadline.now() + Duration::from_secs(5)));
         let epoch = deadline.epoch();
         tokio::time::advance(Duration::from_secs(6)).await;
-        assert!(deadline.extend_to(Instant::now() + Duration::from_secs(5)));
+        assert!(deadline.extend_to(deadline.now() + Duration::from_secs(5)));
         assert!(!deadline.is_held(epoch), "another worker may hold it now");
         assert!(deadline.is_held(deadline.epoch()));
     }

@@ -67,7 +67,7 @@ impl HeartbeatTask {
     pub(super) async fn register(&self) -> Result<(), Error> {
         let mut seen = None;
         loop {
-            let sent = Instant::now();
+            let sent = self.alive.now();
             let record = self.deps.record.get();
             let expected = seen.as_ref().map(|(incarnation, heartbeat): &(String, u64)| (&**incarnation, *heartbeat));
             match self.deps.fleet.register(&self.deps.me.worker, &record, expected).await {
@@ -143,7 +143,7 @@ impl HeartbeatTask {
             record.written_ms = Some(now_ms);
         });
         let record = self.deps.record.get();
-        let sent = Instant::now();
+        let sent = self.alive.now();
         let Some(member) = self.deps.fleet.heartbeat(&self.deps.me.worker, &record).await? else {
             return self.rejoin(&record).await;
         };
@@ -176,7 +176,7 @@ impl HeartbeatTask {
             None => {}
         }
         tracing::warn!("this worker was taken for dead and rejoins the fleet");
-        let sent = Instant::now();
+        let sent = self.alive.now();
         if !self.deps.fleet.register(&self.deps.me.worker, record, None).await? {
             return Err(Error::Replaced(self.deps.me.worker.clone()));
         }
@@ -188,7 +188,7 @@ impl HeartbeatTask {
 
     /// Extends the lease deadline once the answer to a heartbeat has come. When that is after the last deadline, others
     /// may have taken the leases.
-    fn prove(&self, sent: Instant) {
+    fn prove(&self, sent: Duration) {
         if self.alive.extend_to(sent + proved_for(self.deps.options.lease_duration)) {
             tracing::warn!("heartbeat deadline missed; leases may have been taken over");
             let _ = self.notices.send(Notice::Expired);

@@ -225,6 +225,8 @@ impl Coordinator {
             incarnation: self.me.incarnation.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             max_leases: self.options.max_leases.map(|limit| limit as u64),
+            lease_duration_ms: u64::try_from(self.options.lease_duration.as_millis()).ok(),
+            drain_timeout_ms: u64::try_from(self.options.drain_timeout.as_millis()).ok(),
             ..WorkerRecord::default()
         });
         let deps = Deps {

@@ -46,7 +46,7 @@ impl WorkerState {
     pub fn of(seen: &ObservedWorker, lease_duration: Duration) -> Self {
         if !seen.is_alive {
             Self::Dead
-        } else if seen.still_for >= overdue_after(lease_duration) {
+        } else if seen.still_for >= overdue_after(seen.member.record.lease_duration(lease_duration)) {
             Self::Silent
         } else if seen.member.record.leaving {
             Self::Leaving

@@ -29,7 +29,7 @@ impl FleetView {
             .members
             .into_iter()
             .map(|member| ObservedWorker {
-                is_alive: !heartbeats.is_stale(&member.id, lease_duration),
+                is_alive: !heartbeats.is_stale(&member.id, member.record.lease_duration(lease_duration)),
                 has_changed: heartbeats.has_changed(&member.id),
                 still_for: heartbeats.still_for(&member.id).unwrap_or_default(),
                 member,

@@ -45,8 +45,25 @@ pub struct WorkerRecord {
     /// Shards whose processor call has lasted for [`LONG_CALL`], or has made the worker unready: some of them, if there
     /// are many.
     pub calls: BTreeMap<ShardId, RunningCall>,
+    /// The lease duration that the worker runs with; absent in reports of older versions.
+    pub lease_duration_ms: Option<u64>,
+    /// The longest time for which the worker finishes what it has when it gives a lease away; absent like the one before.
+    pub drain_timeout_ms: Option<u64>,
     /// The time of this report by the worker's clock (ms since the epoch). It is for people, and decides nothing.
     pub written_ms: Option<u64>,
+}
+
+impl WorkerRecord {
+    /// The time without a heartbeat that proves the worker dead to an observer with a lease duration of its own: the
+    /// larger of both. While settings are rolled out, a fleet has two.
+    pub fn lease_duration(&self, observers: Duration) -> Duration {
+        self.lease_duration_ms.map_or(observers, |theirs| observers.max(Duration::from_millis(theirs)))
+    }
+
+    /// The worker's drain timeout, or an observer's own if the worker doesn't tell.
+    pub fn drain_timeout(&self, observers: Duration) -> Duration {
+        self.drain_timeout_ms.map_or(observers, Duration::from_millis)
+    }
 }
 
 /// The duration from which a processor call is reported: longer than nearly all calls, and short for a person who waits.

@@ -157,7 +157,7 @@ mod tests {
     fn telemetry() -> (WorkerTelemetry, LeaseDeadline) {
         let mut options = WorkerOptions::new("app", StreamSelector::Table("Things".into()), "worker");
         options.lease_duration = LEASE_DURATION;
-        let alive = LeaseDeadline::new();
+        let alive = LeaseDeadline::new(options.clock);
         (WorkerTelemetry::new(Arc::new(options), alive.clone(), Counters::default()), alive)
     }
 
@@ -168,7 +168,7 @@ mod tests {
     /// Lets everything go well for so many seconds.
     async fn work(telemetry: &WorkerTelemetry, alive: &LeaseDeadline, seconds: u32) {
         for _ in 0..seconds {
-            alive.extend_to(Instant::now() + LEASE_DURATION);
+            alive.extend_to(alive.now() + LEASE_DURATION);
             tick_all(telemetry);
             telemetry.lease_table().good();
             advance(Duration::from_secs(1)).await;
@@ -194,7 +194,7 @@ mod tests {
         telemetry.set_working();
         work(&telemetry, &alive, 2).await;
         for second in 2..400 {
-            alive.extend_to(Instant::now() + LEASE_DURATION);
+            alive.extend_to(alive.now() + LEASE_DURATION);
             telemetry.loop_tick(Loop::Heartbeat, Instant::now());
             telemetry.loop_tick(Loop::Leader, Instant::now());
             advance(Duration::from_secs(1)).await;

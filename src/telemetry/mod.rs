@@ -253,7 +253,7 @@ impl WorkerTelemetry {
     /// The age of the last heartbeat that arrived, from when it was sent.
     fn heartbeat_age(&self) -> Option<Duration> {
         let proved = proved_for(self.0.options.lease_duration);
-        Some((Instant::now() + proved).saturating_duration_since(self.0.alive.deadline()?))
+        Some((self.0.alive.now() + proved).saturating_sub(self.0.alive.deadline()?))
     }
 }
 

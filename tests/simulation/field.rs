@@ -351,13 +351,11 @@ fn an_application_that_begins_at_the_newest_record_loses_none_after_its_beginnin
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn a_suspended_machine_delivers_nothing_beside_the_new_owner() {
     check(Condition::Suspensions);
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn two_lease_durations_in_one_fleet_are_safe() {
     check(Condition::LeaseDurations);
 }

@@ -5,6 +5,7 @@
 //! frozen machine) is a runtime that isn't driven, whose clock then jumps. And the clocks of processes may run at
 //! rates of their own.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::config::{
@@ -62,6 +63,8 @@ pub struct Process {
     stop: Option<oneshot::Sender<()>>,
     base: Instant,
     clock_ppm: u64,
+    /// The time for which its machine was suspended.
+    suspended_ms: &'static AtomicU64,
 }
 
 impl Process {
@@ -77,10 +80,12 @@ impl Process {
         options.kcl_failover_time = setup.kcl_failover_time;
         options.drain_timeout = setup.drain_timeout;
         options.seed = Some(setup.seed);
-        options.clock = WallClock::Simulated { start_ms, start: base };
+        let suspended_ms: &'static AtomicU64 = Box::leak(Box::default());
+        let clock = WallClock::Simulated { start_ms, start: base, suspended_ms };
+        options.clock = clock;
         options.own_thread = false;
         let wire = Wire { process: setup.number, outbox: outbox.clone() };
-        let config = sdk_config(wire, SimulatedTime { start_ms, start: base });
+        let config = sdk_config(wire, SimulatedTime(clock));
         setup.field.apply(&mut options);
         setup.behavior.apply(&mut options, setup.number, history, setup.seed);
         let recorders = Recorders::new(setup.number, history.clone(), setup.behavior, setup.seed);
@@ -104,6 +109,7 @@ impl Process {
             stop: Some(stop),
             base,
             clock_ppm: setup.clock_ppm,
+            suspended_ms,
         }
     }
 
@@ -122,7 +128,9 @@ impl Process {
     pub fn resume(&mut self, now: Ms) {
         self.paused_until = None;
         if let Some(since) = self.suspended_since.take() {
-            self.started += now - since; // its clock stood still
+            // Its clock stood still, but for the one that counts suspension.
+            self.started += now - since;
+            self.suspended_ms.fetch_add(now - since, Ordering::AcqRel);
             return;
         }
         let local = self.base + Duration::from_millis((now - self.started) * self.clock_ppm / 1_000_000);
@@ -180,13 +188,10 @@ fn sdk_config(wire: Wire, time: SimulatedTime) -> SdkConfig {
 
 /// The time of day of a process.
 #[derive(Debug)]
-struct SimulatedTime {
-    start_ms: u64,
-    start: Instant,
-}
+struct SimulatedTime(WallClock);
 
 impl TimeSource for SimulatedTime {
     fn now(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_millis(self.start_ms) + self.start.elapsed()
+        UNIX_EPOCH + Duration::from_millis(self.0.now_ms())
     }
 }

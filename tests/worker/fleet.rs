@@ -1,6 +1,7 @@
 //! A table with its stream on the in-memory service, and workers with the real SDK beside it, in this process and on a
 //! paused clock.
 
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedAsyncSleep, SharedCredentialsProvider};
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 /// The time of day at which a test starts.
 const EPOCH_MS: u64 = 1_700_000_000_000;
+static NEVER_SUSPENDED: AtomicU64 = AtomicU64::new(0);
 /// The table whose stream the workers read.
 pub const TABLE: &str = "Things";
 /// The operations of the streams' API; all others are the tables'.
@@ -116,7 +118,7 @@ impl Fleet {
         let mut options = WorkerOptions::new("app", StreamSelector::Table(TABLE.into()), id);
         options.seed = Some(seed);
         options.own_thread = false;
-        options.clock = WallClock::Simulated { start_ms: EPOCH_MS, start: self.start };
+        options.clock = WallClock::Simulated { start_ms: EPOCH_MS, start: self.start, suspended_ms: &NEVER_SUSPENDED };
         set(&mut options);
         let credentials = Credentials::new("simulated", "simulated", None, None, "test");
         let config = SdkConfig::builder()

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::app_metrics::note_failover;
+use super::concurrently;
 use super::election::Election;
 use super::state::LeaderState;
-use super::{concurrently, hand_off_timeout};
 use crate::aws::lease_table::Outcome;
 use crate::coordination::{Error, Notice};
 use crate::model::assignment::{self, LeaseToPlace, Member, Move};
@@ -141,16 +141,15 @@ impl LeaderState {
     /// Hand-offs whose old owner lives, but says that a call which it cannot drop keeps it from letting go: the new owner
     /// gets the lease.
     fn overdue_hand_offs(&self, election: &Election) -> Vec<Transition> {
-        let limit = hand_off_timeout(&election.deps.options);
-        let is_stuck = |key: &ShardId| {
-            let holder = self.rows.get(key).and_then(Lease::holder).and_then(|holder| election.view.worker(holder));
-            holder.is_some_and(|seen| seen.member.record.stuck.contains(key))
-        };
-        let overdue = self.hand_offs.iter().filter(|(key, since)| since.elapsed() >= limit && is_stuck(key));
-        overdue
-            .filter_map(|(key, _)| {
+        self.hand_offs
+            .iter()
+            .filter_map(|(key, since)| {
                 let row = self.rows.get(key)?;
                 let owner = row.owner.as_ref()?;
+                let old_owner = &election.view.worker(row.holder()?)?.member.record;
+                if !old_owner.stuck.contains(key) || since.elapsed() < election.hand_off_timeout(old_owner) {
+                    return None;
+                }
                 tracing::warn!(shard = %key, from = row.checkpoint_owner.as_ref().map(WorkerId::as_str), to = %owner, "forcing a hand-off that hangs");
                 Some(row.assign(owner))
             })

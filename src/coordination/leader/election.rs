@@ -14,7 +14,7 @@ use crate::coordination::{Deps, Error, FleetObserver, Notice};
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::WorkerId;
 use crate::model::liveness::Observations;
-use crate::model::worker_record::LeaderRecord;
+use crate::model::worker_record::{LeaderRecord, WorkerRecord};
 
 /// Workers that observe as closely as the leader, so that one of them can follow it at once.
 const STANDBYS: usize = 3;
@@ -31,7 +31,7 @@ pub(super) struct Election {
     pub(super) observer: FleetObserver,
     pub(super) view: FleetView,
     view_sender: watch::Sender<FleetView>,
-    /// Leaders whose worker record is missing, by term.
+    /// Leaders whose worker record is missing, by term. The record's lease duration is gone with it.
     missing_leaders: Observations<u64, ()>,
     /// Workers whose records were there once: they are not foreign.
     departed: BTreeMap<WorkerId, Departure>,
@@ -41,6 +41,7 @@ pub(super) struct Election {
 #[derive(Clone, Copy, Debug)]
 struct Departure {
     last_seen: Instant,
+    lease_duration: Duration,
     /// A worker that was leaving no longer holds anything.
     was_leaving: bool,
 }
@@ -92,8 +93,9 @@ impl Election {
     fn note_departures(&mut self, view: &FleetView) {
         for seen in &self.view.workers {
             if view.worker(&seen.member.id).is_none() {
-                let was_leaving = seen.member.record.leaving;
-                let departure = Departure { last_seen: Instant::now(), was_leaving };
+                let record = &seen.member.record;
+                let lease_duration = record.lease_duration(self.deps.options.lease_duration);
+                let departure = Departure { last_seen: Instant::now(), lease_duration, was_leaving: record.leaving };
                 self.departed.insert(seen.member.id.clone(), departure);
             }
         }
@@ -108,10 +110,16 @@ impl Election {
     /// Whether a worker may be delivering: its heartbeat lives, or its record vanished less than a lease duration ago
     /// though it was not leaving.
     pub(super) fn may_be_alive(&self, id: &WorkerId) -> bool {
-        let lingers = |departure: &Departure| {
-            !departure.was_leaving && departure.last_seen.elapsed() < self.deps.options.lease_duration
-        };
+        let lingers =
+            |departure: &Departure| !departure.was_leaving && departure.last_seen.elapsed() < departure.lease_duration;
         self.view.is_alive(id) || self.departed.get(id).is_some_and(lingers)
+    }
+
+    /// The time that the old owner of a lease has, by its own settings, to drop a call that hangs before the new one gets
+    /// the lease by force.
+    pub(super) fn hand_off_timeout(&self, old_owner: &WorkerRecord) -> Duration {
+        let own = &self.deps.options;
+        old_owner.drain_timeout(own.drain_timeout) + old_owner.lease_duration(own.lease_duration)
     }
 
     /// Whether a worker isn't in the fleet table and was not seen there before: one of KCL's, or one of ours whose
@@ -182,8 +190,10 @@ impl Election {
     /// The first moment after now at which a read could prove a live worker dead.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         let now = self.observer.elapsed();
-        let unchanged_since = self.view.live().filter_map(|seen| self.observer.unchanged_since(&seen.member.id));
-        let expiries = unchanged_since.map(|since| since + self.deps.options.lease_duration);
+        let own = self.deps.options.lease_duration;
+        let expiries = self.view.live().filter_map(|seen| {
+            Some(self.observer.unchanged_since(&seen.member.id)? + seen.member.record.lease_duration(own))
+        });
         let next = expiries.filter(|at| *at > now).min()?;
         Some(self.observer.origin() + next + Duration::from_millis(1))
     }

@@ -29,7 +29,6 @@ use crate::error::Refusals;
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::WorkerId;
 use crate::model::shard_directory::Listing;
-use crate::options::WorkerOptions;
 use crate::telemetry::Loop;
 
 /// The interval at which a leader reads leases that are being handed over.
@@ -40,11 +39,6 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(50);
 const CALLS_AT_ONCE: usize = 16;
 /// The most rounds of assignments in a row, while writes meet rows that are younger than thought.
 const ASSIGNMENT_ROUNDS: usize = 3;
-
-/// The time that the old owner of a lease has to drop a call that hangs before the new one gets the lease by force.
-fn hand_off_timeout(options: &WorkerOptions) -> Duration {
-    options.drain_timeout + options.lease_duration
-}
 
 /// One worker's part in leading the fleet.
 pub(super) struct Leader {
