@@ -24,7 +24,7 @@ pub enum Request {
     Reset {
         /// The new checkpoint.
         at: Checkpoint,
-        /// The time that it stands for (ms since the epoch), if it is a sentinel of a time.
+        /// The time since which records are wanted (ms since the epoch), unless it is a sequence number.
         since_ms: Option<u64>,
     },
 }

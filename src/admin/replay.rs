@@ -35,8 +35,9 @@ pub struct ReplayPlan {
 }
 
 impl ReplayPlan {
-    /// Plans a replay of all listed shards with changes after `from_ms` (ms since the epoch).
-    pub fn new(rows: &BTreeMap<ShardId, Lease>, graph: &ShardGraph, from_ms: u64) -> Self {
+    /// Plans a replay of all listed shards with changes after `from_ms` (ms since the epoch). What is trimmed by `now_ms`
+    /// is not wanted.
+    pub fn new(rows: &BTreeMap<ShardId, Lease>, graph: &ShardGraph, from_ms: u64, now_ms: u64) -> Self {
         let mut plan = Self::default();
         for lease in graph.missing_leases(|_| false, &Start::TrimHorizon) {
             if ended_before(graph, &lease.key, from_ms) {
@@ -44,9 +45,9 @@ impl ReplayPlan {
                 continue;
             }
             match rows.get(&lease.key) {
-                None => plan.writes.push(ReplayWrite::Create(lease)),
+                None => plan.writes.push(ReplayWrite::Create(Lease { since_ms: Some(now_ms), ..lease })),
                 Some(row) if row.checkpoint == Checkpoint::TrimHorizon => plan.unchanged += 1,
-                Some(row) => plan.writes.push(ReplayWrite::Reset(row.reset(Checkpoint::TrimHorizon, None))),
+                Some(row) => plan.writes.push(ReplayWrite::Reset(row.reset(Checkpoint::TrimHorizon, Some(now_ms)))),
             }
         }
         plan.trimmed = rows.keys().filter(|key| !graph.contains(key)).cloned().collect();
@@ -95,7 +96,7 @@ mod tests {
     #[test]
     fn every_listed_shard_is_replayed_also_without_a_lease_and_parents_come_first() {
         let rows = BTreeMap::from([row(0, "SHARD_END"), row(8, "SHARD_END"), row(12, "77"), row(16, "TRIM_HORIZON")]);
-        let plan = ReplayPlan::new(&rows, &line(&[4, 8, 12, 16]), 0);
+        let plan = ReplayPlan::new(&rows, &line(&[4, 8, 12, 16]), 0, T0 + 16 * HOUR_MS);
         assert_eq!(written(&plan), [(&id(4), true), (&id(8), false), (&id(12), false)]);
         assert_eq!((plan.unchanged, plan.older, plan.trimmed), (1, 0, vec![id(0)]));
     }
@@ -103,7 +104,7 @@ mod tests {
     #[test]
     fn shards_that_ended_before_the_time_are_left_alone() {
         let rows = BTreeMap::from([row(8, "SHARD_END"), row(12, "77")]);
-        let plan = ReplayPlan::new(&rows, &line(&[4, 8, 12]), T0 + 9 * HOUR_MS);
+        let plan = ReplayPlan::new(&rows, &line(&[4, 8, 12]), T0 + 9 * HOUR_MS, T0 + 16 * HOUR_MS);
         assert_eq!(written(&plan), [(&id(8), false), (&id(12), false)]);
         assert_eq!(plan.older, 1);
     }

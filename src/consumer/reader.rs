@@ -16,10 +16,12 @@ use super::fault_log::FaultLog;
 use super::status::ConsumerStatus;
 use super::tip_proof::TipProof;
 use crate::aws::stream::{Error, MOST_PAGE_RECORDS, Stream};
+use crate::model::app_lag::may_be_trimmed;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
 use crate::model::polling::{PollPacer, PollResult};
 use crate::model::record::{Page, PageSummary, RecordBatch};
+use crate::model::sequence_number::SequenceNumber;
 use crate::model::shard_directory::Presence;
 use crate::options::StartPosition;
 use crate::shard_directory::ShardDirectory;
@@ -57,12 +59,16 @@ pub(super) struct Reader {
     shard: ShardId,
     /// The position after which the next iterator begins.
     position: Checkpoint,
+    /// The last record that the position ever covered: wherever an iterator begins, nothing up to it is delivered.
+    floor: Option<SequenceNumber>,
     /// The time (ms since the epoch) that the sentinels `LATEST` and `AT_TIMESTAMP` stand for.
     since_ms: u64,
     /// Whether the lease begins at that time and no record since was found yet.
     seeks_start: bool,
     /// The most records of a page: fewer after one that did not arrive.
     limit: u32,
+    /// Whether wanted records may have been trimmed before anybody read the shard.
+    begins_late: bool,
     budget: Budget,
     held: HeldPages,
     pacer: PollPacer,
@@ -89,6 +95,8 @@ impl Reader {
         rng: Rng,
     ) -> RunningReader {
         let (sender, events) = mpsc::channel(FETCH_AHEAD);
+        let clock = deps.options.clock;
+        let begins_late = may_be_trimmed(&shard, &position, since_ms, deps.started_at_ms, clock.now_ms());
         let (position, since_ms) = match (position, since_ms, deps.options.start) {
             // KCL keeps the time in its configuration.
             (Checkpoint::AtTimestamp, None, StartPosition::TrimHorizon | StartPosition::Latest) => {
@@ -105,6 +113,8 @@ impl Reader {
             directory: deps.directory.clone(),
             shard,
             seeks_start: position.is_time(),
+            begins_late,
+            floor: position.sequence_number().cloned(),
             position,
             since_ms,
             limit: MOST_PAGE_RECORDS,
@@ -112,7 +122,7 @@ impl Reader {
             held: HeldPages::default(),
             pacer: PollPacer::new(deps.options.idle_poll),
             rng,
-            clock: deps.options.clock,
+            clock,
             status,
             events: sender,
         };
@@ -125,6 +135,15 @@ impl Reader {
         let mut iterator: Option<String> = None;
         let mut tip_proof = TipProof::default();
         let mut page_bytes = PAGE_BYTES;
+        if self.begins_late {
+            tracing::error!(
+                shard = %self.shard, cause = "trimmed", from = %self.position, to = "the oldest record",
+                "gap: nobody has read the shard for as long as the service keeps records"
+            );
+            if !self.send(ReaderEvent::Gap).await {
+                return;
+            }
+        }
         loop {
             let mut reservation = Some(self.reserve(page_bytes).await);
             let called = Instant::now();
@@ -155,7 +174,12 @@ impl Reader {
                     self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
                 // Nothing that is wanted was trimmed: emulators answer so on new streams.
-                Err(Error::Trimmed(_)) if !matches!(self.position, Checkpoint::At(_)) => {
+                Err(Error::Trimmed(_)) if self.position.is_start() => {
+                    iterator = None;
+                    self.pacer.next(PollResult::Failed, &mut self.rng)
+                }
+                Err(Error::Trimmed(_)) if self.seeks_start => {
+                    self.position = Checkpoint::TrimHorizon;
                     iterator = None;
                     self.pacer.next(PollResult::Failed, &mut self.rng)
                 }
@@ -222,11 +246,10 @@ impl Reader {
             None => iterator.insert(self.stream.shard_iterator(&self.shard, &self.position, self.since_ms).await?),
         };
         let page = self.stream.records(current, self.limit).await?;
-        // Whatever the service answers, no record is delivered that the position covers.
-        let Some(position) = self.position.sequence_number() else { return Ok(page) };
-        let page = page.skip_through(position);
-        if page.summary.as_ref().is_some_and(|page| page.last <= *position) {
-            return Err(Error::Transient(format!("the answer's records are out of order after {position}")));
+        let Some(floor) = &self.floor else { return Ok(page) };
+        let page = page.skip_through(floor);
+        if page.summary.as_ref().is_some_and(|page| page.last <= *floor) {
+            return Err(Error::Transient(format!("the answer's records are out of order after {floor}")));
         }
         Ok(page)
     }
@@ -244,6 +267,7 @@ impl Reader {
         let event = match page.summary {
             Some(summary) => {
                 self.position = Checkpoint::At(summary.last.clone());
+                self.floor = Some(summary.last.clone());
                 tip_proof.reset();
                 let is_full = summary.is_full();
                 self.without_old(page.records, summary).map(|(records, summary)| {

@@ -124,6 +124,19 @@ pub fn unread_since_ms(key: &ShardId, checkpoint: &Checkpoint, started_at_ms: u6
     Some(since.max(now_ms.saturating_sub(RETENTION_MS)))
 }
 
+/// Whether the service may have trimmed wanted records of a shard that nobody has read: they are wanted since the shard's
+/// creation, but not from before the application's start or `since_ms` of the lease.
+pub fn may_be_trimmed(
+    key: &ShardId,
+    checkpoint: &Checkpoint,
+    since_ms: Option<u64>,
+    started_at_ms: u64,
+    now_ms: u64,
+) -> bool {
+    let wanted_since = |created: u64| created.max(since_ms.unwrap_or(started_at_ms));
+    checkpoint.is_start() && key.created_ms().is_some_and(|created| wanted_since(created) + RETENTION_MS < now_ms)
+}
+
 fn born_ms(key: &ShardId, checkpoint: &Checkpoint, facts: &LagInputs) -> Option<u64> {
     unread_since_ms(key, checkpoint, facts.started_at_ms, facts.now_ms)
 }

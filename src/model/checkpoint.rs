@@ -57,6 +57,11 @@ impl Checkpoint {
         matches!(self, Self::AtTimestamp | Self::Latest)
     }
 
+    /// Whether nothing is delivered yet.
+    pub fn is_start(&self) -> bool {
+        *self == Self::TrimHorizon || self.is_time()
+    }
+
     /// The last delivered record, when there is one.
     pub fn sequence_number(&self) -> Option<&SequenceNumber> {
         match self {

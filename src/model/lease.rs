@@ -87,8 +87,9 @@ pub struct Lease {
     pub counter: u64,
     /// `checkpoint`.
     pub checkpoint: Checkpoint,
-    /// `shardkeeperSince`: the time that the checkpoint stands for (ms since the epoch), where it is another than the
-    /// application's. It counts while the checkpoint is a sentinel of a time; KCL's workers leave it alone.
+    /// `shardkeeperSince`: the time since which records are wanted (ms since the epoch), where it is another than the
+    /// application's. A checkpoint `AT_TIMESTAMP` or `LATEST` stands for it; at `TRIM_HORIZON` it is the time of an
+    /// operator's reset. It counts while nothing is delivered; KCL's workers leave it alone.
     pub since_ms: Option<u64>,
     /// `ownerSwitchesSinceCheckpoint`; information only.
     pub owner_switches: u64,

@@ -8,5 +8,6 @@ mod failing_handlers;
 mod fleet;
 mod json_text;
 mod metrics;
+mod positions;
 mod sdk_decoding;
 mod slow_processors;

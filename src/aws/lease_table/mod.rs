@@ -478,7 +478,7 @@ impl Change {
         if let Some(rate) = after.throughput_kbps.filter(|_| after.throughput_kbps != before.throughput_kbps) {
             put(THROUGHPUT, rate_number(rate));
         }
-        match after.since_ms.filter(|_| after.checkpoint.is_time()) {
+        match after.since_ms.filter(|_| after.checkpoint.is_start()) {
             None if before.since_ms.is_some() => remove.push(SINCE),
             Some(since_ms) if before.since_ms != Some(since_ms) => put(SINCE, number(since_ms)),
             _ => {}

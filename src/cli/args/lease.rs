@@ -98,7 +98,8 @@ impl LeaseCommand {
                 Position::Since(moment) => {
                     Request::Reset { at: Checkpoint::AtTimestamp, since_ms: Some(moment.ms(now_ms)) }
                 }
-                Position::Fixed(at) => Request::Reset { at: at.clone(), since_ms: None },
+                // What is trimmed by now is not wanted.
+                Position::Fixed(at) => Request::Reset { at: at.clone(), since_ms: at.is_start().then_some(now_ms) },
             },
         }
     }

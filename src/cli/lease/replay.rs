@@ -73,7 +73,8 @@ async fn plan(args: &ReplayArgs, connection: &Connection, arn: Option<String>) -
     if let Some((key, reason)) = bad.iter().next() {
         bail!("refused, and nothing was written: the lease of {key} cannot be read: {reason}; correct the row first");
     }
-    Ok(ReplayPlan::new(&rows, &listing.graph, args.from.time_ms(WallClock::System.now_ms())))
+    let now_ms = WallClock::System.now_ms();
+    Ok(ReplayPlan::new(&rows, &listing.graph, args.from.time_ms(now_ms), now_ms))
 }
 
 fn describe_plan(plan: &ReplayPlan) -> String {
