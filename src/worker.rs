@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::aws::clients::{self, Clients, ConfigError, SdkConfig};
 use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::{LeaseTable, Outcome};
-use crate::aws::stream::{FindError, Stream, find_stream};
+use crate::aws::stream::{Described, FindError, Stream, find_stream};
 use crate::aws::{self, TableError};
 use crate::consumer::{
     Budget, ConsumerDeps, ConsumerSpawner, Counters, FatalError, LeaseDeadline, OnFailure, ProcessorFactory, Totals,
@@ -31,6 +31,7 @@ use crate::model::backoff::Backoff;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::filter;
 use crate::model::lease::{Lease, ShardId, WorkerId};
+use crate::model::record::ViewType;
 use crate::model::worker_record::LeaderRecord;
 use crate::options::{OnGap, OptionsError, StreamSelector, WorkerOptions};
 use crate::shard_directory::ShardDirectory;
@@ -102,9 +103,12 @@ pub enum Error {
 }
 
 /// The reason that an attempt to start failed.
-enum StartError {
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
     /// The service may answer later.
+    #[error("{0}")]
     Unavailable(String),
+    #[error(transparent)]
     Fatal(Error),
 }
 
@@ -276,8 +280,15 @@ impl<F: ProcessorFactory> Worker<F> {
     }
 }
 
-/// The steps before a worker joins its fleet, retried until the services answer or the start timeout is over.
-struct Startup<'a> {
+/// A stream that is gone and was not read to its end, with its unfinished leases.
+pub(crate) struct LostStream {
+    pub(crate) arn: String,
+    pub(crate) unfinished: Vec<Lease>,
+}
+
+/// The steps before a worker joins its fleet, retried until the services answer or the start timeout is over. A preflight
+/// takes those that write nothing.
+pub(crate) struct Startup<'a> {
     options: &'a WorkerOptions,
     /// The configuration whose credentials are checked, unless they are the caller's.
     credentials: Option<&'a SdkConfig>,
@@ -290,7 +301,13 @@ struct Startup<'a> {
     ended: Option<String>,
 }
 
-impl Startup<'_> {
+impl<'a> Startup<'a> {
+    /// The steps of a worker that is not to start.
+    #[cfg(feature = "cli")]
+    pub(crate) fn for_preflight(options: &'a WorkerOptions, clients: &'a Clients, counters: &'a Counters) -> Self {
+        Self { options, credentials: None, clients, counters, rng: Rng::with_seed(0), is_first: true, ended: None }
+    }
+
     async fn until_ready(&mut self) -> Result<(Stream, LeaderRecord), Error> {
         let limit = self.options.start_timeout;
         let latest = Instant::now() + limit;
@@ -360,7 +377,11 @@ impl Startup<'_> {
             return Err(StartError::Unavailable(format!("{newest} is read to its end, and there is no newer one")));
         }
         let of_table = |error| StartError::of_table(error, create);
-        let stream = self.stream(self.stream_to_read(newest, &leases, &fleet).await?);
+        let (arn, lost) = self.stream_to_read(newest, &leases, &fleet).await?;
+        if let Some(lost) = lost {
+            self.end_lost_shards(&leases, lost).await?;
+        }
+        let stream = self.stream(arn);
         let dead_letters = async {
             match &self.options.failure.on_failure {
                 OnFailure::DeadLetter(queue) => queue.prepare(create).await,
@@ -383,27 +404,27 @@ impl Startup<'_> {
         }
     }
 
-    /// The stream to read first: an older one of the same table, as long as it has records for this application. Writes
-    /// nothing, but for the leases of a stream that is gone.
+    /// The stream to read first: an older one of the same table, as long as it has records for this application. With
+    /// it, the unfinished leases of a stream that is gone.
     ///
     /// Refuses a lease table of another stream, which no worker of this program has bound.
-    async fn stream_to_read(
+    pub(crate) async fn stream_to_read(
         &self,
         newest: String,
         leases: &LeaseTable,
         fleet: &FleetTable,
-    ) -> Result<String, StartError> {
+    ) -> Result<(String, Option<LostStream>), StartError> {
         let create = self.options.create_tables;
         let of_table = |error| StartError::of_table(error, create);
         let bound = if_there(fleet.leader().await).map_err(of_table)?.flatten().and_then(|leader| leader.stream_arn);
         if bound.as_ref() == Some(&newest) {
-            return Ok(newest);
+            return Ok((newest, None));
         }
         let mut rows = if_there(leases.scan().await).map_err(of_table)?.unwrap_or_default();
         rows.retain(|row| row.as_ref().map_or(true, |row| !row.is_finished()));
         let mut rows: Vec<Lease> = rows.into_iter().flatten().collect();
         rows.sort_by(|left, right| left.key.cmp(&right.key));
-        let Some(first) = rows.first() else { return Ok(newest) };
+        let Some(first) = rows.first() else { return Ok((newest, None)) };
         let Some(bound) = bound else {
             let is_foreign = rows.iter().any(|row| row.key.as_str().contains(':'))
                 || !self.lists_one_of(&self.stream(newest.clone()), &rows).await?;
@@ -411,24 +432,31 @@ impl Startup<'_> {
                 let (app, lease) = (self.options.app.clone(), first.key.clone());
                 return Err(Error::ForeignTable { app, lease, stream: newest }.into());
             }
-            return Ok(newest);
+            return Ok((newest, None));
         };
         if !self.is_gone(&self.stream(bound.clone())).await? {
             let table = |arn: &str| arn.split("/stream/").next().map(ToOwned::to_owned);
             let is_older = matches!(self.options.stream, StreamSelector::Table(_)) && table(&bound) == table(&newest);
-            return Ok(if is_older { bound } else { newest });
+            return Ok((if is_older { bound } else { newest }, None));
         }
-        for row in rows {
+        Ok((newest, Some(LostStream { arn: bound, unfinished: rows })))
+    }
+
+    /// Ends the leases of a stream that is gone and was not read to its end.
+    async fn end_lost_shards(&self, leases: &LeaseTable, lost: LostStream) -> Result<(), StartError> {
+        for row in lost.unfinished {
             if self.options.on_gap == OnGap::Stop {
                 return Err(Error::Fleet(FatalError::Gap(row.key).into()).into());
             }
             let ended = row.reset(Checkpoint::ShardEnd, None);
-            if let Outcome::Applied(row) = leases.apply(&ended).await.map_err(of_table)? {
-                tracing::error!(shard = %row.key, stream = bound, "gap: the stream is gone and was not read to its end");
+            let applied = leases.apply(&ended).await;
+            let applied = applied.map_err(|error| StartError::of_table(error, self.options.create_tables))?;
+            if let Outcome::Applied(row) = applied {
+                tracing::error!(shard = %row.key, stream = lost.arn, "gap: the stream is gone and was not read to its end");
                 self.counters.gap("not_found");
             }
         }
-        Ok(newest)
+        Ok(())
     }
 
     /// Whether a stream has one of the shards of `rows`, or a child of one.
@@ -467,11 +495,11 @@ impl Startup<'_> {
         Ok(true)
     }
 
-    fn stream(&self, arn: String) -> Stream {
+    pub(crate) fn stream(&self, arn: String) -> Stream {
         Stream::new(self.clients.streams.clone(), arn)
     }
 
-    async fn find_arn(&self) -> Result<String, StartError> {
+    pub(crate) async fn find_arn(&self) -> Result<String, StartError> {
         match &self.options.stream {
             StreamSelector::Arn(arn) => Ok(arn.clone()),
             StreamSelector::Table(table) => find_stream(self.clients, table).await.map_err(|error| match error {
@@ -483,17 +511,22 @@ impl Startup<'_> {
 
     /// Checks that the stream exists and that the filters can match its records.
     async fn check(&self, stream: &Stream) -> Result<(), StartError> {
-        match stream.describe(None).await {
-            Ok(described) => {
-                let filters = self.options.filters.clone().for_stream(stream.arn());
-                Ok(filters.check(described.view_type).map_err(Error::Filter)?)
-            }
-            Err(aws::stream::Error::NotFound(_)) => {
-                Err(Error::NoStream(FindError::NoSuchStream(stream.arn().to_owned())).into())
-            }
-            Err(aws::stream::Error::Refused(reason)) => Err(Error::NoStream(FindError::Refused(reason)).into()),
-            Err(error) => Err(StartError::Unavailable(error.to_string())),
-        }
+        let described = self.describe(stream).await?;
+        Ok(self.check_filters(stream, described.view_type)?)
+    }
+
+    /// The stream's first page of shards.
+    pub(crate) async fn describe(&self, stream: &Stream) -> Result<Described, StartError> {
+        stream.describe(None).await.map_err(|error| match error {
+            aws::stream::Error::NotFound(_) => Error::NoStream(FindError::NoSuchStream(stream.arn().to_owned())).into(),
+            aws::stream::Error::Refused(reason) => Error::NoStream(FindError::Refused(reason)).into(),
+            error => StartError::Unavailable(error.to_string()),
+        })
+    }
+
+    pub(crate) fn check_filters(&self, stream: &Stream, view_type: Option<ViewType>) -> Result<(), Error> {
+        let filters = self.options.filters.clone().for_stream(stream.arn());
+        filters.check(view_type).map_err(Error::Filter)
     }
 }
 

@@ -145,16 +145,16 @@ fn profile_files() -> [Option<PathBuf>; 2] {
     })
 }
 
-/// Asks for credentials once, so that a worker without any says so at once.
+/// Asks for credentials once, so that a worker without any says so at once, and returns them.
 ///
 /// # Errors
 /// When there are none, or when their source cannot give them now.
-pub async fn check(config: &SdkConfig) -> Result<(), ConfigError> {
+pub async fn check(config: &SdkConfig) -> Result<Credentials, ConfigError> {
     let Some(provider) = config.credentials_provider() else {
         return Err(ConfigError::NoCredentials(looked_at()));
     };
     match provider.provide_credentials().await {
-        Ok(_) => Ok(()),
+        Ok(credentials) => Ok(credentials),
         Err(CredentialsError::CredentialsNotLoaded(_)) => Err(ConfigError::NoCredentials(looked_at())),
         Err(error @ CredentialsError::InvalidConfiguration(_)) => {
             Err(ConfigError::WrongProfile(super::with_causes(&error)))

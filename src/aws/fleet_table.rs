@@ -162,6 +162,30 @@ impl FleetTable {
         self.0.ensure(create).await
     }
 
+    /// Checks that the table, if it is there, has a fleet table's key.
+    ///
+    /// # Errors
+    /// [`TableError::Foreign`] when it has another one.
+    #[cfg(feature = "cli")]
+    pub async fn check(&self) -> Result<(), TableError> {
+        self.0.status().await.map(drop)
+    }
+
+    /// The table's name.
+    #[cfg(feature = "cli")]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Calls `action`, such as `PutItem`, without an effect.
+    ///
+    /// # Errors
+    /// [`TableError::Refused`] without the permission, [`TableError::Missing`] with it and without a table.
+    #[cfg(feature = "cli")]
+    pub async fn probe(&self, action: &'static str) -> Result<(), TableError> {
+        self.0.probe(action).await
+    }
+
     /// The whole fleet. Items that cannot be read are left out, as if their workers were dead.
     ///
     /// # Errors

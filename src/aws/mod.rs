@@ -11,6 +11,8 @@ mod get_records;
 pub(crate) mod item;
 pub mod lease_table;
 pub(crate) mod own_table;
+#[cfg(feature = "cli")]
+pub mod preflight;
 pub mod record;
 #[cfg(test)]
 mod scripted;

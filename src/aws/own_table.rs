@@ -25,7 +25,7 @@ pub(crate) struct OwnTable {
     pub(crate) client: Client,
     pub(crate) name: String,
     /// The string hash key and, if there is a second one, the string sort key.
-    keys: &'static [&'static str],
+    pub(super) keys: &'static [&'static str],
 }
 
 impl OwnTable {

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`args`]: the options, a struct for each sub-command. [`config`]: their sources, and all mistakes in them.
-//! - [`run`], `local`, `demo`, [`status`], [`lease`], [`dead_letters`]: the sub-commands.
+//! - [`run`], [`check`], `local`, `demo`, [`status`], [`lease`], [`dead_letters`]: the sub-commands.
 //! - [`sinks`]: destinations of records. [`admin_server`]: metrics, health and status over HTTP.
 //! - [`connection`]: the tables of an application, for those that look at it from outside.
 //! - [`logs`], [`output`], [`confirm`], [`signals`]: standard error, standard output, questions, requests to stop.
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 pub mod admin_server;
 mod args;
+mod check;
 mod config;
 mod confirm;
 mod connection;
@@ -46,7 +47,9 @@ fn run_program() -> Result<(), anyhow::Error> {
     logs::start(&cli.command.logs());
     match &cli.command {
         Command::Run(args) if args.program.print_config => output::print(&sources.to_toml()),
+        Command::Check(args) if args.run.program.print_config => output::print(&sources.to_toml()),
         Command::Run(args) => run::run(args, sources.is_given("metrics_addr")),
+        Command::Check(args) => check::run(args),
         #[cfg(feature = "local")]
         Command::Local(args) => local::run(args),
         #[cfg(feature = "local")]

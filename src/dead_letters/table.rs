@@ -158,6 +158,15 @@ impl DeadLetterTable {
         self.0.ensure(create).await
     }
 
+    /// Calls `action`, such as `PutItem`, without an effect.
+    ///
+    /// # Errors
+    /// [`TableError::Refused`] without the permission, [`TableError::Missing`] with it and without a table.
+    #[cfg(feature = "cli")]
+    pub async fn probe(&self, action: &'static str) -> Result<(), TableError> {
+        self.0.probe(action).await
+    }
+
     /// Keeps a letter. A letter that is there already keeps its record and the time of its first failure; the rest is
     /// replaced.
     ///

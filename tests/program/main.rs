@@ -4,6 +4,7 @@
 #![cfg(all(unix, feature = "cli", feature = "local"))]
 
 mod admin;
+mod check;
 mod configuration;
 #[cfg(feature = "sqs")]
 mod dead_letter_queue;

@@ -118,6 +118,15 @@ impl LeaseTable {
         self.0.status().await.map(drop)
     }
 
+    /// Calls `action`, such as `PutItem`, without an effect.
+    ///
+    /// # Errors
+    /// [`TableError::Refused`] without the permission, [`TableError::Missing`] with it and without a table.
+    #[cfg(feature = "cli")]
+    pub async fn probe(&self, action: &'static str) -> Result<(), TableError> {
+        self.0.probe(action).await
+    }
+
     /// All rows.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! A field is an option: its doc comment is the help text, `env` makes it a variable and, in `run`, a key of the
 //! configuration file, and a hidden one is a secret, which only the environment gives. [`super::config`] parses.
 
+pub mod check;
 pub mod dead_letters;
 #[cfg(feature = "local")]
 pub mod demo;
@@ -36,6 +37,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     Run(Box<run::RunArgs>),
+    Check(Box<check::CheckArgs>),
     #[cfg(feature = "local")]
     Local(local::LocalArgs),
     #[cfg(feature = "local")]
@@ -61,6 +63,7 @@ impl Command {
     pub fn check(&self, sources: &mut Sources) {
         match self {
             Self::Run(args) => args.check(sources),
+            Self::Check(args) => args.run.check(sources),
             Self::DeadLetters(command) => command.store().check(sources),
             _ => {}
         }
@@ -69,6 +72,7 @@ impl Command {
     pub fn logs(&self) -> LogConfig {
         let args = match self {
             Self::Run(args) => &args.log,
+            Self::Check(args) => &args.run.log,
             #[cfg(feature = "local")]
             Self::Local(args) => &args.log,
             #[cfg(feature = "local")]

@@ -87,6 +87,17 @@ impl SinkArgs {
         matches!(self.to, Sink::Http(_)).then_some(http::TIMEOUT)
     }
 
+    /// Calls a handler with an event without records; none: the sink has no handler.
+    pub async fn probe(&self, limit: Duration) -> Option<Result<(), anyhow::Error>> {
+        let Sink::Http(url) = &self.to else { return None };
+        let handler = match Handler::new(self.http.target(url.clone())) {
+            Ok(handler) => handler,
+            Err(error) => return Some(Err(error)),
+        };
+        let answer = tokio::time::timeout(limit, handler.probe()).await;
+        Some(answer.unwrap_or_else(|_| Err(anyhow::anyhow!("{url} did not answer within {} s", limit.as_secs()))))
+    }
+
     /// Opens the sink. When standard output's reader goes away, `closed` is cancelled.
     ///
     /// # Errors

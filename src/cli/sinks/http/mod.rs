@@ -23,7 +23,7 @@ use ring::hmac;
 use self::client::{Client, RequestError};
 use crate::cli::args::run::READING;
 use crate::consumer::{BatchError, ProcessRecordsInput, RecordProcessor, ShardContext};
-use crate::model::record::{LambdaEvents, RecordBatch};
+use crate::model::record::{LambdaEvents, Page, RecordBatch};
 
 /// The most records of a request when the user sets no other number: what a handler does in a moment, as Lambda has it.
 pub const BATCH_SIZE: usize = 100;
@@ -267,6 +267,16 @@ impl Handler {
     /// The processor of a shard.
     pub fn processor(&self, shard: &ShardContext) -> Processor {
         Processor { handler: self.clone(), events: LambdaEvents::new(&shard.stream_arn) }
+    }
+
+    /// Hands an event without records to the handler.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or answers as if records had failed.
+    pub async fn probe(&self) -> Result<(), anyhow::Error> {
+        let nothing = Page::decode(Bytes::from_static(br#"{"Records":[]}"#).into())?.records;
+        let outcome = self.handle(&LambdaEvents::new(""), &nothing).await;
+        outcome.map_err(|error| anyhow::anyhow!("{}: {error}", self.shared.target.url))
     }
 
     /// Hands a batch to the handler.
