@@ -199,11 +199,35 @@ fn what_the_compose_file_mounts_is_there_and_its_versions_are_pinned() {
 fn the_rules_and_their_unit_tests_pass_promtool() {
     let Some(promtool) = crate::support::tools::find("promtool") else { return };
     let folder = in_package("observability/prometheus");
-    for arguments in
-        [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"], ["check", "config", "prometheus.yml"]]
-    {
+    for arguments in [
+        ["check", "rules", "rules.yml"],
+        ["check", "rules", "kcl.yml"],
+        ["test", "rules", "rules_test.yml"],
+        ["test", "rules", "kcl_test.yml"],
+        ["check", "config", "prometheus.yml"],
+    ] {
         let output = Command::new(&promtool).args(arguments).current_dir(&folder).output().expect("promtool runs");
         assert!(output.status.success(), "promtool {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn the_page_of_kcl_metrics_and_its_rules_name_the_same_series_and_only_metrics_that_exist() {
+    let (page, rules) = (read("docs/kcl-metrics.md"), read("observability/prometheus/kcl.yml"));
+    let recorded = values(&rules, "record");
+    assert!(recorded.len() >= 15, "{recorded:?}");
+    for series in recorded {
+        let suffix = series.split("_Success").nth(1).map(|rest| format!("`…_Success{rest}`"));
+        let is_named = page.contains(&format!("`{series}`")) || suffix.is_some_and(|suffix| page.contains(&suffix));
+        assert!(is_named, "the page lacks {series}");
+    }
+    let metrics = read("docs/metrics.md");
+    for text in [&page, &rules] {
+        let names = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for name in names.filter(|name| name.starts_with("shardkeeper_")) {
+            let name = name.trim_end_matches("_sum").trim_end_matches("_count");
+            assert!(metrics.contains(&format!("`{name}`")), "there is no metric {name}");
+        }
     }
 }
 
