@@ -54,6 +54,7 @@ fn leases(rate: Rate, owner: impl Fn(usize) -> Option<usize>) -> Vec<LeaseToPlac
         key: format!("shardId-{number:020}-{number:08x}").into(),
         owner: owner(number).map(worker),
         moving: None,
+        placed: false,
         weight: rate(number),
         avoid: Vec::new(),
     };

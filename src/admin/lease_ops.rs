@@ -51,6 +51,8 @@ pub struct FleetSnapshot {
     pub liveness: BTreeMap<WorkerId, Liveness>,
     /// The workers of the fleet table, each with the most leases that it will hold.
     pub members: BTreeMap<WorkerId, Option<u64>>,
+    /// The processor calls that have not returned for a while, with the seconds that they have lasted.
+    pub long_calls: BTreeMap<ShardId, u64>,
     /// The shards in which the stream lacks a reset's position, with the reasons.
     pub missing_positions: BTreeMap<ShardId, String>,
 }
@@ -214,7 +216,8 @@ impl LeaseOp<'_> {
         }
         self.check_parents()?;
         self.check_lease_limit(to)?;
-        self.warnings.push("the leader still balances leases: it may move this lease or another back".into());
+        self.warnings
+            .push(format!("the leader moves no lease away from {to} for ten minutes; then it balances loads again"));
         let hints = self.members(row.owner.iter().chain(&row.checkpoint_owner).chain([to]));
         let holder = row.holder().filter(|holder| self.may_be_alive(holder));
         let Some(holder) = holder else {
@@ -236,6 +239,13 @@ impl LeaseOp<'_> {
         }
         if let (Some(from), Some(owner)) = (&row.checkpoint_owner, &row.owner) {
             return Err(Refusal::flat(format!("{from} hands it over to {owner}: wait until that is done")));
+        }
+        if let Some(lasts_s) = self.snapshot.long_calls.get(&row.key) {
+            self.warnings.push(format!(
+                "{holder}'s processor call has not returned for {lasts_s} s: once it has lasted longer than the drain timeout and \
+                 twice the shard's longest call before, it is dropped, and its records are delivered again by {to}, while \
+                 it may still run in the handler"
+            ));
         }
         let write = row.hand_off(to).map_err(|error| Refusal::flat(error.to_string()))?;
         let summary = format!("hands the lease over to {to} once {holder} has delivered the records it has read");

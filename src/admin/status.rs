@@ -205,6 +205,8 @@ impl FleetStatus {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::model::checkpoint::Checkpoint;
     use crate::model::lease::{ShardId, WorkerId};
@@ -232,7 +234,13 @@ mod tests {
         };
         let still_for = Duration::from_millis(still_ms);
         ObservedWorker {
-            member: Member { id: id.into(), record, inbox: Hints::default(), challenger: None },
+            member: Member {
+                id: id.into(),
+                record,
+                inbox: Hints::default(),
+                challenger: None,
+                placed: BTreeSet::new(),
+            },
             is_alive: still_for < LEASE_DURATION,
             has_changed: still_ms < 1000,
             still_for,

@@ -353,6 +353,44 @@ impl FleetTable {
         }
     }
 
+    /// Notes that an operator gives a lease to a worker, so that the leader leaves it there for a while.
+    ///
+    /// # Errors
+    /// When the call failed for good.
+    pub async fn place(&self, worker: &WorkerId, key: &ShardId) -> Result<(), TableError> {
+        self.change_placed(worker, "ADD", [key]).await
+    }
+
+    /// Forgets that an operator gave these leases to a worker.
+    ///
+    /// # Errors
+    /// When the call failed for good.
+    pub async fn unplace(&self, worker: &WorkerId, keys: impl IntoIterator<Item = &ShardId>) -> Result<(), TableError> {
+        self.change_placed(worker, "DELETE", keys).await
+    }
+
+    async fn change_placed(
+        &self,
+        worker: &WorkerId,
+        action: &str,
+        keys: impl IntoIterator<Item = &ShardId>,
+    ) -> Result<(), TableError> {
+        let call = self
+            .0
+            .client
+            .update_item()
+            .table_name(&self.0.name)
+            .set_key(Some(worker_key(worker)))
+            .update_expression(format!("{action} placed :keys"))
+            .condition_expression("attribute_exists(incarnation)")
+            .expression_attribute_values(":keys", string_set(keys));
+        match call.send().await {
+            Ok(_) => Ok(()),
+            Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => Ok(()),
+            Err(error) => Err(self.0.error("UpdateItem", &error)),
+        }
+    }
+
     /// Removes the item of a worker that has left or died, if it still shows this incarnation and heartbeat. Returns
     /// whether it did.
     ///
@@ -499,7 +537,8 @@ fn read_member(item: &Item) -> Option<Member> {
         }
     }
     let challenger = text(item, "challenger").map(ToOwned::to_owned);
-    Some(Member { id: id.into(), record, inbox, challenger })
+    let placed = texts(item, "placed").map(ShardId::from).collect();
+    Some(Member { id: id.into(), record, inbox, challenger, placed })
 }
 
 fn read_leader(item: &Item) -> LeaderRecord {
@@ -556,9 +595,11 @@ mod tests {
             written_ms: Some(1_700_000_000_005),
         };
         let mut item = member_item(&"w/1".into(), &record);
+        item.insert("placed".into(), AttributeValue::Ss(vec!["shardId-2".into()]));
         item.insert("inbox".into(), AttributeValue::Ss(vec!["shardId-1".into(), "*".into()]));
         let member = read_member(&item).expect("a worker");
         assert_eq!((member.id, member.record), ("w/1".into(), record));
+        assert_eq!(member.placed, BTreeSet::from(["shardId-2".into()]));
         assert!(member.inbox.everything && member.inbox.keys.contains(&ShardId::from("shardId-1")));
     }
 }

@@ -80,6 +80,8 @@ pub struct Member {
     pub inbox: Hints,
     /// Another process that wants this worker's id, and waits for an answer that it is taken.
     pub challenger: Option<String>,
+    /// Leases that an operator gave to it, which the leader leaves there for a while.
+    pub placed: BTreeSet<ShardId>,
 }
 
 /// Lease rows for a worker to read again, because somebody has changed them.

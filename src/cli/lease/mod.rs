@@ -59,6 +59,9 @@ async fn change_leases(command: &LeaseCommand) -> Result<(), anyhow::Error> {
     }
     let mut changed = Vec::new();
     for (key, planned, write) in writes {
+        if let Request::Assign { to } = &operation.request {
+            connection.fleet.place(to, key).await?;
+        }
         let outcome = connection.leases.apply(write).await;
         match outcome.with_context(|| format!("{key}: it is not known whether the lease was written"))? {
             Outcome::Applied(row) => {

@@ -12,6 +12,7 @@ use crate::aws::stream::Error;
 use crate::cli::args::lease::ChangeArgs;
 use crate::cli::args::value::format_duration;
 use crate::cli::connection::Connection;
+use crate::consumer::WallClock;
 use crate::coordination::FleetObserver;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::fleet_view::FleetView;
@@ -35,6 +36,8 @@ pub(super) async fn load_snapshot(
     let targets = |view: &FleetView| targets.iter().filter(|id| view.worker(id).is_some()).cloned().collect();
     let (view, liveness) = watch(connection, &operation.args.change, rows, targets).await?;
     let members = view.workers.iter().map(|seen| (seen.member.id.clone(), seen.member.record.max_leases)).collect();
+    let reports = view.workers.iter().flat_map(|seen| seen.member.record.calls.clone());
+    let long_calls: Vec<_> = reports.map(|(key, call)| (key, call.since_ms)).collect();
     // The first rows are as old as the watching was long.
     let (rows, bad) = read_rows(connection).await?;
     let missing_positions = match &operation.request {
@@ -45,7 +48,10 @@ pub(super) async fn load_snapshot(
         }
         _ => BTreeMap::new(),
     };
-    Ok(FleetSnapshot { rows, bad, liveness, members, missing_positions })
+    let now_ms = WallClock::System.now_ms();
+    let long_calls =
+        long_calls.into_iter().map(|(key, since_ms)| (key, now_ms.saturating_sub(since_ms) / 1_000)).collect();
+    Ok(FleetSnapshot { rows, bad, liveness, members, long_calls, missing_positions })
 }
 
 /// The rows, and the unreadable ones with the reasons.

@@ -1,6 +1,9 @@
 //! Assignment: the leases of the dead go to the living, and the rest is evened out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::app_metrics::note_failover;
 use super::concurrently;
@@ -13,6 +16,8 @@ use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
 use crate::model::shard_graph::unfinished_parents;
 use crate::model::worker_record::{Hints, WorkerEnd, digest};
 
+/// The time for which a worker keeps its leases to which an operator gave one.
+const PLACED_FOR: Duration = Duration::from_secs(600);
 /// The most leases that each worker hands over at once.
 const HAND_OFFS_AT_ONCE: usize = 64;
 /// Scans in a row that show a worker at odds with the rows before it is told to read all of them.
@@ -25,6 +30,7 @@ impl LeaderState {
         election: &mut Election,
         hints: &mut BTreeMap<WorkerId, Hints>,
     ) -> Result<bool, Error> {
+        self.refresh_placed(election).await?;
         let mut transitions = Vec::new();
         let mut plan = self.plan(election, &self.rows);
         let takes_over = |step: &Move| match step {
@@ -90,6 +96,27 @@ impl LeaderState {
         failed.map_or(Ok(met_younger), |error| Err(error.into()))
     }
 
+    /// Takes up the leases that an operator placed, and forgets those placed long ago.
+    async fn refresh_placed(&mut self, election: &Election) -> Result<(), Error> {
+        let (now, mut before) = (Instant::now(), std::mem::take(&mut self.placed));
+        for seen in election.view.live() {
+            let id = &seen.member.id;
+            let mut expired = BTreeSet::new();
+            for key in &seen.member.placed {
+                let place = (id.clone(), key.clone());
+                let since = before.remove(&place).unwrap_or(now);
+                if now - since >= PLACED_FOR {
+                    expired.insert(key);
+                }
+                self.placed.insert(place, since);
+            }
+            if !expired.is_empty() {
+                election.deps.fleet.unplace(id, expired).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Plans who reads what among the live workers, given these rows.
     pub(super) fn plan(&self, election: &Election, rows: &BTreeMap<ShardId, Lease>) -> Vec<Move> {
         let is_open = |row: &&Lease| {
@@ -101,10 +128,14 @@ impl LeaderState {
                 stuck.entry(key).or_default().push(seen.member.id.clone());
             }
         }
+        // Another lease in its place would undo the operator's choice as well.
+        let recent = self.placed.iter().filter(|(_, since)| since.elapsed() < PLACED_FOR);
+        let chosen: BTreeSet<&WorkerId> = recent.map(|((worker, _), _)| worker).collect();
         let leases: Vec<LeaseToPlace> = rows
             .values()
             .filter(is_open)
             .map(|row| LeaseToPlace {
+                placed: row.owner.as_ref().is_some_and(|owner| chosen.contains(owner)),
                 weight: row.throughput_kbps,
                 avoid: stuck.get(&row.key).cloned().unwrap_or_default(),
                 key: row.key.clone(),

@@ -38,6 +38,8 @@ pub(super) struct LeaderState {
     pub(super) foreign: ForeignLeases,
     /// When each hand-off under way was first seen.
     pub(super) hand_offs: BTreeMap<ShardId, Instant>,
+    /// The leases that an operator gave to a worker, each with the moment at which this leader first saw that.
+    pub(super) placed: BTreeMap<(WorkerId, ShardId), Instant>,
     /// The number of scans in a row at which each worker was at odds with the rows.
     pub(super) wrong: BTreeMap<WorkerId, u32>,
     /// Rows that cannot be read: they and their children are left alone.
@@ -79,6 +81,7 @@ impl LeaderState {
             scan_interval: SHORTEST_SCAN_INTERVAL,
             foreign: ForeignLeases::default(),
             hand_offs: BTreeMap::new(),
+            placed: BTreeMap::new(),
             wrong: BTreeMap::new(),
             bad: BTreeSet::new(),
             listing: None,

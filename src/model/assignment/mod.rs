@@ -26,6 +26,8 @@ pub struct LeaseToPlace {
     pub owner: Option<WorkerId>,
     /// The worker that is handing it over, if one is: it must be left alone.
     pub moving: Option<WorkerId>,
+    /// Whether an operator gave its owner a lease lately, so that it stays until the owner leaves.
+    pub placed: bool,
     /// The throughput of its shard in KiB/s, if known.
     pub weight: Option<f64>,
     /// Workers that must not get it, because their processor hangs on it.
@@ -128,7 +130,7 @@ impl<'a> Plan<'a> {
                 Some(owner) => {
                     workers[owner].count += 1;
                     workers[owner].load += weight[number];
-                    if lease.moving.is_none() {
+                    if lease.moving.is_none() && (!lease.placed || members[owner].leaving) {
                         workers[owner].held.insert((weight[number], number));
                     }
                 }

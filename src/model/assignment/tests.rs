@@ -17,6 +17,7 @@ fn lease(number: usize, owner: Option<&str>) -> LeaseToPlace {
         key: format!("s{number:05}").into(),
         owner: owner.map(Into::into),
         moving: None,
+        placed: false,
         weight: None,
         avoid: Vec::new(),
     }
@@ -154,6 +155,18 @@ fn a_third_worker_gets_its_share_of_leases_whose_rates_differ_a_little() {
     assert_eq!(moves.len(), 10, "{moves:?}");
     apply(&mut leases, &moves);
     assert_eq!(counts(&leases, &members), [11, 11, 10]);
+}
+
+#[test]
+fn a_placed_lease_stays_with_its_owner_until_the_owner_leaves() {
+    let leases: Vec<LeaseToPlace> =
+        (0..3).map(|number| LeaseToPlace { placed: true, ..lease(number, Some("a")) }).collect();
+    let members = [member("a"), member("b")];
+    assert_eq!(plan(&leases, &members, 10), []);
+    let one_free = [LeaseToPlace { placed: false, ..leases[0].clone() }, leases[1].clone(), leases[2].clone()];
+    assert_eq!(plan(&one_free, &members, 10).len(), 1, "the others are still evened out");
+    let leaving = [Member { leaving: true, ..member("a") }, member("b")];
+    assert_eq!(plan(&leases, &leaving, 10).len(), 3);
 }
 
 #[test]

@@ -45,6 +45,7 @@ mod tests {
             key: "s".into(),
             owner: None,
             moving: None,
+            placed: false,
             weight: *rate,
             avoid: Vec::new(),
         };

@@ -106,6 +106,11 @@ fn a_call_that_hangs_is_named_with_its_record_by_status_and_by_readiness() {
     let position = call["sequence_number"].as_str().expect("a record");
     let text = status["waits"][0]["text"].as_str().unwrap();
     assert!(text.contains("worker w-1's processor call has not returned for ") && text.contains(position), "{text}");
+    let _other = harness.worker("w-2");
+    harness.wait_for_status("a second worker", |status| status["totals"]["workers"] == json!({"active": 2}));
+    let shard = status["shards"][0]["id"].as_str().unwrap();
+    let plan = harness.operator(&format!("lease assign {shard} --to w-2 --dry-run")).stdout;
+    assert!(plan.contains("w-1's processor call has not returned for ") && plan.contains("it is dropped"), "{plan}");
     let reason = not_ready_reason(metrics);
     assert!(
         reason.ends_with(&format!("a call of the processor does not return (record {position}, attempt 1)")),
@@ -194,6 +199,24 @@ fn leases_of_the_living_are_handed_over_and_taken_only_by_force() {
     assert_eq!(forced.code, 0, "{}", forced.stderr);
     assert!(forced.stdout.contains("no owner"), "{}", forced.stdout);
     harness.wait_for_status("the lease to be assigned again", is_balanced);
+}
+
+#[test]
+fn leases_that_an_operator_placed_stay_there() {
+    let harness = Harness::new("placed", 4);
+    let _workers = [harness.worker("w-1"), harness.worker("w-2")];
+    let status = harness.wait_for_status("two shards each", |status| {
+        all_read(status, 4) && ["w-1", "w-2"].iter().all(|worker| shards_of(status, worker).len() == 2)
+    });
+    for shard in shards_of(&status, "w-1") {
+        let done = harness.operator(&format!("lease assign {shard} --to w-2 --yes"));
+        assert_eq!(done.code, 0, "{}", done.stderr);
+    }
+    harness.wait_for_status("all shards at w-2", |status| all_read(status, 4) && shards_of(status, "w-2").len() == 4);
+    // Each status sees a new heartbeat of both workers, and the leader plans with each of its own.
+    for _ in 0..5 {
+        assert_eq!(shards_of(&harness.status(), "w-2").len(), 4);
+    }
 }
 
 #[test]
