@@ -17,9 +17,11 @@ mod effectively_once;
 mod field;
 mod kcl_table;
 mod local_data;
+mod night;
 mod operator;
 mod permissions;
 mod processes;
+mod prometheus_server;
 mod surroundings;
 mod walkthrough;
 

@@ -7,6 +7,7 @@ mod page;
 pub mod world;
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::Stdio;
 
 use self::page::{Block, blocks, commands, pages, spans};
@@ -107,6 +108,12 @@ impl Run {
     fn world(&mut self) -> &mut World {
         self.world.get_or_insert_with(|| World::new(&self.path))
     }
+}
+
+/// The commands in the blocks of a page, in their order.
+pub fn commands_of(page: &str) -> Vec<String> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    blocks(&page).iter().filter(|block| block.language == "sh").flat_map(|block| commands(&block.text)).collect()
 }
 
 /// The words of a command in a sentence, if it is one of the program's with options.

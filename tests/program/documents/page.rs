@@ -50,7 +50,7 @@ pub fn blocks(page: &Path) -> Vec<Block> {
     let mut lines = text.lines().enumerate().peekable();
     let mut is_after_blank = true;
     while let Some((at, line)) = lines.next() {
-        if line.starts_with("<!-- test: ") {
+        if line.trim_start().starts_with("<!-- test: ") {
             let mut comment = vec![line];
             while !comment[comment.len() - 1].ends_with("-->") {
                 comment.push(lines.next().expect("a comment ends").1);
@@ -80,7 +80,8 @@ pub fn blocks(page: &Path) -> Vec<Block> {
 
 impl Directive {
     fn parse(comment: &[&str]) -> Self {
-        let clean = |line: &str| line.trim_start_matches("<!-- test: ").trim_end_matches("-->").trim().to_owned();
+        let clean =
+            |line: &str| line.trim_start().trim_start_matches("<!-- test: ").trim_end_matches("-->").trim().to_owned();
         let mut lines = comment.iter().map(|line| clean(line)).filter(|line| !line.is_empty());
         let words = lines.next().expect("words after `test:`");
         let steps = lines.collect();

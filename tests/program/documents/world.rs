@@ -1,6 +1,7 @@
 //! A world in which a page's commands run as they are written: a local service with the table of the examples, workers
 //! in the background, a handler, and `kubectl` as far as it can be had without a cluster.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -48,8 +49,11 @@ pub struct World {
     folder: PathBuf,
     variables: BTreeMap<String, String>,
     workers: Vec<Worker>,
+    /// The number of workers that were started.
+    started: u32,
     pub handler: Handler,
     others: Vec<Child>,
+    written: Cell<u32>,
 }
 
 /// A worker in the background, with its log.
@@ -73,7 +77,16 @@ impl World {
         // Workers whose pages nobody asks for would fight for one address.
         variables.insert("SHARDKEEPER_METRICS_ADDR".into(), "off".into());
         let handler = Handler::start();
-        Self { service, folder, variables, workers: Vec::new(), handler, others: Vec::new() }
+        Self {
+            service,
+            folder,
+            variables,
+            workers: Vec::new(),
+            started: 0,
+            handler,
+            others: Vec::new(),
+            written: Cell::new(0),
+        }
     }
 
     /// Makes a table with the keys of the examples.
@@ -234,9 +247,12 @@ impl World {
         String::from_utf8_lossy(&output).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    fn write(&self, count: u32) {
-        for number in 0..count {
-            let item = json!({"Company": {"S": "Nokia"}, "Model": {"S": number.to_string()}});
+    /// Writes new items.
+    pub fn write(&self, count: u32) {
+        for _ in 0..count {
+            let model = self.written.get() + 1;
+            self.written.set(model);
+            let item = json!({"Company": {"S": "Nokia"}, "Model": {"S": model.to_string()}});
             self.service.call("PutItem", &json!({"TableName": TABLE, "Item": item}));
         }
     }
@@ -244,7 +260,8 @@ impl World {
     // Workers.
 
     fn start_worker(&mut self, line: &str) -> Result<(), String> {
-        let log = self.folder.join(format!("worker-{}.log", self.workers.len()));
+        let log = self.folder.join(format!("worker-{}.log", self.started));
+        self.started += 1;
         let stderr = std::fs::File::create(&log).expect("a log");
         let mut process = self
             .shell(&format!("exec {line}"))
@@ -281,6 +298,19 @@ impl World {
         let mut workers = std::mem::take(&mut self.workers);
         workers.iter().for_each(|worker| signal(&worker.process, "TERM"));
         workers.iter_mut().for_each(|worker| drop(worker.process.wait()));
+    }
+
+    /// Kills the worker whose command has these words.
+    pub fn kill_worker(&mut self, words: &str) {
+        let at = self.workers.iter().position(|worker| worker.command.contains(words)).expect("such a worker");
+        let mut worker = self.workers.remove(at);
+        worker.process.kill().expect("it is our child");
+        worker.process.wait().expect("it is our child");
+    }
+
+    /// The logs of all workers that run.
+    pub fn logs(&self) -> String {
+        self.workers.iter().map(|worker| std::fs::read_to_string(&worker.log).unwrap_or_default()).collect()
     }
 
     // Kubernetes.
