@@ -16,6 +16,7 @@ use super::confirm::confirm;
 use super::connection::Connection;
 use super::output;
 use crate::admin::lease_ops::{self, FleetSnapshot, PlannedWrite, Request};
+use crate::aws::TableError;
 use crate::aws::lease_table::Outcome;
 use crate::consumer::WallClock;
 use crate::model::lease::{Lease, ShardId, Transition};
@@ -40,7 +41,11 @@ pub fn run(command: &LeaseCommand) -> Result<(), anyhow::Error> {
 async fn change_leases(command: &LeaseCommand) -> Result<(), anyhow::Error> {
     let args = command.args();
     let connection = connect(&args.change).await?;
-    let now_ms = connection.fleet.service_time_ms().await?.unwrap_or_else(|| WallClock::System.now_ms());
+    let service_ms = match connection.fleet.service_time_ms().await {
+        Err(TableError::Missing { .. }) => None, // a lease table that only KCL has used
+        time => time?,
+    };
+    let now_ms = service_ms.unwrap_or_else(|| WallClock::System.now_ms());
     let operation = Operation { request: command.request(now_ms), shards: args.shards.iter().cloned().collect(), args };
     let snapshot = snapshot::load_snapshot(&connection, &operation).await?;
     let planned = plan(&operation, &snapshot)?;

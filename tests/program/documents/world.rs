@@ -372,7 +372,7 @@ pub struct Handler {
 }
 
 impl Handler {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let (address, is_failing) = (listener.local_addr().expect("its address"), Arc::new(AtomicBool::new(false)));
         let shared = Arc::clone(&is_failing);
