@@ -265,17 +265,19 @@ impl Checker {
             let entry = self.keys.get(key).and_then(|entry| entry.numbers.get(number));
             entry.is_some_and(|(delivered, ..)| !delivered) && !shard.may_be_trimmed(*position, now, self.retention)
         };
-        let mut held = BTreeSet::new();
+        let awaits = |shard: &Shard, what: &dyn Fn(&(String, u64, Ms)) -> bool| {
+            let mut waiting = shard.records.iter().filter(|record| awaited(*record, shard));
+            waiting.find(|(_, record)| what(record)).map(|(position, record)| (*position, record.clone()))
+        };
+        let is_poison = |(key, number, _): &(String, u64, Ms)| self.delivery.is_poison(key, *number);
+        let is_held = |id: &String| {
+            let mut line = std::iter::successors(Some(id), |id| self.shards.get(*id)?.parent.as_ref());
+            line.any(|id| self.shards.get(id).is_some_and(|shard| awaits(shard, &is_poison).is_some()))
+        };
         for (id, shard) in self.shards.iter().filter(|(_, shard)| !shard.is_gone) {
-            let mut waiting = shard.records.iter().filter(|record| awaited(*record, shard)).peekable();
-            if waiting.peek().is_none() {
-                continue;
-            }
-            let is_poisoned = waiting.clone().any(|(_, (key, number, _))| self.delivery.is_poison(key, *number));
-            // Ids begin with the time of the shard's making, so parents come first.
-            if is_poisoned || shard.parent.as_ref().is_some_and(|parent| held.contains(parent)) {
-                held.insert(id.clone());
-            } else if let Some((position, record)) = waiting.find(|(_, record)| is_old(record)) {
+            if let Some((position, record)) = awaits(shard, &is_old)
+                && !is_held(id)
+            {
                 return Some(format!("{record:?} at {id}/{position} was not delivered within {limit} ms"));
             }
         }
