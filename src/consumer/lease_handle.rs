@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::ConsumerDeps;
 use super::lease_deadline::LeaseDeadline;
@@ -41,6 +42,8 @@ pub struct LeaseHandle {
     throughput: StdMutex<Throughput>,
     /// The origin of the throughput's times.
     started: Instant,
+    /// Cancelled when a write meets a hand-off.
+    met_hand_off: CancellationToken,
     status: Arc<ConsumerStatus>,
     refusals: Refusals,
     rng: StdMutex<Rng>,
@@ -106,6 +109,7 @@ impl LeaseHandle {
             deadline: deps.deadline.clone(),
             row: Mutex::new(row),
             delivered: StdMutex::new(delivered),
+            met_hand_off: CancellationToken::new(),
             status,
             refusals: Refusals::default(),
             rng: StdMutex::new(rng),
@@ -131,6 +135,11 @@ impl LeaseHandle {
     pub async fn claim(&self) -> Result<(), WriteError> {
         let mut row = self.row.lock().await;
         self.write(&mut row, |row| row.claim(&self.worker)).await
+    }
+
+    /// Waits until a write meets the hand-off of this lease to another worker.
+    pub async fn met_hand_off(&self) {
+        self.met_hand_off.cancelled().await;
     }
 
     /// The checkpoint in the row.
@@ -341,6 +350,7 @@ impl LeaseHandle {
         match found {
             Some(found) if Transition::met_hand_off(row, &found) && found.holder() == Some(&self.worker) => {
                 *row = found;
+                self.met_hand_off.cancel();
                 Ok(())
             }
             _ => Err(LeaseLost),

@@ -107,7 +107,11 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
         // It reads ahead while the lease is claimed.
         let reader =
             Reader::start(&self.deps, key, position, self.lease.since_ms, Arc::clone(&self.status), self.rng.fork());
-        lease.claim().await?;
+        tokio::select! {
+            biased;
+            _ = aborted(&mut self.commands) => return Err(ConsumerExit::LeaseLost),
+            claimed = lease.claim() => claimed?,
+        }
         let (deps, status, commands) = (self.deps.clone(), self.status.clone(), self.commands.clone());
         let acknowledged = self.lease.done_beyond();
         let delivery = Delivery::new(deps, shard, lease, status, commands, acknowledged, self.rng.fork());

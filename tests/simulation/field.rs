@@ -371,7 +371,6 @@ fn lost_hints_are_made_up_for_while_shards_roll_over() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn deliveries_go_on_while_the_lease_table_takes_no_writes() {
     check(Condition::SlowLeaseTable);
 }
@@ -392,7 +391,6 @@ fn a_table_made_anew_is_followed_when_its_old_stream_is_gone() {
 }
 
 #[test]
-#[ignore = "awaits its mending"]
 fn shards_that_wait_for_a_record_hold_up_no_other() {
     check(Condition::SmallBudget);
 }

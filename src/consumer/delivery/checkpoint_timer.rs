@@ -12,13 +12,13 @@ const CHECKPOINT_RECORDS: usize = 10_000;
 /// that a worker that keeps crashing makes progress all the same.
 const FIRST_CHECKPOINT_PART: u32 = 16;
 
-/// The time of the next checkpoint, counted from the first record acknowledged after the last one.
+/// The time of the next checkpoint, counted from the first record acknowledged after the last one began.
 pub(super) struct CheckpointTimer {
     /// `None` for checkpoints by hand.
     interval: Option<Duration>,
     next_delay: Duration,
     due: Option<Instant>,
-    /// The records acknowledged since the last checkpoint.
+    /// The records acknowledged since the last checkpoint began.
     records: usize,
 }
 
@@ -48,7 +48,13 @@ impl CheckpointTimer {
         self.records >= CHECKPOINT_RECORDS
     }
 
-    pub(super) fn saved(&mut self) {
+    /// Makes a checkpoint of acknowledged records due at once.
+    pub(super) fn hasten(&mut self) {
+        self.due = self.due.map(|_| Instant::now());
+    }
+
+    /// Counts anew: a checkpoint of all acknowledged records is on its way.
+    pub(super) fn started(&mut self) {
         if let (Some(interval), Some(_)) = (self.interval, self.due.take()) {
             self.next_delay = (self.next_delay * 2).min(interval);
         }

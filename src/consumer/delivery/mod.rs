@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::batch_task::BatchTask;
 use self::checkpoint_timer::CheckpointTimer;
@@ -59,10 +60,29 @@ pub(super) struct Delivery<F: ProcessorFactory> {
     tip: Option<Tip>,
     /// Set once the reader has found everything in the shard.
     end: Option<ShardEnd>,
+    /// The children, once the service has proved the shard's end. The end is read again behind the proof.
+    children: Option<Vec<Shard>>,
+    /// The checkpoint on its way to the lease's row.
+    write: Option<CheckpointWrite>,
     /// The origin of the batcher's times.
     origin: Instant,
     rng: Rng,
     commands: watch::Receiver<ConsumerCommand>,
+}
+
+/// A write of the progress, which the loop does not wait for. It stops with the consumer alone: the row's content stays
+/// known until the lease is given away.
+struct CheckpointWrite {
+    task: AbortOnDropHandle<Result<bool, WriteError>>,
+    /// The newest creation time that it covers.
+    caught_up_to_ms: u64,
+}
+
+/// The outcome of a write.
+struct Saved {
+    /// Whether the row has changed.
+    is_news: bool,
+    caught_up_to_ms: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -140,6 +160,8 @@ impl<F: ProcessorFactory> Delivery<F> {
             caught_up_to_ms: 0,
             tip: None,
             end: None,
+            children: None,
+            write: None,
             origin: Instant::now(),
             rng,
             commands,
@@ -171,26 +193,33 @@ impl<F: ProcessorFactory> Delivery<F> {
     async fn deliver(&mut self) -> Result<ConsumerExit, LoopEnd> {
         self.initialize().await?;
         loop {
-            let batch_due = self.start_batches();
+            // What a crash would repeat is bounded, however slow the lease table is.
+            let may_start = self.write.is_none() || !self.checkpoints.is_full();
+            let batch_due = if may_start { self.start_batches() } else { None };
             if self.batcher.is_idle() {
-                if let Some(end) = self.end {
-                    match self.children(end).await? {
-                        Some(children) => return self.end_shard(children).await,
-                        None => self.end = None,
-                    }
+                match (self.end.take(), self.children.take()) {
+                    (Some(ShardEnd::Gone), _) => return self.end_shard(Vec::new()).await,
+                    (Some(ShardEnd::Closed), Some(children)) => return self.end_shard(children).await,
+                    // Records may have come before the proof, behind a page that lacked its iterator.
+                    (Some(ShardEnd::Closed), None) => self.children = self.find_children().await?,
+                    (None, children) => self.children = children,
                 }
                 if let Some(tip) = self.tip.take() {
-                    self.at_tip(tip).await?;
+                    self.at_tip(tip);
                 }
             }
             self.read_ahead_or_not();
-            let waits_for_processor = batch_due.is_none() && self.batcher.has_next();
+            let waits_for_processor = may_start && batch_due.is_none() && self.batcher.has_next();
+            let checkpoint_due = self.checkpoints.due().filter(|_| self.write.is_none());
+            let lease = Arc::clone(&self.ctx.lease);
             tokio::select! {
                 biased;
                 command = commanded(&mut self.commands) => return Err(LoopEnd::Command(command)),
-                Some(report) = self.reports.recv() => self.take_reports(report).await?,
+                () = lease.met_hand_off() => return Err(LoopEnd::Command(ConsumerCommand::HandOff)),
+                Some(report) = self.reports.recv() => self.take_reports(report),
                 Some(ended) = self.tasks.join_next() => ended.unwrap_or_else(resume_panic)?,
-                () = sleep_until(self.checkpoints.due()) => self.save().await?,
+                written = written(&mut self.write) => self.saved(written?),
+                () = sleep_until(checkpoint_due) => self.save(),
                 () = sleep_until(batch_due) => {}
                 () = self.ctx.processors.freed(), if waits_for_processor => {}
                 event = next_event(&mut self.reader), if self.end.is_none() && self.batcher.has_room() => {
@@ -203,10 +232,9 @@ impl<F: ProcessorFactory> Delivery<F> {
     /// Gives the read-ahead back while a blocked record leaves no room for it, and reads again from there afterwards: the
     /// memory is that of all shards.
     fn read_ahead_or_not(&mut self) {
-        let is_held_up = self.ctx.status.is_halted() && !self.batcher.has_room();
-        if is_held_up || self.end.is_some() {
+        if self.ctx.status.is_halted() && !self.batcher.has_room() {
             self.reader = None;
-        } else if self.reader.is_none() {
+        } else if self.reader.is_none() && self.end.is_none() {
             let ctx = &self.ctx;
             let position = self.batcher.taken_in().map_or_else(|| ctx.shard.checkpoint.clone(), Checkpoint::At);
             let (shard, since_ms, status) = (ctx.shard.shard_id.clone(), ctx.lease.since_ms(), Arc::clone(&ctx.status));
@@ -266,6 +294,9 @@ impl<F: ProcessorFactory> Delivery<F> {
         match event {
             Some(ReaderEvent::Records(records, page, reservation)) => self.take_records(records, &page, reservation),
             Some(ReaderEvent::Tip { moment_ms, empty_pages }) => self.tip = Some(Tip { moment_ms, empty_pages }),
+            // All records of a shard whose end is proved were read once already.
+            Some(ReaderEvent::Gap) if self.children.is_some() => {}
+            Some(ReaderEvent::Gone) if self.children.is_some() => self.take_end(ShardEnd::Closed),
             Some(ReaderEvent::Gap) => self.gap("trimmed")?,
             Some(ReaderEvent::End) => self.take_end(ShardEnd::Closed),
             Some(ReaderEvent::Gone) => {
@@ -280,7 +311,7 @@ impl<F: ProcessorFactory> Delivery<F> {
     }
 
     fn take_records(&mut self, records: RecordBatch, page: &PageSummary, reservation: Option<Reservation>) {
-        self.tip = None;
+        (self.tip, self.children) = (None, None);
         let records = self.ctx.deps.filtered(records);
         // Filtered records are acknowledged as they are and move the checkpoint. Reading them is part of the shard's
         // load all the same.
@@ -294,20 +325,20 @@ impl<F: ProcessorFactory> Delivery<F> {
 
     fn take_end(&mut self, end: ShardEnd) {
         self.end = Some(end);
+        self.reader = None;
         self.batcher.flush();
     }
 
     /// Takes this report and all others that have come in.
-    async fn take_reports(&mut self, first: BatchReport) -> Result<(), LoopEnd> {
+    fn take_reports(&mut self, first: BatchReport) {
         self.take_report(first);
         while let Ok(report) = self.reports.try_recv() {
             self.take_report(report);
         }
         self.note_progress();
         if self.checkpoints.is_full() {
-            self.save().await?;
+            self.checkpoints.hasten();
         }
-        Ok(())
     }
 
     fn take_report(&mut self, report: BatchReport) {
@@ -331,17 +362,16 @@ impl<F: ProcessorFactory> Delivery<F> {
         }
     }
 
-    async fn at_tip(&mut self, tip: Tip) -> Result<(), LoopEnd> {
+    fn at_tip(&mut self, tip: Tip) {
         if tip.empty_pages < CAUGHT_UP_EMPTY_PAGES {
-            return Ok(());
+            return;
         }
         self.caught_up_to_ms = self.caught_up_to_ms.max(tip.moment_ms);
-        if self.ctx.deps.options.until_caught_up && self.checkpoints.due().is_some() {
-            self.save().await?;
-        } else if self.checkpoints.due().is_none() {
-            self.publish_caught_up();
+        if self.checkpoints.due().is_none() && self.write.is_none() {
+            self.ctx.status.set_caught_up(self.caught_up_to_ms);
+        } else if self.ctx.deps.options.until_caught_up {
+            self.checkpoints.hasten();
         }
-        Ok(())
     }
 
     fn gap(&self, reason: &'static str) -> Result<(), LoopEnd> {
@@ -354,16 +384,13 @@ impl<F: ProcessorFactory> Delivery<F> {
 
     /// The children of the shard, once the service proves its end. A last page alone proves nothing: emulators leave the
     /// next iterator out now and then. `None`: the shard is open, and is read on.
-    async fn children(&mut self, end: ShardEnd) -> Result<Option<Vec<Shard>>, LoopEnd> {
+    async fn find_children(&mut self) -> Result<Option<Vec<Shard>>, LoopEnd> {
         let ctx = Arc::clone(&self.ctx);
         let key = &ctx.shard.shard_id;
-        let children = match end {
-            ShardEnd::Gone => return Ok(Some(Vec::new())),
-            ShardEnd::Closed => tokio::select! {
-                biased;
-                command = commanded(&mut self.commands) => return Err(LoopEnd::Command(command)),
-                children = ctx.deps.directory.children(key) => children,
-            },
+        let children = tokio::select! {
+            biased;
+            command = commanded(&mut self.commands) => return Err(LoopEnd::Command(command)),
+            children = ctx.deps.directory.children(key) => children,
         };
         match children {
             Children::Found(children) => Ok(Some(children)),
@@ -396,8 +423,14 @@ impl<F: ProcessorFactory> Delivery<F> {
                 ..Lease::new(child.id, child.parent.into_iter().collect(), Checkpoint::TrimHorizon)
             })
             .collect();
-        let (row, children) = ctx.lease.end(&children).await?;
-        Ok(ConsumerExit::Ended { row, children })
+        tokio::select! {
+            biased;
+            command = aborted(&mut self.commands) => Err(LoopEnd::Command(command)),
+            ended = ctx.lease.end(&children) => {
+                let (row, children) = ended?;
+                Ok(ConsumerExit::Ended { row, children })
+            }
+        }
     }
 
     /// Waits for the calls in flight, and lets no further attempt begin. Returns the command in force by then.
@@ -468,20 +501,22 @@ impl<F: ProcessorFactory> Delivery<F> {
         }
     }
 
-    /// Checkpoints the progress, and publishes how far the shard is caught up.
-    async fn save(&mut self) -> Result<(), LoopEnd> {
-        if let Some(progress) = self.progress()
-            && self.ctx.lease.save(&progress).await?
-        {
-            self.ctx.counters().checkpoint();
-        }
-        self.checkpoints.saved();
-        self.publish_caught_up();
-        Ok(())
+    /// Begins to write the progress to the lease's row.
+    fn save(&mut self) {
+        let Some(progress) = self.progress() else { return };
+        self.checkpoints.started();
+        let lease = Arc::clone(&self.ctx.lease);
+        let task = AbortOnDropHandle::new(tokio::spawn(async move { lease.save(&progress).await }));
+        self.write = Some(CheckpointWrite { task, caught_up_to_ms: self.caught_up_to_ms });
     }
 
-    fn publish_caught_up(&self) {
-        self.ctx.status.set_caught_up(self.caught_up_to_ms);
+    /// Counts a checkpoint, and publishes how far the shard is caught up.
+    fn saved(&mut self, Saved { is_news, caught_up_to_ms }: Saved) {
+        if is_news {
+            self.ctx.counters().checkpoint();
+        }
+        let is_all = self.checkpoints.due().is_none();
+        self.ctx.status.set_caught_up(if is_all { self.caught_up_to_ms } else { caught_up_to_ms });
     }
 
     /// The progress to write to the lease; `None` for processors that checkpoint by hand.
@@ -500,6 +535,16 @@ async fn next_event(reader: &mut Option<RunningReader>) -> Option<ReaderEvent> {
         Some(reader) => reader.events.recv().await,
         None => std::future::pending().await,
     }
+}
+
+/// Waits for the checkpoint that is on its way, if there is one.
+async fn written(write: &mut Option<CheckpointWrite>) -> Result<Saved, WriteError> {
+    let Some(under_way) = write else { return std::future::pending().await };
+    let outcome = (&mut under_way.task).await;
+    let caught_up_to_ms = under_way.caught_up_to_ms;
+    *write = None;
+    let is_news = outcome.unwrap_or_else(|error| resume_panic(error).and(Err(LeaseLost)).map_err(WriteError::from))?;
+    Ok(Saved { is_news, caught_up_to_ms })
 }
 
 async fn sleep_until(due: Option<Instant>) {
