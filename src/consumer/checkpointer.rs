@@ -74,6 +74,10 @@ impl Checkpointer {
         Self { lease: Some(lease) }
     }
 
+    pub(super) fn is_lease_lost(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.check().is_err())
+    }
+
     /// A checkpointer for replayed dead letters, which writes nothing.
     pub(super) fn of_replay() -> Self {
         Self { lease: None }

@@ -62,8 +62,11 @@ where
 {
     async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
         for record in &input.records {
-            let position = record.sequence_number();
-            (self.handler)(record.to_owned()).await.map_err(|error| match position.parse() {
+            let called = match input.is_cancelled() {
+                false => (self.handler)(record.to_owned()).await,
+                true => Err("the worker leaves the shard".into()),
+            };
+            called.map_err(|error| match record.sequence_number().parse() {
                 Ok(position) => BatchError::from_record(position, error),
                 Err(_) => error.into(),
             })?;

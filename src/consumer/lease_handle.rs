@@ -188,6 +188,25 @@ impl LeaseHandle {
         last: &SequenceNumber,
         writes: &[TransactWriteItem],
     ) -> Result<Committed, RefusedCommit> {
+        let started = Instant::now();
+        let outcome = self.try_commit(first, last, writes).await;
+        match &outcome {
+            Ok(_) => {
+                count_checkpoint(&Ok(()), started.elapsed());
+                self.status.note(|lag| lag.checkpointed(last));
+            }
+            Err(RefusedCommit::Lease(error)) => count_checkpoint(&Err(error.clone()), started.elapsed()),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    async fn try_commit(
+        &self,
+        first: &SequenceNumber,
+        last: &SequenceNumber,
+        writes: &[TransactWriteItem],
+    ) -> Result<Committed, RefusedCommit> {
         let mut row = self.row.lock().await;
         match row.checkpoint.sequence_number() {
             Some(saved) if last <= saved => return Ok(Committed::Earlier),

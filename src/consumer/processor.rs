@@ -4,6 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::checkpointer::Checkpointer;
 use super::failure::BatchError;
 use crate::model::checkpoint::Checkpoint;
@@ -37,6 +39,20 @@ pub struct ProcessRecordsInput {
     pub age: Option<Duration>,
     /// The number of earlier calls with these records, which failed.
     pub attempt: u32,
+    pub(super) leaving: CancellationToken,
+}
+
+impl ProcessRecordsInput {
+    /// Whether the rest of the batch is better left to the next owner of the shard: the worker leaves the shard, or its
+    /// lease is lost. A processor that then returns [`BatchError::from_record`] acknowledges the records before that one.
+    pub fn is_cancelled(&self) -> bool {
+        self.leaving.is_cancelled() || self.checkpointer.is_lease_lost()
+    }
+
+    /// Waits until the worker leaves the shard. When the lease is lost, the call itself is dropped where it waits.
+    pub async fn cancelled(&self) {
+        self.leaving.cancelled().await;
+    }
 }
 
 /// Processes the records of one shard, one call at a time, in KCL's life cycle: `initialize`, then `process_records` for

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::checkpointer::Checkpointer;
 use super::clock::WallClock;
@@ -67,6 +68,7 @@ impl<F: ProcessorFactory> Replayer<F> {
                 checkpointer: Checkpointer::of_replay(),
                 age: letter.created_ms.map(|ms| Duration::from_millis(self.clock.now_ms().saturating_sub(ms))),
                 attempt,
+                leaving: CancellationToken::new(),
             };
             let Err(error) = self.call(letter, input).await else { return Ok(()) };
             attempt += 1;

@@ -160,6 +160,21 @@ async fn the_writes_and_the_position_are_made_together_and_a_second_time_not_at_
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn a_commit_counts_as_a_checkpoint() {
+    let mut harness = Harness::new();
+    let batch = harness.batch().await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(batch.checkpointer.commit(&batch.records, counting(&batch.records)).await, Ok(Committed::Now));
+    batch.end.send(()).expect("it waits");
+    let committed_ms = harness.fleet.now_ms();
+    let unsaved_since_ms = || {
+        let item = harness.fleet.worker_item("w");
+        item["unsavedSince"]["N"].as_str().and_then(|ms| ms.parse::<u64>().ok()).unwrap_or_default()
+    };
+    harness.fleet.until("all saved", Duration::from_secs(30), || unsaved_since_ms() >= committed_ms - 5_000).await;
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn what_is_left_out_of_a_batch_is_passed_over_with_it() {
     let mut harness = Harness::new();
     let batch = harness.batch().await;

@@ -7,6 +7,7 @@ mod differential;
 mod failing_handlers;
 mod fleet;
 mod json_text;
+mod life_cycle;
 mod metrics;
 mod positions;
 mod sdk_decoding;

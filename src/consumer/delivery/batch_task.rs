@@ -124,11 +124,10 @@ impl<F: ProcessorFactory> BatchTask<F> {
             Some(guard) => guard,
             None => self.ctx.take_processor().await?,
         };
-        let pooled = guard.get();
-        self.ctx.initialize(pooled, &mut self.rng).await?;
+        let processor = self.ctx.initialize(guard.get(), &mut self.rng).await?;
         let permit = self.ctx.permit().await?;
         self.ctx.check()?;
-        let outcome = self.ctx.process(&mut pooled.processor, records, calls).await;
+        let outcome = self.ctx.process(processor, records, calls).await;
         drop(permit);
         self.processor = Some(guard);
         Ok(outcome)
@@ -146,6 +145,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
             let rest = failed.split_off(index, policy);
             self.done(std::mem::replace(&mut failed, rest).range, Outcome::Ok);
         }
+        ctx.check()?; // no attempt will follow here, and the call may have stopped for that
         failed.attempts = failed.attempts.saturating_add(1);
         failed.unavailable = 0;
         failed.first_failed_ms.get_or_insert_with(|| ctx.now_ms());

@@ -87,15 +87,11 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
     }
 
     pub(super) fn try_take_processor(&self) -> Option<ProcessorGuard<F::Processor>> {
-        self.processors.try_take(|| self.make())
+        self.processors.try_take()
     }
 
     pub(super) async fn take_processor(&self) -> Result<ProcessorGuard<F::Processor>, Interrupted> {
-        self.unless_leaving(self.processors.take(|| self.make())).await
-    }
-
-    fn make(&self) -> F::Processor {
-        self.deps.factory.create(&self.shard)
+        self.unless_leaving(self.processors.take()).await
     }
 
     /// Waits until the worker's limit on processor calls allows another one.
@@ -122,20 +118,26 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         Ok(self.lease.check()?)
     }
 
-    /// Initializes a processor that is new, retrying until it succeeds.
-    pub(super) async fn initialize(
+    /// Makes and initializes a processor, unless it is ready, retrying until it succeeds.
+    pub(super) async fn initialize<'a>(
         &self,
-        pooled: &mut PooledProcessor<F::Processor>,
+        pooled: &'a mut PooledProcessor<F::Processor>,
         rng: &mut Rng,
-    ) -> Result<(), Interrupted> {
+    ) -> Result<&'a mut F::Processor, Interrupted> {
         let mut retry = Retry::new("initialize");
         while !pooled.is_initialized {
-            match self.timed(self.other_call(), pooled.processor.initialize(&self.shard)).await {
+            let outcome = self.timed(self.other_call(), async {
+                let processor = pooled.processor.get_or_insert_with(|| self.deps.factory.create(&self.shard));
+                processor.initialize(&self.shard).await
+            });
+            let outcome = outcome.await;
+            self.status.processing_failures.note(outcome.is_err());
+            match outcome {
                 Ok(()) => pooled.is_initialized = true,
                 Err(error) => self.wait(retry.next(&self.shard, &error, rng)).await?,
             }
         }
-        Ok(())
+        Ok(pooled.processor.as_mut().expect("an initialized processor was made"))
     }
 
     /// Tells processors that their shard has ended, retrying each until it succeeds.
@@ -144,7 +146,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         processors: &mut [PooledProcessor<F::Processor>],
         rng: &mut Rng,
     ) -> Result<(), Interrupted> {
-        for PooledProcessor { processor, .. } in processors {
+        for processor in processors.iter_mut().filter_map(|pooled| pooled.processor.as_mut()) {
             let mut retry = Retry::new("shard_ended");
             loop {
                 self.lease.check()?;
@@ -155,6 +157,17 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             }
         }
         Ok(())
+    }
+
+    /// Runs a processor's last call, which cannot fail the consumer.
+    pub(super) async fn farewell(&self, call: &'static str, last: impl Future<Output = ()>) {
+        let last = async {
+            last.await;
+            Ok::<(), BoxError>(())
+        };
+        if let Err(error) = self.timed(self.other_call(), last).await {
+            tracing::warn!(shard = %self.shard.shard_id, call, %error, "processor failed while the worker left its shard");
+        }
     }
 
     /// Hands records to a processor, once.
@@ -175,6 +188,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             checkpointer: self.checkpointer.clone(),
             age: created_ms.map(|created_ms| Duration::from_millis(self.now_ms().saturating_sub(created_ms))),
             attempt,
+            leaving: self.leaving.clone(),
         };
         let started = Instant::now();
         let running = RunningCall {

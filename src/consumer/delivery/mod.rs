@@ -247,7 +247,7 @@ impl<F: ProcessorFactory> Delivery<F> {
         let ctx = Arc::clone(&self.ctx);
         let Some(mut guard) = ctx.try_take_processor() else { return Ok(()) };
         let mut rng = self.rng.fork();
-        self.until_commanded(ctx.initialize(guard.get(), &mut rng)).await
+        self.until_commanded(async { ctx.initialize(guard.get(), &mut rng).await.map(drop) }).await
     }
 
     /// Runs a step of the processors to its end; on a command, only to its next wait. [`ConsumerCommand::Abort`] drops it.
@@ -409,6 +409,10 @@ impl<F: ProcessorFactory> Delivery<F> {
     async fn end_shard(&mut self, children: Vec<Shard>) -> Result<ConsumerExit, LoopEnd> {
         let ctx = Arc::clone(&self.ctx);
         ctx.status.set_ended();
+        // A task reports its records before it returns its processor.
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap_or_else(resume_panic)?;
+        }
         let mut processors = ctx.processors.take_all();
         let mut rng = self.rng.fork();
         let told = self.until_commanded(ctx.end_shard(&mut processors, &mut rng)).await;
@@ -466,9 +470,8 @@ impl<F: ProcessorFactory> Delivery<F> {
     async fn leave(&mut self, command: ConsumerCommand) -> ConsumerExit {
         let (mut processors, progress) = (self.ctx.processors.take_all(), self.progress());
         let left = async {
-            for pooled in &mut processors {
-                let _call = self.ctx.status.calls.start(self.ctx.other_call());
-                pooled.processor.shutdown_requested(&self.ctx.checkpointer).await;
+            for processor in processors.iter_mut().filter_map(|pooled| pooled.processor.as_mut()) {
+                self.ctx.farewell("shutdown_requested", processor.shutdown_requested(&self.ctx.checkpointer)).await;
             }
             leave(&self.ctx.lease, command, progress.as_ref()).await
         };
@@ -496,8 +499,8 @@ impl<F: ProcessorFactory> Delivery<F> {
     }
 
     async fn tell_lease_lost(&mut self) {
-        for mut pooled in self.ctx.processors.take_all() {
-            pooled.processor.lease_lost().await;
+        for mut processor in self.ctx.processors.take_all().into_iter().filter_map(|pooled| pooled.processor) {
+            self.ctx.farewell("lease_lost", processor.lease_lost()).await;
         }
     }
 

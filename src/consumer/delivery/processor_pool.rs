@@ -16,7 +16,8 @@ pub(super) struct ProcessorPool<P> {
 
 /// A processor that is made once and used for many batches.
 pub(super) struct PooledProcessor<P> {
-    pub(super) processor: P,
+    /// `None` until it is made.
+    pub(super) processor: Option<P>,
     pub(super) is_initialized: bool,
 }
 
@@ -39,16 +40,16 @@ impl<P> ProcessorPool<P> {
         self.permits.available_permits()
     }
 
-    /// Takes a processor if one is free and nobody waits for it; calls `make` if none is idle.
-    pub(super) fn try_take(self: &Arc<Self>, make: impl FnOnce() -> P) -> Option<ProcessorGuard<P>> {
+    /// Takes a processor if one is free and nobody waits for it.
+    pub(super) fn try_take(self: &Arc<Self>) -> Option<ProcessorGuard<P>> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        Some(self.guard(permit, make))
+        Some(self.guard(permit))
     }
 
     /// Waits for a processor, in the order of the calls.
-    pub(super) async fn take(self: &Arc<Self>, make: impl FnOnce() -> P) -> ProcessorGuard<P> {
+    pub(super) async fn take(self: &Arc<Self>) -> ProcessorGuard<P> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
-        self.guard(permit.unwrap_or_else(|_| unreachable!("the semaphore is never closed")), make)
+        self.guard(permit.unwrap_or_else(|_| unreachable!("the semaphore is never closed")))
     }
 
     /// Waits until a processor is free, without taking it.
@@ -65,9 +66,9 @@ impl<P> ProcessorPool<P> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(processors);
     }
 
-    fn guard(self: &Arc<Self>, permit: OwnedSemaphorePermit, make: impl FnOnce() -> P) -> ProcessorGuard<P> {
+    fn guard(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> ProcessorGuard<P> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let processor = idle.unwrap_or_else(|| PooledProcessor { processor: make(), is_initialized: false });
+        let processor = idle.unwrap_or_else(|| PooledProcessor { processor: None, is_initialized: false });
         ProcessorGuard { processor: Some(processor), pool: Arc::clone(self), _permit: permit }
     }
 }
