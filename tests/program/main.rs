@@ -15,6 +15,7 @@ mod demo;
 mod documents;
 mod effectively_once;
 mod field;
+mod indexed_table;
 mod kcl_table;
 mod local_data;
 mod night;
