@@ -55,6 +55,8 @@ struct State {
     refusal: Option<(Duration, Error)>,
     /// Whether the service answers the question for a shard's children with all shards.
     ignores_filter: bool,
+    /// The shards of the listing under way that nobody has taken yet, while somebody wants them.
+    pages: Option<Vec<Shard>>,
 }
 
 #[derive(Debug)]
@@ -120,6 +122,18 @@ impl ShardDirectory {
                 return answer;
             }
             self.0.wanted.notify_one();
+            answered.await;
+        }
+    }
+
+    /// Shards of the listing under way, as its pages come in. They prove no absence.
+    pub async fn pages(&self) -> Vec<Shard> {
+        loop {
+            let answered = self.0.answered.notified();
+            let pages = self.with(|state| std::mem::take(state.pages.get_or_insert_default()));
+            if !pages.is_empty() {
+                return pages;
+            }
             answered.await;
         }
     }
@@ -263,10 +277,12 @@ impl ShardDirectory {
         let new = || Partial { began: self.elapsed(), graph: ShardGraph::default(), after: None, pages: 0 };
         let under_way = partial.get_or_insert_with(new);
         let page = stream.describe(under_way.after.as_ref()).await?;
+        self.with(|state| state.pages.iter_mut().for_each(|pages| pages.extend(page.shards.iter().cloned())));
         page.shards.into_iter().for_each(|shard| under_way.graph.insert(shard));
         under_way.pages += 1;
         under_way.after = page.next;
         if under_way.after.is_some() {
+            self.0.answered.notify_waiters();
             return Ok(());
         }
         let Some(Partial { began, graph, pages, .. }) = partial.take() else { return Ok(()) };
@@ -277,6 +293,7 @@ impl ShardDirectory {
                 question.next = now + question.backoff.next(rng);
             }
             state.listing = Some(Arc::new(listing));
+            state.pages = None;
         });
         self.0.answered.notify_waiters();
         Ok(())

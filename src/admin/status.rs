@@ -255,6 +255,7 @@ mod tests {
             stream_arn: Some("arn".into()),
             started_at_ms: 0,
             initial_sync_done: true,
+            kcl_alive: None,
         };
         FleetView { workers, leadership: Some(leadership), reads: 2, ..FleetView::default() }
     }

@@ -21,7 +21,7 @@ use super::own_table::OwnTable;
 use super::table_health::TableHealth;
 use super::{ErrorKind, TableError, http_date_ms};
 use crate::model::lease::{ShardId, WorkerId};
-use crate::model::worker_record::{Fleet, Hints, KEPT_ENDS, LeaderRecord, Member, WorkerEnd, WorkerRecord};
+use crate::model::worker_record::{Fleet, Hints, KEPT_ENDS, KclAlive, LeaderRecord, Member, WorkerEnd, WorkerRecord};
 
 const KEY: &str = "key";
 const LEADER: &str = "leader";
@@ -432,6 +432,11 @@ impl FleetTable {
         if let Some(arn) = &wanted.stream_arn {
             item.insert("streamArn".into(), string(arn));
         }
+        if let Some(KclAlive { owner, lease, term }) = &wanted.kcl_alive {
+            item.insert("kclWorker".into(), string(owner.as_str()));
+            item.insert("kclLease".into(), string(lease.as_str()));
+            item.insert("kclTerm".into(), number(*term));
+        }
         let call = self.0.client.put_item().table_name(&self.0.name).set_item(Some(item));
         let call = match seen_term {
             None => call.condition_expression("attribute_not_exists(#key)"),
@@ -549,12 +554,18 @@ fn read_leader(item: &Item) -> LeaderRecord {
         stream_arn: text(item, "streamArn").map(ToOwned::to_owned),
         started_at_ms: count(item, "startedAt").unwrap_or_default(),
         initial_sync_done: flag(item, "listed"),
+        kcl_alive: read_kcl_alive(item),
     }
 }
 
 fn read_ends(item: &Item) -> Vec<WorkerEnd> {
     let ends = item.get(ENDS).and_then(|ends| ends.as_l().ok()).into_iter().flatten();
     ends.filter_map(|end| serde_json::from_str(end.as_s().ok()?).ok()).collect()
+}
+
+fn read_kcl_alive(item: &Item) -> Option<KclAlive> {
+    let (owner, lease) = (text(item, "kclWorker")?.into(), text(item, "kclLease")?.into());
+    Some(KclAlive { owner, lease, term: count(item, "kclTerm")? })
 }
 
 #[cfg(test)]

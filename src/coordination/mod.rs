@@ -60,13 +60,13 @@ pub enum Error {
     Consumer(#[from] FatalError),
     /// A worker of the Kinesis Client Library is at work on the lease table.
     #[error(
-        "KCL worker \"{owner}\" is alive on this lease table (it renews lease {lease}): stop the KCL fleet first, or \
-         use another --app"
+        "KCL worker \"{owner}\" is alive on this lease table (it works on lease {lease}), so all workers of this fleet have \
+         released theirs: stop the KCL fleet first, or use another --app"
     )]
     KclAlive {
         /// Owner of the lease.
         owner: WorkerId,
-        /// Lease that it renews.
+        /// Lease that it renews or has taken.
         lease: ShardId,
     },
     /// The fleet table did not take this worker's item in time.
@@ -374,6 +374,7 @@ pub async fn bind_stream(
             stream_arn: Some(stream.arn().to_owned()),
             started_at_ms,
             initial_sync_done: false,
+            kcl_alive: None,
         };
         if fleet.write_leader(&wanted, seen.map(|seen| seen.term)).await? {
             return Ok(wanted);

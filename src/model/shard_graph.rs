@@ -144,6 +144,27 @@ impl ShardGraph {
         missing.into_iter().map(|(_, lease)| lease).collect()
     }
 
+    /// The shards whose ancestors are all in this part of a listing, back to a root. Whatever the rest shows, they are
+    /// read from the beginning.
+    pub fn whole_lines(&self, is_root: impl Fn(&Shard) -> bool) -> Self {
+        let mut whole: BTreeMap<ShardId, bool> = BTreeMap::new();
+        for shard in self.shards.values() {
+            let mut line = vec![shard];
+            let is_whole = loop {
+                let last = line[line.len() - 1];
+                let parent = last.parent.as_ref().and_then(|parent| self.shards.get(parent));
+                match (whole.get(&last.id), parent) {
+                    (Some(known), _) => break *known,
+                    (None, Some(parent)) if line.len() <= self.shards.len() => line.push(parent),
+                    (None, Some(_)) => break false, // a cycle
+                    (None, None) => break is_root(last),
+                }
+            };
+            whole.extend(line.into_iter().map(|shard| (shard.id.clone(), is_whole)));
+        }
+        self.shards.values().filter(|shard| whole[&shard.id]).cloned().collect()
+    }
+
     /// The shards without a lease that continue no shard with one. After an application's first listing these are rare:
     /// new shards follow old ones.
     pub fn newcomers(&self, has_lease: impl Fn(&ShardId) -> bool) -> BTreeSet<ShardId> {
@@ -291,6 +312,16 @@ mod tests {
     }
 
     const LINE: &[(&str, Option<&str>)] = &[("a", Some("gone")), ("b", Some("a")), ("c", Some("b"))];
+
+    #[test]
+    fn a_part_of_a_listing_shows_the_lines_that_are_whole_up_to_a_root() {
+        let part = graph(&[("a", None), ("b", Some("a")), ("d", Some("c")), ("e", Some("d")), ("old", Some("gone"))]);
+        let is_root = |shard: &Shard| shard.parent.is_none() || shard.id == "old".into();
+        let whole = part.whole_lines(is_root);
+        assert_eq!(whole.ids().map(ShardId::as_str).collect::<Vec<_>>(), ["a", "b", "old"]);
+        let cycle = graph(&[("a", Some("b")), ("b", Some("a"))]);
+        assert!(cycle.whole_lines(is_root).is_empty());
+    }
 
     #[test]
     fn from_the_trim_horizon_every_listed_shard_gets_a_lease_parents_first() {

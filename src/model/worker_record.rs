@@ -115,6 +115,19 @@ pub struct LeaderRecord {
     pub started_at_ms: u64,
     /// Whether a first complete listing has given all shards their leases.
     pub initial_sync_done: bool,
+    /// A KCL worker that a leader has found alive on the lease table.
+    pub kcl_alive: Option<KclAlive>,
+}
+
+/// A KCL worker at work on the lease table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KclAlive {
+    /// The worker.
+    pub owner: WorkerId,
+    /// A lease of its.
+    pub lease: ShardId,
+    /// The leader's term in which it was found.
+    pub term: u64,
 }
 
 /// The end of a worker's process.

@@ -7,6 +7,7 @@
 //! Reads are strongly consistent: a stale row could start a child before its parent's end, or at an old checkpoint.
 
 mod commit;
+mod kcl_signs;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use aws_sdk_dynamodb::types::{
 };
 
 pub use self::commit::{CommitOutcome, MAX_WRITES, RefusedWrite, TransactWriteItem};
+pub use self::kcl_signs::KclSign;
 use super::item::{Item, number, string, string_set};
 use super::own_table::OwnTable;
 use super::table_health::TableHealth;

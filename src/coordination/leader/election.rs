@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::coordination::{Deps, Error, FleetObserver, Notice};
 use crate::model::fleet_view::FleetView;
-use crate::model::lease::WorkerId;
+use crate::model::lease::{ShardId, WorkerId};
 use crate::model::liveness::Observations;
-use crate::model::worker_record::{LeaderRecord, WorkerRecord};
+use crate::model::worker_record::{KclAlive, LeaderRecord, WorkerRecord};
 
 /// Workers that observe as closely as the leader, so that one of them can follow it at once.
 const STANDBYS: usize = 3;
@@ -35,6 +35,8 @@ pub(super) struct Election {
     missing_leaders: Observations<u64, ()>,
     /// Workers whose records were there once: they are not foreign.
     departed: BTreeMap<WorkerId, Departure>,
+    /// The term of the leader's record when this worker first read it: what was found out before is not about its fleet.
+    first_term: Option<u64>,
 }
 
 /// A worker whose record has gone from the fleet table.
@@ -63,6 +65,7 @@ impl Election {
             view_sender,
             missing_leaders: Observations::default(),
             departed: BTreeMap::new(),
+            first_term: None,
         }
     }
 
@@ -79,10 +82,41 @@ impl Election {
                 self.missing_leaders.observe(&term, (), sent, arrived);
             }
         }
-        let is_elected = self.is_vacant() && !self.deps.record.get().leaving && self.try_acquire_leadership().await?;
+        let term = self.view.leadership.as_ref().map_or(0, |leadership| leadership.term);
+        self.first_term.get_or_insert(term);
+        if let Some(KclAlive { owner, lease, .. }) = self.kcl_alive().cloned() {
+            let _ = self.notices.send(Notice::Failed(Error::KclAlive { owner, lease }));
+        }
+        let is_elected = self.kcl_alive().is_none()
+            && self.is_vacant()
+            && !self.deps.record.get().leaving
+            && self.try_acquire_leadership().await?;
         self.publish_view();
         self.check_stream()?;
         Ok(is_elected)
+    }
+
+    /// The KCL worker that a leader has found alive since this worker joined: the fleet leaves.
+    pub(super) fn kcl_alive(&self) -> Option<&KclAlive> {
+        let found = self.view.leadership.as_ref()?.kcl_alive.as_ref()?;
+        self.first_term.is_some_and(|first| found.term > first).then_some(found)
+    }
+
+    /// Has all workers leave: a KCL worker is alive on the lease table.
+    pub(super) async fn publish_kcl_alive(&mut self, owner: WorkerId, lease: ShardId) -> Result<(), Error> {
+        let Some(seen) = self.view.leadership.clone() else { return Ok(()) };
+        tracing::error!(%owner, shard = %lease, "a KCL worker is alive on the lease table; the fleet leaves");
+        let term = seen.term + 1;
+        let wanted = LeaderRecord {
+            term,
+            kcl_alive: Some(KclAlive { owner: owner.clone(), lease: lease.clone(), term }),
+            ..seen.clone()
+        };
+        if self.deps.fleet.write_leader(&wanted, Some(seen.term)).await? {
+            self.view.leadership = Some(wanted);
+            let _ = self.notices.send(Notice::Failed(Error::KclAlive { owner, lease }));
+        }
+        Ok(())
     }
 
     /// Shows the present view to the other tasks of this worker.

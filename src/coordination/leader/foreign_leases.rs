@@ -25,50 +25,84 @@ pub(super) struct ForeignLeases {
 #[derive(Debug)]
 struct ForeignLease {
     owner: WorkerId,
-    counter: u64,
-    checkpoint: Checkpoint,
+    /// The row as last seen in this owner's name; none while it is in another's.
+    seen: Option<(u64, Checkpoint)>,
     /// When the owner was first found to be missing.
     since: Duration,
     /// Writes that left the checkpoint where it was.
     renewals: u64,
     /// Reads that showed a write and began a lease duration after `since`, or later.
     late_writes: u64,
+    /// How often the owner took the lease from a worker of ours.
+    takes: u64,
+    /// Whether it still had the lease a lease duration later.
+    keeps: bool,
 }
 
 impl ForeignLeases {
-    /// Notes a row with a foreign holder, read by a call that was sent and answered at these times.
-    pub(super) fn observe(&mut self, row: &Lease, sent: Duration, arrived: Duration, lease_duration: Duration) {
+    /// Notes a row with a foreign holder, read by a call that was sent and answered at these times. `is_taken`: a worker
+    /// of ours owned it before.
+    pub(super) fn observe(
+        &mut self,
+        row: &Lease,
+        is_taken: bool,
+        (sent, arrived): (Duration, Duration),
+        lease_duration: Duration,
+    ) {
         let Some(owner) = row.holder().cloned() else { return };
         self.counters.observe(&row.key, (owner.clone(), row.counter), sent, arrived);
-        let (counter, checkpoint) = (row.counter, row.checkpoint.clone());
-        let now = ForeignLease { owner, counter, checkpoint, since: arrived, renewals: 0, late_writes: 0 };
-        match self.leases.get_mut(&row.key) {
-            Some(known) if known.owner == now.owner => {
-                let raised = now.counter.saturating_sub(known.counter);
-                known.renewals += if now.checkpoint == known.checkpoint { raised } else { 0 };
-                known.late_writes += u64::from(raised > 0 && sent >= known.since + lease_duration);
-                (known.counter, known.checkpoint) = (now.counter, now.checkpoint);
-            }
-            _ => drop(self.leases.insert(row.key.clone(), now)),
+        let new = ForeignLease {
+            owner: owner.clone(),
+            seen: None,
+            since: arrived,
+            renewals: 0,
+            late_writes: 0,
+            takes: 0,
+            keeps: false,
+        };
+        let known = self.leases.entry(row.key.clone()).or_insert_with(|| new);
+        if known.owner != owner {
+            *known =
+                ForeignLease { owner, seen: None, since: arrived, renewals: 0, late_writes: 0, takes: 0, keeps: false };
         }
+        match &known.seen {
+            Some((counter, checkpoint)) => {
+                let raised = row.counter.saturating_sub(*counter);
+                known.renewals += if row.checkpoint == *checkpoint { raised } else { 0 };
+                known.late_writes += u64::from(raised > 0 && sent >= known.since + lease_duration);
+            }
+            None => known.since = arrived,
+        }
+        known.takes += u64::from(is_taken);
+        known.keeps |= known.takes > 0 && sent >= known.since + lease_duration;
+        known.seen = Some((row.counter, row.checkpoint.clone()));
     }
 
-    /// Forgets all leases but these: the others are finished or gone, or their owners are known again.
-    pub(super) fn retain(&mut self, leases: &BTreeSet<ShardId>) {
-        self.leases.retain(|key, _| leases.contains(key));
-        self.counters.retain(|key| leases.contains(key));
+    /// Notes the leases that have foreign holders now, among all that there are. Others' owners are gone, or known again:
+    /// they are forgotten if `is_ours` says so, but not for having lost the lease.
+    pub(super) fn retain(
+        &mut self,
+        foreign: &BTreeSet<ShardId>,
+        is_there: impl Fn(&ShardId) -> bool,
+        is_ours: impl Fn(&WorkerId) -> bool,
+    ) {
+        self.leases.retain(|key, lease| foreign.contains(key) || is_there(key) && !is_ours(&lease.owner));
+        self.leases.iter_mut().filter(|(key, _)| !foreign.contains(*key)).for_each(|(_, lease)| lease.seen = None);
+        self.counters.retain(|key| foreign.contains(key));
     }
 
     /// A KCL worker that is proved to be alive, with a lease that it renews.
     pub(super) fn living(&self) -> Option<(&WorkerId, &ShardId)> {
-        let is_living = |lease: &ForeignLease| lease.renewals >= PROOF || lease.late_writes >= PROOF;
+        let is_living = |lease: &ForeignLease| {
+            lease.renewals >= PROOF || lease.late_writes >= PROOF || lease.keeps || lease.takes >= 2
+        };
         let living = self.leases.iter().find(|(_, lease)| is_living(lease));
         living.map(|(key, lease)| (&lease.owner, key))
     }
 
     /// Whether each of the leases has been unchanged for `limit`: then their owners are dead.
     pub(super) fn are_still(&self, limit: Duration) -> bool {
-        self.leases.keys().all(|key| self.counters.is_stale(key, limit))
+        self.held().all(|key| self.counters.is_stale(key, limit))
     }
 
     /// Whether a foreign lease has been unchanged for `limit`; one that was never read has not.
@@ -76,9 +110,9 @@ impl ForeignLeases {
         self.counters.is_stale(lease, limit)
     }
 
-    /// The number of leases observed.
-    pub(super) fn len(&self) -> usize {
-        self.leases.len()
+    /// The leases that have foreign holders now.
+    pub(super) fn held(&self) -> impl Iterator<Item = &ShardId> {
+        self.leases.iter().filter(|(_, lease)| lease.seen.is_some()).map(|(key, _)| key)
     }
 }
 
@@ -98,7 +132,7 @@ mod tests {
         let mut leases = ForeignLeases::default();
         for (second, counter, checkpoint) in rows {
             let at = Duration::from_secs(*second);
-            leases.observe(&row(*counter, checkpoint), at, at, LEASE_DURATION);
+            leases.observe(&row(*counter, checkpoint), false, (at, at), LEASE_DURATION);
         }
         leases
     }
@@ -135,7 +169,30 @@ mod tests {
         assert!(look(&[(0, 17, "4"), (11, 17, "4")]).is_still(&"s".into(), Duration::from_secs(10)));
         assert!(!look(&[]).is_still(&"s".into(), Duration::from_secs(10)), "never looked at");
         let mut left = look(&[(0, 17, "4")]);
-        left.retain(&BTreeSet::new());
-        assert!(left.are_still(Duration::from_secs(10)) && left.len() == 0);
+        left.retain(&BTreeSet::new(), |_| true, |_| true);
+        assert!(left.are_still(Duration::from_secs(10)) && left.held().next().is_none());
+    }
+
+    #[test]
+    fn an_owner_that_takes_quiet_leases_from_ours_again_and_again_is_found_alive() {
+        let mut leases = ForeignLeases::default();
+        for (second, counter) in [(53, 20), (113, 40)] {
+            assert!(leases.living().is_none());
+            let at = Duration::from_secs(second);
+            leases.observe(&row(counter, "4"), true, (at, at), LEASE_DURATION);
+            leases.retain(&BTreeSet::new(), |_| true, |_| false); // ours have it back
+        }
+        assert_eq!(leases.living(), Some((&"kcl".into(), &"s".into())));
+    }
+
+    #[test]
+    fn an_owner_that_keeps_a_lease_which_it_took_from_ours_is_found_alive() {
+        let mut leases = ForeignLeases::default();
+        for (second, is_taken) in [(0, true), (1, false), (6, false)] {
+            assert!(leases.living().is_none());
+            let at = Duration::from_secs(second);
+            leases.observe(&row(20, "4"), is_taken, (at, at), LEASE_DURATION);
+        }
+        assert!(leases.living().is_some());
     }
 }

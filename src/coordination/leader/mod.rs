@@ -9,6 +9,7 @@ mod app_metrics;
 mod assign;
 mod election;
 mod foreign_leases;
+mod kcl_signs;
 mod shard_sync;
 mod state;
 
@@ -71,9 +72,15 @@ impl Leader {
             }
             let next = self.next_round(started);
             self.election.deps.telemetry.loop_tick(Loop::Leader, next);
+            let lists_first = self.state.as_ref().is_some_and(|state| state.lists_first(&self.election));
+            let directory = self.election.deps.directory.clone();
             let listing = tokio::select! {
                 biased;
                 listing = next_listing(self.state.as_mut()) => listing,
+                pages = directory.pages(), if lists_first => {
+                    self.state.iter_mut().for_each(|state| pages.iter().for_each(|shard| state.first_pages.insert(shard.clone())));
+                    continue;
+                }
                 () = tokio::time::sleep_until(next) => continue,
             };
             if let Err(error) = self.note_listing(listing) {
@@ -153,7 +160,7 @@ impl LeaderState {
         if self.should_list(now) && self.lister.is_empty() {
             self.begin_listing(election);
         }
-        self.check_foreign_leases(election)?;
+        self.check_foreign_leases(election).await?;
         if !self.is_clear {
             return Ok(());
         }

@@ -13,9 +13,12 @@ use crate::model::assignment::Move;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
 use crate::model::shard_directory::Listing;
-use crate::model::shard_graph::Start;
+use crate::model::shard_graph::{Shard, Start};
 use crate::model::worker_record::{Hints, LeaderRecord};
 use crate::options::StartPosition;
+
+/// The age, in milliseconds, of a shard whose parent is trimmed by now: the retention, and an hour for wrong clocks.
+const TRIMMED_ABOVE_MS: u64 = 25 * 3600 * 1000;
 
 impl LeaderState {
     pub(super) fn begin_listing(&mut self, election: &mut Election) {
@@ -34,13 +37,31 @@ impl LeaderState {
             // make a shard look new whose lease was deleted since.
             self.rests_since = None;
             self.make_missing(election, &listing, &mut hints).await?;
-            self.clean_up(election, &listing).await?;
+            if election.view.initial_sync_done() {
+                self.clean_up(election, &listing).await?;
+            }
             self.rests_since = Some(Instant::now());
+        } else if self.lists_first(election) && !self.first_pages.is_empty() {
+            let now_ms = election.deps.options.clock.now_ms();
+            let is_trimmed_above = |id: &ShardId| id.created_ms().is_some_and(|ms| ms + TRIMMED_ABOVE_MS <= now_ms);
+            let is_root = |shard: &Shard| shard.parent.is_none() || is_trimmed_above(&shard.id);
+            let whole = self.first_pages.whole_lines(is_root);
+            let missing = whole.missing_leases(|id| self.rows.contains_key(id), &Start::TrimHorizon);
+            self.make(election, missing, &mut hints).await?;
         }
         Ok(hints)
     }
 
-    /// Makes the leases that a listing calls for, each with its first owner where it can start at once.
+    /// Whether the application's first listing is under way, whose shards get their leases while it comes in. None of
+    /// them can have had a lease before, and none is cleaned up until the listing is complete.
+    pub(super) fn lists_first(&self, election: &Election) -> bool {
+        !self.lister.is_empty()
+            && !election.view.initial_sync_done()
+            && self.bad.is_empty()
+            && election.deps.options.start == StartPosition::TrimHorizon
+    }
+
+    /// Makes the leases that a complete listing calls for.
     async fn make_missing(
         &mut self,
         election: &mut Election,
@@ -67,17 +88,34 @@ impl LeaderState {
             newcomers.retain(|shard| listing.is_first_with(shard));
             self.holds_back = hold_back(&mut missing, &newcomers);
         }
+        self.make(election, missing, hints).await?;
+        if !leadership.initial_sync_done {
+            let wanted = LeaderRecord { initial_sync_done: true, term: leadership.term + 1, ..leadership.clone() };
+            if election.deps.fleet.write_leader(&wanted, Some(leadership.term)).await? {
+                election.view.leadership = Some(wanted);
+                election.publish_view();
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes leases, each with its first owner where it can start at once.
+    async fn make(
+        &mut self,
+        election: &Election,
+        mut missing: Vec<Lease>,
+        hints: &mut BTreeMap<WorkerId, Hints>,
+    ) -> Result<(), Error> {
         if !missing.is_empty() {
-            tracing::info!(leases = missing.len(), shards = listing.graph.len(), "making leases");
+            tracing::info!(leases = missing.len(), "making leases");
             let mut all = self.rows.clone();
             all.extend(missing.iter().map(|lease| (lease.key.clone(), lease.clone())));
-            for step in self.plan(election, &all) {
-                if let Move::Assign { lease, to } = step
-                    && let Some(row) = missing.iter_mut().find(|row| row.key == lease)
-                {
-                    row.owner = Some(to);
-                }
-            }
+            let mut owners: BTreeMap<ShardId, WorkerId> = BTreeMap::new();
+            owners.extend(self.plan(election, &all).into_iter().filter_map(|step| match step {
+                Move::Assign { lease, to } => Some((lease, to)),
+                Move::HandOff { .. } => None,
+            }));
+            missing.iter_mut().for_each(|row| row.owner = owners.remove(&row.key));
         }
         // Generation by generation, so that a child's lease never exists without its parent's.
         while !missing.is_empty() {
@@ -104,13 +142,6 @@ impl LeaderState {
                     Outcome::Conflict(Some(row)) => drop(self.rows.insert(row.key.clone(), row)),
                     Outcome::Conflict(None) => {}
                 }
-            }
-        }
-        if !leadership.initial_sync_done {
-            let wanted = LeaderRecord { initial_sync_done: true, term: leadership.term + 1, ..leadership.clone() };
-            if election.deps.fleet.write_leader(&wanted, Some(leadership.term)).await? {
-                election.view.leadership = Some(wanted);
-                election.publish_view();
             }
         }
         Ok(())

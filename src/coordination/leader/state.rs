@@ -9,13 +9,14 @@ use tokio::time::Instant;
 
 use super::election::Election;
 use super::foreign_leases::ForeignLeases;
+use super::kcl_signs::KclSigns;
 use crate::aws::stream;
 use crate::coordination::Error;
 use crate::model::app_lag::AppLag;
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::scaling::DesiredWorkers;
 use crate::model::shard_directory::Listing;
-use crate::model::shard_graph::SETTLING;
+use crate::model::shard_graph::{SETTLING, ShardGraph};
 use crate::telemetry::catalogue;
 
 /// Rows a second that the leader's scans of the lease table read, on average.
@@ -36,6 +37,7 @@ pub(super) struct LeaderState {
     pub(super) scanned: Option<Instant>,
     pub(super) scan_interval: Duration,
     pub(super) foreign: ForeignLeases,
+    pub(super) kcl_signs: KclSigns,
     /// When each hand-off under way was first seen.
     pub(super) hand_offs: BTreeMap<ShardId, Instant>,
     /// The leases that an operator gave to a worker, each with the moment at which this leader first saw that.
@@ -46,6 +48,8 @@ pub(super) struct LeaderState {
     pub(super) bad: BTreeSet<ShardId>,
     /// A complete listing that was not yet acted upon.
     pub(super) listing: Option<Arc<Listing>>,
+    /// The shards of the application's first listing, as far as it has come in.
+    pub(super) first_pages: ShardGraph,
     /// When the last complete listing came in.
     pub(super) listed: Option<Instant>,
     /// When the last listing was refused or acted upon; nothing when the next one is due.
@@ -80,11 +84,13 @@ impl LeaderState {
             scanned: None,
             scan_interval: SHORTEST_SCAN_INTERVAL,
             foreign: ForeignLeases::default(),
+            kcl_signs: KclSigns::default(),
             hand_offs: BTreeMap::new(),
             placed: BTreeMap::new(),
             wrong: BTreeMap::new(),
             bad: BTreeSet::new(),
             listing: None,
+            first_pages: ShardGraph::default(),
             listed: None,
             rests_since: None,
             least_listing_time: Duration::ZERO,
@@ -106,18 +112,27 @@ impl LeaderState {
         let rows = election.deps.leases.scan().await?;
         let arrived = election.observer.elapsed();
         self.bad = rows.iter().filter_map(|row| row.as_ref().err()).map(|bad| bad.key.clone()).collect();
-        self.rows = rows.into_iter().flatten().map(|row| (row.key.clone(), row)).collect();
+        let rows = rows.into_iter().flatten().map(|row| (row.key.clone(), row)).collect();
+        let before = std::mem::replace(&mut self.rows, rows);
         self.set_scan_interval();
         self.note_finished(election.deps.directory.elapsed());
         self.scanned = Some(Instant::now());
         let mut foreign = BTreeSet::new();
         for row in self.rows.values().filter(|row| !row.is_finished()) {
             if row.holder().is_some_and(|holder| election.is_foreign(holder)) {
-                self.foreign.observe(row, sent, arrived, election.deps.options.lease_duration);
+                let was_ours = |before: &Lease| {
+                    before.counter < row.counter
+                        && before.owner != row.owner
+                        && before.owner.as_ref().is_some_and(|owner| !election.is_foreign(owner))
+                };
+                let is_taken = before.get(&row.key).is_some_and(was_ours);
+                self.foreign.observe(row, is_taken, (sent, arrived), election.deps.options.lease_duration);
                 foreign.insert(row.key.clone());
             }
         }
-        self.foreign.retain(&foreign);
+        let rows = &self.rows;
+        self.foreign.retain(&foreign, |key| rows.contains_key(key), |owner| !election.is_foreign(owner));
+        self.read_kcl_signs(election).await;
         self.resend_hints(election).await;
         Ok(())
     }
@@ -134,22 +149,40 @@ impl LeaderState {
         Ok(())
     }
 
-    /// Holds everything back while an owner outside the fleet may be alive. Fails when it is.
-    pub(super) fn check_foreign_leases(&mut self, election: &Election) -> Result<(), Error> {
-        if let Some((owner, lease)) = self.foreign.living() {
-            return Err(Error::KclAlive { owner: owner.clone(), lease: lease.clone() });
+    /// Holds everything back while an owner outside the fleet may be alive. When it is, the fleet leaves.
+    pub(super) async fn check_foreign_leases(&mut self, election: &mut Election) -> Result<(), Error> {
+        if election.kcl_alive().is_some() {
+            self.is_clear = false;
+            return Ok(());
+        }
+        let by_leases = self.foreign.living().map(|(owner, lease)| (owner.clone(), lease.clone()));
+        let by_signs = || Some((self.kcl_signs.living()?, self.foreign.held().next()?.clone()));
+        if let Some((owner, lease)) = by_leases.or_else(by_signs) {
+            self.is_clear = false;
+            return election.publish_kcl_alive(owner, lease).await;
         }
         let limit = election.deps.options.kcl_failover_time;
-        let is_clear = self.foreign.are_still(limit);
+        let is_clear = self.foreign.are_still(limit)
+            && (self.foreign.held().next().is_none() || self.kcl_signs.are_still(election.deps.options.clock.now_ms()));
         if !is_clear && self.is_clear {
             tracing::info!(
-                leases = self.foreign.len(),
+                leases = self.foreign.held().count(),
                 wait_s = limit.as_secs(),
                 "leases name owners that are not in the fleet table; waiting to learn whether they are alive"
             );
         }
         self.is_clear = is_clear;
         Ok(())
+    }
+
+    /// Reads what KCL's workers and leader write apart from the leases, while leases have foreign holders.
+    async fn read_kcl_signs(&mut self, election: &Election) {
+        if self.foreign.held().next().is_some() && self.kcl_signs.is_due() {
+            match election.deps.leases.kcl_signs().await {
+                Ok(signs) => self.kcl_signs.observe(signs),
+                Err(error) => tracing::debug!(%error, "reading KCL's own tables failed, retrying"),
+            }
+        }
     }
 
     /// Paces the scans by the size of the table.
@@ -215,6 +248,7 @@ impl LeaderState {
         self.disabled_since = listing.is_disabled.then(|| self.disabled_since.unwrap_or(listing.arrived));
         self.listing_began = Some(listing.began);
         self.listed = Some(Instant::now());
+        self.first_pages = ShardGraph::default();
         self.listing = Some(listing);
         self.scanned = None; // acted upon with rows that are younger than the listing
     }
