@@ -161,6 +161,79 @@ fn check_living_kcl_worker(service: &Service) {
     assert_eq!(without_counter(lease_rows(at)), without_counter(before), "the worker changed the lease table");
 }
 
+#[test]
+fn a_kcl_fleet_that_writes_its_metrics_is_found_however_quiet_its_leases_are() {
+    let service = Service::shardkeeper_local("--shards 1");
+    let at = service.address;
+    let (before, _, _) = one_lease(&service, "kcl-quiet-1");
+    let metrics = format!("{APP}-WorkerMetricStats");
+    create_keyed_table(at, &metrics, "wid");
+    let report = |second: u64| {
+        let row = json!({"wid": {"S": "kcl-quiet-1"}, "lut": {"N": second.to_string()}, "sts": {"M": {}}});
+        good(at, "PutItem", &json!({"TableName": metrics, "Item": row}));
+    };
+    let start = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
+    report(start);
+    let line = format!("run --table {TABLE} --app {APP} --kcl-failover-time 1s");
+    let worker = Program::start(&environment(&service.url()), &line);
+    let ended = std::thread::scope(|scope| {
+        let (stop, stopped) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            // Every 30 s in KCL.
+            for second in 1.. {
+                if stopped.recv_timeout(Duration::from_secs(3)) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+                report(start + second * 3);
+            }
+        });
+        let ended = worker.end();
+        drop(stop);
+        ended
+    });
+    assert_eq!(ended.code, Some(1), "{}", ended.log);
+    assert!(ended.log.contains("kcl-quiet-1"), "{}", ended.log);
+    assert_eq!(lease_rows(at), before, "the worker changed the lease table");
+}
+
+#[test]
+fn a_fleet_whose_leases_kcl_takes_leaves_together_and_lets_go_of_the_rest() {
+    let service = Service::shardkeeper_local("--shards 4");
+    let at = service.address;
+    create_table(at);
+    let line = format!("run --table {TABLE} --app {APP} --kcl-failover-time 3s --lease-duration 1s --worker-id");
+    let workers = ["one", "two"].map(|id| Program::start(&environment(&service.url()), &format!("{line} {id}")));
+    let owners = || -> BTreeSet<String> {
+        let owner = |row: &Value| row["leaseOwner"]["S"].as_str().unwrap_or_default().to_owned();
+        if call(at, "Scan", &json!({"TableName": APP})).status != 200 {
+            return BTreeSet::new();
+        }
+        lease_rows(at).values().map(owner).collect()
+    };
+    eventually("both workers hold leases", || (owners() == ["one", "two"].map(str::to_owned).into()).then_some(()));
+    let taken = lease_rows(at).into_keys().next().expect("a lease");
+    let request = json!({
+        "TableName": APP,
+        "Key": {"leaseKey": {"S": taken}},
+        "UpdateExpression": "SET leaseOwner = :owner ADD leaseCounter :one REMOVE checkpointOwner",
+        "ExpressionAttributeValues": {":one": {"N": "1"}, ":owner": {"S": "kcl-taker"}},
+    });
+    good(at, "UpdateItem", &request);
+    for worker in workers {
+        let ended = worker.end();
+        assert_eq!(ended.code, Some(1), "{}", ended.log);
+        assert!(ended.log.contains("kcl-taker"), "{}", ended.log);
+    }
+    for (key, row) in lease_rows(at) {
+        let owner = (key == taken).then(|| json!({"S": "kcl-taker"}));
+        assert_eq!(row.get("leaseOwner").cloned(), owner, "{key}");
+    }
+    let fleet = good(at, "Scan", &json!({"TableName": format!("{APP}-Fleet"), "ConsistentRead": true}));
+    let items = fleet["Items"].as_array().expect("items");
+    let workers = items.iter().filter(|item| item["key"]["S"].as_str().is_some_and(|key| key.starts_with("worker/")));
+    assert_eq!(workers.count(), 0, "each says goodbye: {items:?}");
+}
+
 /// Five records in a shard and its lease, two records on, held by `owner`.
 fn one_lease(service: &Service, owner: &str) -> (BTreeMap<String, Value>, String, Vec<Written>) {
     let at = service.address;
@@ -206,10 +279,14 @@ fn check_foreign_attributes(before: &BTreeMap<String, Value>, after: &BTreeMap<S
 // The lease table, as KCL writes it.
 
 fn create_lease_table(at: SocketAddr) {
+    create_keyed_table(at, APP, "leaseKey");
+}
+
+fn create_keyed_table(at: SocketAddr, name: &str, key: &str) {
     let request = json!({
-        "TableName": APP,
-        "AttributeDefinitions": [{"AttributeName": "leaseKey", "AttributeType": "S"}],
-        "KeySchema": [{"AttributeName": "leaseKey", "KeyType": "HASH"}],
+        "TableName": name,
+        "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"}],
+        "KeySchema": [{"AttributeName": key, "KeyType": "HASH"}],
         "BillingMode": "PAY_PER_REQUEST",
     });
     good(at, "CreateTable", &request);

@@ -180,7 +180,10 @@ impl LeaderState {
         if self.foreign.held().next().is_some() && self.kcl_signs.is_due() {
             match election.deps.leases.kcl_signs().await {
                 Ok(signs) => self.kcl_signs.observe(signs),
-                Err(error) => tracing::debug!(%error, "reading KCL's own tables failed, retrying"),
+                Err(error) => {
+                    tracing::warn!(%error, "KCL's own tables cannot be read; its workers are known by their leases alone");
+                    self.kcl_signs.observe(Vec::new());
+                }
             }
         }
     }
