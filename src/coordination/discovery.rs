@@ -30,7 +30,9 @@ const PROBES_AT_ONCE: usize = 8;
 ///
 /// The pages of a listing may come from parts of the service that are not equally up to date. Then a shard may be
 /// missing whose child is listed, as if it were trimmed, and the child would be read without it. So each parent that is
-/// not listed is asked for; while one is there, the shards are listed again.
+/// not listed is asked for; while one is there, the shards are listed again. A parent that is not much older than the
+/// newest listed shard cannot be trimmed yet: it counts as there, though the part of the service that is asked may not
+/// know it.
 ///
 /// # Errors
 /// As for [`ShardDirectory::listing`].
@@ -43,16 +45,15 @@ pub(super) async fn list_whole(
     let mut retries = 0;
     loop {
         let mut listing = directory.listing(Duration::ZERO).await?;
-        let mut unlisted = listing.graph.unlisted_parents(known);
         let newest = listing.graph.ids().filter_map(ShardId::created_ms).max();
         let is_young =
             |id: &ShardId| id.created_ms().is_some_and(|ms| newest.is_some_and(|newest| ms + YOUNG_MS > newest));
-        if retries < HOLE_RETRIES && unlisted.iter().any(is_young) {
-            unlisted.retain(is_young); // as good as there: the part of the service that is asked may not know it yet
-        } else {
-            unlisted = existing(stream, unlisted, rng).await;
-        }
-        let missing = unlisted;
+        let (young, old): (BTreeSet<_>, BTreeSet<_>) =
+            listing.graph.unlisted_parents(known).into_iter().partition(is_young);
+        let missing = match retries < HOLE_RETRIES && !young.is_empty() {
+            true => young,
+            false => existing(stream, &young | &old, rng).await,
+        };
         if missing.is_empty() {
             return Ok(listing);
         }
