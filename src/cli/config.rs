@@ -15,6 +15,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::args::{Cli, value};
+use super::multilang::mapping::{self, Mapped, Remark};
+use super::multilang::properties::Properties;
 
 /// Variables of a process.
 pub type Environment = BTreeMap<OsString, OsString>;
@@ -63,7 +65,16 @@ pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>)
 enum Origin {
     CommandLine,
     Environment,
-    File { path: String, line: usize },
+    File {
+        path: String,
+        line: usize,
+    },
+    /// A property of a MultiLangDaemon's file.
+    Property {
+        path: String,
+        line: usize,
+        key: String,
+    },
     Default,
 }
 
@@ -73,6 +84,7 @@ impl Origin {
         match self {
             Self::Environment => format!("{} (environment)", variable(arg).unwrap_or_default()),
             Self::File { path, line } => format!("{path}:{line}: {}", key(arg)),
+            Self::Property { path, line, key } => format!("{path}:{line}: {key}"),
             Self::CommandLine | Self::Default => format!("{} ({self})", flag(arg)),
         }
     }
@@ -83,7 +95,7 @@ impl fmt::Display for Origin {
         match self {
             Self::CommandLine => f.write_str("command line"),
             Self::Environment => f.write_str("environment"),
-            Self::File { path, line } => write!(f, "{path}:{line}"),
+            Self::File { path, line } | Self::Property { path, line, .. } => write!(f, "{path}:{line}"),
             Self::Default => f.write_str("default"),
         }
     }
@@ -104,6 +116,8 @@ pub struct Sources {
     mistakes: Mistakes,
     /// Whether a file that could not be read may give more options.
     is_incomplete: bool,
+    /// Remarks on properties, for the log.
+    pub remarks: Vec<Remark>,
 }
 
 /// Parses the command line (its first word is the program's own name) together with the other sources.
@@ -128,10 +142,12 @@ pub fn read(
         given: BTreeMap::new(),
         mistakes: Mistakes::default(),
         is_incomplete: false,
+        remarks: Vec::new(),
     };
     sources.read_command_line(matches);
     sources.read_environment(environment, program.find_subcommand("run"));
     sources.read_file();
+    sources.read_properties();
     sources.check_values();
     sources.check_presence();
     words.extend(sources.effective_arguments());
@@ -325,6 +341,58 @@ impl Sources {
             match texts_of(value, is_list(arg)) {
                 Ok(texts) => self.put(arg, texts, Origin::File { path: path.clone(), line }),
                 Err(message) => self.mistakes.add(format!("{path}:{line}: {name}: {message}")),
+            }
+        }
+    }
+
+    /// Takes the properties of a MultiLangDaemon's file.
+    fn read_properties(&mut self) {
+        let files = ["properties_file", "properties"].map(|id| self.given.get(id).and_then(|given| given.first()));
+        let path = match files {
+            [None, None] if self.command.get_name() == "multilang" => {
+                self.mistakes.add("the properties file is missing: give its path, or --properties-file");
+                return;
+            }
+            [Some(_), Some(_)] => {
+                self.mistakes.add("a properties file and --properties-file are given: give one of them");
+                return;
+            }
+            [one, other] => match one.or(other) {
+                Some(given) => given.texts.concat(),
+                None => return,
+            },
+        };
+        let content = match std::fs::read(&path) {
+            Ok(content) => content,
+            Err(error) => {
+                self.mistakes.add(format!("cannot read {path:?}: {error}"));
+                self.is_incomplete = true;
+                return;
+            }
+        };
+        let properties = Properties::parse(&content);
+        for mistake in &properties.mistakes {
+            self.mistakes.add(format!("{path}:{mistake}"));
+        }
+        let mapped = mapping::map(&properties);
+        for (key, options) in mapped.missing {
+            if !options.iter().any(|option| self.is_given(option)) {
+                self.mistakes.add(format!("{path}: {key} is missing"));
+            }
+        }
+        self.remarks.extend(mapped.remarks);
+        let source_is_given = self.is_given("table") || self.is_given("stream_arn");
+        for Mapped { option, text, key, line } in mapped.options {
+            if source_is_given && matches!(option, "table" | "stream_arn") {
+                continue;
+            }
+            let arg = self.command.get_arguments().find(|arg| arg.get_id() == option).cloned();
+            let arg = arg.unwrap_or_else(|| unreachable!("{option} is an option of run"));
+            match text {
+                Ok(text) => {
+                    self.put(&arg, vec![text], Origin::Property { path: path.clone(), line, key: key.to_owned() })
+                }
+                Err(mistake) => self.mistakes.add(format!("{path}:{line}: {key}: {mistake}")),
             }
         }
     }

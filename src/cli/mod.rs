@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`args`]: the options, a struct for each sub-command. [`config`]: their sources, and all mistakes in them.
 //! - [`run`], [`check`], `local`, `demo`, [`status`], [`lease`], [`dead_letters`]: the sub-commands.
+//! - [`multilang`]: `run` by a properties file of KCL's MultiLangDaemon.
 //! - [`sinks`]: destinations of records. [`admin_server`]: metrics, health and status over HTTP.
 //! - [`connection`]: the tables of an application, for those that look at it from outside.
 //! - [`logs`], [`output`], [`confirm`], [`signals`]: standard error, standard output, questions, requests to stop.
@@ -22,6 +23,7 @@ mod lease;
 #[cfg(feature = "local")]
 mod local;
 mod logs;
+mod multilang;
 mod output;
 mod run;
 mod signals;
@@ -36,6 +38,7 @@ const EXIT_USAGE: u8 = 64;
 
 /// The program: does what the command line asks for, and tells on standard error what went wrong.
 pub fn main() -> ExitCode {
+    sinks::multilang::launcher::become_child();
     match run_program() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit_code(&error),
@@ -43,13 +46,18 @@ pub fn main() -> ExitCode {
 }
 
 fn run_program() -> Result<(), anyhow::Error> {
-    let (cli, sources) = config::read(std::env::args_os(), &std::env::vars_os().collect())?;
+    let (cli, sources) = config::read(multilang::without_java(std::env::args_os()), &std::env::vars_os().collect())?;
     logs::start(&cli.command.logs());
     match &cli.command {
         Command::Run(args) if args.program.print_config => output::print(&sources.to_toml()),
         Command::Check(args) if args.run.program.print_config => output::print(&sources.to_toml()),
         Command::Run(args) => run::run(args, sources.is_given("metrics_addr")),
         Command::Check(args) => check::run(args),
+        Command::Multilang(args) if args.run.program.print_config => output::print(&sources.to_toml()),
+        Command::Multilang(args) => {
+            sources.remarks.iter().for_each(multilang::mapping::Remark::log);
+            run::run(&args.run, sources.is_given("metrics_addr"))
+        }
         #[cfg(feature = "local")]
         Command::Local(args) => local::run(args),
         #[cfg(feature = "local")]

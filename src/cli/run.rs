@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::run::RunArgs;
 use super::config::Mistakes;
 use super::output::Closed;
+use super::sinks::multilang::Children;
 use super::{admin_server, signals};
 use crate::consumer::OnFailure;
 use crate::worker::{Error, Worker};
@@ -43,9 +44,13 @@ async fn read(args: &RunArgs, needs_admin: bool) -> Result<(), anyhow::Error> {
     if let Some(target) = args.dead_letters() {
         options.failure.on_failure = OnFailure::DeadLetter(target.open(&options.app, &options.endpoints).await?);
     }
-    let worker = Worker::new(options.clone(), args.sink.open(&closed)?);
+    let children = Children::default();
+    let sink = args.sink.open(&closed, options.failure.handler_timeout, &children)?;
+    let worker = Worker::new(options.clone(), sink);
     admin_server::start(&args.admin, &options, needs_admin, worker.telemetry()).await?;
-    let report = worker.run(closed.cancelled_owned()).await.map_err(|error| match error {
+    let outcome = worker.run(closed.cancelled_owned()).await;
+    children.end(args.sink.end_timeout()).await;
+    let report = outcome.map_err(|error| match error {
         // The filters cannot work on this stream, which is known only now.
         Error::Filter(error) => Mistakes::one(error.to_string()).into(),
         error => anyhow::Error::from(error),

@@ -78,6 +78,12 @@ impl<E: Into<BoxError>> From<E> for BatchError {
     }
 }
 
+/// A processor's error that no retry with the same records mends: it lacks earlier ones, which it has got and not
+/// checkpointed. The shard is read again from its checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the shard is read again from its checkpoint")]
+pub struct ReadAgain;
+
 /// The attempts at a failing batch, and the action after the last one.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

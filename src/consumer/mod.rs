@@ -31,7 +31,7 @@ pub use self::budget::Budget;
 pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
 pub use self::clock::WallClock;
 pub use self::counters::{Counters, Totals};
-pub use self::failure::{BatchError, FailurePolicy, OnFailure};
+pub use self::failure::{BatchError, FailurePolicy, OnFailure, ReadAgain};
 pub use self::for_each::{ForEach, ForEachRecord, for_each};
 pub use self::lease_deadline::LeaseDeadline;
 pub use self::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};

@@ -70,6 +70,13 @@ pub trait RecordProcessor: Send + 'static {
         async { Ok(()) }
     }
 
+    /// Gets ready for a call with records or for the shard's end, before each of them: for example, connects again after
+    /// a failure. An error is retried with backoff, and the failure policy does not apply: no record is at fault.
+    fn prepare(&mut self, checkpointer: &Checkpointer) -> impl Future<Output = Result<(), BoxError>> + Send {
+        let _ = checkpointer;
+        async { Ok(()) }
+    }
+
     /// Processes a batch. Batches come in the shard's order, or in each item's if several items are processed at once.
     ///
     /// After an error or a panic, the [`FailurePolicy`](crate::FailurePolicy) decides: by default the records are retried

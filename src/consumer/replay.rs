@@ -106,6 +106,7 @@ impl<F: ProcessorFactory> Replayer<F> {
                 processor
             }
         };
+        catch_panic(processor.prepare(&input.checkpointer)).await?;
         let call = catch_panic(processor.process_records(input));
         let outcome = match limit {
             None => call.await,

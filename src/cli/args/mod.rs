@@ -10,6 +10,7 @@ pub mod demo;
 pub mod lease;
 #[cfg(feature = "local")]
 pub mod local;
+pub mod multilang;
 pub mod replay;
 pub mod run;
 pub mod status;
@@ -38,6 +39,7 @@ pub struct Cli {
 pub enum Command {
     Run(Box<run::RunArgs>),
     Check(Box<check::CheckArgs>),
+    Multilang(Box<multilang::MultilangArgs>),
     #[cfg(feature = "local")]
     Local(local::LocalArgs),
     #[cfg(feature = "local")]
@@ -64,6 +66,7 @@ impl Command {
         match self {
             Self::Run(args) => args.check(sources),
             Self::Check(args) => args.run.check(sources),
+            Self::Multilang(args) => args.run.check(sources),
             Self::DeadLetters(command) => command.store().check(sources),
             _ => {}
         }
@@ -73,6 +76,7 @@ impl Command {
         let args = match self {
             Self::Run(args) => &args.log,
             Self::Check(args) => &args.run.log,
+            Self::Multilang(args) => &args.run.log,
             #[cfg(feature = "local")]
             Self::Local(args) => &args.log,
             #[cfg(feature = "local")]

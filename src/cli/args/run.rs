@@ -363,7 +363,11 @@ impl RunArgs {
             ..FailurePolicy::default()
         };
         options.concurrency = batch.concurrency;
-        options.shard_concurrency = batch.shard_concurrency.or(batch.concurrency).unwrap_or(options.shard_concurrency);
+        let of_all = batch.concurrency.filter(|_| !self.sink.checkpoints_by_hand());
+        options.shard_concurrency = batch.shard_concurrency.or(of_all).unwrap_or(options.shard_concurrency);
+        if self.sink.checkpoints_by_hand() {
+            options.checkpoints = Checkpoints::Manual;
+        }
         options.batch_size = batch.batch_size.or(self.sink.default_batch_size());
         let batch_bytes = batch.batch_bytes.and_then(|size| usize::try_from(size).ok());
         options.batch_bytes = batch_bytes.or(self.sink.default_batch_bytes());

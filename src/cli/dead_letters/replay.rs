@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{counted, of_shard, open, output, visit_selected};
 use crate::cli::args::dead_letters::{ReplayArgs, Selection};
 use crate::cli::signals;
+use crate::cli::sinks::multilang::Children;
 use crate::consumer::{FailurePolicy, ProcessorFactory, Replayer, StillFails, WallClock};
 use crate::dead_letters::letter::{DeadLetter, ItemKey, LetterId};
 use crate::dead_letters::store::{LetterRef, LetterStore, StoredLetter};
@@ -42,9 +43,11 @@ pub async fn run(args: &ReplayArgs) -> Result<(), anyhow::Error> {
     });
     let (attempts, handler_timeout) = (Some(args.retry_attempts + 1), args.handler_timeout);
     let policy = FailurePolicy { attempts, handler_timeout, ..FailurePolicy::default() };
-    let factory = args.sink.open(&closed)?;
+    let children = Children::default();
+    let factory = args.sink.open(&closed, handler_timeout, &children)?;
     let job = Job { store: &store, pending, policy, report: &report, stop: &stop, closed: &closed };
     let outcome = job.run(factory).await;
+    children.end(args.sink.end_timeout()).await;
     let compacted = store.compact();
     if closed.is_cancelled() {
         return Err(output::Closed.into());

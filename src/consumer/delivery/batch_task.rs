@@ -125,6 +125,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
             None => self.ctx.take_processor().await?,
         };
         let processor = self.ctx.initialize(guard.get(), &mut self.rng).await?;
+        self.ctx.prepare(processor, &mut self.rng).await?;
         let permit = self.ctx.permit().await?;
         self.ctx.check()?;
         let outcome = self.ctx.process(processor, records, calls).await;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::ConsumerDeps;
 use super::super::checkpointer::Checkpointer;
 use super::super::counters::Counters;
-use super::super::failure::{BatchError, FailurePolicy};
+use super::super::failure::{BatchError, FailurePolicy, ReadAgain};
 use super::super::lease_handle::LeaseHandle;
 use super::super::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 use super::super::status::ConsumerStatus;
@@ -134,10 +134,19 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             self.status.processing_failures.note(outcome.is_err());
             match outcome {
                 Ok(()) => pooled.is_initialized = true,
-                Err(error) => self.wait(retry.next(&self.shard, &error, rng)).await?,
+                Err(error) => self.retry(&mut retry, &error, rng).await?,
             }
         }
         Ok(pooled.processor.as_mut().expect("an initialized processor was made"))
+    }
+
+    /// Prepares a processor for its next call, retrying until it succeeds.
+    pub(super) async fn prepare(&self, processor: &mut F::Processor, rng: &mut Rng) -> Result<(), Interrupted> {
+        let mut retry = Retry::new("prepare");
+        while let Err(error) = self.timed(self.other_call(), processor.prepare(&self.checkpointer)).await {
+            self.retry(&mut retry, &error, rng).await?;
+        }
+        Ok(())
     }
 
     /// Tells processors that their shard has ended, retrying each until it succeeds.
@@ -149,12 +158,14 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         for processor in processors.iter_mut().filter_map(|pooled| pooled.processor.as_mut()) {
             let mut retry = Retry::new("shard_ended");
             loop {
+                self.prepare(processor, rng).await?;
                 self.lease.check()?;
                 let Err(error) = self.timed(self.other_call(), processor.shard_ended(&self.checkpointer)).await else {
                     break;
                 };
-                self.wait(retry.next(&self.shard, &error, rng)).await?;
+                self.retry(&mut retry, &error, rng).await?;
             }
+            self.status.processing_failures.note(false);
         }
         Ok(())
     }
@@ -214,6 +225,15 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
     /// A call without records.
     pub(super) fn other_call(&self) -> RunningCall {
         RunningCall::without_records(self.now_ms())
+    }
+
+    /// Shows a failure that no failure policy covers, and waits before the next attempt.
+    async fn retry(&self, retry: &mut Retry, error: &BoxError, rng: &mut Rng) -> Result<(), Interrupted> {
+        self.status.processing_failures.note(true);
+        if error.is::<ReadAgain>() {
+            return Err(Interrupted::LeaseLost);
+        }
+        self.wait(retry.next(&self.shard, error, rng)).await
     }
 
     /// Runs a processor's call, which counts as in flight meanwhile.

@@ -44,21 +44,37 @@ impl LambdaEvents {
     }
 
     fn write(&self, record: &Record<'_>, event: &mut Vec<u8>) {
-        let json = record.json();
-        let mut changes = identity_changes(record);
-        changes.extend(time_change(record));
-        changes.sort_by_key(|change| change.start);
-        let mut copied = 0;
-        for change in changes {
-            event.extend_from_slice(&json.as_bytes()[copied..change.start]);
-            event.extend_from_slice(change.text.as_bytes());
-            copied = change.end;
-        }
+        write_changed(record, time_change(record), event);
         // A record is an object with a member at least, that of its sequence number: a comma may follow it.
-        let end = json.len().saturating_sub(1);
-        event.extend_from_slice(&json.as_bytes()[copied..end]);
+        event.pop();
         event.extend_from_slice(self.ending.as_bytes());
     }
+}
+
+/// Writes a record as the DynamoDB Streams Kinesis Adapter hands it to processors in other languages: its time is in
+/// whole milliseconds, and an identity's members begin with small letters (`RecordObjectMapper`).
+pub fn write_adapter_json(record: &Record<'_>, json: &mut Vec<u8>) {
+    let time = record.created_ms().zip(time_place(record)).map(|(created_ms, (start, end, _))| Change {
+        start,
+        end,
+        text: created_ms.to_string(),
+    });
+    write_changed(record, time, json);
+}
+
+/// Writes a record with the changes that both forms have, and its time changed so.
+fn write_changed(record: &Record<'_>, time: Option<Change>, event: &mut Vec<u8>) {
+    let json = record.json();
+    let mut changes = identity_changes(record);
+    changes.extend(time);
+    changes.sort_by_key(|change| change.start);
+    let mut copied = 0;
+    for change in changes {
+        event.extend_from_slice(&json.as_bytes()[copied..change.start]);
+        event.extend_from_slice(change.text.as_bytes());
+        copied = change.end;
+    }
+    event.extend_from_slice(&json.as_bytes()[copied..]);
 }
 
 /// A part of a record's JSON, by bytes from its start, and what stands there in the event.
@@ -69,21 +85,27 @@ struct Change {
 }
 
 /// The record's time, where it is a whole number that is not written like one.
+fn time_change(record: &Record<'_>) -> Option<Change> {
+    let (start, end, number) = time_place(record)?;
+    if number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let seconds: f64 = number.parse().ok()?;
+    let is_whole = seconds.fract() == 0.0 && seconds.abs() < LARGEST_EXACT;
+    is_whole.then(|| Change { start, end, text: format!("{}", seconds as i64) })
+}
+
+/// The place and the text of the record's time.
 ///
 /// The page was checked as a whole, so an error can only mean that there is no such member, here and below.
-fn time_change(record: &Record<'_>) -> Option<Change> {
+fn time_place<'a>(record: &Record<'a>) -> Option<(usize, usize, &'a str)> {
     let (mut scanner, base) = record.scanner();
     scanner.enter_member("dynamodb").ok()??;
     scanner.enter_member("ApproximateCreationDateTime").ok()??;
     scanner.peek().ok()?;
     let start = scanner.at();
     let number = scanner.number().ok()?;
-    if number.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let seconds: f64 = number.parse().ok()?;
-    let is_whole = seconds.fract() == 0.0 && seconds.abs() < LARGEST_EXACT;
-    is_whole.then(|| Change { start: start - base, end: scanner.at() - base, text: format!("{}", seconds as i64) })
+    Some((start - base, scanner.at() - base, number))
 }
 
 /// The members of the record's identity that begin with a capital letter, as in the API's model.
@@ -152,6 +174,21 @@ mod tests {
             let sent = format!(r#"{{"dynamodb":{{"ApproximateCreationDateTime": {sent} ,"SequenceNumber":"1"}}}}"#);
             let expected = format!(r#""ApproximateCreationDateTime": {expected} ,"#);
             assert!(event(&sent).contains(&expected), "{sent}: {}", event(&sent));
+        }
+    }
+
+    #[test]
+    fn the_adapters_form_has_milliseconds_and_keeps_the_other_bytes() {
+        let identity = r#""userIdentity":{"PrincipalId":"p","Type":"Service"}"#;
+        for (sent, expected) in [("1428537600", "1428537600000"), ("1.4285376E9", "1428537600000")] {
+            let time = |number: &str| format!(r#""ApproximateCreationDateTime" : {number} ,"SequenceNumber":"1""#);
+            let record = format!(r#"{{"eventID":"e","dynamodb":{{{}}},{identity}}}"#, time(sent));
+            let page = Page::decode(Bytes::from(format!(r#"{{"Records":[{record}]}}"#))).expect("a page");
+            let mut json = Vec::new();
+            write_adapter_json(&page.records.first().expect("a record"), &mut json);
+            let identity = identity.replace("PrincipalId", "principalId").replace("Type", "type");
+            let expected = format!(r#"{{"eventID":"e","dynamodb":{{{}}},{identity}}}"#, time(expected));
+            assert_eq!(String::from_utf8(json).unwrap(), expected);
         }
     }
 
