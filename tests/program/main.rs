@@ -19,6 +19,7 @@ mod indexed_table;
 mod kcl_table;
 mod local_data;
 mod night;
+mod multilang;
 mod operator;
 mod permissions;
 mod processes;

@@ -183,7 +183,7 @@ struct Credentials<'a> {
 
 impl Credentials<'_> {
     fn map(self, mapping: &mut Mapping) {
-        if let Some((key, value, line)) = self.of_tables.filter(|(_, value, _)| class(value) != Class::Default) {
+        if let Some((key, _, line)) = self.of_tables.filter(|(_, provider, _)| class(provider) != Class::Default) {
             let mistake = "the application's tables are reached with the environment's credentials";
             mapping.add("app", Err(mistake.into()), key, line);
         }
