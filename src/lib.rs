@@ -191,8 +191,8 @@ pub use aws::{CallError, TableError};
 pub use cli::main;
 pub use consumer::{
     BatchError, BoxError, CheckpointError, Checkpointer, CommitError, Committed, Counters, FailurePolicy, ForEach,
-    ForEachRecord, MAX_WRITES, OnFailure, ProcessRecordsInput, ProcessorFactory, RecordProcessor, RefusedWrite,
-    ShardContext, Totals, TransactWriteItem, WallClock, for_each,
+    ForEachRecord, MAX_WRITES, OnFailure, ProcessRecordsInput, ProcessorFactory, ReadAgain, RecordProcessor,
+    RefusedWrite, ShardContext, Totals, TransactWriteItem, WallClock, for_each,
 };
 pub use coordination::{Error as CoordinationError, WorkerExit};
 pub use dead_letters::letter::{DeadLetter, FailureLimit};

@@ -32,6 +32,12 @@ pub fn parse_time_ms(text: &str) -> Option<u64> {
     time.to_millis().ok()?.try_into().ok()
 }
 
+/// The same form of a time in seconds since the epoch.
+#[cfg(feature = "cli")]
+pub fn format_time(seconds: i64) -> Option<String> {
+    DateTime::from_secs(seconds).fmt(Format::DateTime).ok()
+}
+
 /// A failed call to a table, by what its caller should do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -15,6 +15,7 @@ pub mod fleet_view;
 pub mod lag;
 pub mod lease;
 pub mod liveness;
+#[cfg(feature = "cli")]
 pub mod multilang;
 pub mod out_of_order_acks;
 pub mod overload;

@@ -1,6 +1,7 @@
 //! The keys of a MultiLangDaemon's properties file (KCL's `MultiLangDaemonConfiguration`) as options of `run`.
 
 use super::properties::{Properties, Property};
+use crate::aws::format_time;
 use crate::cli::config::did_you_mean;
 
 /// A property as an option.
@@ -46,11 +47,12 @@ impl Remark {
 type Convert = fn(&str) -> Result<String, String>;
 
 /// Properties that are options, each with the conversion of its value. Of several for one option, the first counts.
-const OPTIONS: [(&str, &str, Convert); 22] = [
+const OPTIONS: [(&str, &str, Convert); 23] = [
     ("executableName", "to", |command| Ok(format!("multilang:{command}"))),
     ("tableName", "app", text),
     ("applicationName", "app", text),
     ("workerId", "worker_id", text),
+    ("initialPositionInStreamExtended", "start", moment),
     ("initialPositionInStream", "start", position),
     ("regionName", "region", text),
     ("kinesisEndpoint", "streams_endpoint_url", url),
@@ -148,9 +150,6 @@ impl Mapping {
         let mut ignored = Vec::new();
         for Property { key, value, .. } in &properties.entries {
             match &**key {
-                "initialPositionInStreamExtended" => {
-                    self.partly(key, "the stream is read from its oldest record: it cannot be read from a time")
-                }
                 "callProcessRecordsEvenForEmptyRecordList" if value.trim().eq_ignore_ascii_case("true") => {
                     self.partly(key, "processors are called with records alone");
                 }
@@ -250,10 +249,16 @@ fn url(value: &str) -> Result<String, String> {
 
 fn position(value: &str) -> Result<String, String> {
     match value.to_ascii_uppercase().as_str() {
-        "TRIM_HORIZON" | "AT_TIMESTAMP" => Ok("trim-horizon".into()),
+        "TRIM_HORIZON" => Ok("trim-horizon".into()),
         "LATEST" => Ok("latest".into()),
-        _ => Err(format!("{value:?} is not one of TRIM_HORIZON, LATEST, AT_TIMESTAMP")),
+        _ => Err(format!("{value:?} is not TRIM_HORIZON or LATEST; give a time as initialPositionInStreamExtended")),
     }
+}
+
+/// A time in seconds since the epoch.
+fn moment(value: &str) -> Result<String, String> {
+    let seconds = i64::try_from(whole(value)?).ok();
+    seconds.and_then(format_time).ok_or_else(|| format!("{value:?} is no time in seconds since 1970"))
 }
 
 fn whole(value: &str) -> Result<u64, String> {
@@ -331,6 +336,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_wrong_is_named() {
+        let mapping = mapped("initialPositionInStream=AT_TIMESTAMP\ninitialPositionInStreamExtended=1700000000\n");
+        assert_eq!(options(&mapping), [("start", "2023-11-14T22:13:20Z")]);
         let mapping = mapped("maxRecords = many\n");
         let missing: Vec<&str> = mapping.missing.iter().map(|(key, _)| *key).collect();
         assert_eq!(missing, ["executableName", "applicationName", "streamName"]);

@@ -53,6 +53,7 @@ impl LambdaEvents {
 
 /// Writes a record as the DynamoDB Streams Kinesis Adapter hands it to processors in other languages: its time is in
 /// whole milliseconds, and an identity's members begin with small letters (`RecordObjectMapper`).
+#[cfg(feature = "cli")]
 pub fn write_adapter_json(record: &Record<'_>, json: &mut Vec<u8>) {
     let time = record.created_ms().zip(time_place(record)).map(|(created_ms, (start, end, _))| Change {
         start,
@@ -177,6 +178,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "cli")]
     #[test]
     fn the_adapters_form_has_milliseconds_and_keeps_the_other_bytes() {
         let identity = r#""userIdentity":{"PrincipalId":"p","Type":"Service"}"#;

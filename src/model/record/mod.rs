@@ -23,7 +23,9 @@ mod view;
 
 pub use batch::{RecordBatch, Records};
 pub use error::DecodeError;
-pub use lambda_event::{LambdaEvents, write_adapter_json};
+pub use lambda_event::LambdaEvents;
+#[cfg(feature = "cli")]
+pub use lambda_event::write_adapter_json;
 pub use page::Page;
 pub use summary::PageSummary;
 pub use value::{Item, Value};
