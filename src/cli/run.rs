@@ -45,7 +45,7 @@ async fn read(args: &RunArgs, needs_admin: bool) -> Result<(), anyhow::Error> {
         options.failure.on_failure = OnFailure::DeadLetter(target.open(&options.app, &options.endpoints).await?);
     }
     let children = Children::default();
-    let sink = args.sink.open(&closed, options.failure.handler_timeout, &children)?;
+    let sink = args.sink.open(&closed, args.handler_timeout(), &children)?;
     let worker = Worker::new(options.clone(), sink);
     admin_server::start(&args.admin, &options, needs_admin, worker.telemetry()).await?;
     let outcome = worker.run(closed.cancelled_owned()).await;

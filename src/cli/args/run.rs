@@ -355,7 +355,8 @@ impl RunArgs {
             attempts: failure.retry_attempts.map(|retries| retries + 1),
             max_record_age: failure.max_record_age,
             bisect: failure.bisect,
-            handler_timeout: failure.handler_timeout.or(self.sink.default_handler_timeout()),
+            // Children have their own, for each answer.
+            handler_timeout: self.handler_timeout().filter(|_| !self.sink.checkpoints_by_hand()),
             on_failure: match failure.on_failure {
                 OnFailure::Skip => crate::consumer::OnFailure::Skip,
                 OnFailure::Halt | OnFailure::DeadLetter => crate::consumer::OnFailure::Halt,
@@ -385,6 +386,11 @@ impl RunArgs {
         options.filters = self.filter.filters();
         options.kcl_failover_time = self.kcl.kcl_failover_time;
         options
+    }
+
+    /// Time that one delivery may take.
+    pub fn handler_timeout(&self) -> Option<Duration> {
+        self.failure.handler_timeout.or(self.sink.default_handler_timeout())
     }
 
     fn stream(&self) -> StreamSelector {

@@ -242,7 +242,11 @@ impl RecordProcessor for Processor {
         self.progress.delivered = through(&input.records);
         let mut session =
             Session { progress: &mut self.progress, checkpointer: &input.checkpointer, ends_shard: false };
-        child.ask(Action::ProcessRecords, &request, &mut session, None).await?;
+        if let Err(error) = child.ask(Action::ProcessRecords, &request, &mut session, self.settings.timeout).await {
+            let shard = &self.shard.shard_id;
+            tracing::warn!(%shard, %error, "child process failed at a batch, starting another");
+            return Err(error.into());
+        }
         let last = input.records.last().and_then(|record| record.sequence_number().parse().ok());
         let is_acknowledged = last.is_none_or(|last| self.progress.saved >= Checkpoint::At(last));
         if is_acknowledged || !self.settings.must_acknowledge {
