@@ -12,7 +12,7 @@ use super::checkpoint::Checkpoint;
 use super::record::{RecordBatch, write_adapter_json};
 use super::sequence_number::SequenceNumber;
 
-/// What a child is asked.
+/// The requests to a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Initialize,

@@ -247,19 +247,50 @@ class Processor(processor.RecordProcessorBase):
 kcl.KCLProcess(Processor()).run()
 "#;
 
+/// A processor of Amazon's client for Node.
+const NODE: &str = r#"
+const fs = require('fs');
+const kcl = require('aws-kcl');
+const out = fs.openSync(process.env.OUT, 'a');
+const write = (message) => fs.writeSync(out, JSON.stringify(message) + '\n');
+
+kcl({
+  initialize(input, done) { write({action: 'initialize', sequenceNumber: input.sequenceNumber}); done(); },
+  processRecords(input, done) {
+    write({action: 'processRecords', records: input.records.map(({sequenceNumber, data}) => ({sequenceNumber, data}))});
+    input.checkpointer.checkpoint(input.records[input.records.length - 1].sequenceNumber, done);
+  },
+  leaseLost(input, done) { write({action: 'leaseLost'}); done(); },
+  shardEnded(input, done) { input.checkpointer.checkpoint((error) => { write({action: 'shardEnded'}); done(); }); },
+  shutdownRequested(input, done) {
+    input.checkpointer.checkpoint((error) => { write({action: 'shutdownRequested'}); done(); });
+  },
+}).run();
+"#;
+
 #[test]
 fn amazons_python_client_gets_every_record_over_a_split_and_a_hand_off() {
     let Some(client) = required_in_ci("SHARDKEEPER_TEST_KCLPY") else { return };
     let environment = [("PYTHONPATH", client.into_string().expect("a path"))];
-    let app = Application::new("--shards 2", "child.py", PYTHON, "python3 CHILD");
+    split_and_hand_off(&Application::new("--shards 2", "child.py", PYTHON, "python3 CHILD"), &environment);
+}
+
+#[test]
+fn amazons_node_client_gets_every_record_over_a_split_and_a_hand_off() {
+    let Some(client) = required_in_ci("SHARDKEEPER_TEST_AWS_KCL") else { return };
+    let environment = [("NODE_PATH", client.into_string().expect("a path"))];
+    split_and_hand_off(&Application::new("--shards 2", "child.js", NODE, "node CHILD"), &environment);
+}
+
+fn split_and_hand_off(app: &Application, environment: &[(&str, String)]) {
     let mut written = Written::default();
     app.fixture.service.write(TABLE, &mut written, 200);
-    let mut first = app.worker("first", &environment, "");
+    let mut first = app.worker("first", environment, "");
     app.wait_for_all();
     app.fixture.service.change_shards(TABLE, "split");
     app.fixture.service.write(TABLE, &mut written, 200);
     app.wait_for_all();
-    let mut second = app.worker("second", &environment, "");
+    let mut second = app.worker("second", environment, "");
     wait_for("the second worker to get a share", || {
         app.fixture.service.leases("audit").values().any(|lease| lease.owner.as_deref() == Some("second"))
     });

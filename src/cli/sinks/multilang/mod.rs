@@ -73,7 +73,7 @@ impl FromStr for ChildCommand {
     }
 }
 
-/// What the processors of all shards share.
+/// The settings that the processors of all shards share.
 #[derive(Clone)]
 pub struct Settings {
     command: ChildCommand,
