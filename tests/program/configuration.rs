@@ -117,7 +117,7 @@ fn mistakes_of_syntax_are_told_as_clap_tells_them() {
         ("--leaseduration=5s", "a similar argument exists: '--lease-duration'"),
         ("--app other", "the argument '--app <NAME>' cannot be used multiple times"),
         ("Phones", "unexpected argument 'Phones' found"),
-        ("--to", "a value is required for '--to <stdout|null|URL>'"),
+        ("--to", "a value is required for '--to <stdout|null|URL|multilang:COMMAND>'"),
     ] {
         let finished = run(&format!("{MINIMAL} {flags}"));
         assert_eq!((finished.code, &*finished.stdout), (64, ""));

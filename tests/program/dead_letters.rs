@@ -169,7 +169,7 @@ async fn a_replay_that_does_not_say_where_the_records_go_deletes_nothing() {
     harness.put(&[letter("shardId-1", 1, "a")]).await;
     let finished = harness.run("replay --all");
     assert_eq!((finished.code, &*finished.stdout), (64, ""));
-    assert!(finished.stderr.contains("--to stdout|null|URL is missing"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("--to stdout|null|URL|multilang:COMMAND is missing"), "{}", finished.stderr);
     assert_eq!(harness.ids(""), ["shardId-1/1"]);
 }
 
