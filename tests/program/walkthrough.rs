@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::support::dynamodb_local::required_in_ci;
 use crate::support::program::{Program, command, environment};
-use crate::support::services::{Service, required_in_ci};
+use crate::support::services::Service;
 use crate::support::wait::eventually;
 
 /// A Python with boto3; .ci/run has the AWS CLI beside it.

@@ -2,6 +2,7 @@
 
 pub mod dashboard;
 pub mod deliveries;
+pub mod dynamodb_local;
 pub mod fixture;
 pub mod http;
 pub mod local_service;

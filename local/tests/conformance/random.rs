@@ -1,13 +1,15 @@
 //! Random operations on both services, whose answers, items, indexes and stream records must be alike.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use fastrand::Rng;
 use serde_json::{Value, json};
 
+use crate::all_records;
 use crate::services::Service;
+use crate::wait::eventually;
 use crate::wire::{Answer, call, good};
-use crate::{ARRIVAL, all_records, eventually};
 
 const OPERATIONS: usize = 200;
 
@@ -26,7 +28,7 @@ pub fn check(services: [&Service; 2], seed: u64) {
     let operations = (0..OPERATIONS).map(|_| operation(&table, &mut random)).chain(scans);
     let mut differences = Vec::new();
     for (number, (operation, body)) in operations.enumerate() {
-        let answers = services.map(|service| comparable(operation, call(service.address, operation, &body)));
+        let answers = services.map(|service| answer(service.address, operation, &body));
         if answers[0] != answers[1] {
             let [ours, official] = answers;
             differences.push(format!("{number}: {operation} {body}\n  {ours:?}\n  {official:?}"));
@@ -34,7 +36,7 @@ pub fn check(services: [&Service; 2], seed: u64) {
     }
     assert!(differences.is_empty(), "seed {seed}:\n{}", differences.join("\n"));
     let written = records_by_key(services[0], &streams[0]);
-    eventually("both streams have the same records", ARRIVAL, || {
+    eventually("both streams have the same records", || {
         (records_by_key(services[1], &streams[1]) == written).then_some(())
     });
 }
@@ -109,7 +111,7 @@ fn operation(table: &str, random: &mut Rng) -> (&'static str, Value) {
                     if random.bool() { put } else { json!({"DeleteRequest": {"Key": key}}) }
                 })
                 .collect();
-            ("BatchWriteItem", json!({"RequestItems": {table: writes}, "ReturnConsumedCapacity": "INDEXES"}))
+            ("BatchWriteItem", json!({"RequestItems": {table: writes}}))
         }
         9 => {
             let query = json!({
@@ -226,18 +228,47 @@ fn with_table(mut body: Value, table: &str) -> Value {
     body
 }
 
-/// An answer without what no service promises: the wording of errors, and the order of sets, scans and equal sort keys.
-fn comparable(operation: &str, answer: Answer) -> (u16, Value) {
-    if answer.status != 200 {
-        return (answer.status, answer.body["__type"].clone());
+/// An answer without what no service promises: the wording of errors, the order of sets, scans and equal sort keys, and
+/// whether a page that ends a query has a last key. Also without the cost of global indexes: DynamoDB Local counts an
+/// item that has only one attribute of the index's key. The transcripts have exact costs.
+fn answer(address: SocketAddr, operation: &str, request: &Value) -> (u16, Value) {
+    let Answer { status, mut body } = match operation {
+        "Query" => query(address, request),
+        _ => call(address, operation, request),
+    };
+    if status != 200 {
+        return (status, body["__type"].take());
     }
-    let mut body = answer.body;
     sort_sets(&mut body);
-    let keeps_order = operation == "Query" && body["LastEvaluatedKey"].is_object();
-    if let (false, Some(items)) = (keeps_order, body["Items"].as_array_mut()) {
+    let in_order = request.get("ScanIndexForward").is_some();
+    if let (false, Some(items)) = (in_order, body.get_mut("Items").and_then(Value::as_array_mut)) {
         items.sort_by_key(Value::to_string);
     }
-    (200, body)
+    if let Some(cost) = body.get_mut("ConsumedCapacity").and_then(Value::as_object_mut) {
+        cost.remove("GlobalSecondaryIndexes");
+        cost.remove("CapacityUnits");
+    }
+    (status, body)
+}
+
+/// The answer to a query, as one that has all its pages; none may be longer than the limit.
+fn query(address: SocketAddr, request: &Value) -> Answer {
+    let mut request = request.clone();
+    let mut whole = call(address, "Query", &request);
+    let limit = request["Limit"].as_u64().unwrap_or(u64::MAX);
+    let mut key = whole.body["LastEvaluatedKey"].take();
+    while key.is_object() {
+        request["ExclusiveStartKey"] = key;
+        let mut page = good(address, "Query", &request);
+        assert!(page["ScannedCount"].as_u64().is_some_and(|scanned| scanned <= limit), "{page}");
+        key = page["LastEvaluatedKey"].take();
+        for count in ["Count", "ScannedCount"] {
+            whole.body[count] = (whole.body[count].as_u64().unwrap_or(0) + page[count].as_u64().unwrap_or(0)).into();
+        }
+        let items = page["Items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        whole.body["Items"].as_array_mut().expect("items").extend(items);
+    }
+    whole
 }
 
 fn sort_sets(value: &mut Value) {

@@ -7,7 +7,7 @@
 //! # DynamoDB Local: how it differs, in words.
 //! <dynamodb-local 200 {…}
 //! ```
-//! Indented lines go on with the one above. An answer that a named service alone gives must have its reason above it.
+//! Indented lines continue the one above. An answer that a named service alone gives must have its reason above it.
 //!
 //! In an expected answer
 //! - `"$text"`, `"$number"` and `"$any"` stand for any such value, `"$absent"` for a member that is not there;
@@ -16,11 +16,11 @@
 //! - `{"$has": {…}}` is an object with at least these members;
 //! - `{"$unordered": […]}` is a list in any order, and sets (`SS`, `NS`, `BS`) have no order anyway.
 //!
-//! In a request, `"$repeat x 7"` is `xxxxxxx`.
+//! In a request, `"$repeat x 7"` is `xxxxxxx`, and `"$lists 2"` is the attribute value of a list in a list.
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// A request and its expected answers.
 #[derive(Debug)]
@@ -109,6 +109,10 @@ pub fn fill(body: &Value, names: &Names) -> Value {
                 let mut words = repeat.split(' ').skip(1);
                 let (what, times) = (words.next().expect("what"), words.next().expect("how often"));
                 what.repeat(times.parse().expect("a number of times")).into()
+            }
+            Some(lists) if lists.starts_with("lists ") => {
+                let depth: usize = lists["lists ".len()..].parse().expect("a number of lists");
+                (1..depth).fold(json!({"L": []}), |inner, _| json!({"L": [inner]}))
             }
             Some(name) => names.get(name).unwrap_or_else(|| panic!("${name} stands for nothing yet")).clone(),
         },

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::overlay::{PYTHON, read};
 use crate::in_package;
-use crate::support::services::required_in_ci;
+use crate::support::dynamodb_local::required_in_ci;
 
 const TEMPLATE: &str = "deploy/cloudformation/shardkeeper.yaml";
 

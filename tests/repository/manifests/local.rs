@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::overlay::{Overlay, PYTHON, overlays};
 use super::workload::variables;
 use crate::in_package;
-use crate::support::services::{Service, required_in_ci};
+use crate::support::dynamodb_local::required_in_ci;
+use crate::support::services::Service;
 use crate::support::{finish, shardkeeper};
 
 #[test]

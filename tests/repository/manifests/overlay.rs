@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 use crate::in_package;
-use crate::support::services::required_in_ci;
+use crate::support::dynamodb_local::required_in_ci;
 use crate::support::tools;
 
 /// A Python with what tests/repository/manifests/read.py imports.
