@@ -83,6 +83,7 @@
 
 mod batch;
 mod capacity;
+mod compression;
 mod connector;
 mod definition;
 mod emulator;

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::compression::Encoding;
 use crate::emulator::{Answer, Request};
 use crate::error::ServiceError;
 use crate::faults::FaultPlan;
@@ -126,14 +128,51 @@ async fn serve_connection(stream: TcpStream, service: LocalService, stopping: Ca
 
 async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
     let (head, body) = request.into_parts();
-    if let Some(encoding) = head.headers.get(CONTENT_ENCODING).filter(|encoding| encoding.as_bytes() != b"identity") {
-        let message = format!("The local service takes no bodies in the encoding {encoding:?}");
-        return Ok(from_error(&ServiceError::new("SerializationException", message)));
-    }
-    let Ok(body) = Limited::new(body, MAX_REQUEST_BYTES).collect().await else {
-        return Ok(text(StatusCode::PAYLOAD_TOO_LARGE, "the request body is too large or broke off\n"));
+    let accepted = head.headers.get(ACCEPT_ENCODING).and_then(|header| Encoding::accepted(header.to_str().ok()?));
+    let answer = match read_body(&head, body).await {
+        Ok(body) => answer(&head, body, &service).await?,
+        Err(refusal) => refusal,
     };
-    let body = body.to_bytes();
+    Ok(match accepted {
+        Some(encoding) => encoded(answer, encoding).await,
+        None => answer,
+    })
+}
+
+/// The body in plain, or the answer to one that cannot be read.
+async fn read_body(head: &Parts, body: Incoming) -> Result<Bytes, Response<Full<Bytes>>> {
+    let too_large = || text(StatusCode::PAYLOAD_TOO_LARGE, "the request body is too large or broke off\n");
+    let refused = |why: String| from_error(&ServiceError::new("SerializationException", why));
+    let encoding = match head.headers.get(CONTENT_ENCODING).map(|header| header.to_str().unwrap_or_default()) {
+        None | Some("identity") => None,
+        Some(name) => {
+            let unknown = || refused(format!("The local service takes no bodies in the encoding {name}"));
+            Some(Encoding::named(name).ok_or_else(unknown)?)
+        }
+    };
+    let body = Limited::new(body, MAX_REQUEST_BYTES).collect().await.map_err(|_| too_large())?.to_bytes();
+    let Some(encoding) = encoding else {
+        return Ok(body);
+    };
+    let plain = encoding.decode(&body, MAX_REQUEST_BYTES);
+    let plain = plain.map_err(|error| refused(format!("The body is not {}: {error}", encoding.name())))?;
+    if plain.len() > MAX_REQUEST_BYTES { Err(too_large()) } else { Ok(plain) }
+}
+
+/// The same answer with its body in this encoding.
+async fn encoded(answer: Response<Full<Bytes>>, encoding: Encoding) -> Response<Full<Bytes>> {
+    let (mut head, body) = answer.into_parts();
+    let Ok(plain) = body.collect().await.map(http_body_util::Collected::to_bytes);
+    match encoding.encode(&plain) {
+        Ok(body) => {
+            head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
+            Response::from_parts(head, Full::new(body))
+        }
+        Err(_) => Response::from_parts(head, Full::new(plain)),
+    }
+}
+
+async fn answer(head: &Parts, body: Bytes, service: &LocalService) -> HttpAnswer {
     let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
     match (&head.method, head.uri.path(), target) {
         (&Method::POST, "/", Some(target)) => {
@@ -148,7 +187,7 @@ async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
             Ok(from_error(&ServiceError::new("UnknownOperationException", "The request has no x-amz-target header")))
         }
         (&Method::GET, "/", _) => Ok(text(StatusCode::OK, "healthy: dynamodb, dynamodb streams (shardkeeper local)\n")),
-        (method, path, _) => Ok(control(method, path, &body, &service)),
+        (method, path, _) => Ok(control(method, path, &body, service)),
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::compression::Encoding;
 use crate::{Clock, Effect, FaultPlan, InMemoryClient, InjectedFault, LocalOptions, LocalService, Timestamp};
 
 /// Both of the SDK's clients.
@@ -207,7 +208,7 @@ async fn the_service_serves_over_http_and_can_be_made_to_fail() {
 }
 
 #[tokio::test]
-async fn requests_are_read_in_chunks_not_compressed_and_only_whole() {
+async fn requests_are_read_in_chunks_and_only_whole() {
     let service = LocalService::start();
     let server = service.listen().await.expect("a port");
     let send = async |headers: &str, body: &[u8]| {
@@ -224,10 +225,43 @@ async fn requests_are_read_in_chunks_not_compressed_and_only_whole() {
     };
     let chunked = send("transfer-encoding: chunked", b"1\r\n{\r\n1\r\n}\r\n0\r\n\r\n").await;
     assert!(chunked.starts_with("HTTP/1.1 200") && chunked.ends_with(r#"{"TableNames":[]}"#), "{chunked}");
-    let compressed = send("content-encoding: gzip\r\ncontent-length: 2", b"{}").await;
-    assert!(compressed.starts_with("HTTP/1.1 400") && compressed.contains("SerializationException"), "{compressed}");
+    for encoding in ["gzip\r\ncontent-length: 2", "br\r\ncontent-length: 2"] {
+        let refused = send(&format!("content-encoding: {encoding}"), b"{}").await;
+        assert!(refused.starts_with("HTTP/1.1 400") && refused.contains("SerializationException"), "{refused}");
+    }
     send("content-length: 200", b"{}").await;
     assert_eq!(service.stats().calls["ListTables"], 1, "a body that breaks off is no call");
+}
+
+#[tokio::test]
+async fn bodies_are_compressed_in_both_directions() {
+    let server = LocalService::start().listen().await.expect("a port");
+    for (accepted, encoding) in [("deflate, gzip", Encoding::Gzip), ("gzip;q=0, deflate;q=0.5", Encoding::Deflate)] {
+        let body = encoding.encode(br#"{"Limit": 1}"#).expect("compressed");
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: local\r\nconnection: close\r\nx-amz-target: DynamoDB_20120810.ListTables\r\n\
+             content-encoding: {0}\r\naccept-encoding: {accepted}\r\ncontent-length: {1}\r\n\r\n",
+            encoding.name(),
+            body.len()
+        );
+        let mut stream = TcpStream::connect(server.address()).await.expect("connected");
+        stream.write_all(&[head.as_bytes(), &body].concat()).await.expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("answered");
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("the headers' end");
+        let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+        assert!(head.contains(&format!("content-encoding: {}", encoding.name())), "{head}");
+        let body = encoding.decode(&answer[end + 4..], 1000).expect("the encoding that the answer names");
+        assert_eq!(body, br#"{"TableNames":[]}"#.as_slice());
+    }
+}
+
+#[test]
+fn a_body_that_unpacks_without_end_is_read_only_to_the_limit() {
+    for encoding in [Encoding::Gzip, Encoding::Deflate] {
+        let packed = encoding.encode(&vec![0; 1_000_000]).expect("compressed");
+        assert_eq!(encoding.decode(&packed, 1000).expect("the part up to the limit").len(), 1001);
+    }
 }
 
 #[tokio::test(start_paused = true)]
