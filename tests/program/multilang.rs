@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use serde_json::Value;
 
+use crate::support::dynamodb_local::required_in_ci;
 use crate::support::fixture::{Fixture, TABLE, Worker, with_credentials};
 use crate::support::local_service::Written;
-use crate::support::services::required_in_ci;
 use crate::support::shardkeeper;
 use crate::support::wait::wait_for;
 
