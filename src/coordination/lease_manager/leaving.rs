@@ -52,21 +52,14 @@ impl LeaseManager {
 
     /// Leaves hand-offs to the leader, as long as there is one and another worker to take the leases.
     pub(super) fn continue_leaving(&mut self) {
-        let holds_nothing = self.holds_nothing();
         let Some(leaving) = &mut self.leaving else { return };
-        if !holds_nothing {
-            leaving.empty_since = None;
-        } else if leaving.empty_since.is_none() {
-            leaving.empty_since = Some(Instant::now());
-        }
         let (has_taker, is_led) = {
             let view = self.view.borrow();
             (view.staying().any(|seen| seen.member.id != self.deps.me.worker), view.leader().is_some())
         };
         let waited = leaving.since.elapsed();
         let patience = self.deps.options.drain_timeout.min(self.deps.options.lease_duration * 2);
-        let releases = !leaving.has_released
-            && (holds_nothing || leaving.exit.is_err() || !has_taker || !is_led || waited >= patience);
+        let releases = !leaving.has_released && (leaving.exit.is_err() || !has_taker || !is_led || waited >= patience);
         let times_out = waited >= self.deps.options.drain_timeout && !leaving.has_timed_out;
         leaving.has_released |= releases;
         leaving.has_timed_out |= times_out;
@@ -84,6 +77,22 @@ impl LeaseManager {
                 leases = self.running().count(),
                 "processors did not finish in time; their leases are left to expire"
             );
+        }
+    }
+
+    /// Notes whether this worker that leaves holds anything, and once it does not, looks at the rows once more.
+    pub(super) fn note_emptiness(&mut self) {
+        if self.leaving.is_none() {
+            return;
+        }
+        let holds_nothing = self.holds_nothing();
+        let Some(leaving) = &mut self.leaving else { return };
+        if !holds_nothing {
+            leaving.empty_since = None;
+        } else if leaving.empty_since.is_none() {
+            leaving.empty_since = Some(Instant::now());
+            leaving.has_released = true; // what comes now is released at once
+            self.wants_scan = !self.calls.scan();
         }
     }
 

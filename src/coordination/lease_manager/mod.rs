@@ -159,6 +159,7 @@ impl LeaseManager {
             if self.has_pending {
                 next_tick = next_tick.min(Instant::now() + PENDING_TICK);
             }
+            self.note_emptiness();
             if self.has_left() {
                 self.calls.hints_sent().await;
                 return Ok(());
