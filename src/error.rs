@@ -1,8 +1,8 @@
-//! What a worker does about a failed call: one table, by the error's class and the worker's phase.
+//! The verdict on a failed call: one table, by the error's class and the worker's phase.
 //!
-//! What passes by itself is retried. What somebody has to change (permissions, credentials, a table) ends a start at
-//! once, while the person who started the worker looks on. A running worker retries that too, for two minutes: policies
-//! are replaced, keys are rotated and tables are restored in that time, and one odd answer must end nothing.
+//! A fault that passes by itself is retried. One that somebody has to mend (permissions, credentials, a table) ends a
+//! start at once, while the person who started the worker looks on. A running worker retries that too, for two minutes:
+//! policies are replaced, keys are rotated and tables are restored in that time, and one odd answer must end nothing.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub enum Phase {
     Running,
 }
 
-/// What a worker does about a failed call.
+/// The action of a worker after a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It retries.

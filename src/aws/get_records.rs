@@ -55,7 +55,7 @@ struct Template {
     connector: SharedHttpConnector,
     components: RuntimeComponents,
     identities: SharedIdentityResolver,
-    /// What the service's clock is ahead of this machine's, in ms, once a signature was refused for it.
+    /// The lead of the service's clock over this machine's, in ms, once a signature was refused for it.
     skew_ms: AtomicI64,
 }
 
@@ -196,7 +196,7 @@ impl Template {
         (ErrorKind::of_code(&code), words)
     }
 
-    /// What the service's clock is ahead of this machine's, if that is more than a signature may differ.
+    /// The lead of the service's clock over this machine's, in ms, if that is more than a signature may differ.
     fn skew_to(&self, date: &str) -> Option<i64> {
         let theirs = http_date_ms(date)?;
         let ours = DateTime::from(self.machine_now()).to_millis().ok()?;

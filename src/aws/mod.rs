@@ -22,7 +22,6 @@ pub mod table_health;
 use std::error::Error as StdError;
 
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
-#[cfg(feature = "cli")]
 use aws_smithy_types::date_time::{DateTime, Format};
 
 /// A time in RFC 3339's form, such as `2026-01-31T12:00:00Z`, in milliseconds since the epoch.

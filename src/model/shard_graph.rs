@@ -44,7 +44,7 @@ impl FromIterator<Shard> for ShardGraph {
     }
 }
 
-/// Where the lineages of a new application start.
+/// The start of the lineages of a new application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     /// At the oldest records.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::fixture::{Fixture, TABLE};
 use crate::support::local_service::LocalService;
+use crate::support::wait::{now, pause};
 use crate::support::{Finished, finish, shardkeeper};
 
 const APP: &str = "audit";
@@ -198,7 +199,7 @@ fn a_living_fleet_of_the_kinesis_client_library_fails_the_check_and_a_dead_one_d
             while !is_over.load(Ordering::Relaxed) {
                 renew(service, counter);
                 counter += 1;
-                std::thread::sleep(Duration::from_millis(100));
+                pause();
             }
         });
         let alive = check(&fixture, "");
@@ -217,7 +218,7 @@ fn a_clock_five_minutes_off_fails_the_check_and_one_of_half_a_minute_warns() {
             service.write_all(&closing(request)).expect("it takes the request");
             let mut answer = Vec::new();
             service.read_to_end(&mut answer).expect("an answer");
-            with_date(&answer, SystemTime::now() + Duration::from_secs(seconds))
+            with_date(&answer, now() + Duration::from_secs(seconds))
         })
     };
     let flags = format!("--table {TABLE}");

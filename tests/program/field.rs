@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_smithy_types::date_time::{DateTime, Format};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::support::http::{self, Answer};
 use crate::support::local_service::{LocalService, Written};
 use crate::support::proxy::Proxy;
 use crate::support::rewriter::Rewriter;
-use crate::support::wait::{let_last, wait_for};
+use crate::support::wait::{let_last, now, wait_for};
 
 /// The digits that an emulator writes before the 21 digits of a sequence number of ours.
 const LONG_PREFIX: &str = "49611974300205315735694662545343430";
@@ -306,11 +306,6 @@ fn shards_end_on_a_service_without_transactions() {
     assert_eq!(worker.stop(), 0);
     deliveries.assert_complete(&written, &fixture.service.shards(TABLE));
     assert_eq!(deliveries.repeats(), []);
-}
-
-#[expect(clippy::disallowed_methods, reason = "the program and the service take the machine's time")]
-fn now() -> SystemTime {
-    SystemTime::now()
 }
 
 /// A worker that reads its stream from an emulator.

@@ -172,7 +172,7 @@ fn a_kcl_fleet_that_writes_its_metrics_is_found_however_quiet_its_leases_are() {
         let row = json!({"wid": {"S": "kcl-quiet-1"}, "lut": {"N": second.to_string()}, "sts": {"M": {}}});
         good(at, "PutItem", &json!({"TableName": metrics, "Item": row}));
     };
-    let start = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
+    let start = crate::support::wait::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
     report(start);
     let line = format!("run --table {TABLE} --app {APP} --kcl-failover-time 1s");
     let worker = Program::start(&environment(&service.url()), &line);

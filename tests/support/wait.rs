@@ -1,7 +1,7 @@
 //! Waiting for a condition, with a limit that only a fault reaches.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Far more than any wait takes on a slow and busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -23,6 +23,12 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
         assert!(started.elapsed() < LIMIT, "waited {LIMIT:?} in vain for {what}");
         pause();
     }
+}
+
+/// The time of day, which programs and services take from the machine.
+#[expect(clippy::disallowed_methods, reason = "a test that watches processes uses the machine's clock")]
+pub fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 /// The pause between two polls of a state that other processes change.

@@ -33,7 +33,7 @@ struct ForeignLease {
     renewals: u64,
     /// Reads that showed a write and began a lease duration after `since`, or later.
     late_writes: u64,
-    /// How often the owner took the lease from a worker of ours.
+    /// The number of times that the owner took the lease from a worker of ours.
     takes: u64,
     /// Whether it still had the lease a lease duration later.
     keeps: bool,

@@ -274,7 +274,7 @@ impl Handler {
     /// # Errors
     /// When it cannot be reached, or answers as if records had failed.
     pub async fn probe(&self) -> Result<(), anyhow::Error> {
-        let nothing = Page::decode(Bytes::from_static(br#"{"Records":[]}"#).into())?.records;
+        let nothing = Page::decode(Bytes::from_static(br#"{"Records":[]}"#))?.records;
         let outcome = self.handle(&LambdaEvents::new(""), &nothing).await;
         outcome.map_err(|error| anyhow::anyhow!("{}: {error}", self.shared.target.url))
     }
