@@ -5,11 +5,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use aws_smithy_types::date_time::{DateTime, Format};
 use bytes::Bytes;
 use http::request::Parts;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -127,16 +128,22 @@ async fn serve_connection(stream: TcpStream, service: LocalService, stopping: Ca
 }
 
 async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
+    let now = service.now();
     let (head, body) = request.into_parts();
     let accepted = head.headers.get(ACCEPT_ENCODING).and_then(|header| Encoding::accepted(header.to_str().ok()?));
     let answer = match read_body(&head, body).await {
         Ok(body) => answer(&head, body, &service).await?,
         Err(refusal) => refusal,
     };
-    Ok(match accepted {
+    let mut answer = match accepted {
         Some(encoding) => encoded(answer, encoding).await,
         None => answer,
-    })
+    };
+    let now = DateTime::from_millis(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+    if let Some(date) = now.fmt(Format::HttpDate).ok().and_then(|date| HeaderValue::from_str(&date).ok()) {
+        answer.headers_mut().insert(DATE, date);
+    }
+    Ok(answer)
 }
 
 /// The body in plain, or the answer to one that cannot be read.

@@ -151,7 +151,7 @@ start = true
         [
             "shardkeeper.toml:2: table: needs a string in quotes, an integer, true or false, not a TOML array",
             "shardkeeper.toml:5: buffer-bytes: needs a string in quotes, an integer, true or false, not a TOML float",
-            "shardkeeper.toml:6: start: \"true\" is not one of: trim-horizon, latest",
+            "shardkeeper.toml:6: start: \"true\" is no position; write trim-horizon, latest, a time such as 2026-01-31T12:00:00Z, or an age such as 6h",
             "shardkeeper.toml:4: until-caught-up: \"yes\" is neither true nor false",
             "shardkeeper.toml:3: max-leases: \"three\" is not a whole number",
         ]
@@ -329,7 +329,7 @@ fn single_values_are_checked_against_what_they_are_for() {
         ("--max-leases=0", "--max-leases (command line): 0 is out of range"),
         ("--metrics-addr=9464", "--metrics-addr (command line): \"9464\" is not an IP address and a port"),
         ("--endpoint-url=localhost:8000", "--endpoint-url (command line): \"localhost:8000\" is not a URL"),
-        ("--start=now", "--start (command line): \"now\" is not one of: trim-horizon, latest"),
+        ("--start=now", "--start (command line): \"now\" is no position; write trim-horizon, latest, a time"),
         ("--on-gap=", "--on-gap (command line): \"\" is not one of: continue, stop"),
         ("--log-level=inof", "--log-level (command line): \"inof\" is neither a level"),
         ("--until-caught-up=maybe", "--until-caught-up (command line): \"maybe\" is neither true nor false"),

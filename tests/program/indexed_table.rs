@@ -46,7 +46,7 @@ fn an_indexed_table_answers_the_aws_cli_as_dynamodb_local_does() {
         variables.insert("PATH".to_owned(), path.to_string_lossy().into_owned());
         let described = shape(&aws(&variables, CREATE)["TableDescription"]);
         let answers: Vec<Value> = COMMANDS.iter().map(|line| aws(&variables, line)).collect();
-        let worker = Program::start(&variables, "run --table Orders --app orders --until-caught-up");
+        let worker = Program::start(&variables, "run --table Orders --app orders-audit --until-caught-up");
         let ended = worker.end();
         assert_eq!(ended.code, Some(0), "{}", ended.log);
         (described, answers, changes(&ended.out))

@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn letters_are_replayed_only_to_a_handler_that_was_named() {
         let mistake = read("replay --all", &[]).err().expect("nobody said where the records go");
-        assert!(mistake.contains("--to stdout|null|URL is missing"), "{mistake}");
+        assert!(mistake.contains("--to stdout|null|URL|multilang:COMMAND is missing"), "{mistake}");
         assert!(read("replay --all", &[("SHARDKEEPER_TO", "http://localhost:8080/")]).is_ok());
     }
 

@@ -16,7 +16,6 @@ use super::confirm::confirm;
 use super::connection::Connection;
 use super::output;
 use crate::admin::lease_ops::{self, FleetSnapshot, PlannedWrite, Request};
-use crate::aws::TableError;
 use crate::aws::lease_table::Outcome;
 use crate::consumer::WallClock;
 use crate::model::lease::{Lease, ShardId, Transition};
@@ -41,10 +40,8 @@ pub fn run(command: &LeaseCommand) -> Result<(), anyhow::Error> {
 async fn change_leases(command: &LeaseCommand) -> Result<(), anyhow::Error> {
     let args = command.args();
     let connection = connect(&args.change).await?;
-    let service_ms = match connection.fleet.service_time_ms().await {
-        Err(TableError::Missing { .. }) => None, // a lease table that only KCL has used
-        time => time?,
-    };
+    // A lease table that only KCL has used has no fleet table beside it.
+    let service_ms = connection.fleet.service_time_ms().await.ok().flatten();
     let now_ms = service_ms.unwrap_or_else(|| WallClock::System.now_ms());
     let operation = Operation { request: command.request(now_ms), shards: args.shards.iter().cloned().collect(), args };
     let snapshot = snapshot::load_snapshot(&connection, &operation).await?;
