@@ -215,7 +215,7 @@ fn a_fleet_whose_leases_kcl_takes_leaves_together_and_lets_go_of_the_rest() {
     let request = json!({
         "TableName": APP,
         "Key": {"leaseKey": {"S": taken}},
-        "UpdateExpression": "SET leaseOwner = :owner ADD leaseCounter :one REMOVE checkpointOwner",
+        "UpdateExpression": "SET leaseOwner = :owner ADD leaseCounter :one, ownerSwitchesSinceCheckpoint :one REMOVE checkpointOwner",
         "ExpressionAttributeValues": {":one": {"N": "1"}, ":owner": {"S": "kcl-taker"}},
     });
     good(at, "UpdateItem", &request);

@@ -35,35 +35,34 @@ struct ForeignLease {
     late_writes: u64,
     /// The number of times that the owner took the lease from a worker of ours.
     takes: u64,
-    /// Whether it still had the lease a lease duration later.
+    /// Whether one of these counted the switch of owners.
+    was_taken: bool,
+    /// Whether it then still had the lease a lease duration later.
     keeps: bool,
 }
 
+impl ForeignLease {
+    fn new(owner: WorkerId, since: Duration) -> Self {
+        Self { owner, seen: None, since, renewals: 0, late_writes: 0, takes: 0, was_taken: false, keeps: false }
+    }
+}
+
 impl ForeignLeases {
-    /// Notes a row with a foreign holder, read by a call that was sent and answered at these times. `is_taken`: a worker
-    /// of ours owned it before.
+    /// Notes a row with a foreign holder, read by a call that was sent and answered at these times. `ours`: the row while
+    /// a worker of ours still owned it, if this is the first one after.
     pub(super) fn observe(
         &mut self,
         row: &Lease,
-        is_taken: bool,
+        ours: Option<&Lease>,
         (sent, arrived): (Duration, Duration),
         lease_duration: Duration,
     ) {
         let Some(owner) = row.holder().cloned() else { return };
         self.counters.observe(&row.key, (owner.clone(), row.counter), sent, arrived);
-        let new = ForeignLease {
-            owner: owner.clone(),
-            seen: None,
-            since: arrived,
-            renewals: 0,
-            late_writes: 0,
-            takes: 0,
-            keeps: false,
-        };
-        let known = self.leases.entry(row.key.clone()).or_insert_with(|| new);
+        let new = || ForeignLease::new(owner.clone(), arrived);
+        let known = self.leases.entry(row.key.clone()).or_insert_with(new);
         if known.owner != owner {
-            *known =
-                ForeignLease { owner, seen: None, since: arrived, renewals: 0, late_writes: 0, takes: 0, keeps: false };
+            *known = new();
         }
         match &known.seen {
             Some((counter, checkpoint)) => {
@@ -73,8 +72,13 @@ impl ForeignLeases {
             }
             None => known.since = arrived,
         }
-        known.takes += u64::from(is_taken);
-        known.keeps |= known.takes > 0 && sent >= known.since + lease_duration;
+        if let Some(ours) = ours.filter(|ours| ours.counter < row.counter) {
+            let is_counted = row.owner_switches > ours.owner_switches;
+            // Otherwise, a write of ours may have raised the counter before somebody edited the row.
+            known.takes += u64::from(is_counted || row.checkpoint == ours.checkpoint);
+            known.was_taken |= is_counted;
+        }
+        known.keeps |= known.was_taken && sent >= known.since + lease_duration;
         known.seen = Some((row.counter, row.checkpoint.clone()));
     }
 
@@ -132,7 +136,7 @@ mod tests {
         let mut leases = ForeignLeases::default();
         for (second, counter, checkpoint) in rows {
             let at = Duration::from_secs(*second);
-            leases.observe(&row(*counter, checkpoint), false, (at, at), LEASE_DURATION);
+            leases.observe(&row(*counter, checkpoint), None, (at, at), LEASE_DURATION);
         }
         leases
     }
@@ -173,13 +177,18 @@ mod tests {
         assert!(left.are_still(Duration::from_secs(10)) && left.held().next().is_none());
     }
 
+    /// The row of a worker of ours.
+    fn ours(counter: u64) -> Lease {
+        row(counter, "4").owned_by(&"ours".into())
+    }
+
     #[test]
     fn an_owner_that_takes_quiet_leases_from_ours_again_and_again_is_found_alive() {
         let mut leases = ForeignLeases::default();
         for (second, counter) in [(53, 20), (113, 40)] {
             assert!(leases.living().is_none());
             let at = Duration::from_secs(second);
-            leases.observe(&row(counter, "4"), true, (at, at), LEASE_DURATION);
+            leases.observe(&row(counter, "4"), Some(&ours(counter - 1)), (at, at), LEASE_DURATION);
             leases.retain(&BTreeSet::new(), |_| true, |_| false); // ours have it back
         }
         assert_eq!(leases.living(), Some((&"kcl".into(), &"s".into())));
@@ -188,11 +197,26 @@ mod tests {
     #[test]
     fn an_owner_that_keeps_a_lease_which_it_took_from_ours_is_found_alive() {
         let mut leases = ForeignLeases::default();
-        for (second, is_taken) in [(0, true), (1, false), (6, false)] {
+        let before = ours(19);
+        for (second, before) in [(0, Some(&before)), (1, None), (6, None)] {
             assert!(leases.living().is_none());
             let at = Duration::from_secs(second);
-            leases.observe(&row(20, "4"), is_taken, (at, at), LEASE_DURATION);
+            let taken = Lease { owner_switches: 1, ..row(20, "4") };
+            leases.observe(&taken, before, (at, at), LEASE_DURATION);
         }
         assert!(leases.living().is_some());
+    }
+
+    #[test]
+    fn a_name_that_somebody_writes_into_a_row_is_nobodys() {
+        let mut leases = ForeignLeases::default();
+        for second in [0, 20, 40] {
+            let at = Duration::from_secs(second);
+            leases.observe(&row(19, "4"), Some(&ours(19)), (at, at), LEASE_DURATION);
+            let later = at + LEASE_DURATION * 2;
+            leases.observe(&row(19, "4"), None, (later, later), LEASE_DURATION);
+            leases.retain(&BTreeSet::new(), |_| true, |_| false);
+        }
+        assert!(leases.living().is_none());
     }
 }

@@ -120,13 +120,11 @@ impl LeaderState {
         let mut foreign = BTreeSet::new();
         for row in self.rows.values().filter(|row| !row.is_finished()) {
             if row.holder().is_some_and(|holder| election.is_foreign(holder)) {
-                let was_ours = |before: &Lease| {
-                    before.counter < row.counter
-                        && before.owner != row.owner
-                        && before.owner.as_ref().is_some_and(|owner| !election.is_foreign(owner))
-                };
-                let is_taken = before.get(&row.key).is_some_and(was_ours);
-                self.foreign.observe(row, is_taken, (sent, arrived), election.deps.options.lease_duration);
+                let ours = before.get(&row.key).filter(|before| {
+                    let owner = before.owner.as_ref().filter(|_| before.owner != row.owner);
+                    owner.is_some_and(|owner| !election.is_foreign(owner))
+                });
+                self.foreign.observe(row, ours, (sent, arrived), election.deps.options.lease_duration);
                 foreign.insert(row.key.clone());
             }
         }
