@@ -188,10 +188,18 @@ impl LeaderState {
     }
 
     /// Tells workers that were at odds with the rows at some scans in a row to read all of them: a hint was lost, or so
-    /// much changes that some row always is unknown, which does not rule it out. At a leader's first scan it tells them of theirs at once: the last leader may have gone with its hints unsent.
+    /// much changes that some row always is unknown, which does not rule it out. At a leader's first scan it tells them of
+    /// theirs at once: the last leader may have gone with its hints unsent. Old owners are reminded of hand-offs that last:
+    /// one without a consumer on the shard does not miss the lease.
     pub(super) async fn resend_hints(&mut self, election: &Election) {
         let is_first = self.wrong.is_empty();
-        let mut hints = BTreeMap::new();
+        let mut hints: BTreeMap<WorkerId, Hints> = BTreeMap::new();
+        let lease_duration = election.deps.options.lease_duration;
+        for (key, _) in self.hand_offs.iter().filter(|(_, since)| since.elapsed() >= lease_duration) {
+            if let Some(holder) = self.rows.get(key).and_then(Lease::holder) {
+                hints.entry(holder.clone()).or_default().keys.insert(key.clone());
+            }
+        }
         for seen in election.view.live() {
             let id = &seen.member.id;
             let owned = self.rows.values().filter(|row| row.owner.as_ref() == Some(id) && !row.is_finished());
@@ -203,11 +211,11 @@ impl LeaderState {
             }
             *scans += 1;
             if is_first {
-                hints.insert(id.clone(), Hints { keys: keys.into_iter().cloned().collect(), everything: false });
+                hints.entry(id.clone()).or_default().keys.extend(keys.into_iter().cloned());
             } else if *scans >= WRONG_SCANS {
                 *scans = 0;
                 tracing::debug!(worker = %id, "a worker does not know its leases, resending its hints");
-                hints.insert(id.clone(), Hints { everything: true, ..Hints::default() });
+                hints.entry(id.clone()).or_default().everything = true;
             }
         }
         let view = &election.view;
