@@ -1,106 +1,31 @@
-//! The worker: start-up, threads and shutdown.
-//!
-//! A [`Worker`] finds its stream, ensures that its tables exist, joins its fleet and reads shards until it is asked to
-//! stop. Coordination runs on a thread and HTTP connections of its own, so that neither decoding nor a processor that
-//! blocks can delay a heartbeat.
+//! The steps before a worker joins its fleet: its tables, its stream, and the binding of the one to the other.
 
 use std::collections::BTreeSet;
-use std::collections::hash_map::RandomState;
-use std::future::Future;
-use std::hash::{BuildHasher, Hasher};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::aws::clients::{self, Clients, ConfigError, SdkConfig};
+use super::Error;
+use crate::aws::clients::{Clients, ConfigError, SdkConfig};
 use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::{LeaseTable, Outcome};
 use crate::aws::stream::{Described, FindError, Stream, find_stream};
 use crate::aws::{self, TableError};
-use crate::consumer::{
-    Budget, ConsumerDeps, ConsumerSpawner, Counters, FatalError, LeaseDeadline, OnFailure, ProcessorFactory, Totals,
-};
-use crate::coordination::{self, Coordinator, Identity, WorkerExit};
+use crate::consumer::{Counters, FatalError, OnFailure};
+use crate::coordination::{self, WorkerExit};
 use crate::dead_letters::queue::PrepareError;
 use crate::error::{Phase, Verdict, on_table_error};
 use crate::model::backoff::Backoff;
 use crate::model::checkpoint::Checkpoint;
-use crate::model::filter;
-use crate::model::lease::{Lease, ShardId, WorkerId};
+use crate::model::lease::{Lease, ShardId};
 use crate::model::record::ViewType;
 use crate::model::worker_record::LeaderRecord;
-use crate::options::{OnGap, OptionsError, StreamSelector, WorkerOptions};
-use crate::shard_directory::ShardDirectory;
-use crate::telemetry::WorkerTelemetry;
+use crate::options::{OnGap, StreamSelector, WorkerOptions};
 
 /// The answers that prove an earlier stream of a table gone, and the pause between them.
 const DENIALS: u32 = 4;
 const DENIAL_PAUSE: Duration = Duration::from_millis(300);
-
-/// The end of a worker that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Report {
-    /// The reason that the worker ended.
-    pub ending: WorkerExit,
-    /// The counts of its work.
-    pub totals: Totals,
-}
-
-/// The reason that a worker ended without having been asked to.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The AWS environment is incomplete.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// An error that no worker of this fleet could continue after.
-    #[error(transparent)]
-    Fleet(#[from] coordination::Error),
-    /// A filter cannot match the stream's records.
-    #[error(transparent)]
-    Filter(#[from] filter::Error),
-    /// The lease table belongs to another stream, or to several.
-    #[error(
-        "lease table \"{app}\" has leases of other streams, such as {lease}, and none of {stream}: use another --app, or \
-         delete the table if its application is no longer wanted"
-    )]
-    ForeignTable {
-        /// The application.
-        app: String,
-        /// One of the leases.
-        lease: ShardId,
-        /// The stream that was to be read.
-        stream: String,
-    },
-    /// There is no stream to read.
-    #[error(transparent)]
-    NoStream(#[from] FindError),
-    /// A table is missing, and this worker may not create it.
-    #[error("table {0} does not exist, and this worker is told not to create it (--no-create-tables)")]
-    NoTable(String),
-    /// Options that contradict each other or are out of range.
-    #[error(transparent)]
-    Options(#[from] OptionsError),
-    /// The dead-letter queue cannot keep letters.
-    #[error("dead letters cannot be kept")]
-    DeadLetters(#[source] PrepareError),
-    /// The coordination thread could not be started, or panicked.
-    #[error("the coordination thread failed: {0}")]
-    Thread(String),
-    /// The services could not be reached in time.
-    #[error("could not reach the service within {waited:?}: {reason}")]
-    Unreachable {
-        /// The start timeout.
-        waited: Duration,
-        /// The failure of the last attempt.
-        reason: String,
-    },
-}
 
 /// The reason that an attempt to start failed.
 #[derive(Debug, thiserror::Error)]
@@ -128,158 +53,6 @@ impl StartError {
     }
 }
 
-/// A worker that is not yet started. It does its work in [`Worker::run`].
-pub struct Worker<F> {
-    options: Arc<WorkerOptions>,
-    factory: F,
-    config: Option<SdkConfig>,
-    counters: Counters,
-    deadline: LeaseDeadline,
-    telemetry: WorkerTelemetry,
-}
-
-impl<F: ProcessorFactory> Worker<F> {
-    /// A worker that reads the stream of `options` and hands its records to the processors that `factory` makes.
-    ///
-    /// A factory is a [`for_each`](crate::for_each) of a closure, a function from a
-    /// [`ShardContext`](crate::ShardContext) to a [`RecordProcessor`](crate::RecordProcessor), or any other
-    /// [`ProcessorFactory`].
-    pub fn new(options: WorkerOptions, factory: F) -> Self {
-        let options = Arc::new(options);
-        let (counters, deadline) = (Counters::default(), LeaseDeadline::new(options.clock));
-        let telemetry = WorkerTelemetry::new(Arc::clone(&options), deadline.clone(), counters.clone());
-        Self { options, factory, config: None, counters, deadline, telemetry }
-    }
-
-    /// Sets the AWS configuration, which is otherwise loaded from the environment. Its HTTP client makes every call of
-    /// the worker, coordination's too.
-    #[must_use]
-    pub fn sdk_config(mut self, config: SdkConfig) -> Self {
-        self.config = Some(config);
-        self
-    }
-
-    /// The counts of the worker's work, also while it runs.
-    pub fn counters(&self) -> Counters {
-        self.counters.clone()
-    }
-
-    /// The worker's gauges and health, also while it runs.
-    pub fn telemetry(&self) -> WorkerTelemetry {
-        self.telemetry.clone()
-    }
-
-    /// Runs until `stop` completes, the work is done or the worker cannot continue. After `stop`, the worker lets the
-    /// calls in flight return, checkpoints and hands its leases off, for at most the drain timeout, before it returns.
-    ///
-    /// # Errors
-    /// When there is nothing to read, the services cannot be reached in time, or an operator is needed.
-    pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<Report, Error> {
-        let counters = self.counters.clone();
-        let (stop_sender, stopped) = watch::channel(false);
-        let mut worker = std::pin::pin!(self.run_until(stopped));
-        let mut stop = std::pin::pin!(stop);
-        let ending = tokio::select! {
-            biased;
-            ending = &mut worker => ending?,
-            () = &mut stop => {
-                stop_sender.send_replace(true);
-                worker.await?
-            }
-        };
-        Ok(Report { ending, totals: counters.totals() })
-    }
-
-    /// Reads one stream after the other: a worker that is given a table follows it to the table's next stream.
-    async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<WorkerExit, Error> {
-        let Self { options, factory, config, counters, deadline, telemetry } = self;
-        let is_callers_config = config.is_some();
-        options.validate()?;
-        let started_ms = options.clock.now_ms();
-        let mut rng = Rng::with_seed(options.seed.unwrap_or_else(random_seed));
-        let partition = retry_partition(&options.worker_id);
-        let config = tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => return Ok(WorkerExit::Stopped),
-            config = async {
-                match config {
-                    Some(config) => Ok(config),
-                    None => clients::load(&options.endpoints).await,
-                }
-            } => config?,
-        };
-        let clients = clients_for(&options, &config, &partition);
-        let worker = WorkerId::from(options.worker_id.as_str());
-        let factory = Arc::new(factory);
-        let budget = Budget::new(options.buffer_bytes, clients::MAX_CALLS_IN_FLIGHT);
-        telemetry.follow_budget(budget.clone());
-        let leases = LeaseTable::new(clients.tables.clone(), &options.app).with_health(telemetry.lease_table());
-        telemetry.follow_lease_table(leases.clone());
-        let mut startup = Startup {
-            options: &options,
-            credentials: (!is_callers_config).then_some(&config),
-            clients: &clients,
-            counters: &counters,
-            rng: rng.fork(),
-            is_first: true,
-            ended: None,
-        };
-        loop {
-            let (stream, leader) = tokio::select! {
-                biased;
-                _ = stop.wait_for(|stop| *stop) => return Ok(WorkerExit::Stopped),
-                ready = startup.until_ready() => ready?,
-            };
-            let directory = ShardDirectory::default();
-            let deps = ConsumerDeps::new(
-                stream.clone(),
-                leases.clone(),
-                worker.clone(),
-                deadline.clone(),
-                budget.clone(),
-                Arc::clone(&factory),
-                Arc::clone(&options),
-                leader.started_at_ms,
-                counters.clone(),
-                directory.clone(),
-            );
-            let spawner = Arc::new(ConsumerSpawner::new(deps, tokio::runtime::Handle::current()));
-            let incarnation = format!("{:016x}", rng.u64(..));
-            let me = Identity { worker: worker.clone(), incarnation, started_ms };
-            let coordination_rng = rng.fork();
-            let own_thread = options.own_thread;
-            let (arn, config, stop) = (stream.arn().to_owned(), config.clone(), stop.clone());
-            let (options, deadline, telemetry) = (Arc::clone(&options), deadline.clone(), telemetry.clone());
-            let partition = partition.clone();
-            let ended_epoch = deadline.clone();
-            let restarted = telemetry.clone();
-            let coordinate = move || {
-                // A pool of its own, as a connection lives on the runtime that opened it; a caller's client is kept.
-                let config = if own_thread && !is_callers_config { clients::with_own_pool(&config) } else { config };
-                let clients = clients_for(&options, &config, &partition);
-                let coordinator = Coordinator {
-                    me,
-                    stream: Stream::new(clients.streams.clone(), arn),
-                    leases: LeaseTable::new(clients.tables.clone(), &options.app).with_health(telemetry.lease_table()),
-                    fleet: FleetTable::new(clients.tables, &options.app).with_health(telemetry.fleet_table()),
-                    options: Arc::clone(&options),
-                    directory,
-                    alive: deadline,
-                    telemetry,
-                    rng: coordination_rng,
-                };
-                coordinator.run(spawner, stop)
-            };
-            let ending = if own_thread { on_own_thread(coordinate).await? } else { coordinate().await };
-            if !startup.is_followed(stream.arn(), &ending).await {
-                return Ok(ending?);
-            }
-            ended_epoch.end_epoch();
-            restarted.set_starting();
-        }
-    }
-}
-
 /// A stream that is gone and was not read to its end, with its unfinished leases.
 pub(crate) struct LostStream {
     pub(crate) arn: String,
@@ -289,16 +62,16 @@ pub(crate) struct LostStream {
 /// The steps before a worker joins its fleet, retried until the services answer or the start timeout is over. A preflight
 /// takes those that write nothing.
 pub(crate) struct Startup<'a> {
-    options: &'a WorkerOptions,
+    pub(super) options: &'a WorkerOptions,
     /// The configuration whose credentials are checked, unless they are the caller's.
-    credentials: Option<&'a SdkConfig>,
-    clients: &'a Clients,
-    counters: &'a Counters,
-    rng: Rng,
+    pub(super) credentials: Option<&'a SdkConfig>,
+    pub(super) clients: &'a Clients,
+    pub(super) counters: &'a Counters,
+    pub(super) rng: Rng,
     /// Whether the worker has read no stream yet. It waits for the table's next one without a limit.
-    is_first: bool,
+    pub(super) is_first: bool,
     /// The stream that is read to its end.
-    ended: Option<String>,
+    pub(super) ended: Option<String>,
 }
 
 impl<'a> Startup<'a> {
@@ -308,7 +81,7 @@ impl<'a> Startup<'a> {
         Self { options, credentials: None, clients, counters, rng: Rng::with_seed(0), is_first: true, ended: None }
     }
 
-    async fn until_ready(&mut self) -> Result<(Stream, LeaderRecord), Error> {
+    pub(super) async fn until_ready(&mut self) -> Result<(Stream, LeaderRecord), Error> {
         let limit = self.options.start_timeout;
         let latest = Instant::now() + limit;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
@@ -341,7 +114,7 @@ impl<'a> Startup<'a> {
     }
 
     /// Whether the worker looks for its table's next stream after it has left the stream `arn`.
-    async fn is_followed(&mut self, arn: &str, ending: &Result<WorkerExit, coordination::Error>) -> bool {
+    pub(super) async fn is_followed(&mut self, arn: &str, ending: &Result<WorkerExit, coordination::Error>) -> bool {
         if !matches!(self.options.stream, StreamSelector::Table(_)) {
             return false;
         }
@@ -537,40 +310,4 @@ fn if_there<T>(answer: Result<T, TableError>) -> Result<Option<T>, TableError> {
         Err(TableError::Missing { .. }) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-fn clients_for(options: &WorkerOptions, config: &SdkConfig, partition: &str) -> Clients {
-    clients::clients(config, &options.endpoints, clients::table_timeout(options.lease_duration), partition)
-}
-
-/// A name for the retry budgets of one worker. The SDK keeps budgets by name for the whole process: a worker must not
-/// use up another's budget, nor, in a simulation, leave its state to the next one of the same seed.
-fn retry_partition(worker_id: &str) -> String {
-    static WORKERS: AtomicU64 = AtomicU64::new(0);
-    format!("{worker_id}-{}", WORKERS.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Runs a future on a thread with a runtime of its own, and waits for its output without blocking this one.
-async fn on_own_thread<T, M, C>(make: M) -> Result<T, Error>
-where
-    T: Send + 'static,
-    M: FnOnce() -> C + Send + 'static,
-    C: Future<Output = T>,
-{
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::Thread(error.to_string()))?;
-    let (done, output) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("coordination".into())
-        .spawn(move || {
-            let _ = done.send(runtime.block_on(async { make().await }));
-        })
-        .map_err(|error| Error::Thread(error.to_string()))?;
-    output.await.map_err(|_| Error::Thread("it panicked".into()))
-}
-
-/// A seed from the operating system's randomness, by way of the standard library's hash maps.
-fn random_seed() -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "the one source of a worker's randomness")]
-    RandomState::new().build_hasher().finish()
 }
