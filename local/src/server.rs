@@ -128,7 +128,6 @@ async fn serve_connection(stream: TcpStream, service: LocalService, stopping: Ca
 }
 
 async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
-    let now = service.now();
     let (head, body) = request.into_parts();
     let accepted = head.headers.get(ACCEPT_ENCODING).and_then(|header| Encoding::accepted(header.to_str().ok()?));
     let answer = match read_body(&head, body).await {
@@ -139,7 +138,7 @@ async fn respond(request: HttpRequest, service: LocalService) -> HttpAnswer {
         Some(encoding) => encoded(answer, encoding).await,
         None => answer,
     };
-    let now = DateTime::from_millis(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+    let now = DateTime::from_millis(i64::try_from(service.now().as_millis()).unwrap_or(i64::MAX));
     if let Some(date) = now.fmt(Format::HttpDate).ok().and_then(|date| HeaderValue::from_str(&date).ok()) {
         answer.headers_mut().insert(DATE, date);
     }

@@ -4,22 +4,17 @@
 //! stream. The table saves the lease table a write for each lease and interval. Its loss costs time, no records.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
-use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
-use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
-use aws_smithy_types::config_bag::ConfigBag;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::item::{Item, count, flag, number, real_text, string, string_or_none, string_set, text, texts};
 use super::own_table::OwnTable;
+use super::service_clock::ServiceClock;
 use super::table_health::TableHealth;
-use super::{ErrorKind, TableError, http_date_ms};
+use super::{ErrorKind, TableError};
 use crate::model::lease::{ShardId, WorkerId};
 use crate::model::worker_record::{Fleet, Hints, KEPT_ENDS, KclAlive, LeaderRecord, Member, WorkerEnd, WorkerRecord};
 
@@ -162,28 +157,10 @@ impl FleetTable {
         self.0.ensure(create).await
     }
 
-    /// Checks that the table, if it is there, has a fleet table's key.
-    ///
-    /// # Errors
-    /// [`TableError::Foreign`] when it has another one.
+    /// The table as such, for a preflight.
     #[cfg(feature = "cli")]
-    pub async fn check(&self) -> Result<(), TableError> {
-        self.0.status().await.map(drop)
-    }
-
-    /// The table's name.
-    #[cfg(feature = "cli")]
-    pub fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    /// Calls `action`, such as `PutItem`, without an effect.
-    ///
-    /// # Errors
-    /// [`TableError::Refused`] without the permission, [`TableError::Missing`] with it and without a table.
-    #[cfg(feature = "cli")]
-    pub async fn probe(&self, action: &'static str) -> Result<(), TableError> {
-        self.0.probe(action).await
+    pub(crate) fn own(&self) -> &OwnTable {
+        &self.0
     }
 
     /// The whole fleet. Items that cannot be read are left out, as if their workers were dead.
@@ -475,12 +452,12 @@ impl FleetTable {
     /// # Errors
     /// When the call failed for good.
     pub async fn service_time_ms(&self) -> Result<Option<u64>, TableError> {
-        let date = DateSlot::default();
+        let clock = ServiceClock::default();
         // A call that operators may make too.
         let call = self.0.client.scan().table_name(&self.0.name).limit(1);
-        let call = call.customize().interceptor(date.clone());
+        let call = call.customize().interceptor(clock.clone());
         call.send().await.map_err(|error| self.0.error("Scan", &error))?;
-        Ok(date.0.lock().unwrap_or_else(PoisonError::into_inner).take())
+        Ok(clock.now_ms().and_then(|now_ms| now_ms.try_into().ok()))
     }
 
     /// The leader's item.
@@ -490,29 +467,6 @@ impl FleetTable {
     pub async fn leader(&self) -> Result<Option<LeaderRecord>, TableError> {
         let key = Item::from([(KEY.into(), string(LEADER))]);
         Ok(self.0.get(key).await?.as_ref().map(read_leader))
-    }
-}
-
-/// Takes the time of day from an answer's head.
-#[derive(Clone, Debug, Default)]
-struct DateSlot(Arc<Mutex<Option<u64>>>);
-
-#[dyn_dispatch_hint]
-impl Intercept for DateSlot {
-    fn name(&self) -> &'static str {
-        "DateSlot"
-    }
-
-    fn read_before_deserialization(
-        &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
-        _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let date = context.response().headers().get("date");
-        let date = date.and_then(|date| http_date_ms(date)?.try_into().ok());
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = date;
-        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ pub mod preflight;
 pub mod record;
 #[cfg(test)]
 mod scripted;
+pub mod service_clock;
 pub mod stream;
 pub mod table_health;
 

@@ -1,57 +1,17 @@
 //! The questions of a preflight: calls that need the permission of an action and change nothing, whatever they find.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_dynamodb::types::{AttributeDefinition, AttributeValue, KeySchemaElement, KeyType, KeysAndAttributes};
 use aws_sdk_dynamodb::types::{BillingMode, ScalarAttributeType};
-use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
-use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
-use aws_smithy_types::config_bag::ConfigBag;
-use aws_smithy_types::date_time::{DateTime, Format};
-use tokio::time::Instant;
 
 use super::TableError;
 use super::clients::Clients;
 use super::own_table::OwnTable;
+use super::service_clock::ServiceClock;
 
 /// The value of each key in a call that may not find an item.
 const NO_KEY: &str = "shardkeeper-check";
-
-/// The service's clock, as the last answer showed it. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct ServiceClock(Arc<Mutex<Option<(Instant, i64)>>>);
-
-impl ServiceClock {
-    /// The service's time now, in milliseconds since the epoch and cut to a second; none before an answer has shown it.
-    pub fn now_ms(&self) -> Option<i64> {
-        let (read, at_ms) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
-        Some(at_ms.saturating_add(i64::try_from(read.elapsed().as_millis()).unwrap_or(i64::MAX)))
-    }
-}
-
-#[dyn_dispatch_hint]
-impl Intercept for ServiceClock {
-    fn name(&self) -> &'static str {
-        "ServiceClock"
-    }
-
-    fn read_before_deserialization(
-        &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let date = context.response().headers().get("date");
-        let at_ms = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok()?.to_millis().ok());
-        if let Some(at_ms) = at_ms {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), at_ms));
-        }
-        Ok(())
-    }
-}
 
 impl Clients {
     /// The same clients; each answer sets `clock`.

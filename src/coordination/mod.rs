@@ -211,8 +211,8 @@ impl Coordinator {
     /// Takes part in the fleet until `stop` says otherwise or the work is done; then hands all leases over.
     ///
     /// # Errors
-    /// When the worker cannot continue. The leases are then left to expire, so that nothing is written in a state that
-    /// nobody understands.
+    /// When the worker cannot continue. It hands its leases over first, but for errors after which nobody understands the
+    /// state of the rows: then they are left to expire.
     pub async fn run(
         mut self,
         spawner: Arc<dyn SpawnConsumer>,

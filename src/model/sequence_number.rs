@@ -138,7 +138,9 @@ mod tests {
         for text in ["", "TRIM_HORIZON", "-1", "1.0", "1e3", " 1", "٣"] {
             assert!(text.parse::<SequenceNumber>().is_err(), "{text:?}");
         }
-        assert!("9".repeat(56).parse::<SequenceNumber>().is_ok());
+        for digits in [40, 56] {
+            assert!("9".repeat(digits).parse::<SequenceNumber>().is_ok());
+        }
     }
 
     #[test]

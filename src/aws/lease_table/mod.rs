@@ -120,13 +120,10 @@ impl LeaseTable {
         self.0.status().await.map(drop)
     }
 
-    /// Calls `action`, such as `PutItem`, without an effect.
-    ///
-    /// # Errors
-    /// [`TableError::Refused`] without the permission, [`TableError::Missing`] with it and without a table.
+    /// The table as such, for a preflight.
     #[cfg(feature = "cli")]
-    pub async fn probe(&self, action: &'static str) -> Result<(), TableError> {
-        self.0.probe(action).await
+    pub(crate) fn own(&self) -> &OwnTable {
+        &self.0
     }
 
     /// All rows.

@@ -88,6 +88,11 @@ impl LeaseCommand {
         }
     }
 
+    /// Whether the change depends on the time of day.
+    pub fn asks_for_time(&self) -> bool {
+        matches!(self, Self::Reset { at: Position::Latest | Position::Since(_), .. })
+    }
+
     /// The change, asked for at `now_ms` (ms since the epoch).
     pub fn request(&self, now_ms: u64) -> Request {
         match self {

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::lease::ChangeArgs;
-use super::value::Moment;
+use super::value::{DAY, Moment};
 
 const EPILOGUE: &str = "Afterwards start the workers: they deliver each shard again from its oldest record, parents before their children.\n\n\
                         Exit codes: 0 done, or nothing to do, 64 wrong usage, 1 refused or failed.\n\n\
@@ -48,8 +48,12 @@ fn replay_from(text: &str) -> Result<ReplayFrom, String> {
     if text == "beginning" {
         return Ok(ReplayFrom::Beginning);
     }
-    Moment::read(text).map(ReplayFrom::Since).ok_or_else(|| {
-        format!("{text:?} is no time; write beginning, a time such as 2026-01-31T12:00:00Z, or an age such as 6h")
+    // DynamoDB keeps records for a day.
+    let is_kept = |moment: &Moment| !matches!(moment, Moment::Age(age) if *age > DAY);
+    Moment::read(text).filter(is_kept).map(ReplayFrom::Since).ok_or_else(|| {
+        format!(
+            "{text:?} is no time; write beginning, a time such as 2026-01-31T12:00:00Z, or an age from 1m to 24h such as 6h"
+        )
     })
 }
 
@@ -63,7 +67,7 @@ mod tests {
         assert_eq!(replay_from("1970-01-01T01:00:00+01:00").map(|from| from.time_ms(9)), Ok(0));
         assert_eq!(replay_from("1970-01-02T00:00:00.5Z").map(|from| from.time_ms(9)), Ok(86_400_500));
         assert_eq!(replay_from("2h").map(|from| from.time_ms(7_200_003)), Ok(3));
-        for text in ["", "latest", "5", "2026-01-31"] {
+        for text in ["", "latest", "25h", "5", "2026-01-31"] {
             assert!(replay_from(text).unwrap_err().contains("is no time"), "{text}");
         }
     }

@@ -45,7 +45,7 @@ pub enum Moment {
 }
 
 impl Moment {
-    /// A time in RFC 3339's form, or an age of a minute to a day and more, up to 30 days.
+    /// A time in RFC 3339's form, or an age from a minute to 30 days.
     pub fn read(text: &str) -> Option<Self> {
         let age = duration(MINUTE..=DAY * 30)(text).ok().map(Self::Age);
         age.or_else(|| parse_time_ms(text).map(Self::Time))

@@ -20,7 +20,7 @@ use crate::aws::TableError;
 use crate::aws::clients::{self, Clients, SdkConfig};
 use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::LeaseTable;
-use crate::aws::preflight::ServiceClock;
+use crate::aws::service_clock::ServiceClock;
 use crate::aws::stream::{self, Described, Stream};
 use crate::aws::{credentials, stream::FindError};
 use crate::consumer::{Counters, WallClock};
@@ -207,44 +207,36 @@ impl Check<'_> {
 
     /// The application's two tables, and the permissions on them.
     async fn tables(&self, report: &mut Report) {
-        let mut is_missing = [false, false];
-        for (index, actions) in [LEASE_ACTIONS, FLEET_ACTIONS].into_iter().enumerate() {
-            let table = if index == 0 { self.leases.name() } else { self.fleet.name() };
-            let mut allowed = Vec::new();
+        let tables =
+            [("lease table", self.leases.own(), LEASE_ACTIONS), ("fleet table", self.fleet.own(), FLEET_ACTIONS)];
+        let mut found = Vec::new();
+        for (kind, table, actions) in tables {
+            let (mut allowed, mut is_missing) = (Vec::new(), false);
             for action in actions.iter().copied() {
-                let outcome = match index {
-                    0 => self.leases.probe(action).await,
-                    _ => self.fleet.probe(action).await,
-                };
-                is_missing[index] |= matches!(outcome, Err(TableError::Missing { .. }));
-                allowed.extend(is_allowed(action, table, outcome, report).then_some(action));
+                let outcome = table.probe(action).await;
+                is_missing |= matches!(outcome, Err(TableError::Missing { .. }));
+                allowed.extend(is_allowed(action, &table.name, outcome, report).then_some(action));
             }
-            if is_missing[index] && self.options.create_tables {
-                let outcome = match index {
-                    0 => self.leases.probe("CreateTable").await,
-                    _ => self.fleet.probe("CreateTable").await,
-                };
-                allowed.extend(is_allowed("CreateTable", table, outcome, report).then_some("CreateTable"));
+            if is_missing && self.options.create_tables {
+                let outcome = table.probe("CreateTable").await;
+                allowed.extend(is_allowed("CreateTable", &table.name, outcome, report).then_some("CreateTable"));
             }
             if !allowed.is_empty() {
-                report.ok("permissions", format!("{} on {table}", allowed.join(", ")));
+                report.ok("permissions", format!("{} on {}", allowed.join(", "), table.name));
             }
+            found.push((kind, table, is_missing));
         }
-        let checked = [self.leases.check().await, self.fleet.check().await];
-        for ((is_missing, checked), index) in is_missing.into_iter().zip(checked).zip(0..) {
-            let (name, table) = match index {
-                0 => ("lease table", self.leases.name()),
-                _ => ("fleet table", self.fleet.name()),
-            };
-            match checked {
-                Ok(()) if !is_missing => report.ok(name, table),
-                Ok(()) if self.options.create_tables => {
-                    report.ok(name, format!("{table} does not exist, and the worker will create it"));
+        for (kind, table, is_missing) in found {
+            let name = table.name.as_str();
+            match table.status().await {
+                Ok(_) if !is_missing => report.ok(kind, name),
+                Ok(_) if self.options.create_tables => {
+                    report.ok(kind, format!("{name} does not exist, and the worker will create it"));
                 }
-                Ok(()) => report.failure(name, Error::NoTable(table.to_owned())),
+                Ok(_) => report.failure(kind, Error::NoTable(name.to_owned())),
                 // Said with the permissions.
                 Err(TableError::Refused { .. }) => {}
-                Err(error) => report.failure(name, error),
+                Err(error) => report.failure(kind, error),
             }
         }
     }

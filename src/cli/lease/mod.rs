@@ -40,8 +40,11 @@ pub fn run(command: &LeaseCommand) -> Result<(), anyhow::Error> {
 async fn change_leases(command: &LeaseCommand) -> Result<(), anyhow::Error> {
     let args = command.args();
     let connection = connect(&args.change).await?;
-    // A lease table that only KCL has used has no fleet table beside it.
-    let service_ms = connection.fleet.service_time_ms().await.ok().flatten();
+    let service_ms = match command.asks_for_time() {
+        // A lease table that only KCL has used has no fleet table beside it.
+        true => connection.fleet.service_time_ms().await.ok().flatten(),
+        false => None,
+    };
     let now_ms = service_ms.unwrap_or_else(|| WallClock::System.now_ms());
     let operation = Operation { request: command.request(now_ms), shards: args.shards.iter().cloned().collect(), args };
     let snapshot = snapshot::load_snapshot(&connection, &operation).await?;

@@ -78,21 +78,33 @@ impl Calls {
 
     /// Reads some rows.
     pub(super) fn read(&mut self, keys: BTreeSet<ShardId>) {
-        let read = rows(self.leases.clone(), Arc::clone(&self.refusals), self.rng.fork(), keys, false);
+        let read = self.rows(keys, false);
         self.answers.spawn(read);
     }
 
     /// Reads the rows of a finished shard's children that had owners before.
     pub(super) fn read_children(&mut self, keys: BTreeSet<ShardId>) {
-        let read = rows(self.leases.clone(), Arc::clone(&self.refusals), self.rng.fork(), keys, true);
+        let read = self.rows(keys, true);
         self.answers.spawn(read);
     }
 
     /// Reads rows that are due, unless the last such read is still under way.
     pub(super) fn poll(&mut self, keys: BTreeSet<ShardId>) {
         if self.poll.is_empty() {
-            let read = rows(self.leases.clone(), Arc::clone(&self.refusals), self.rng.fork(), keys, false);
+            let read = self.rows(keys, false);
             self.poll.spawn(read);
+        }
+    }
+
+    fn rows(
+        &mut self,
+        keys: BTreeSet<ShardId>,
+        are_children: bool,
+    ) -> impl Future<Output = Result<Answer, TableError>> + use<> {
+        let (leases, retries) = (self.leases.clone(), self.retries());
+        async move {
+            let rows = retries.answer(|| leases.read_many(&keys)).await?;
+            Ok(Answer::Rows { keys, rows, are_children })
         }
     }
 
@@ -100,12 +112,10 @@ impl Calls {
     pub(super) fn scan(&mut self) -> bool {
         let begins = self.scan.is_empty();
         if begins {
-            let (leases, refusals, mut rng) = (self.leases.clone(), Arc::clone(&self.refusals), self.rng.fork());
+            let (leases, retries) = (self.leases.clone(), self.retries());
             self.scan.spawn(async move {
                 let asked = Instant::now();
-                let rows =
-                    retry(Backoff::default(), &mut rng, |error| is_borne(&refusals, error), || leases.scan()).await?;
-                Ok(Answer::All { asked, rows })
+                Ok(Answer::All { asked, rows: retries.answer(|| leases.scan()).await? })
             });
         }
         begins
@@ -113,13 +123,10 @@ impl Calls {
 
     /// Writes a row that no consumer holds.
     pub(super) fn write(&mut self, transition: Transition) {
-        let (leases, writes, mut rng) = (self.leases.clone(), Arc::clone(&self.writes), self.rng.fork());
-        let refusals = Arc::clone(&self.refusals);
+        let (leases, writes, retries) = (self.leases.clone(), Arc::clone(&self.writes), self.retries());
         self.answers.spawn(async move {
             let _permit = writes.acquire().await;
-            let outcome =
-                retry(Backoff::default(), &mut rng, |error| is_borne(&refusals, error), || leases.apply(&transition))
-                    .await?;
+            let outcome = retries.answer(|| leases.apply(&transition)).await?;
             Ok(Answer::Written { key: transition.before.key, outcome })
         });
     }
@@ -134,28 +141,35 @@ impl Calls {
         });
     }
 
+    fn retries(&mut self) -> Retries {
+        Retries { refusals: Arc::clone(&self.refusals), rng: self.rng.fork() }
+    }
+
     /// Waits until the hints are sent.
     pub(super) async fn hints_sent(&mut self) {
         while self.hints.join_next().await.is_some() {}
     }
 }
 
-async fn rows(
-    leases: LeaseTable,
+/// The retries of one call.
+struct Retries {
     refusals: Arc<Refusals>,
-    mut rng: Rng,
-    keys: BTreeSet<ShardId>,
-    are_children: bool,
-) -> Result<Answer, TableError> {
-    let rows =
-        retry(Backoff::default(), &mut rng, |error| is_borne(&refusals, error), || leases.read_many(&keys)).await?;
-    Ok(Answer::Rows { keys, rows, are_children })
+    rng: Rng,
 }
 
-fn is_borne(refusals: &Refusals, error: &TableError) -> bool {
-    let is_borne = refusals.allow(error);
-    if is_borne {
-        tracing::debug!(%error, "a call of the lease manager failed, retrying");
+impl Retries {
+    /// The call's answer, or the error that the worker ends with.
+    async fn answer<T, C>(mut self, call: impl FnMut() -> C) -> Result<T, TableError>
+    where
+        C: Future<Output = Result<T, TableError>>,
+    {
+        let is_retried = |error: &TableError| {
+            let is_retried = self.refusals.allow(error);
+            if is_retried {
+                tracing::debug!(%error, "a call of the lease manager failed, retrying");
+            }
+            is_retried
+        };
+        retry(Backoff::default(), &mut self.rng, is_retried, call).await
     }
-    is_borne
 }
