@@ -279,7 +279,7 @@ fn create_lease_table(at: SocketAddr) {
     create_keyed_table(at, APP, "leaseKey");
 }
 
-fn create_keyed_table(at: SocketAddr, name: &str, key: &str) {
+pub fn create_keyed_table(at: SocketAddr, name: &str, key: &str) {
     let request = json!({
         "TableName": name,
         "AttributeDefinitions": [{"AttributeName": key, "AttributeType": "S"}],
@@ -290,7 +290,7 @@ fn create_keyed_table(at: SocketAddr, name: &str, key: &str) {
 }
 
 /// The attributes that every lease of KCL 3.5 has.
-fn lease(key: &str, checkpoint: &str, owner: Option<&str>) -> Value {
+pub fn lease(key: &str, checkpoint: &str, owner: Option<&str>) -> Value {
     let mut row = json!({
         "leaseKey": {"S": key},
         "leaseCounter": {"N": "17"},

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use base64::Engine as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::kcl_table::{create_keyed_table, lease};
 use crate::support::dynamodb_local::required_in_ci;
 use crate::support::fixture::{Fixture, TABLE, Worker, with_credentials};
 use crate::support::local_service::Written;
@@ -13,7 +14,7 @@ use crate::support::shardkeeper;
 use crate::support::wait::wait_for;
 
 /// A child in the shell. It appends what it is asked to the file `OUT`, and checkpoints every batch; `$1` tells how the
-/// first child of all misbehaves at its second batch.
+/// first child of all misbehaves at its second batch, or at the end of the shard.
 const CHILD: &str = r#"
 answer() { printf '\n{"action":"status","responseFor":"%s"}\n' "$1"; }
 checkpoint() { printf '{"action":"checkpoint","sequenceNumber":null}\n'; read -r reply; printf '%s\n' "$reply" >> "$OUT"; }
@@ -31,14 +32,17 @@ while read -r line; do
           wrong) answer initialize ;;
           deaf) trap '' TERM; sleep 1000 & sleep 1000 ;;
           long) head -c 100000000 /dev/zero; echo ;;
+          forget) answer processRecords; continue ;;
         esac
       fi
       echo "a line that is no message"
       if [ "$1" != die ] || [ $((batch % 2)) = 0 ]; then checkpoint; fi
       answer processRecords ;;
-    *'"action":"shardEnded"'*) checkpoint; answer shardEnded ;;
+    *'"action":"shardEnded"'*)
+      if [ "$1" != endless ] || ! mkdir "$OUT.forgotten" 2>/dev/null; then checkpoint; fi
+      answer shardEnded ;;
     *'"action":"shutdownRequested"'*) checkpoint; answer shutdownRequested ;;
-    *'"action":"leaseLost"'*) answer leaseLost ;;
+    *'"action":"leaseLost"'*) checkpoint; answer leaseLost ;;
   esac
 done
 "#;
@@ -199,6 +203,97 @@ fn a_shard_ends_and_its_children_start_when_the_child_has_checkpointed_its_end()
     let leases = app.fixture.service.leases("audit");
     assert!(leases.values().any(|lease| lease.checkpoint == "SHARD_END"), "{leases:?}");
     app.assert_in_order();
+}
+
+#[test]
+fn a_batch_without_a_checkpoint_comes_again_where_it_counts_as_failed() {
+    let delivered = |flags: &str| {
+        let app = Application::new("--shards 1", "child.sh", CHILD, "sh CHILD forget");
+        app.fixture.service.write(TABLE, &mut Written::default(), 30);
+        let mut worker = app.worker("w", &[], flags);
+        app.wait_for_all();
+        app.fixture.wait_for_checkpoints("audit");
+        assert_eq!(worker.stop(), 0);
+        app.assert_in_order();
+        app.records().len()
+    };
+    assert_eq!(delivered(""), 30, "an answer is enough");
+    assert_eq!(delivered("--unacknowledged fail"), 40, "the second batch of ten comes twice");
+}
+
+#[test]
+fn an_end_of_a_shard_that_a_child_did_not_checkpoint_is_told_to_the_next_child() {
+    let app = Application::new("--shards 1", "child.sh", CHILD, "sh CHILD endless");
+    app.fixture.service.write(TABLE, &mut Written::default(), 20);
+    let mut worker = app.worker("w", &[], "");
+    app.wait_for_all();
+    app.fixture.service.change_shards(TABLE, "split");
+    wait_for("the end to be checkpointed", || {
+        app.fixture.service.leases("audit").values().any(|lease| lease.checkpoint == "SHARD_END")
+    });
+    assert!(worker.log().contains("answered shardEnded without a checkpoint"), "{}", worker.log());
+    assert_eq!(app.lines().iter().filter(|line| line["action"] == "shardEnded").count(), 2);
+    assert_eq!(worker.stop(), 0);
+}
+
+#[test]
+fn a_child_without_records_ends_until_the_next_record() {
+    let app = Application::new("--shards 1", "child.sh", CHILD, "sh CHILD none");
+    let mut written = Written::default();
+    app.fixture.service.write(TABLE, &mut written, 20);
+    let mut worker = app.worker("w", &[], "--child-idle-timeout 1s");
+    app.wait_for_all();
+    wait_for("the child to end", || app.children() == 0);
+    app.fixture.service.write(TABLE, &mut written, 20);
+    app.wait_for_all();
+    assert_eq!(worker.stop(), 0);
+    let starts = app.lines().into_iter().filter(|line| line["action"] == "initialize");
+    let positions: Vec<Value> = starts.map(|line| line["sequenceNumber"].clone()).collect();
+    let twentieth = app.records()[19]["sequenceNumber"].clone();
+    assert_eq!(positions, [Value::from("TRIM_HORIZON"), twentieth], "the second child begins behind the first one's");
+    assert_eq!(app.records().len(), 40, "nothing twice");
+}
+
+#[test]
+fn a_child_whose_lease_was_taken_is_told_and_its_checkpoints_are_refused() {
+    let app = Application::new("--shards 1", "child.sh", CHILD, "sh CHILD none");
+    let mut written = Written::default();
+    app.fixture.service.write(TABLE, &mut written, 20);
+    let mut first = app.worker("first", &[], "");
+    app.wait_for_all();
+    app.fixture.wait_for_checkpoints("audit");
+    first.signal("STOP");
+    let mut second = app.worker("second", &[], "");
+    wait_for("the second worker to take the lease", || {
+        app.fixture.service.leases("audit").values().all(|lease| lease.owner.as_deref() == Some("second"))
+    });
+    first.signal("CONT");
+    wait_for("the child to be told", || app.lines().iter().any(|line| line["action"] == "leaseLost"));
+    wait_for("the refusal", || app.lines().iter().any(|line| line["error"] == "InvalidStateException"));
+    app.fixture.service.write(TABLE, &mut written, 20);
+    app.wait_for_all();
+    assert_eq!(first.stop(), 0);
+    assert_eq!(second.stop(), 0);
+    app.fixture.wait_for_checkpoints("audit");
+    app.assert_in_order();
+    assert_eq!(app.children(), 0, "children are left");
+}
+
+#[test]
+fn a_table_that_a_jvms_daemon_left_is_resumed_at_its_checkpoints() {
+    let app = Application::new("--shards 1", "child.sh", CHILD, "sh CHILD none");
+    app.fixture.service.write(TABLE, &mut Written::default(), 40);
+    let shard = app.fixture.service.shards(TABLE).remove(0);
+    create_keyed_table(app.fixture.service.address(), "audit", "leaseKey");
+    let row = lease(&shard.id, &shard.records[24], Some("jvm-1"));
+    app.fixture.service.call("PutItem", &json!({"TableName": "audit", "Item": row}));
+    let mut worker = app.worker("w", &[], "");
+    wait_for("the rest to reach the child", || app.records().len() >= 15);
+    app.fixture.wait_for_checkpoints("audit");
+    assert_eq!(worker.stop(), 0);
+    let numbers: Vec<Value> = app.records().iter().map(|record| record["sequenceNumber"].clone()).collect();
+    assert_eq!(numbers, shard.records[25..].iter().cloned().map(Value::from).collect::<Vec<_>>());
+    assert_eq!(app.lines()[0]["sequenceNumber"], shard.records[24], "where the child is told that it begins");
 }
 
 #[test]
