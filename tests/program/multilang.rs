@@ -296,6 +296,48 @@ fn a_table_that_a_jvms_daemon_left_is_resumed_at_its_checkpoints() {
     assert_eq!(app.lines()[0]["sequenceNumber"], shard.records[24], "where the child is told that it begins");
 }
 
+/// The first child of all takes 100 records without a checkpoint, and dies.
+const HOARDER: &str = r#"
+import json, os, sys
+
+def answer(message):
+    print(json.dumps(message), flush=True)
+
+first, taken = not os.path.exists(os.environ["OUT"]), 0
+with open(os.environ["OUT"], "a", buffering=1) as out:
+    for line in sys.stdin:
+        request = json.loads(line)
+        for record in request.get("records", []):
+            record.pop("data")
+        out.write(json.dumps(request) + "\n")
+        taken += len(request.get("records", []))
+        if first and taken >= 100:
+            sys.exit(1)
+        if request["action"] == "processRecords" and not first:
+            answer({"action": "checkpoint", "sequenceNumber": None})
+            sys.stdin.readline()
+        answer({"action": "status", "responseFor": request["action"]})
+"#;
+
+#[test]
+fn a_shard_is_read_again_for_a_child_that_died_with_more_than_is_kept() {
+    let Some(python) = required_in_ci("SHARDKEEPER_TEST_PYTHON") else { return };
+    let command = format!("{} CHILD", python.to_str().expect("a path"));
+    let app = Application::new("--shards 1", "child.py", HOARDER, &command);
+    let padding = "x".repeat(100_000);
+    for n in 0..100 {
+        let item = json!({"key": {"S": format!("k{n}")}, "padding": {"S": padding}});
+        app.fixture.service.call("PutItem", &json!({"TableName": TABLE, "Item": item}));
+    }
+    let mut worker = app.worker("w", &[], "");
+    worker.wait_for_log("reading the shard again");
+    app.fixture.wait_for_checkpoints("audit");
+    assert_eq!(worker.stop(), 0);
+    let numbers: Vec<Value> = app.records().iter().map(|record| record["sequenceNumber"].clone()).collect();
+    assert_eq!(numbers.len(), 200, "each record comes to both children");
+    assert_eq!(numbers[..100], numbers[100..], "in the same order");
+}
+
 #[test]
 fn children_end_when_their_worker_is_killed() {
     let app = Application::new("--shards 2", "child.sh", CHILD, "sh CHILD none");
