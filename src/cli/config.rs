@@ -128,7 +128,7 @@ pub fn read(
     arguments: impl IntoIterator<Item = OsString>,
     environment: &Environment,
 ) -> Result<(Cli, Sources), anyhow::Error> {
-    let program = prepared(Cli::command());
+    let program = program();
     let matches = of_texts(program.clone()).try_get_matches_from(arguments)?;
     let (mut command, mut matches) = (&program, &matches);
     let mut words = vec![OsString::from(program.get_name())];
@@ -163,6 +163,11 @@ pub fn read(
     }
 }
 
+/// The command line, with all sub-commands.
+pub fn program() -> Command {
+    prepared(Cli::command())
+}
+
 /// Derived commands, with what holds for all of their arguments.
 fn prepared(command: Command) -> Command {
     // The local service and the demonstration are requests, not deployments: flags alone configure them.
@@ -182,7 +187,9 @@ fn prepared(command: Command) -> Command {
             .hide_default_value(true),
         _ => arg,
     };
-    command.mut_args(|arg| prepare(arg).hide_env_values(true)).mut_subcommands(prepared)
+    // The names of values list them.
+    let hide = |arg: Arg| arg.hide_env_values(true).hide_possible_values(true);
+    command.mut_args(|arg| hide(prepare(arg))).mut_subcommands(prepared)
 }
 
 /// The same options with any text for a value, and none required.
@@ -203,7 +210,7 @@ fn without_environment(command: Command) -> Command {
 }
 
 /// Parses one value of an option.
-fn parse(arg: &Arg, text: &str) -> Result<(), String> {
+pub fn parse(arg: &Arg, text: &str) -> Result<(), String> {
     let word = match arg.get_long() {
         Some(name) => format!("--{name}={text}"),
         None => text.to_owned(),
@@ -217,11 +224,11 @@ fn parse(arg: &Arg, text: &str) -> Result<(), String> {
     })
 }
 
-fn key(arg: &Arg) -> &str {
+pub fn key(arg: &Arg) -> &str {
     arg.get_long().unwrap_or_default()
 }
 
-fn variable(arg: &Arg) -> Option<&str> {
+pub fn variable(arg: &Arg) -> Option<&str> {
     arg.get_env()?.to_str()
 }
 
@@ -232,17 +239,17 @@ fn flag(arg: &Arg) -> String {
     }
 }
 
-fn value_name(arg: &Arg) -> &str {
+pub fn value_name(arg: &Arg) -> &str {
     arg.get_value_names().and_then(<[_]>::first).map_or("", |name| name.as_str())
 }
 
 /// Secrets are hidden and come from the environment alone: everybody on the machine can read a command line.
-fn is_secret(arg: &Arg) -> bool {
+pub fn is_secret(arg: &Arg) -> bool {
     arg.is_hide_set()
 }
 
 /// Whether the configuration file can give the option: it gives what is configuration, and not its own name.
-fn is_key(arg: &Arg) -> bool {
+pub fn is_key(arg: &Arg) -> bool {
     arg.get_env().is_some() && !is_secret(arg) && arg.get_id() != "config"
 }
 
@@ -518,7 +525,7 @@ impl Sources {
     }
 }
 
-fn is_list(arg: &Arg) -> bool {
+pub fn is_list(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::Append)
 }
 
@@ -562,7 +569,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        prepared(Cli::command()).debug_assert();
+        program().debug_assert();
     }
 
     #[test]

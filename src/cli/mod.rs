@@ -5,6 +5,7 @@
 //! - [`run`], [`check`], `local`, `demo`, [`status`], [`lease`], [`dead_letters`]: the sub-commands.
 //! - [`multilang`]: `run` by a properties file of KCL's MultiLangDaemon.
 //! - [`sinks`]: destinations of records. [`admin_server`]: metrics, health and status over HTTP.
+//! - [`reference`]: completions, manual pages, the file's schema and the page of settings, made from the options.
 //! - [`connection`]: the tables of an application, for those that look at it from outside.
 //! - [`logs`], [`output`], [`confirm`], [`signals`]: standard error, standard output, questions, requests to stop.
 
@@ -25,6 +26,7 @@ mod local;
 mod logs;
 mod multilang;
 mod output;
+mod reference;
 mod run;
 mod signals;
 mod sinks;
@@ -47,7 +49,9 @@ pub fn main() -> ExitCode {
 
 fn run_program() -> Result<(), anyhow::Error> {
     let (cli, sources) = config::read(multilang::without_java(std::env::args_os()), &std::env::vars_os().collect())?;
-    logs::start(&cli.command.logs());
+    if let Some(config) = cli.command.logs() {
+        logs::start(&config);
+    }
     match &cli.command {
         Command::Run(args) if args.program.print_config => output::print(&sources.to_toml()),
         Command::Check(args) if args.run.program.print_config => output::print(&sources.to_toml()),
@@ -66,6 +70,9 @@ fn run_program() -> Result<(), anyhow::Error> {
         Command::Lease(command) => lease::run(command),
         Command::Replay(args) => lease::replay::run(args),
         Command::DeadLetters(command) => dead_letters::run(command),
+        Command::Completions(args) => reference::completions(args),
+        Command::Man(args) => reference::man(args),
+        Command::ConfigSchema => output::print(&reference::schema::text()),
     }
 }
 

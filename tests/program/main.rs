@@ -24,6 +24,7 @@ mod operator;
 mod permissions;
 mod processes;
 mod prometheus_server;
+mod reference;
 mod surroundings;
 mod walkthrough;
 

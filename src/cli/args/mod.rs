@@ -11,6 +11,7 @@ pub mod lease;
 #[cfg(feature = "local")]
 pub mod local;
 pub mod multilang;
+pub mod reference;
 pub mod replay;
 pub mod run;
 pub mod status;
@@ -58,6 +59,13 @@ pub enum Command {
     /// record, why and how often it failed, where and when. They stay until they are replayed or purged.
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
+    Completions(reference::CompletionsArgs),
+    Man(reference::ManArgs),
+    /// Print the JSON Schema of the configuration file
+    ///
+    /// Prints the JSON Schema of the --config file, by which editors complete its keys and programs check it before a
+    /// worker does. A file names it in its first line: #:schema ./config-schema.json
+    ConfigSchema,
 }
 
 impl Command {
@@ -72,7 +80,8 @@ impl Command {
         }
     }
 
-    pub fn logs(&self) -> LogConfig {
+    /// The log of the sub-command, if it has one.
+    pub fn logs(&self) -> Option<LogConfig> {
         let args = match self {
             Self::Run(args) => &args.log,
             Self::Check(args) => &args.run.log,
@@ -85,9 +94,10 @@ impl Command {
             Self::Lease(command) => &command.args().change.log,
             Self::Replay(args) => &args.change.log,
             Self::DeadLetters(command) => &command.store().log,
+            Self::Completions(_) | Self::Man(_) | Self::ConfigSchema => return None,
         };
         let for_stderr = if std::io::stderr().is_terminal() { Format::Human } else { Format::Json };
-        LogConfig { filter: args.log_level.clone(), format: args.log_format.unwrap_or(for_stderr) }
+        Some(LogConfig { filter: args.log_level.clone(), format: args.log_format.unwrap_or(for_stderr) })
     }
 }
 

@@ -1,10 +1,13 @@
 //! Parsers of single values: text in, a typed value or a sentence out that says what is wrong and what to write. The
 //! option's name and place are put before it.
 
+use std::ffi::OsStr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::{Arg, Command};
 use serde_json::value::RawValue;
 
 use crate::aws::parse_time_ms;
@@ -79,17 +82,35 @@ pub fn start_position(text: &str) -> Result<StartPosition, String> {
     }
 }
 
-/// One of a few words.
-pub fn one_of<T: Clone + Send + Sync + 'static>(
-    words: &[(&'static str, T)],
-) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
-    let words = words.to_vec();
-    move |text| {
-        let found = words.iter().find(|(word, _)| *word == text);
+/// One of a few words, which completions and the configuration file's schema know too.
+pub fn one_of<T: Clone + Send + Sync + 'static>(words: &[(&'static str, T)]) -> OneOf<T> {
+    OneOf(words.to_vec())
+}
+
+#[derive(Clone)]
+pub struct OneOf<T>(Vec<(&'static str, T)>);
+
+impl<T: Clone> OneOf<T> {
+    fn find(&self, text: &str) -> Result<T, String> {
+        let found = self.0.iter().find(|(word, _)| *word == text);
         found.map(|(_, value)| value.clone()).ok_or_else(|| {
-            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            let known: Vec<&str> = self.0.iter().map(|(word, _)| *word).collect();
             format!("{text:?} is not one of: {}", known.join(", "))
         })
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
+    type Value = T;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, text: &OsStr) -> Result<T, clap::Error> {
+        // A closure is a parser already; this one only adds the words.
+        let words = self.clone();
+        (move |text: &str| words.find(text)).parse_ref(command, arg, text)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(|(word, _)| PossibleValue::new(word))))
     }
 }
 

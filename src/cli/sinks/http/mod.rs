@@ -52,6 +52,7 @@ struct HeaderArgs {
     /// request, so that what is in it may change.
     #[arg(long, value_name = "FILE", value_parser = InFile::open(Headers::parse), env = "SHARDKEEPER_HTTP_HEADER_FILE")]
     http_header_file: Option<InFile<Headers>>,
+    /// The headers themselves, one a line.
     #[arg(long, hide = true, value_parser = Headers::parse, env = "SHARDKEEPER_HTTP_HEADERS")]
     http_headers: Option<Headers>,
 }
@@ -65,6 +66,7 @@ struct SecretArgs {
     /// SHARDKEEPER_HTTP_SECRET.
     #[arg(long, value_name = "FILE", value_parser = InFile::open(Secret::parse), env = "SHARDKEEPER_HTTP_SECRET_FILE")]
     http_secret_file: Option<InFile<Secret>>,
+    /// The secret itself.
     #[arg(long, hide = true, value_parser = Secret::parse, env = "SHARDKEEPER_HTTP_SECRET")]
     http_secret: Option<Secret>,
 }
