@@ -73,7 +73,7 @@ impl Simulation {
             }
             Action::RollingRestart => self.rolling_restart(),
             Action::Twin => {
-                let index = self.any_process().filter(|index| self.processes[*index].paused_until.is_none());
+                let index = self.any_process().filter(|index| self.can_be_asked(*index));
                 if let Some(index) = index.filter(|_| self.processes.len() < MOST_PROCESSES) {
                     let worker = self.processes[index].worker_id.clone();
                     self.start(worker);
@@ -109,6 +109,17 @@ impl Simulation {
                 }
             }
         }
+    }
+
+    /// Whether a process can tell another one that its worker id is taken.
+    fn can_be_asked(&self, index: usize) -> bool {
+        let process = &self.processes[index];
+        let cuts_off = |window: &Window| {
+            window.kind == Kind::NoTables
+                && (window.from..window.until).contains(&self.now)
+                && window.process.is_none_or(|number| number == process.number)
+        };
+        process.paused_until.is_none() && !self.windows.iter().any(cuts_off)
     }
 
     fn open_window(&mut self, kind: Kind) {
