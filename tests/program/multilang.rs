@@ -349,6 +349,19 @@ fn children_end_when_their_worker_is_killed() {
     wait_for("the children to end", || app.children() == 0);
 }
 
+#[test]
+fn the_example_in_python_prints_the_keys_of_each_record() {
+    let Some(client) = required_in_ci("SHARDKEEPER_TEST_KCLPY") else { return };
+    let example = include_str!("../../examples/multilang/python/processor.py");
+    let app = Application::new("--shards 1", "child.py", example, "python3 CHILD");
+    app.fixture.service.write(TABLE, &mut Written::default(), 30);
+    let mut worker = app.worker("w", &[("PYTHONPATH", client.into_string().expect("a path"))], "");
+    worker.wait_for_log("begins after TRIM_HORIZON");
+    app.fixture.wait_for_checkpoints("audit");
+    assert_eq!(worker.stop(), 0);
+    assert_eq!(worker.log().matches("INSERT").count() + worker.log().matches("MODIFY").count(), 30, "{}", worker.log());
+}
+
 /// A processor of Amazon's Python client.
 const PYTHON: &str = r#"
 import json, os, sys

@@ -97,7 +97,7 @@ pub fn read(python: &OsString, flags: &[&str], yaml: &[u8]) -> Result<Value, Str
 fn every_overlay_is_built_and_fits_the_schemas() {
     let Some(overlays) = overlays() else { return };
     let names: Vec<&str> = overlays.iter().map(|overlay| overlay.name.as_str()).collect();
-    for name in ["base", "eks", "eks-hpa", "eks-statefulset", "local", "local-sharded"] {
+    for name in ["base", "eks", "eks-hpa", "eks-python", "eks-statefulset", "local", "local-sharded"] {
         assert!(names.contains(&name), "{name} is missing in {names:?}");
     }
 }
