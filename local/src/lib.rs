@@ -60,7 +60,8 @@
 //! [`LocalService::open`] and [`LocalService::save`] keep a snapshot of all tables and streams in a folder.
 //!
 //! # Control plane
-//! Served beside the API; each is also a method of [`LocalService`]:
+//! A browser that opens the service's address sees its tables, and its streams with their shards and records. Beside the
+//! API there are these requests; each is also a method of [`LocalService`]:
 //!
 //! | request | effect |
 //! | --- | --- |
@@ -96,6 +97,7 @@ mod items;
 mod limits;
 mod number;
 mod options;
+mod page;
 mod policy;
 mod preload;
 mod query;

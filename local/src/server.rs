@@ -22,6 +22,7 @@ use crate::compression::Encoding;
 use crate::emulator::{Answer, Request};
 use crate::error::ServiceError;
 use crate::faults::FaultPlan;
+use crate::page;
 use crate::preload::Preload;
 use crate::request::Parameters;
 use crate::service::{LocalService, LostCall};
@@ -192,6 +193,7 @@ async fn answer(head: &Parts, body: Bytes, service: &LocalService) -> HttpAnswer
         (&Method::POST, "/", None) => {
             Ok(from_error(&ServiceError::new("UnknownOperationException", "The request has no x-amz-target header")))
         }
+        (&Method::GET, path, _) if let Some(part) = page::answer(path, &head.headers) => Ok(part),
         (&Method::GET, "/", _) => Ok(text(StatusCode::OK, "healthy: dynamodb, dynamodb streams (shardkeeper local)\n")),
         (method, path, _) => Ok(control(method, path, &body, service)),
     }
