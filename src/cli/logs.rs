@@ -3,9 +3,12 @@
 use std::io::IsTerminal;
 use std::str::FromStr;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use super::config::did_you_mean;
+use super::events::layer::EventLayer;
 
 /// The options of logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,15 +57,18 @@ impl FromStr for Filter {
     }
 }
 
-/// Sends the process's log lines to standard error. Later calls change nothing.
+/// Sends the process's log lines to standard error, and those that are events to the [event log](super::events). Later
+/// calls change nothing.
 pub fn start(config: &LogConfig) {
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&config.filter.0)).with_writer(std::io::stderr);
-    // An error means that a program around this one has set up its logs already.
-    let _ = match config.format {
-        Format::Human => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        Format::Json => lines.json().flatten_event(true).try_init(),
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match config.format {
+        Format::Human => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
     };
+    let events = EventLayer.with_filter(EventLayer::lines());
+    let lines = lines.with_filter(EnvFilter::new(&config.filter.0));
+    // An error means that a program around this one has set up its logs already.
+    let _ = tracing_subscriber::registry().with(lines).with(events).try_init();
 }
 
 #[cfg(test)]

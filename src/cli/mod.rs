@@ -7,6 +7,7 @@
 //! - [`sinks`]: destinations of records. [`admin_server`]: metrics, health and status over HTTP.
 //! - [`reference`]: completions, manual pages, the file's schema and the page of settings, made from the options.
 //! - [`connection`]: the tables of an application, for those that look at it from outside.
+//! - [`events`]: the log lines that programs and the page show.
 //! - [`logs`], [`output`], [`confirm`], [`signals`]: standard error, standard output, questions, requests to stop.
 
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ mod connection;
 mod dead_letters;
 #[cfg(feature = "local")]
 mod demo;
+pub mod events;
 mod lease;
 #[cfg(feature = "local")]
 mod local;

@@ -107,12 +107,9 @@ impl WorkerTelemetry {
             return;
         };
         recorded.has_app = true;
-        // A leader that hangs knows of nothing that came since its last figures.
-        let blind_ms = app.measured.elapsed().saturating_sub(FIGURES_SLACK).as_millis();
-        let blind_ms = u64::try_from(blind_ms).unwrap_or(u64::MAX);
-        let lag_ms = |since: Option<u64>| since.map_or(0, |since| now_ms.saturating_sub(since)).max(blind_ms);
-        catalogue::GROUP_LAG.set([], seconds(lag_ms(app.lag_since.unprocessed_ms)));
-        let headroom_ms = RETENTION_MS.saturating_sub(lag_ms(app.lag_since.unsaved_ms));
+        let [unprocessed_ms, unsaved_ms] = app_lag_ms(app, now_ms);
+        catalogue::GROUP_LAG.set([], seconds(unprocessed_ms));
+        let headroom_ms = RETENTION_MS.saturating_sub(unsaved_ms);
         catalogue::TRIM_HEADROOM.set([], seconds(headroom_ms));
         for state in ShardState::ALL {
             let number = app.shards.get(&state).copied().unwrap_or_default();
@@ -143,6 +140,16 @@ impl WorkerTelemetry {
         catalogue::START_TIME.set([], seconds(self.0.started_ms));
         catalogue::BUILD_INFO.set([env!("CARGO_PKG_VERSION")], 1.0);
     }
+}
+
+/// The application's lag by its leader's figures: to the oldest change that is not processed, and that is not
+/// checkpointed.
+pub(super) fn app_lag_ms(app: &AppFigures, now_ms: u64) -> [u64; 2] {
+    // A leader that hangs knows of nothing that came since its last figures.
+    let blind_ms = app.measured.elapsed().saturating_sub(FIGURES_SLACK).as_millis();
+    let blind_ms = u64::try_from(blind_ms).unwrap_or(u64::MAX);
+    let since = [app.lag_since.unprocessed_ms, app.lag_since.unsaved_ms];
+    since.map(|since| since.map_or(0, |since| now_ms.saturating_sub(since)).max(blind_ms))
 }
 
 fn record_waits(shards: &Shards, recorded: &mut RecordedGauges) {

@@ -12,6 +12,8 @@ mod gauges;
 mod health;
 mod metric;
 mod rate;
+#[cfg(feature = "cli")]
+mod sample;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -23,6 +25,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use self::health::Health;
+#[cfg(feature = "cli")]
+pub use self::sample::Sample;
 
 use self::changes::LoggedTroubles;
 use self::gauges::RecordedGauges;

@@ -1,6 +1,6 @@
 //! The admin server of real workers on the local service: metrics, liveness, readiness, and the fleet's state.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::support::local_service::Written;
 use crate::support::shardkeeper;
 use crate::support::wait::{let_last, wait_for};
 
-const ANY_PORT: &str = "--metrics-addr 127.0.0.1:0";
+pub const ANY_PORT: &str = "--metrics-addr 127.0.0.1:0";
 
 /// Status and body of a GET.
-fn get(address: &str, path: &str) -> (u16, String) {
+pub fn get(address: &str, path: &str) -> (u16, String) {
     ask(address, &format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n"))
 }
 
@@ -30,7 +30,7 @@ fn ask(address: &str, request: &str) -> (u16, String) {
 }
 
 /// The address of a worker that was told to take any port.
-fn address_of(worker: &Worker) -> String {
+pub fn address_of(worker: &Worker) -> String {
     worker.wait_for_log("serving /metrics");
     let log = worker.log();
     let line = log.lines().find(|line| line.contains("serving /metrics")).expect("it says where");
@@ -179,6 +179,102 @@ fn the_status_page_says_what_the_command_says_and_costs_the_tables_little() {
     let listed = fixture.service.calls("DescribeStream");
     (0..50).for_each(|_| assert_eq!(get(&address, "/status").0, 200));
     assert!(fixture.service.calls("DescribeStream") <= listed + 5, "each page lists the shards");
+}
+
+#[test]
+fn events_are_log_lines_with_kinds_and_a_client_that_comes_back_misses_none() {
+    let fixture = Fixture::new("--shards 2");
+    let deliveries = fixture.deliveries("app");
+    // Whatever the log shows.
+    let worker = fixture.worker("app", "w", &deliveries, &format!("{ANY_PORT} --log-level warn,shardkeeper::cli=info"));
+    let address = address_of(&worker);
+    let events = |query: &str| -> Vec<Value> {
+        let (status, body) = get(&address, &format!("/events{query}"));
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).expect("an array")
+    };
+    let taken = || events("?limit=1000").into_iter().filter(|event| event["kind"] == "lease_taken").count();
+    wait_for("both leases to be taken", || taken() == 2);
+    assert!(!worker.log().contains("lease taken"), "the log has a filter of its own");
+    let all = events("?limit=1000");
+    let event = all.iter().find(|event| event["kind"] == "lease_taken").expect("it was found");
+    assert_eq!(
+        (&event["worker"], &event["level"], &event["text"]),
+        (&json!("w"), &json!("info"), &json!("lease taken"))
+    );
+    assert!(event["shard"].as_str().is_some_and(|shard| shard.starts_with("shardId-")), "{event}");
+    assert_eq!(event["details"]["reason"], "new");
+    assert!(event["at_ms"].as_u64().is_some_and(|at_ms| at_ms > 1_700_000_000_000), "{event}");
+    assert_eq!(events("?limit=1"), all[all.len() - 1..]);
+    assert_eq!(get(&address, "/events?limit=many").0, 400);
+
+    // The stream tells all that is kept, or what came after the id that the client has, and then what happens.
+    let mut whole = Stream::open(&address, None);
+    let told: Vec<Value> = (0..all.len()).map(|_| whole.next()).collect();
+    assert_eq!(told, all);
+    let middle = all.len() / 2;
+    let mut rest = Stream::open(&address, all[middle]["id"].as_u64());
+    let told: Vec<Value> = (middle + 1..all.len()).map(|_| rest.next()).collect();
+    assert_eq!(told, all[middle + 1..]);
+    fixture.service.change_shards(TABLE, "split");
+    let mut kinds = std::iter::repeat_with(|| rest.next()["kind"].as_str().expect("a kind").to_owned());
+    assert!(kinds.any(|kind| kind == "shard_finished"));
+
+    // Clients beyond the limit are told so, and keep nobody else out.
+    let more: Vec<Stream> = (0..6).map(|_| Stream::open(&address, None)).collect();
+    assert_eq!(get(&address, "/events").0, 503);
+    assert_eq!(get(&address, "/live").0, 200);
+    drop(more);
+}
+
+#[test]
+fn a_worker_tells_its_figures_of_the_last_minutes() {
+    let fixture = Fixture::new("--shards 2");
+    let deliveries = fixture.deliveries("app");
+    let worker = fixture.worker("app", "w", &deliveries, ANY_PORT);
+    let address = address_of(&worker);
+    fixture.service.write(TABLE, &mut Written::default(), 100);
+    wait_for("a sample of a fleet that is caught up", || {
+        let page: Value = serde_json::from_str(&get(&address, "/worker").1).expect("JSON");
+        assert_eq!((&page["app"], &page["worker"], &page["interval_ms"]), (&json!("app"), &json!("w"), &json!(5_000)));
+        page["samples"].as_array().expect("an array").last().is_some_and(|sample| {
+            sample["records"] == 100
+                && sample["workers"] == 1
+                && [&sample["lag_ms"], &sample["fleet_lag_ms"]].iter().all(|lag| **lag == 0)
+                && sample["fleet_trim_headroom_ms"].as_u64().is_some_and(|left| left > 86_000_000)
+        })
+    });
+}
+
+/// A client of `/events`.
+struct Stream(std::io::BufReader<TcpStream>);
+
+impl Stream {
+    fn open(address: &str, last: Option<u64>) -> Stream {
+        let mut connection = TcpStream::connect(address).expect("it listens");
+        connection.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+        let last = last.map(|id| format!("last-event-id: {id}\r\n")).unwrap_or_default();
+        let head = format!("GET /events HTTP/1.1\r\nhost: {address}\r\n{last}\r\n");
+        connection.write_all(head.as_bytes()).expect("it reads");
+        let mut stream = Stream(std::io::BufReader::new(connection));
+        while stream.line() != "retry: 1000" {}
+        stream
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert_ne!(self.0.read_line(&mut line).expect("it is told something"), 0, "the stream ended");
+        line.trim_end().to_owned()
+    }
+
+    /// The next event.
+    fn next(&mut self) -> Value {
+        loop {
+            if let Some(data) = self.line().strip_prefix("data: ") {
+                return serde_json::from_str(data).expect("JSON");
+            }
+        }
+    }
 }
 
 #[test]

@@ -94,3 +94,13 @@ fn no_field_of_a_log_line_is_in_rusts_debug_form() {
         assert!(!is_debug, "{}: {}", call.file, call.arguments);
     }
 }
+
+#[test]
+fn every_kind_of_event_belongs_to_a_log_line_and_is_documented() {
+    let messages: BTreeSet<String> = calls().iter().map(Call::message).collect();
+    let page = std::fs::read_to_string(in_package("docs/operations.md")).expect("the page");
+    for (sentence, kind) in shardkeeper::internals::cli::events::KINDS {
+        assert!(messages.iter().any(|message| message.starts_with(sentence)), "no log line begins with {sentence:?}");
+        assert!(page.contains(&format!("`{kind}`")), "docs/operations.md lacks the kind {kind}");
+    }
+}

@@ -1,5 +1,6 @@
 //! Helpers of the tests that run the program: services, workers and operators' commands as processes.
 
+pub mod browser;
 pub mod dashboard;
 pub mod deliveries;
 pub mod dynamodb_local;

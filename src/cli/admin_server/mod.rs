@@ -1,24 +1,31 @@
-//! The admin server: metrics for Prometheus, the worker's health, and the state of its fleet.
+//! The admin server: metrics for Prometheus, the worker's health and events, the state of its fleet, and a page of all
+//! that for people.
 //! Read-only, and bounded in connections, in the time that a request may take, and in what it costs the tables.
 
+mod event_stream;
+mod own_page;
+mod page;
 mod process;
 mod recorder;
 mod status;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::event_stream::{EventStream, Pieces};
+use self::own_page::OwnPage;
 pub use self::recorder::Recorder;
 use self::status::StatusPage;
 use super::args::run::AdminArgs;
@@ -27,7 +34,7 @@ use crate::telemetry::WorkerTelemetry;
 
 /// Time for the head of a request to arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for a whole request, its response included.
+/// Time for a whole request, its response included; for a stream, the time in which it must move.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most connections at once; others wait to be accepted.
 const MOST_CONNECTIONS: usize = 32;
@@ -38,11 +45,16 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 
+/// A body at hand, or one that is still being made.
+type Body = Either<Full<Bytes>, Pieces>;
+
 struct Admin {
     recorder: Recorder,
     telemetry: WorkerTelemetry,
     has_shards: bool,
     status: StatusPage,
+    events: EventStream,
+    own: Arc<OwnPage>,
 }
 
 /// Starts to record metrics of a worker with these options, and to serve them.
@@ -78,8 +90,15 @@ pub async fn start(
             upkeep.run_upkeep();
         }
     });
-    let status = StatusPage::new(options);
-    let admin = Admin { recorder, telemetry, has_shards: args.metrics_per_shard, status };
+    let own = OwnPage::start(options, telemetry.clone());
+    let admin = Admin {
+        recorder,
+        telemetry,
+        has_shards: args.metrics_per_shard,
+        status: StatusPage::new(options),
+        events: EventStream::new(&options.worker_id),
+        own,
+    };
     tokio::spawn(serve(listener, Arc::new(admin)));
     Ok(())
 }
@@ -108,21 +127,40 @@ async fn serve(listener: TcpListener, admin: Arc<Admin>) {
 
 /// Serves one request and closes the connection, so that idle ones keep nobody out.
 async fn serve_connection(stream: TcpStream, admin: Arc<Admin>, _permit: OwnedSemaphorePermit) {
+    let moves = Arc::new(AtomicBool::new(false));
+    let has_moved = Arc::clone(&moves);
     let answer = service_fn(move |request: Request<Incoming>| {
-        let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+        let (admin, moves) = (Arc::clone(&admin), Arc::clone(&moves));
+        async move { Ok::<_, Infallible>(admin.answer(&request, &moves).await) }
     });
     let mut connection = hyper::server::conn::http1::Builder::new();
     connection.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).keep_alive(false);
-    let _ = tokio::time::timeout(REQUEST_TIMEOUT, connection.serve_connection(TokioIo::new(stream), answer)).await;
+    let stalled = async {
+        loop {
+            tokio::time::sleep(REQUEST_TIMEOUT).await;
+            if !has_moved.swap(false, Ordering::Relaxed) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        _ = connection.serve_connection(TokioIo::new(stream), answer) => {}
+        () = stalled => {}
+    }
 }
 
 impl Admin {
-    async fn answer<B>(self: &Arc<Self>, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer<B>(self: &Arc<Self>, request: &Request<B>, moves: &Arc<AtomicBool>) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n");
         }
         match request.uri().path() {
+            "/" => page::answer(),
+            "/events" => self.events.answer(request, moves),
+            "/worker" => match self.own.json() {
+                Ok(page) => response(StatusCode::OK, JSON, page),
+                Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+            },
             "/metrics" => self.metrics().await,
             "/live" => {
                 let health = self.telemetry.health();
@@ -141,12 +179,16 @@ impl Admin {
                 Ok(page) => response(StatusCode::OK, JSON, page),
                 Err(reason) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
             },
-            _ => response(StatusCode::NOT_FOUND, TEXT, "here are /metrics, /live, /ready and /status\n"),
+            _ => response(
+                StatusCode::NOT_FOUND,
+                TEXT,
+                "here are /, /metrics, /live, /ready, /status, /events and /worker\n",
+            ),
         }
     }
 
     /// Renders on a thread of its own: thousands of series take some milliseconds, which record processing would lose.
-    async fn metrics(self: &Arc<Self>) -> Response<Full<Bytes>> {
+    async fn metrics(self: &Arc<Self>) -> Response<Body> {
         let admin = Arc::clone(self);
         let text = tokio::task::spawn_blocking(move || {
             process::record_gauges();
@@ -160,7 +202,7 @@ impl Admin {
 }
 
 /// A yes, or a no with its reasons, a line each.
-fn verdict(is_good: bool, yes: &str, no: &str, reasons: &[String]) -> Response<Full<Bytes>> {
+fn verdict(is_good: bool, yes: &str, no: &str, reasons: &[String]) -> Response<Body> {
     if is_good {
         return response(StatusCode::OK, TEXT, format!("{yes}\n"));
     }
@@ -168,10 +210,16 @@ fn verdict(is_good: bool, yes: &str, no: &str, reasons: &[String]) -> Response<F
     response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{no}:\n{}", reasons.concat()))
 }
 
-fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+fn response(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    with_body(status, kind, Body::Left(Full::new(body.into())))
+}
+
+fn with_body(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

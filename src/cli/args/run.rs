@@ -255,8 +255,8 @@ const SEEN: &str = "Metrics and health";
 #[derive(Args)]
 #[command(next_help_heading = SEEN)]
 pub struct AdminArgs {
-    /// Serve /metrics, /live, /ready and /status on this IP address and port; port 0 is any free one. When the default
-    /// is taken, by another worker here, this one runs without.
+    /// Serve a page for people (/), /metrics, /live, /ready, /status, /events and /worker on this IP address and port;
+    /// port 0 is any free one. When the default is taken, by another worker here, this one runs without.
     #[arg(long, value_name = "ADDRESS|off", default_value = "127.0.0.1:9464", env = "SHARDKEEPER_METRICS_ADDR")]
     pub metrics_addr: MetricsAddr,
     /// Show the lag of each shard too, which is a new series for each every few hours.
