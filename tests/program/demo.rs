@@ -1,9 +1,13 @@
 //! The demonstration as a newcomer meets it: one command, real processes, a verdict.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use super::admin::get;
+use crate::support::wait::wait_for;
 use crate::support::{Finished, finish, shardkeeper};
 
 fn demo(line: &str) -> Finished {
@@ -97,4 +101,29 @@ fn processes_with(url: &str) -> Vec<u32> {
             environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
         })
         .collect()
+}
+
+#[test]
+fn open_hands_the_browser_a_page_of_the_fleet() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("demo-open-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder of the test's own");
+    // In place of a browser: leaves the page's beginning in a file.
+    let (opener, page) = (folder.join("xdg-open"), folder.join("page"));
+    std::fs::write(&opener, format!("#!/bin/sh\necho \"$1\" > {0}.part && mv {0}.part {0}\n", page.display())).unwrap();
+    std::fs::set_permissions(&opener, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let mut command = shardkeeper();
+    command.args(["demo", "--keep-going", "--workers", "2", "--open"]).env("PATH", path).stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    wait_for("the browser to be opened", || page.exists());
+    let url = std::fs::read_to_string(&page).unwrap();
+    let address = url.trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let (status, text) = get(&address, "/");
+    assert_eq!(status, 200);
+    assert!(text.contains("<title>shardkeeper</title>"), "{text}");
+    wait_for("the fleet in it", || get(&address, "/status").1.contains("\"worker-2\""));
+    let status = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status();
+    assert!(status.unwrap().success());
+    assert!(child.wait().unwrap().success());
+    let _ = std::fs::remove_dir_all(&folder);
 }

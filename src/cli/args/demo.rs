@@ -36,6 +36,9 @@ pub struct DemoArgs {
     /// Run until Ctrl-C rather than end after --for, then say how it went.
     #[arg(long)]
     pub keep_going: bool,
+    /// Open the page of the first worker in the browser: it shows the fleet, the kill and the take-over as they happen.
+    #[arg(long)]
+    pub open: bool,
     #[command(flatten)]
     pub log: LogArgs,
 }

@@ -3,8 +3,10 @@
 //! # Layout
 //! `scenario` decides what happens when. `writer` writes phones to the local service through `table`; `workers` starts
 //! processes of this same program. `reorder` finds the order in which records arrived, and `checker` compares them with
-//! the writes; `phone` reads a record; `screen` shows everything.
+//! the writes; `phone` reads a record; `screen` shows everything, and `browser` opens a worker's page.
 
+#[cfg(unix)]
+mod browser;
 #[cfg(unix)]
 mod checker;
 #[cfg(unix)]

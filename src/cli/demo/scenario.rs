@@ -13,7 +13,7 @@ use super::checker::{Check, DeliveryChecker};
 use super::reorder::ReorderBuffer;
 use super::screen::{Row, Screen, Total};
 use super::workers::Workers;
-use super::{table, writer};
+use super::{browser, table, writer};
 use crate::cli::args::demo::DemoArgs;
 use crate::cli::signals::{self, StopSignal};
 use shardkeeper_local::{Clock, LocalOptions, LocalService};
@@ -44,6 +44,8 @@ struct Scenario {
     tallies: Vec<Tally>,
     crashes: usize,
     next_table: Instant,
+    /// Whether the page is opened in a browser as soon as it is there; none once it is shown.
+    page: Option<bool>,
     /// The first signal to stop, until it came.
     signal: Option<Pin<Box<dyn Future<Output = StopSignal> + Send>>>,
 }
@@ -96,6 +98,7 @@ pub async fn run(args: &DemoArgs) -> Result<(), anyhow::Error> {
         tallies: Vec::new(),
         crashes: 0,
         next_table: Instant::now() + TABLE_INTERVAL,
+        page: Some(args.open),
         signal: Some(Box::pin(signal)),
     };
     scenario.run_workers(args).await?;
@@ -251,6 +254,15 @@ impl Scenario {
             self.screen.error(&format!("{name} crashed ({}); the end of its log:", crash.status));
             for line in crash.last_lines {
                 self.screen.text(&format!("           {line}"));
+            }
+        }
+        if let Some(is_opened) = self.page
+            && let Some(page) = self.workers.page(0)
+        {
+            self.page = None;
+            self.screen.event(&format!("the page of worker-1 shows the whole fleet: {page}"));
+            if is_opened && !browser::open(&page) {
+                self.screen.event("no browser could be started: open that page yourself");
             }
         }
         if Instant::now() >= self.next_table {

@@ -131,6 +131,14 @@ impl Workers {
         worker.child.start_kill()
     }
 
+    /// The address of a worker's page, once its log tells it.
+    pub fn page(&self, index: usize) -> Option<String> {
+        let log = fs::read_to_string(&self.all.get(index)?.log).ok()?;
+        let line = log.lines().find(|line| line.contains("serving /metrics"))?;
+        let address = line.split_once("address=")?.1.split_whitespace().next()?;
+        Some(format!("http://{address}/"))
+    }
+
     /// Asks all running workers to stop (SIGTERM).
     pub fn stop(&mut self) {
         for worker in self.all.iter_mut().filter(|worker| worker.is_running()) {
@@ -201,7 +209,7 @@ impl Workers {
         let endpoint = format!("http://{}", self.service);
         command
             .args(["run", "--table", TABLE, "--app", APP, "--worker-id", name, "--to", "stdout"])
-            .args(["--log-format", "human"])
+            .args(["--log-format", "human", "--log-level", "info", "--metrics-addr", "127.0.0.1:0"])
             .envs([("AWS_ENDPOINT_URL", endpoint.as_str()), ("AWS_REGION", "us-east-1")])
             .envs([("AWS_ACCESS_KEY_ID", "demo"), ("AWS_SECRET_ACCESS_KEY", "demo")])
             // This machine's AWS profiles are not for this service.
