@@ -19,7 +19,7 @@ pub fn get(address: &str, path: &str) -> (u16, String) {
     ask(address, &format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n"))
 }
 
-fn ask(address: &str, request: &str) -> (u16, String) {
+pub fn ask(address: &str, request: &str) -> (u16, String) {
     let mut connection = TcpStream::connect(address).expect("it listens");
     connection.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
     connection.write_all(request.as_bytes()).expect("it reads");

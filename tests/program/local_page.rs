@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::admin::get;
+use super::admin::ask;
 use crate::support::browser::Browser;
 use crate::support::fixture::{Fixture, TABLE};
 use crate::support::local_service::Written;
@@ -14,7 +14,8 @@ fn the_local_service_shows_its_tables_items_shards_and_records_to_a_browser_and_
     let fixture = Fixture::new("--shards 2");
     let url = fixture.service.url();
     let address = url.trim_start_matches("http://");
-    assert!(get(address, "/").1.starts_with("healthy: "));
+    let health = ask(address, &format!("GET / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"));
+    assert!(health.0 == 200 && health.1.starts_with("healthy: "), "{health:?}");
     browser.open(&url);
     browser.wait_for_text("#name", "the table", |name| name == TABLE);
     assert_eq!(browser.texts("#tables button"), [TABLE]);

@@ -43,11 +43,13 @@ fn the_page_shows_load_a_kill_a_stuck_processor_and_calm_as_they_are() {
     let Some(mut browser) = Browser::start() else { return };
     let fixture = Fixture::new("--shards 4");
     let deliveries = fixture.deliveries("app");
-    let first = fixture.worker("app", "first", &deliveries, ANY_PORT);
+    // Long enough for the page to see a worker between its death and the take-over.
+    let flags = format!("{ANY_PORT} --lease-duration 8s");
+    let first = fixture.worker("app", "first", &deliveries, &flags);
     let address = address_of(&first);
-    let mut second = fixture.worker("app", "second", &deliveries, ANY_PORT);
+    let mut second = fixture.worker("app", "second", &deliveries, &flags);
     let source = format!("--table {TABLE}");
-    let mut third = fixture.worker_on(&source, "app", "third", Stdio::piped(), ANY_PORT);
+    let mut third = fixture.worker_on(&source, "app", "third", Stdio::piped(), &flags);
 
     // Calm.
     browser.open(&format!("http://{address}/"));
@@ -84,8 +86,8 @@ fn the_page_shows_load_a_kill_a_stuck_processor_and_calm_as_they_are() {
         assert_eq!(browser.violations(), [""; 0], "{scheme} {width}");
         assert_eq!(browser.run("overflow", json!({})), 0, "{scheme} {width}");
     }
+    browser.run("scheme", json!({"value": "light"}));
     browser.run("size", json!({"width": 1280, "height": 900}));
-    browser.picture("page-calm");
 
     // A roll-over: the parent knows its children, and they lead back to it.
     fixture.service.change_shards(TABLE, "split");
@@ -121,6 +123,7 @@ fn the_page_shows_load_a_kill_a_stuck_processor_and_calm_as_they_are() {
     // Load, of which the third worker's processor takes nothing any more: nobody reads its standard output.
     fixture.service.write(TABLE, &mut Written::default(), 20_000);
     browser.wait_for_text(SENTENCE, "the stuck processor", |text| text.contains("not return"));
+    browser.picture("page-stuck");
     let troubles = browser.text("#troubles");
     assert!(troubles.contains("docs/runbooks/shards-stuck.md"), "{troubles}");
     assert!(browser.text("#waits").contains("processor call has not returned"));
@@ -129,6 +132,7 @@ fn the_page_shows_load_a_kill_a_stuck_processor_and_calm_as_they_are() {
     let reader = drain(third.take_stdout());
     browser.wait_for_text(SENTENCE, "calm", |text| text.starts_with("All is well: 2 workers"));
     assert_eq!(browser.text("#waits"), "Nothing: every shard that can be read is being read.");
+    browser.picture("page-calm");
     assert_eq!(browser.errors(), [""; 0]);
     assert_eq!(third.stop(), 0);
     reader.join().expect("it does not panic").expect("the pipe ends");
