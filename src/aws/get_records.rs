@@ -2,20 +2,21 @@
 //!
 //! Most calls of a worker are GetRecords on shards that trickle, and the SDK works each one out anew: endpoint, plug-ins,
 //! headers, retries. Here it does so once. Its first request is kept as a template with the connector, the credentials'
-//! cache and the clock that it used; every later call is a copy with its own body and signature, over the same
+//! cache and the clock that it used; every later call is a copy with its own body and [`signature`], over the same
 //! connections. What cannot be signed so (no SigV4) stays with the SDK.
 
+mod signature;
+
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use aws_credential_types::Credentials;
 use aws_sdk_dynamodbstreams::Client;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
-use aws_sigv4::sign::v4::SigningParams;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::auth::{AuthScheme, AuthSchemeId};
 use aws_smithy_runtime_api::client::http::{HttpClient, HttpConnector, HttpConnectorSettings, SharedHttpConnector};
-use aws_smithy_runtime_api::client::identity::{Identity, ResolveCachedIdentity, SharedIdentityResolver};
+use aws_smithy_runtime_api::client::identity::{ResolveCachedIdentity, SharedIdentityResolver};
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextRef,
 };
@@ -26,15 +27,17 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::date_time::DateTime;
 use aws_smithy_types::timeout::TimeoutConfig;
-use http::HeaderValue;
 use tokio::time::Instant;
 
+use self::signature::{Scheme, Signer};
 use super::calls::{Outcome, Refusal, note_get_records};
 use super::stream::{Error, MOST_PAGE_RECORDS};
 use super::{ErrorKind, http_date_ms, with_causes};
 
 /// The clock differences that a signature may have (AWS General Reference, Signature Version 4: five minutes).
 const MOST_SKEW_MS: i64 = 4 * 60 * 1000;
+/// The time for which a signer is used, before the SDK's cache is asked for the credentials again.
+const SIGNER_TIME: Duration = Duration::from_secs(1);
 /// The codes of signatures that were refused, perhaps for their time.
 const TIME_REFUSED: [&str; 4] =
     ["InvalidSignatureException", "RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch"];
@@ -49,9 +52,9 @@ pub(super) struct GetRecords {
 #[derive(Debug)]
 struct Template {
     request: HttpRequest,
-    region: String,
-    service: String,
-    settings: SigningSettings,
+    scheme: Scheme,
+    /// The last signer, and when it was made.
+    signer: Mutex<Option<(Instant, Arc<Signer>)>>,
     connector: SharedHttpConnector,
     components: RuntimeComponents,
     identities: SharedIdentityResolver,
@@ -64,7 +67,7 @@ impl GetRecords {
     pub(super) async fn call(&self, client: &Client, iterator: &str, limit: u32) -> Result<SdkBody, Error> {
         match self.template.get() {
             Some(template) => template.call(iterator, limit).await,
-            None => self.call_by_sdk(client, iterator, limit).await,
+            None => Box::pin(self.call_by_sdk(client, iterator, limit)).await, // or each task has room for it
         }
     }
 
@@ -82,23 +85,17 @@ impl GetRecords {
 impl Template {
     /// The template of a signed request; none, if its signature isn't one that can be made here.
     fn of(request: &HttpRequest, components: &RuntimeComponents, config: &ConfigBag) -> Option<Self> {
-        let scope = request.headers().get("authorization")?.strip_prefix("AWS4-HMAC-SHA256 Credential=")?;
-        let mut scope = scope.split(',').next()?.rsplit('/').skip(1);
-        let (service, region) = (scope.next()?.to_owned(), scope.next()?.to_owned());
+        let scheme = Scheme::of(request)?;
         let mut request = request.try_clone()?;
         for of_one_call in ["authorization", "content-length", "x-amz-date", "x-amz-security-token"] {
             request.headers_mut().remove(of_one_call);
         }
-        let mut settings = SigningSettings::default();
-        let unsigned = settings.excluded_headers.get_or_insert_default();
-        unsigned.extend(["amz-sdk-invocation-id".into(), "amz-sdk-request".into()]); // the SDK's choice
         let mut connection = HttpConnectorSettings::builder();
         connection.set_connect_timeout(config.load::<TimeoutConfig>().and_then(TimeoutConfig::connect_timeout));
         Some(Self {
             request,
-            region,
-            service,
-            settings,
+            scheme,
+            signer: Mutex::default(),
             connector: components.http_client()?.http_connector(&connection.build(), components),
             components: components.clone(),
             identities: components.auth_scheme(AuthSchemeId::new("sigv4"))?.identity_resolver(components)?,
@@ -107,8 +104,8 @@ impl Template {
     }
 
     async fn call(&self, iterator: &str, limit: u32) -> Result<SdkBody, Error> {
-        let identity = self.identity().await?;
-        let request = self.signed(iterator, limit, &identity)?;
+        let signer = self.signer().await?;
+        let request = self.request(iterator, limit, &signer)?;
         let began = Instant::now();
         let answered = tokio::time::timeout(super::clients::STREAM_ATTEMPT_TIMEOUT, self.connector.call(request)).await;
         let response = match answered {
@@ -125,20 +122,34 @@ impl Template {
             note_get_records(Outcome::Ok, began.elapsed());
             return Ok(response.into_body());
         }
-        let (kind, words) = self.refusal(response).await;
+        let (kind, words) = Box::pin(self.refusal(response)).await;
         note_get_records(Outcome::ErrorKind(kind), began.elapsed());
         Err(Error::of(kind, words))
     }
 
-    /// The credentials, from the SDK's cache.
-    async fn identity(&self) -> Result<Identity, Error> {
+    /// A signer with the credentials in the SDK's cache.
+    async fn signer(&self) -> Result<Arc<Signer>, Error> {
+        if let Some((made, signer)) = &*self.last_signer()
+            && made.elapsed() < SIGNER_TIME
+        {
+            return Ok(Arc::clone(signer));
+        }
         let (cache, resolver, config) = (self.components.identity_cache(), self.identities.clone(), ConfigBag::base());
-        let identity = cache.resolve_cached_identity(resolver, &self.components, &config).await;
-        identity.map_err(|error| Error::Transient(format!("no credentials: {}", with_causes(&*error))))
+        let identity = Box::pin(cache.resolve_cached_identity(resolver, &self.components, &config)).await;
+        let identity =
+            identity.map_err(|error| Error::Transient(format!("no credentials: {}", with_causes(&*error))))?;
+        let credentials = identity.data::<Credentials>();
+        let credentials = credentials.ok_or_else(|| Error::Transient("the credentials are no keys".into()))?;
+        let signer = Arc::new(Signer::new(&self.scheme, credentials, self.now().into()));
+        *self.last_signer() = Some((Instant::now(), Arc::clone(&signer)));
+        Ok(signer)
     }
 
-    fn signed(&self, iterator: &str, limit: u32, identity: &Identity) -> Result<HttpRequest, Error> {
-        let unsigned = |error: &dyn std::error::Error| Error::Transient(format!("the call cannot be signed: {error}"));
+    fn last_signer(&self) -> MutexGuard<'_, Option<(Instant, Arc<Signer>)>> {
+        self.signer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn request(&self, iterator: &str, limit: u32, signer: &Signer) -> Result<HttpRequest, Error> {
         let mut request = self.request.try_clone().unwrap_or_else(HttpRequest::empty);
         let iterator = serde_json::Value::from(iterator);
         let limit = fewer(limit).map(|limit| format!(",\"Limit\":{limit}")).unwrap_or_default();
@@ -146,26 +157,9 @@ impl Template {
         let headers = request.headers_mut();
         headers.insert("content-length", body.len().to_string());
         headers.insert("amz-sdk-invocation-id", invocation_id());
+        let signed = signer.sign(&mut request, &body);
+        signed.map_err(|error| Error::Transient(format!("the call cannot be signed: {error}")))?;
         *request.body_mut() = SdkBody::from(body);
-        let parameters = SigningParams::builder()
-            .identity(identity)
-            .region(&self.region)
-            .name(&self.service)
-            .time(self.now())
-            .settings(self.settings.clone())
-            .build()
-            .map_err(|error| unsigned(&error))?;
-        let body = SignableBody::Bytes(request.body().bytes().unwrap_or_default());
-        let signable = SignableRequest::new(request.method(), request.uri(), request.headers().iter(), body);
-        let signed = signable.and_then(|signable| sign(signable, &parameters.into()));
-        let (headers, _) = signed.map_err(|error| unsigned(&error))?.into_parts().0.into_parts();
-        for header in headers {
-            let value = HeaderValue::from_str(header.value()).map(|mut value| {
-                value.set_sensitive(header.sensitive());
-                value
-            });
-            request.headers_mut().insert(header.name(), value.map_err(|error| unsigned(&error))?);
-        }
         Ok(request)
     }
 
@@ -192,6 +186,7 @@ impl Template {
         {
             self.skew_ms.store(skew_ms, Ordering::Relaxed);
         }
+        *self.last_signer() = None; // it may be what was refused
         let words = message.map_or_else(|| code.clone(), |message| format!("{code}: {message}"));
         (ErrorKind::of_code(&code), words)
     }

@@ -126,3 +126,25 @@ async fn credentials_that_expire_are_asked_for_again() {
     let key_of = |number| service.request(number).1["authorization"].split(['=', '/']).nth(1).unwrap().to_owned();
     assert_ne!(key_of(0), key_of(1));
 }
+
+#[tokio::test]
+async fn the_signature_is_the_one_that_the_sdk_makes() {
+    for credentials in [keys(), Credentials::new("AKID", "secret", None, None, "test")] {
+        let service = Service::default();
+        stream(&service, [page()], credentials.clone()).records("i", 1000).await.unwrap();
+        let (uri, headers, body) = service.request(0);
+        let mut request = HttpRequest::new(SdkBody::empty());
+        request.set_uri(uri).unwrap();
+        for (name, value) in &headers {
+            request.headers_mut().insert(name.clone(), value.clone());
+        }
+        let scheme = Scheme::of(&request).unwrap();
+        let [date, time] = headers["x-amz-date"].split('T').collect::<Vec<_>>().try_into().unwrap();
+        let time =
+            format!("{}-{}-{}T{}:{}:{}", &date[..4], &date[4..6], &date[6..], &time[..2], &time[2..4], &time[4..]);
+        let time = DateTime::from_str(&time, aws_smithy_types::date_time::Format::DateTime).unwrap();
+        request.headers_mut().remove("authorization");
+        Signer::new(&scheme, &credentials, time).sign(&mut request, std::str::from_utf8(&body).unwrap()).unwrap();
+        assert_eq!(request.headers().get("authorization"), Some(headers["authorization"].as_str()));
+    }
+}
