@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::time::Instant;
 
 pub use self::budget::Budget;
 pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
@@ -64,6 +65,8 @@ pub struct ConsumerDeps<F> {
     filters: Filters,
     /// The time (ms since the epoch) that `LATEST` stands for.
     started_at_ms: u64,
+    /// The origin of the moments that the worker's shards have in common.
+    origin: Instant,
     counters: Counters,
     /// Permits for processor calls, where their number is limited.
     calls: Option<Arc<Semaphore>>,
@@ -97,6 +100,7 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
             options,
             filters,
             started_at_ms,
+            origin: Instant::now(),
             counters,
             calls,
         })

@@ -19,7 +19,7 @@ use crate::aws::stream::{Error, MOST_PAGE_RECORDS, Stream};
 use crate::model::app_lag::may_be_trimmed;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
-use crate::model::polling::{PollPacer, PollResult};
+use crate::model::polling::{PollPacer, PollResult, to_grid};
 use crate::model::record::{Page, PageSummary, RecordBatch};
 use crate::model::sequence_number::SequenceNumber;
 use crate::model::shard_directory::Presence;
@@ -72,6 +72,8 @@ pub(super) struct Reader {
     budget: Budget,
     held: HeldPages,
     pacer: PollPacer,
+    /// The origin of the moments at which the worker's shards are polled.
+    origin: Instant,
     rng: Rng,
     clock: WallClock,
     status: Arc<ConsumerStatus>,
@@ -121,6 +123,7 @@ impl Reader {
             budget: deps.budget.clone(),
             held: HeldPages::default(),
             pacer: PollPacer::new(deps.options.idle_poll),
+            origin: deps.origin,
             rng,
             clock,
             status,
@@ -221,7 +224,7 @@ impl Reader {
                 }
             };
             drop(reservation); // a waiting shard holds none of the budget
-            tokio::time::sleep_until(called + wait).await;
+            tokio::time::sleep_until(called + to_grid(called - self.origin, wait)).await;
             if self.events.is_closed() {
                 return;
             }

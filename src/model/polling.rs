@@ -4,6 +4,8 @@
 //! without pause while it gives full pages, some five times a second while records arrive, and ever more rarely while
 //! it is empty. The allowance is learned: each throttled call widens the interval between calls, each good one narrows
 //! it a little.
+//!
+//! Waits end on a grid of moments that the shards of a worker share: one wake-up of the process serves many shards.
 
 use std::time::Duration;
 
@@ -31,6 +33,9 @@ const MOST_DOUBLINGS: u32 = 11;
 const WIDEST_THROTTLE_INTERVAL: Duration = Duration::from_secs(1);
 /// A learned interval below this is forgotten.
 const NARROWEST_THROTTLE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The distance of the moments at which waits end.
+const GRID: Duration = Duration::from_millis(20);
 
 /// The result of a call on a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +111,17 @@ impl PollPacer {
     }
 }
 
+/// The wait whose end is moved to the nearest moment of the grid, if it is long enough to have one. `start` is the moment
+/// at which it began, since an origin that all shards of the worker share.
+pub fn to_grid(start: Duration, wait: Duration) -> Duration {
+    if wait < GRID {
+        return wait;
+    }
+    let end = start + wait + GRID / 2;
+    let past_grid = Duration::from_nanos(u64::try_from(end.as_nanos() % GRID.as_nanos()).unwrap_or(0));
+    end - past_grid - start
+}
+
 fn narrower(gap: Duration) -> Duration {
     let gap = gap * 24 / 25;
     if gap < NARROWEST_THROTTLE_INTERVAL { Duration::ZERO } else { gap }
@@ -139,6 +155,21 @@ mod tests {
         let (mut pacer, mut rng) = (PollPacer::new(Duration::from_secs(300)), Rng::with_seed(1));
         let longest = (0..100).map(|_| pacer.next(PollResult::Empty, &mut rng)).max();
         assert!(longest > Some(Duration::from_secs(270)), "{longest:?}");
+    }
+
+    #[test]
+    fn shards_that_wait_are_polled_at_the_same_moments_and_as_often_as_they_ask() {
+        let mut rng = Rng::with_seed(1);
+        let (mut pacer, mut now, mut asked) = (PollPacer::new(IDLE), Duration::from_micros(7_123), Duration::ZERO);
+        for _ in 0..1000 {
+            let wait = pacer.next(PollResult::Empty, &mut rng);
+            asked += wait;
+            now += to_grid(now, wait);
+            assert_eq!(now.as_micros() % GRID.as_micros(), 0, "{now:?}");
+            now += Duration::from_micros(rng.u64(..2_000)); // until the call begins
+        }
+        assert!(now.abs_diff(asked) < asked / 50, "{now:?} where {asked:?} was asked for");
+        assert_eq!(to_grid(now, Duration::ZERO), Duration::ZERO, "a backlog does not wait");
     }
 
     #[test]
