@@ -34,8 +34,8 @@ const ITERATOR_TRIES: u64 = 3;
 /// A finding of a reader.
 #[derive(Debug)]
 pub(super) enum ReaderEvent {
-    /// Records, with their facts and their part of the byte budget.
-    Records(RecordBatch, PageSummary, Option<Reservation>),
+    /// Records. Boxed, because a channel has room for many events from its start.
+    Records(Box<FetchedRecords>),
     /// The tip of the open shard, as far as empty pages can prove it.
     Tip {
         /// The time of the last empty page (ms since the epoch).
@@ -51,6 +51,14 @@ pub(super) enum ReaderEvent {
     Gone,
     /// The service no longer knows the stream.
     StreamGone(String),
+}
+
+/// The records of a page, with their facts and their part of the byte budget.
+#[derive(Debug)]
+pub(super) struct FetchedRecords {
+    pub(super) records: RecordBatch,
+    pub(super) page: PageSummary,
+    pub(super) reservation: Option<Reservation>,
 }
 
 pub(super) struct Reader {
@@ -246,7 +254,10 @@ impl Reader {
         let _call = self.budget.call().await;
         let current = match iterator {
             Some(current) => current,
-            None => iterator.insert(self.stream.shard_iterator(&self.shard, &self.position, self.since_ms).await?),
+            None => {
+                let call = self.stream.shard_iterator(&self.shard, &self.position, self.since_ms);
+                iterator.insert(Box::pin(call).await?)
+            }
         };
         let page = self.stream.records(current, self.limit).await?;
         let Some(floor) = &self.floor else { return Ok(page) };
@@ -275,7 +286,7 @@ impl Reader {
                 let is_full = summary.is_full();
                 self.without_old(page.records, summary).map(|(records, summary)| {
                     self.status.fetched(&summary, fetched_ms, is_full);
-                    ReaderEvent::Records(records, summary, reservation)
+                    ReaderEvent::Records(Box::new(FetchedRecords { records, page: summary, reservation }))
                 })
             }
             None => {

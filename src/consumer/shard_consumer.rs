@@ -96,7 +96,8 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
     }
 
     async fn consume(&mut self) -> Result<ConsumerExit, ConsumerExit> {
-        self.wait_for_parents().await?;
+        // Calls of the SDK are large futures, and made once: boxed, they take no room while the shard is read.
+        Box::pin(self.wait_for_parents()).await?;
         let shard = ShardContext {
             shard_id: self.lease.key.clone(),
             stream_arn: self.deps.stream.arn().into(),
@@ -110,7 +111,7 @@ impl<F: ProcessorFactory> ShardConsumer<F> {
         tokio::select! {
             biased;
             _ = aborted(&mut self.commands) => return Err(ConsumerExit::LeaseLost),
-            claimed = lease.claim() => claimed?,
+            claimed = Box::pin(lease.claim()) => claimed?,
         }
         let (deps, status, commands) = (self.deps.clone(), self.status.clone(), self.commands.clone());
         let acknowledged = self.lease.done_beyond();

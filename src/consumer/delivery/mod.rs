@@ -30,7 +30,7 @@ use super::budget::Reservation;
 use super::checkpointer::Checkpointer;
 use super::lease_handle::{LeaseHandle, Progress, WriteError};
 use super::processor::{ProcessorFactory, RecordProcessor, ShardContext};
-use super::reader::{Reader, ReaderEvent, RunningReader};
+use super::reader::{FetchedRecords, Reader, ReaderEvent, RunningReader};
 use super::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError, aborted, commanded, leave};
 use super::status::ConsumerStatus;
 use crate::model::batcher::{Batcher, Next, Rules};
@@ -38,7 +38,6 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, LeaseLost};
 use crate::model::out_of_order_acks::OutOfOrderAcks;
 use crate::model::polling::CAUGHT_UP_EMPTY_PAGES;
-use crate::model::record::{PageSummary, RecordBatch};
 use crate::model::shard_directory::Children;
 use crate::model::shard_graph::Shard;
 use crate::options::{Checkpoints, OnGap};
@@ -181,27 +180,27 @@ impl<F: ProcessorFactory> Delivery<F> {
         match end {
             Ok(exit) => exit,
             Err(LoopEnd::Command(ConsumerCommand::Abort)) => {
-                self.tell_lease_lost().await;
+                Box::pin(self.tell_lease_lost()).await;
                 ConsumerExit::LeaseLost
             }
-            Err(LoopEnd::Command(ConsumerCommand::Surrender)) => self.surrender().await,
-            Err(LoopEnd::Command(command)) => self.leave(command).await,
+            Err(LoopEnd::Command(ConsumerCommand::Surrender)) => Box::pin(self.surrender()).await,
+            Err(LoopEnd::Command(command)) => Box::pin(self.leave(command)).await,
             Err(LoopEnd::Failed(error)) => ConsumerExit::Failed(error),
         }
     }
 
     async fn deliver(&mut self) -> Result<ConsumerExit, LoopEnd> {
-        self.initialize().await?;
+        Box::pin(self.initialize()).await?;
         loop {
             // What a crash would repeat is bounded, however slow the lease table is.
             let may_start = self.write.is_none() || !self.checkpoints.is_full();
             let batch_due = if may_start { self.start_batches() } else { None };
             if self.batcher.is_idle() {
                 match (self.end.take(), self.children.take()) {
-                    (Some(ShardEnd::Gone), _) => return self.end_shard(Vec::new()).await,
-                    (Some(ShardEnd::Closed), Some(children)) => return self.end_shard(children).await,
+                    (Some(ShardEnd::Gone), _) => return Box::pin(self.end_shard(Vec::new())).await,
+                    (Some(ShardEnd::Closed), Some(children)) => return Box::pin(self.end_shard(children)).await,
                     // Records may have come before the proof, behind a page that lacked its iterator.
-                    (Some(ShardEnd::Closed), None) => self.children = self.find_children().await?,
+                    (Some(ShardEnd::Closed), None) => self.children = Box::pin(self.find_children()).await?,
                     (None, children) => self.children = children,
                 }
                 if let Some(tip) = self.tip.take() {
@@ -292,7 +291,7 @@ impl<F: ProcessorFactory> Delivery<F> {
 
     fn take_event(&mut self, event: Option<ReaderEvent>) -> Result<(), LoopEnd> {
         match event {
-            Some(ReaderEvent::Records(records, page, reservation)) => self.take_records(records, &page, reservation),
+            Some(ReaderEvent::Records(page)) => self.take_records(*page),
             Some(ReaderEvent::Tip { moment_ms, empty_pages }) => self.tip = Some(Tip { moment_ms, empty_pages }),
             // All records of a shard whose end is proved were read once already.
             Some(ReaderEvent::Gap) if self.children.is_some() => {}
@@ -310,7 +309,7 @@ impl<F: ProcessorFactory> Delivery<F> {
         Ok(())
     }
 
-    fn take_records(&mut self, records: RecordBatch, page: &PageSummary, reservation: Option<Reservation>) {
+    fn take_records(&mut self, FetchedRecords { records, page, reservation }: FetchedRecords) {
         (self.tip, self.children) = (None, None);
         let records = self.ctx.deps.filtered(records);
         // Filtered records are acknowledged as they are and move the checkpoint. Reading them is part of the shard's
@@ -319,7 +318,7 @@ impl<F: ProcessorFactory> Delivery<F> {
             self.checkpoints.note(records.left_out());
             self.ctx.lease.note_processed(page.bytes - records.bytes_len());
         }
-        self.batcher.add(self.origin.elapsed(), records, page, reservation);
+        self.batcher.add(self.origin.elapsed(), records, &page, reservation);
         self.note_progress();
     }
 
