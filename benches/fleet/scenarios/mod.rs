@@ -4,6 +4,7 @@ mod backlog;
 mod changes;
 mod many;
 mod processors;
+mod start;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub const ALL: &[Scenario] = &[
     changes::CHANGES,
     many::BACKLOG,
     many::IDLE,
+    many::TEN_THOUSAND,
+    start::START,
     processors::SLOW,
     processors::STOPPED,
 ];
