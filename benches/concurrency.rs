@@ -67,7 +67,6 @@ async fn work_through(concurrency: usize) -> Duration {
             taken.send_if_modified(|(_, began)| began.is_none() && began.replace(Instant::now()).is_none());
             tokio::time::sleep(WORK).await;
             taken.send_modify(|(count, _)| *count += 1);
-            Ok(())
         }
     };
     let worker = Worker::new(options, for_each(handler)).sdk_config(config);

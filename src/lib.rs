@@ -5,25 +5,21 @@
 //!
 //! # A closure
 //!
-//! A [`Worker`] needs the name of its application, a stream, an id of its own, and something to do with each record:
+//! A [`Worker`] needs the name of its application, a table, and something to do with each record:
 //!
 //! ```no_run
-//! use shardkeeper::{StreamSelector, Worker, WorkerOptions, for_each};
+//! use shardkeeper::Worker;
 //!
 //! # async fn example() -> Result<(), shardkeeper::Error> {
-//! let options = WorkerOptions::new("phone-audit", StreamSelector::Table("Phones".into()), "worker-1");
-//! let worker = Worker::new(options, for_each(async |record| {
-//!     println!("{}", record.view().json());
-//!     Ok(())
-//! }));
+//! let worker = Worker::builder("phone-audit", "Phones").for_each(async |record| println!("{}", record.json()));
 //! worker.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`for_each`] calls the closure with one record after the other, in each shard's order. A record counts as done when
-//! the closure returns `Ok`; after an error it is retried, as the [`FailurePolicy`] says. Every record is delivered at
-//! least once.
+//! The closure is called with one record after the other, in each shard's order. A record counts as done when the closure
+//! returns; when it returns an error, of any type, the record is retried, as the [`FailurePolicy`] says. Every record is
+//! delivered at least once. What the closure needs is given to it by [`with_state`](WorkerBuilder::with_state).
 //!
 //! # A processor
 //!
@@ -82,11 +78,10 @@
 //! }
 //!
 //! # async fn example() -> Result<(), shardkeeper::Error> {
-//! use shardkeeper::{Checkpoints, StreamSelector, Worker, WorkerOptions};
+//! use shardkeeper::Worker;
 //!
-//! let mut options = WorkerOptions::new("count", StreamSelector::Table("Phones".into()), "worker-1");
-//! options.checkpoints = Checkpoints::Manual;
-//! let worker = Worker::new(options, |_: &ShardContext| Count { records: 0 });
+//! let builder = Worker::builder("count", "Phones").manual_checkpoints();
+//! let worker = builder.processors(|_| Count { records: 0 });
 //! worker.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
 //! # Ok(())
 //! # }
@@ -102,7 +97,7 @@
 //! to the records that are there:
 //!
 //! ```
-//! use shardkeeper::{StreamSelector, Worker, WorkerExit, WorkerOptions, for_each};
+//! use shardkeeper::{Worker, WorkerExit};
 //! use shardkeeper_local::LocalService;
 //! # use aws_sdk_dynamodb::types::*;
 //!
@@ -129,9 +124,7 @@
 //! #     .await?;
 //! client.put_item().table_name("Phones").item("id", AttributeValue::S("1".into())).send().await?;
 //!
-//! let mut options = WorkerOptions::new("test", StreamSelector::Table("Phones".into()), "worker-1");
-//! options.until_caught_up = true;
-//! let worker = Worker::new(options, for_each(async |_| Ok(()))).sdk_config(config);
+//! let worker = Worker::builder("test", "Phones").sdk_config(config).until_caught_up().for_each(async |_| ());
 //! let report = worker.run(std::future::pending()).await?;
 //! assert_eq!((report.ending, report.totals.records), (WorkerExit::CaughtUp, 1));
 //! # Ok(())
@@ -190,10 +183,12 @@ pub use aws::{CallError, TableError};
 #[doc(hidden)]
 pub use cli::main;
 pub use consumer::{
-    BatchError, BoxError, CheckpointError, Checkpointer, CommitError, Committed, Counters, FailurePolicy, ForEach,
-    ForEachRecord, MAX_WRITES, OnFailure, ProcessRecordsInput, ProcessorFactory, ReadAgain, RecordProcessor,
-    RefusedWrite, ShardContext, Totals, TransactWriteItem, WallClock, for_each,
+    BatchError, BoxError, BoxProcessor, CheckpointError, Checkpointer, CommitError, Committed, Counters, FailurePolicy,
+    ForEach, HandlerOutcome, MAX_WRITES, OnFailure, PartialFailure, ProcessRecordsInput, ProcessorFactory, ReadAgain,
+    RecordProcessor, RefusedWrite, ShardContext, Totals, TransactWriteItem, for_each,
 };
+#[doc(hidden)]
+pub use consumer::{ForEachRecord, WallClock};
 pub use coordination::{Error as CoordinationError, WorkerExit};
 pub use dead_letters::letter::{DeadLetter, FailureLimit};
 pub use dead_letters::queue::{DeadLetterQueue, PrepareError, QueueFuture};
@@ -210,7 +205,7 @@ pub use model::scaling::ScalingOptions;
 pub use model::sequence_number::SequenceNumber;
 pub use options::{Checkpoints, OnGap, OptionsError, StartPosition, StreamSelector, WorkerOptions};
 pub use telemetry::{Health, WorkerTelemetry};
-pub use worker::{Error, Report, Worker};
+pub use worker::{Error, Report, WithState, Worker, WorkerBuilder};
 
 /// The private modules, for this package's own tests and benches. Not covered by semantic versioning.
 #[cfg(feature = "internals")]

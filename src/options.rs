@@ -8,13 +8,26 @@ use crate::model::batcher::{MOST_BYTES, MOST_RECORDS};
 use crate::model::filter::Filters;
 use crate::model::scaling::ScalingOptions;
 
-/// Which stream a worker reads.
+/// Which stream a worker reads. A text is a table's name or ARN, or a stream's ARN.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StreamSelector {
     /// The latest stream of this table.
     Table(String),
     /// The stream with this ARN.
     Arn(String),
+}
+
+impl From<&str> for StreamSelector {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl From<String> for StreamSelector {
+    fn from(text: String) -> Self {
+        if text.starts_with("arn:") && text.contains("/stream/") { Self::Arn(text) } else { Self::Table(text) }
+    }
 }
 
 /// The settings of a worker. Start from [`WorkerOptions::new`] and change the fields.
@@ -54,6 +67,9 @@ pub struct WorkerOptions {
     pub batch_bytes: Option<usize>,
     /// The longest wait for a batch to fill up to `batch_size` or `batch_bytes` (default: none).
     pub batch_window: Duration,
+    /// The interval at which [`RecordProcessor::idle`](crate::RecordProcessor::idle) is called while a shard has nothing
+    /// to deliver (default: never).
+    pub idle_interval: Option<Duration>,
     /// The longest gap between two calls on an empty shard (default: 1 s).
     pub idle_poll: Duration,
     /// The most calls of DescribeStream a second (default: 3). The service allows ten for the whole account, and more
@@ -85,16 +101,20 @@ pub struct WorkerOptions {
     /// `failoverTimeMillis`).
     pub kcl_failover_time: Duration,
     /// Seed of all random choices; `None` for a random seed.
+    #[doc(hidden)]
     pub seed: Option<u64>,
     /// The time of day, for lag and logs.
+    #[doc(hidden)]
     pub clock: WallClock,
     /// Whether coordination gets a thread and connections of its own (default), or shares the caller's runtime, as a
     /// simulation wants it.
+    #[doc(hidden)]
     pub own_thread: bool,
 }
 
 /// Checkpoint modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Checkpoints {
     /// The worker checkpoints records after `process_records` returns `Ok` for them, each interval.
     Automatic {
@@ -119,6 +139,7 @@ pub enum StartPosition {
 
 /// Handling of records that were trimmed before they were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnGap {
     /// Continue with the oldest record.
     Continue,
@@ -128,10 +149,10 @@ pub enum OnGap {
 
 impl WorkerOptions {
     /// The defaults.
-    pub fn new(app: impl Into<String>, stream: StreamSelector, worker_id: impl Into<String>) -> Self {
+    pub fn new(app: impl Into<String>, stream: impl Into<StreamSelector>, worker_id: impl Into<String>) -> Self {
         Self {
             app: app.into(),
-            stream,
+            stream: stream.into(),
             worker_id: worker_id.into(),
             endpoints: Endpoints::default(),
             start: StartPosition::TrimHorizon,
@@ -145,6 +166,7 @@ impl WorkerOptions {
             batch_size: None,
             batch_bytes: None,
             batch_window: Duration::ZERO,
+            idle_interval: None,
             idle_poll: Duration::from_secs(1),
             describe_stream_rate: 3,
             buffer_bytes: 128 << 20,
@@ -168,36 +190,90 @@ impl WorkerOptions {
         }
     }
 
-    /// Refuses combinations that make no sense.
+    /// Refuses values out of range and combinations that make no sense.
     ///
     /// # Errors
-    /// The first option that makes none, and the reason.
+    /// The first option that makes no sense, and the reason.
     pub fn validate(&self) -> Result<(), OptionsError> {
+        match self.mistakes().into_iter().find(|(_, _, is_made)| *is_made) {
+            Some((option, reason, _)) => Err(OptionsError { option, reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// Each mistake that may be made: the option, the reason that it is one, and whether it is made.
+    fn mistakes(&self) -> Vec<(&'static str, &'static str, bool)> {
+        let table_chars = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         let is_sized = self.batch_size.is_some() || self.batch_bytes.is_some();
-        let (option, reason) = if self.shard_concurrency == 0 {
-            ("shard_concurrency", "a worker that may work on nothing at once does nothing")
-        } else if self.concurrency == Some(0) {
-            ("concurrency", "a worker that may work on nothing at once does nothing")
-        } else if self.shard_concurrency > 1 && self.checkpoints == Checkpoints::Manual {
+        let is_manual = self.checkpoints == Checkpoints::Manual;
+        let is_automatic_without_end =
+            matches!(self.checkpoints, Checkpoints::Automatic { interval } if interval.is_zero());
+        let (StreamSelector::Table(stream) | StreamSelector::Arn(stream)) = &self.stream;
+        let failure = &self.failure;
+        let is_zero = |duration: Option<Duration>| duration.is_some_and(|duration| duration.is_zero());
+        let works_on_nothing = "a worker that may work on nothing at once does nothing";
+        vec![
+            (
+                "app",
+                "it names a DynamoDB table: from 3 to 249 letters, digits, '_', '.' and '-'",
+                !(3..=249).contains(&self.app.len()) || !self.app.chars().all(table_chars),
+            ),
+            ("stream", "a table's name or a stream's ARN is needed", stream.is_empty()),
+            ("worker_id", "each worker needs an id of its own", self.worker_id.is_empty()),
+            ("shard_concurrency", works_on_nothing, self.shard_concurrency == 0),
+            ("concurrency", works_on_nothing, self.concurrency == Some(0)),
+            ("max_leases", "a worker that may hold no lease does nothing", self.max_leases == Some(0)),
             (
                 "checkpoints",
                 "a processor cannot checkpoint by hand when several items of a shard are worked on at once: its \
                  progress is not one position",
-            )
-        } else if self.concurrency.is_some_and(|most| most < self.shard_concurrency) {
-            ("shard_concurrency", "is more than concurrency, the limit over all shards, allows")
-        } else if self.batch_size.is_some_and(|size| !(1..=MOST_RECORDS).contains(&size)) {
-            ("batch_size", "a batch has from 1 to 10,000 records")
-        } else if self.batch_bytes.is_some_and(|size| !(1..=MOST_BYTES).contains(&size)) {
-            ("batch_bytes", "a batch has from 1 byte to 4 MiB")
-        } else if !self.batch_window.is_zero() && !is_sized {
-            ("batch_window", "a batch without a size has nothing to fill up to: set batch size or bytes too")
-        } else if self.failure.attempts == Some(0) {
-            ("failure", "a batch is attempted once at least")
-        } else {
-            return Ok(());
-        };
-        Err(OptionsError { option, reason })
+                self.shard_concurrency > 1 && is_manual,
+            ),
+            ("checkpoints", "the interval is zero", is_automatic_without_end),
+            (
+                "shard_concurrency",
+                "is more than concurrency, the limit over all shards, allows",
+                self.concurrency.is_some_and(|most| most < self.shard_concurrency),
+            ),
+            (
+                "batch_size",
+                "a batch has from 1 to 10,000 records",
+                self.batch_size.is_some_and(|size| !(1..=MOST_RECORDS).contains(&size)),
+            ),
+            (
+                "batch_bytes",
+                "a batch has from 1 byte to 4 MiB",
+                self.batch_bytes.is_some_and(|size| !(1..=MOST_BYTES).contains(&size)),
+            ),
+            (
+                "batch_window",
+                "a batch without a size has nothing to fill up to: set batch size or bytes too",
+                !self.batch_window.is_zero() && !is_sized,
+            ),
+            ("failure", "a batch is attempted once at least", failure.attempts == Some(0)),
+            ("failure", "a handler that has no time fails always", is_zero(failure.handler_timeout)),
+            ("failure", "the first wait is longer than the longest", failure.first_wait > failure.longest_wait),
+            (
+                "lease_duration",
+                "a lease lasts a second at least: a worker must be able to prove itself alive within it",
+                self.lease_duration < Duration::from_secs(1),
+            ),
+            (
+                "kcl_failover_time",
+                "is zero: each lease of another worker would expire at once",
+                self.kcl_failover_time.is_zero(),
+            ),
+            ("idle_poll", "is zero: an empty shard would be read without a pause", self.idle_poll.is_zero()),
+            (
+                "idle_interval",
+                "is zero: an idle processor would be called without a pause",
+                is_zero(self.idle_interval),
+            ),
+            ("describe_stream_rate", "a worker that may list no shards finds none", self.describe_stream_rate == 0),
+            ("buffer_bytes", "a worker that may hold no records reads none", self.buffer_bytes == 0),
+            ("stuck_after", "is zero: each call would be stuck", is_zero(self.stuck_after)),
+            ("start_timeout", "is zero: no start takes no time", self.start_timeout.is_zero()),
+        ]
     }
 }
 

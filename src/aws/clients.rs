@@ -58,7 +58,7 @@ pub struct StreamAccess {
 #[non_exhaustive]
 pub enum ConfigError {
     /// No region is set anywhere.
-    #[error("no AWS region is set: give --region, or set AWS_REGION or the profile's region")]
+    #[error("no AWS region is set: give one, or set AWS_REGION or the profile's region")]
     NoRegion,
     /// No source of credentials is configured; the places that were looked at.
     #[error(

@@ -62,7 +62,7 @@ pub enum TableError {
     /// The table is there and has other keys: it is no table of this application's.
     #[error(
         "table {table} belongs to something else: its key is {found}, and that of an application's table is {wanted}. \
-         Choose another --app; nothing was written"
+         Choose another application; nothing was written"
     )]
     Foreign {
         /// The table's name.

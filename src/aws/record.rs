@@ -41,7 +41,7 @@ fn sdk_stream_record(record: &Record<'_>) -> Result<types::StreamRecord, DecodeE
     let keys = record.keys_json().map(|_| record.keys());
     let size_bytes = record.size_bytes().and_then(|size| i64::try_from(size).ok());
     let stream_record = types::StreamRecord::builder()
-        .set_approximate_creation_date_time(record.created_at().map(DateTime::from_secs_f64))
+        .set_approximate_creation_date_time(record.created_at_secs().map(DateTime::from_secs_f64))
         .set_keys(keys.map(into_map))
         .set_new_image(record.new_image()?.map(into_map))
         .set_old_image(record.old_image()?.map(into_map))
@@ -113,7 +113,7 @@ mod structs {
     use serde::de::DeserializeOwned;
 
     use super::{into_all, into_map};
-    use crate::model::record::{DecodeError, Item, Record, Value};
+    use crate::model::record::{DecodeError, Item, OwnedRecord, Record, Value};
 
     /// Why keys or an image did not become the struct that was asked for.
     #[derive(Debug, thiserror::Error)]
@@ -141,6 +141,23 @@ mod structs {
         /// The item before the change as a `T`, if the record carries it.
         pub fn old_image_as<T: DeserializeOwned>(&self) -> Result<Option<T>, DeserializeError> {
             self.old_image()?.map(item_as).transpose()
+        }
+    }
+
+    impl OwnedRecord {
+        /// [`Record::keys_as`].
+        pub fn keys_as<T: DeserializeOwned>(&self) -> Result<T, DeserializeError> {
+            self.view().keys_as()
+        }
+
+        /// [`Record::new_image_as`].
+        pub fn new_image_as<T: DeserializeOwned>(&self) -> Result<Option<T>, DeserializeError> {
+            self.view().new_image_as()
+        }
+
+        /// [`Record::old_image_as`].
+        pub fn old_image_as<T: DeserializeOwned>(&self) -> Result<Option<T>, DeserializeError> {
+            self.view().old_image_as()
         }
     }
 

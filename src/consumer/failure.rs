@@ -1,5 +1,6 @@
 //! The failure policy: attempts, bisecting, and the action on records that keep failing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,24 @@ use crate::dead_letters::queue::DeadLetterQueue;
 use crate::model::sequence_number::SequenceNumber;
 
 /// The failure of a batch. By `?`, any error becomes a failure of the whole batch.
+///
+/// ```
+/// use shardkeeper::{BatchError, ProcessRecordsInput};
+///
+/// # enum Answer { Stored, Busy, Refused(&'static str) }
+/// # fn store(_: &str) -> Answer { Answer::Stored }
+/// fn store_all(input: &ProcessRecordsInput) -> Result<(), BatchError> {
+///     let mut failures = BatchError::partial();
+///     for record in &input.records {
+///         match store(record.json()) {
+///             Answer::Stored => {}
+///             Answer::Busy => failures.retry(record.position(), "the store is busy"),
+///             Answer::Refused(reason) => failures.reject(record.position(), reason),
+///         }
+///     }
+///     failures.into_result()
+/// }
+/// ```
 #[derive(Debug)]
 pub struct BatchError {
     source: BoxError,
@@ -21,8 +40,51 @@ enum Kind {
     Batch,
     /// The records from this one on failed.
     From(SequenceNumber),
+    /// These records failed, each in its way, and the others are done.
+    Some(BTreeMap<SequenceNumber, RecordError>),
     /// The processor is busy or away, and asks to be spared for this time.
     Unavailable(Option<Duration>),
+}
+
+/// The failure of one record.
+#[derive(Debug)]
+pub(super) struct RecordError {
+    /// Whether no retry will help.
+    pub(super) is_rejected: bool,
+    pub(super) source: BoxError,
+}
+
+/// Some failed records of a batch; the others are done. See [`BatchError`] for an example.
+///
+/// Others of an item's records may be done already when its failed one is retried. A processor that must not change their
+/// order fails the batch from its first failed record on ([`BatchError::from_record`]).
+#[derive(Debug, Default)]
+pub struct PartialFailure(BTreeMap<SequenceNumber, RecordError>);
+
+impl PartialFailure {
+    /// Names a record to retry, by the failure policy.
+    pub fn retry(&mut self, position: SequenceNumber, source: impl Into<BoxError>) {
+        self.0.insert(position, RecordError { is_rejected: false, source: source.into() });
+    }
+
+    /// Names a record that no retry will help. It is skipped or dead-lettered at once; where the policy has records wait
+    /// ([`OnFailure::Halt`]), it is retried all the same.
+    pub fn reject(&mut self, position: SequenceNumber, source: impl Into<BoxError>) {
+        self.0.insert(position, RecordError { is_rejected: true, source: source.into() });
+    }
+
+    /// The batch's outcome: `Ok` if no record failed.
+    ///
+    /// # Errors
+    /// The failure, if a record was named.
+    pub fn into_result(self) -> Result<(), BatchError> {
+        let Some((position, first)) = self.0.first_key_value() else { return Ok(()) };
+        let source = match self.0.len() {
+            1 => first.source.to_string(),
+            count => format!("{count} records failed, the first of them {position}: {}", first.source),
+        };
+        Err(BatchError { source: source.into(), kind: Kind::Some(self.0) })
+    }
 }
 
 impl BatchError {
@@ -30,6 +92,11 @@ impl BatchError {
     /// are not. If several records failed, `position` is the first of them, as in Lambda's `batchItemFailures`.
     pub fn from_record(position: SequenceNumber, source: impl Into<BoxError>) -> Self {
         Self { source: source.into(), kind: Kind::From(position) }
+    }
+
+    /// The beginning of a failure of some records, which are named one by one.
+    pub fn partial() -> PartialFailure {
+        PartialFailure::default()
     }
 
     /// A failure for which no record is at fault: what the processor needs is busy or away. The same records are retried
@@ -43,7 +110,16 @@ impl BatchError {
     pub fn failed_from(&self) -> Option<&SequenceNumber> {
         match &self.kind {
             Kind::From(position) => Some(position),
+            Kind::Some(records) => records.keys().next(),
             Kind::Batch | Kind::Unavailable(_) => None,
+        }
+    }
+
+    /// The failure of the record at `position`, if records were named one by one; none: it is done.
+    pub(super) fn of_record(&self, position: &SequenceNumber) -> Option<&RecordError> {
+        match &self.kind {
+            Kind::Some(records) => records.get(position),
+            _ => None,
         }
     }
 
@@ -56,12 +132,12 @@ impl BatchError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self.kind {
             Kind::Unavailable(retry_after) => retry_after,
-            Kind::Batch | Kind::From(_) => None,
+            Kind::Batch | Kind::From(_) | Kind::Some(_) => None,
         }
     }
 
     /// The cause.
-    pub fn source(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+    pub fn cause(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         self.source.as_ref()
     }
 }
@@ -126,7 +202,57 @@ impl fmt::Debug for OnFailure {
     }
 }
 
+impl OnFailure {
+    /// Keeps records as dead letters in `queue`.
+    pub fn dead_letter(queue: impl DeadLetterQueue) -> Self {
+        Self::DeadLetter(Arc::new(queue))
+    }
+}
+
+/// Changes to a policy, one after the other:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use shardkeeper::{FailurePolicy, OnFailure};
+///
+/// let policy = FailurePolicy::default()
+///     .attempts(5)
+///     .handler_timeout(Duration::from_secs(10))
+///     .on_failure(OnFailure::Skip);
+/// assert_eq!(policy.attempts, Some(5));
+/// ```
 impl FailurePolicy {
+    /// Sets the most calls with the same records.
+    #[must_use]
+    pub fn attempts(self, most: u32) -> Self {
+        Self { attempts: Some(most), ..self }
+    }
+
+    /// Sets the age after which a failing record is not retried.
+    #[must_use]
+    pub fn max_record_age(self, age: Duration) -> Self {
+        Self { max_record_age: Some(age), ..self }
+    }
+
+    /// Sets whether a failing batch is bisected.
+    #[must_use]
+    pub fn bisect(self, bisect: bool) -> Self {
+        Self { bisect, ..self }
+    }
+
+    /// Sets the duration after which a call counts as failed.
+    #[must_use]
+    pub fn handler_timeout(self, limit: Duration) -> Self {
+        Self { handler_timeout: Some(limit), ..self }
+    }
+
+    /// Sets the action when a limit is reached.
+    #[must_use]
+    pub fn on_failure(self, action: OnFailure) -> Self {
+        Self { on_failure: action, ..self }
+    }
+
     /// The wait before the next attempt: `backoff`, or as long as the processor asked for, up to the longest wait.
     pub(super) fn wait_after(&self, error: &BatchError, backoff: Duration) -> Duration {
         error.retry_after().map_or(backoff, |asked| backoff.max(asked.min(self.longest_wait)))

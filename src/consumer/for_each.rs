@@ -8,7 +8,8 @@ use super::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordPr
 use crate::model::record::OwnedRecord;
 
 /// Makes processors that call a closure with each record: one at a time for each shard, in the shard's order, or for
-/// each item if [`shard_concurrency`](crate::WorkerOptions::shard_concurrency) is above one.
+/// each item if [`shard_concurrency`](crate::WorkerOptions::shard_concurrency) is above one. No call begins once the
+/// worker leaves the shard or has lost its lease.
 ///
 /// When a call fails, the [`FailurePolicy`](crate::FailurePolicy) decides about its record. The records before it in the
 /// batch are not repeated.
@@ -16,19 +17,42 @@ use crate::model::record::OwnedRecord;
 /// ```
 /// use shardkeeper::{BoxError, OwnedRecord, for_each};
 ///
-/// let factory = for_each(async |record: OwnedRecord| -> Result<(), BoxError> {
-///     let record = record.view();
-///     println!("{:?} {}", record.event_name(), record.sequence_number());
+/// let prints = for_each(async |record: OwnedRecord| println!("{}", record.json()));
+/// let may_fail = for_each(async |record: OwnedRecord| -> Result<(), BoxError> {
+///     let keys = record.keys();
+///     let company = keys.get("Company").and_then(|company| company.as_s()).ok_or("a phone without a company")?;
+///     println!("{company} {:?}", record.event_name());
 ///     Ok(())
 /// });
-/// # let _: Box<dyn std::any::Any> = Box::new(factory);
+/// # let _: [Box<dyn std::any::Any>; 2] = [Box::new(prints), Box::new(may_fail)];
 /// ```
 pub fn for_each<H, C>(handler: H) -> ForEach<H>
 where
     H: Fn(OwnedRecord) -> C + Send + Sync + 'static,
-    C: Future<Output = Result<(), BoxError>> + Send,
+    C: Future<Output: HandlerOutcome> + Send,
 {
     ForEach { handler: Arc::new(handler) }
+}
+
+/// The outcome of a handler: nothing, or a result with an error of any type that a [`BoxError`] can hold (anyhow's too).
+pub trait HandlerOutcome {
+    /// The outcome as a result.
+    ///
+    /// # Errors
+    /// The handler's own.
+    fn into_result(self) -> Result<(), BoxError>;
+}
+
+impl HandlerOutcome for () {
+    fn into_result(self) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+impl<E: Into<BoxError>> HandlerOutcome for Result<(), E> {
+    fn into_result(self) -> Result<(), BoxError> {
+        self.map_err(Into::into)
+    }
 }
 
 /// A [`ProcessorFactory`] made by [`for_each`].
@@ -39,6 +63,7 @@ pub struct ForEach<H> {
 
 /// A processor made by a [`ForEach`].
 #[derive(Debug)]
+#[doc(hidden)]
 pub struct ForEachRecord<H> {
     handler: Arc<H>,
 }
@@ -46,30 +71,31 @@ pub struct ForEachRecord<H> {
 impl<H, C> ProcessorFactory for ForEach<H>
 where
     H: Fn(OwnedRecord) -> C + Send + Sync + 'static,
-    C: Future<Output = Result<(), BoxError>> + Send,
+    C: Future<Output: HandlerOutcome> + Send,
 {
     type Processor = ForEachRecord<H>;
 
     fn create(&self, _shard: &ShardContext) -> ForEachRecord<H> {
         ForEachRecord { handler: Arc::clone(&self.handler) }
     }
+
+    fn can_checkpoint(&self) -> bool {
+        false
+    }
 }
 
 impl<H, C> RecordProcessor for ForEachRecord<H>
 where
     H: Fn(OwnedRecord) -> C + Send + Sync + 'static,
-    C: Future<Output = Result<(), BoxError>> + Send,
+    C: Future<Output: HandlerOutcome> + Send,
 {
     async fn process_records(&mut self, input: ProcessRecordsInput) -> Result<(), BatchError> {
         for record in &input.records {
-            let called = match input.is_cancelled() {
-                false => (self.handler)(record.to_owned()).await,
-                true => Err("the worker leaves the shard".into()),
-            };
-            called.map_err(|error| match record.sequence_number().parse() {
-                Ok(position) => BatchError::from_record(position, error),
-                Err(_) => error.into(),
-            })?;
+            if input.is_cancelled() {
+                return Err(input.done_before(&record));
+            }
+            let outcome = (self.handler)(record.to_owned()).await.into_result();
+            outcome.map_err(|error| BatchError::from_record(record.position(), error))?;
         }
         Ok(())
     }

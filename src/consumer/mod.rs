@@ -4,6 +4,7 @@
 //! reader, which fetches ahead, and a delivery, which hands the records to the user's [`RecordProcessor`]s. All
 //! consumers of a worker share its [`ConsumerDeps`].
 
+mod box_processor;
 mod budget;
 mod busy_time;
 mod checkpointer;
@@ -28,12 +29,13 @@ use fastrand::Rng;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+pub use self::box_processor::BoxProcessor;
 pub use self::budget::Budget;
 pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
 pub use self::clock::WallClock;
 pub use self::counters::{Counters, Totals};
-pub use self::failure::{BatchError, FailurePolicy, OnFailure, ReadAgain};
-pub use self::for_each::{ForEach, ForEachRecord, for_each};
+pub use self::failure::{BatchError, FailurePolicy, OnFailure, PartialFailure, ReadAgain};
+pub use self::for_each::{ForEach, ForEachRecord, HandlerOutcome, for_each};
 pub use self::lease_deadline::LeaseDeadline;
 pub use self::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 pub use self::replay::{Replayer, StillFails};

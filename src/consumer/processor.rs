@@ -10,7 +10,7 @@ use super::checkpointer::Checkpointer;
 use super::failure::BatchError;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
-use crate::model::record::RecordBatch;
+use crate::model::record::{Record, RecordBatch};
 
 /// An error of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -39,14 +39,22 @@ pub struct ProcessRecordsInput {
     pub age: Option<Duration>,
     /// The number of earlier calls with these records, which failed.
     pub attempt: u32,
+    /// The shard that they come from.
+    pub shard_id: ShardId,
     pub(super) leaving: CancellationToken,
 }
 
 impl ProcessRecordsInput {
     /// Whether the rest of the batch is better left to the next owner of the shard: the worker leaves the shard, or its
-    /// lease is lost. A processor that then returns [`BatchError::from_record`] acknowledges the records before that one.
+    /// lease is lost. A processor then returns [`done_before`](Self::done_before).
     pub fn is_cancelled(&self) -> bool {
         self.leaving.is_cancelled() || self.checkpointer.is_lease_lost()
+    }
+
+    /// The outcome of a batch that was left at `record`: the records before it are acknowledged, and it and those behind
+    /// it go to the next owner of the shard.
+    pub fn done_before(&self, record: &Record<'_>) -> BatchError {
+        BatchError::from_record(record.position(), "the worker leaves the shard")
     }
 
     /// Waits until the worker leaves the shard. When the lease is lost, the call itself is dropped where it waits.
@@ -83,6 +91,13 @@ pub trait RecordProcessor: Send + 'static {
     /// with backoff, in ever smaller batches, as long as the worker holds the lease. Other shards do not wait for them.
     fn process_records(&mut self, input: ProcessRecordsInput) -> impl Future<Output = Result<(), BatchError>> + Send;
 
+    /// Learns that the shard has nothing to deliver, at each [`idle_interval`](crate::WorkerOptions::idle_interval): the
+    /// opportunity to write out what is buffered. After an error it is called again at the next interval.
+    fn idle(&mut self, checkpointer: &Checkpointer) -> impl Future<Output = Result<(), BoxError>> + Send {
+        let _ = checkpointer;
+        async { Ok(()) }
+    }
+
     /// Learns that the lease is lost: another worker holds it, or this one missed its heartbeat deadline. Checkpoints are
     /// refused from now on.
     fn lease_lost(&mut self) -> impl Future<Output = ()> + Send {
@@ -105,12 +120,21 @@ pub trait RecordProcessor: Send + 'static {
 }
 
 /// Makes the processors of each shard that a worker reads. Any `Fn(&ShardContext) -> impl RecordProcessor` is one.
+///
+/// A factory only makes them: what takes time or may fail belongs in [`RecordProcessor::initialize`]. One that panics
+/// counts as failed, and is called again after a while.
 pub trait ProcessorFactory: Send + Sync + 'static {
     /// The processor's type.
     type Processor: RecordProcessor;
 
     /// Makes a processor of one shard.
     fn create(&self, shard: &ShardContext) -> Self::Processor;
+
+    /// Whether its processors can checkpoint by hand. A worker whose processors cannot refuses
+    /// [`Checkpoints::Manual`](crate::Checkpoints::Manual).
+    fn can_checkpoint(&self) -> bool {
+        true
+    }
 }
 
 impl<F, P> ProcessorFactory for F

@@ -68,6 +68,7 @@ impl<F: ProcessorFactory> Replayer<F> {
                 checkpointer: Checkpointer::of_replay(),
                 age: letter.created_ms.map(|ms| Duration::from_millis(self.clock.now_ms().saturating_sub(ms))),
                 attempt,
+                shard_id: letter.shard_id.clone(),
                 leaving: CancellationToken::new(),
             };
             let Err(error) = self.call(letter, input).await else { return Ok(()) };
@@ -107,7 +108,7 @@ impl<F: ProcessorFactory> Replayer<F> {
             }
         };
         catch_panic(processor.prepare(&input.checkpointer)).await?;
-        let call = catch_panic(processor.process_records(input));
+        let call = catch_panic(async { processor.process_records(input).await });
         let outcome = match limit {
             None => call.await,
             Some(limit) => tokio::time::timeout(limit, call)

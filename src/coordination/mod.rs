@@ -61,7 +61,7 @@ pub enum Error {
     /// A worker of the Kinesis Client Library is at work on the lease table.
     #[error(
         "KCL worker \"{owner}\" is alive on this lease table (it works on lease {lease}), so all workers of this fleet have \
-         released theirs: stop the KCL fleet first, or use another --app"
+         released theirs: stop the KCL fleet first, or choose another application"
     )]
     KclAlive {
         /// Owner of the lease.
@@ -76,14 +76,13 @@ pub enum Error {
     NotJoined(Duration),
     /// The start is older than the records that the service keeps, and the worker is told to stop at gaps.
     #[error(
-        "the start is {0:?} ago, and DynamoDB keeps a stream's records for 24 hours: start later, or allow the gap \
-         (--on-gap continue)"
+        "the start is {0:?} ago, and DynamoDB keeps a stream's records for 24 hours: start later, or allow the gap"
     )]
     StartTrimmed(Duration),
     /// The application reads another stream.
     #[error(
-        "application \"{app}\" reads another stream and has not finished it: {other}. Finish that one first \
-         (--stream-arn {other} --until-caught-up), or use another --app for {wanted}"
+        "application \"{app}\" reads another stream and has not finished it: {other}. Read that one \
+         until it is caught up first, or choose another application for {wanted}"
     )]
     OtherStream {
         /// Application.

@@ -44,7 +44,7 @@ pub struct DeadLetter {
     pub worker: String,
 }
 
-/// The limit that ended the attempts with a record.
+/// The reason that the attempts with a record ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailureLimit {
@@ -52,6 +52,8 @@ pub enum FailureLimit {
     Attempts,
     /// The record's greatest age.
     Age,
+    /// The processor's word that no retry would help.
+    Rejected,
 }
 
 impl DeadLetter {
@@ -181,12 +183,13 @@ impl FailureLimit {
         match self {
             Self::Attempts => "attempts",
             Self::Age => "age",
+            Self::Rejected => "rejected",
         }
     }
 
     /// The limit with this word.
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Attempts, Self::Age].into_iter().find(|reason| reason.as_str() == word)
+        [Self::Attempts, Self::Age, Self::Rejected].into_iter().find(|reason| reason.as_str() == word)
     }
 }
 

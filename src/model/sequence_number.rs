@@ -28,6 +28,12 @@ const MOST_QUOTED: usize = 60;
 pub struct ParseError(String);
 
 impl SequenceNumber {
+    /// The number of these digits, which are known to be some.
+    pub(super) fn of_digits(digits: &str) -> Self {
+        debug_assert!(is_sequence_number(digits), "{digits:?}");
+        Self(digits.into())
+    }
+
     /// The digits as the service sent them.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -4,6 +4,8 @@
 //! stop. Coordination runs on a thread and HTTP connections of its own, so that neither decoding nor a processor that
 //! blocks can delay a heartbeat.
 
+mod builder;
+mod default_id;
 mod startup;
 
 use std::collections::hash_map::RandomState;
@@ -16,6 +18,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::sync::{oneshot, watch};
 
+pub use self::builder::{WithState, WorkerBuilder};
+pub(crate) use self::default_id::default_worker_id;
 #[cfg(feature = "cli")]
 pub(crate) use self::startup::StartError;
 pub(crate) use self::startup::Startup;
@@ -28,7 +32,7 @@ use crate::coordination::{self, Coordinator, Identity, WorkerExit};
 use crate::dead_letters::queue::PrepareError;
 use crate::model::filter;
 use crate::model::lease::{ShardId, WorkerId};
-use crate::options::{OptionsError, WorkerOptions};
+use crate::options::{Checkpoints, OptionsError, StreamSelector, WorkerOptions};
 use crate::shard_directory::ShardDirectory;
 use crate::telemetry::WorkerTelemetry;
 
@@ -57,7 +61,7 @@ pub enum Error {
     Filter(#[from] filter::Error),
     /// The lease table belongs to another stream, or to several.
     #[error(
-        "lease table \"{app}\" has leases of other streams, such as {lease}, and none of {stream}: use another --app, or \
+        "lease table \"{app}\" has leases of other streams, such as {lease}, and none of {stream}: choose another application, or \
          delete the table if its application is no longer wanted"
     )]
     ForeignTable {
@@ -72,7 +76,7 @@ pub enum Error {
     #[error(transparent)]
     NoStream(#[from] FindError),
     /// A table is missing, and this worker may not create it.
-    #[error("table {0} does not exist, and this worker is told not to create it (--no-create-tables)")]
+    #[error("table {0} does not exist, and this worker is told not to create it")]
     NoTable(String),
     /// Options that contradict each other or are out of range.
     #[error(transparent)]
@@ -101,6 +105,22 @@ pub struct Worker<F> {
     counters: Counters,
     deadline: LeaseDeadline,
     telemetry: WorkerTelemetry,
+}
+
+impl Worker<()> {
+    /// Begins a worker of the application `app`, which reads `stream`: a table's name, or a stream's ARN.
+    ///
+    /// ```no_run
+    /// # use shardkeeper::Worker;
+    /// # async fn example() -> Result<(), shardkeeper::Error> {
+    /// let worker = Worker::builder("phone-audit", "Phones").for_each(async |record| println!("{}", record.json()));
+    /// worker.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(app: impl Into<String>, stream: impl Into<StreamSelector>) -> WorkerBuilder {
+        WorkerBuilder::new(app.into(), stream.into())
+    }
 }
 
 impl<F: ProcessorFactory> Worker<F> {
@@ -160,6 +180,7 @@ impl<F: ProcessorFactory> Worker<F> {
         let Self { options, factory, config, counters, deadline, telemetry } = self;
         let is_callers_config = config.is_some();
         options.validate()?;
+        check_surroundings(&options, factory.can_checkpoint(), is_callers_config)?;
         let started_ms = options.clock.now_ms();
         let mut rng = Rng::with_seed(options.seed.unwrap_or_else(random_seed));
         let partition = retry_partition(&options.worker_id);
@@ -243,6 +264,23 @@ impl<F: ProcessorFactory> Worker<F> {
             restarted.set_starting();
         }
     }
+}
+
+/// Refuses options that make no sense with a worker's other parts.
+fn check_surroundings(
+    options: &WorkerOptions,
+    can_checkpoint: bool,
+    is_callers_config: bool,
+) -> Result<(), OptionsError> {
+    if options.checkpoints == Checkpoints::Manual && !can_checkpoint {
+        let reason = "a closure has no checkpointer, so nothing would ever be checkpointed: use a processor";
+        return Err(OptionsError { option: "checkpoints", reason });
+    }
+    if is_callers_config && (options.endpoints.region.is_some() || options.endpoints.url.is_some()) {
+        let reason = "region and URL are part of the AWS configuration that this worker was given: set them there";
+        return Err(OptionsError { option: "endpoints", reason });
+    }
+    Ok(())
 }
 
 fn clients_for(options: &WorkerOptions, config: &SdkConfig, partition: &str) -> Clients {

@@ -96,7 +96,7 @@ fn a_missing_stream_table_and_application_table_are_named_with_what_to_do() {
     fixture.service.create_table(TABLE, true);
     assert_fails(&check(&fixture, "--no-create-tables"), &["lease table", "audit does not exist"]);
     fixture.service.create_table(APP, false);
-    assert_fails(&check(&fixture, ""), &["belongs to something else", "Choose another --app"]);
+    assert_fails(&check(&fixture, ""), &["belongs to something else", "Choose another application"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod commit;
 mod decode_differential;
 mod differential;
+mod embedding;
 mod failing_handlers;
 mod fleet;
 mod json_text;

@@ -134,11 +134,57 @@ impl<F: ProcessorFactory> BatchTask<F> {
         Ok(outcome)
     }
 
+    /// Takes records as done, rejected or to be retried, each as the processor named it.
+    async fn partly_failed(&mut self, failed: SubBatch, error: &BatchError) -> Result<(), Interrupted> {
+        let ctx = Arc::clone(&self.ctx);
+        let (halts, records) = (matches!(ctx.policy().on_failure, OnFailure::Halt), self.batch.records.clone());
+        let named = |index: usize| records.get(index).and_then(|record| error.of_record(&record.position()));
+        let first_failed_ms = failed.first_failed_ms.unwrap_or_else(|| ctx.now_ms());
+        let part = |range| SubBatch {
+            range,
+            attempts: failed.attempts.saturating_add(1),
+            unavailable: 0,
+            first_failed_ms: Some(first_failed_ms),
+            is_blocked: false,
+            ..failed.clone()
+        };
+        let (mut retried, mut ended): (Vec<SubBatch>, Vec<(SubBatch, FailureLimit)>) = Default::default();
+        for index in failed.range.clone() {
+            let one = part(index..index + 1);
+            match named(index) {
+                None => self.done(one.range, Outcome::Ok),
+                Some(record) if record.is_rejected && !halts => ended.push((one, FailureLimit::Rejected)),
+                Some(_) => match (self.limit(&one).filter(|_| !halts), retried.last_mut()) {
+                    (Some(reason), _) => ended.push((one, reason)),
+                    (None, Some(run)) if run.range.end == index => run.range.end = index + 1,
+                    (None, _) => retried.push(one),
+                },
+            }
+        }
+        ctx.check()?; // no attempt will follow here
+        for (one, reason) in ended {
+            let cause = named(one.range.start).map(|record| record.source.to_string()).unwrap_or_default();
+            self.discard(&one, reason, &cause.into()).await?;
+        }
+        if retried.is_empty() {
+            return Ok(());
+        }
+        self.sub_batches.extend(retried.into_iter().rev());
+        let Some(mut first) = self.sub_batches.pop() else { return Ok(()) };
+        self.requeue_rest();
+        self.show(&mut first, error);
+        let wait = first.backoff.next(&mut self.rng);
+        self.retry_after(first, wait).await
+    }
+
     /// Decides what follows on a failure, and waits before the next attempt if there is to be one.
     async fn failed(&mut self, mut failed: SubBatch, error: &BatchError) -> Result<(), Interrupted> {
         let ctx = Arc::clone(&self.ctx);
         let policy = ctx.policy();
         let records = self.records(&failed);
+        if records.iter().any(|record| error.of_record(&record.position()).is_some()) {
+            return self.partly_failed(failed, error).await;
+        }
         let culprit = error.failed_from().and_then(|position| {
             records.iter().position(|record| compare_digits(record.sequence_number(), position.as_str()).is_eq())
         });
@@ -169,7 +215,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
         } else if let Some(reason) = self.limit(&failed).filter(|_| !matches!(policy.on_failure, OnFailure::Halt)) {
             return self.discard(&failed, reason, error).await;
         } else {
-            self.requeue_rest(&failed);
+            self.requeue_rest();
             self.show(&mut failed, error);
         }
         let wait = failed.backoff.next(&mut self.rng);
@@ -224,11 +270,13 @@ impl<F: ProcessorFactory> BatchTask<F> {
     }
 
     /// Requeues the records after the failed ones, so that those of other items need not wait for them.
-    fn requeue_rest(&mut self, failed: &SubBatch) {
-        let Some(last) = self.sub_batches.first().filter(|_| self.ctx.is_by_key()) else { return };
-        let range = failed.range.end..last.range.end;
-        self.sub_batches.clear();
-        self.ctx.report(BatchReport::Requeued { batch: self.batch.id, range });
+    fn requeue_rest(&mut self) {
+        if self.ctx.is_by_key() {
+            // The last ones first, each before those that are back already.
+            for sub_batch in self.sub_batches.drain(..) {
+                self.ctx.report(BatchReport::Requeued { batch: self.batch.id, range: sub_batch.range });
+            }
+        }
     }
 
     /// Shows a failure in the log and, once it blocks the shard, in the status.
@@ -319,7 +367,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
             };
             attempts = attempts.saturating_add(1);
             ctx.counters().dead_letter_failed();
-            self.requeue_rest(failed);
+            self.requeue_rest();
             if is_logged(attempts) {
                 let (shard, position) = (&letter.shard_id, &letter.sequence_number);
                 tracing::error!(%shard, %position, attempts, %error, "writing a dead letter failed, retrying");
@@ -333,7 +381,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
 
     fn letter(&self, failed: &SubBatch, record: &Record<'_>, reason: FailureLimit, error: &BatchError) -> DeadLetter {
         let ctx = &self.ctx;
-        let position = record.sequence_number().parse().expect("positions are checked when their page is decoded");
+        let position = record.position();
         let (shard, now_ms) = (ctx.shard.shard_id.clone(), ctx.now_ms());
         let arn = ctx.shard.stream_arn.to_string();
         let mut letter = DeadLetter::new(arn, shard, position, record.json(), &error.to_string(), now_ms);

@@ -143,7 +143,9 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
     /// Prepares a processor for its next call, retrying until it succeeds.
     pub(super) async fn prepare(&self, processor: &mut F::Processor, rng: &mut Rng) -> Result<(), Interrupted> {
         let mut retry = Retry::new("prepare");
-        while let Err(error) = self.timed(self.other_call(), processor.prepare(&self.checkpointer)).await {
+        while let Err(error) =
+            self.timed(self.other_call(), async { processor.prepare(&self.checkpointer).await }).await
+        {
             self.retry(&mut retry, &error, rng).await?;
         }
         Ok(())
@@ -160,12 +162,26 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             loop {
                 self.prepare(processor, rng).await?;
                 self.lease.check()?;
-                let Err(error) = self.timed(self.other_call(), processor.shard_ended(&self.checkpointer)).await else {
-                    break;
-                };
+                let ended = async { processor.shard_ended(&self.checkpointer).await };
+                let Err(error) = self.timed(self.other_call(), ended).await else { break };
                 self.retry(&mut retry, &error, rng).await?;
             }
             self.status.processing_failures.note(false);
+        }
+        Ok(())
+    }
+
+    /// Tells idle processors that there is nothing to deliver. What fails comes again at the next interval.
+    pub(super) async fn idle(&self, mut guards: Vec<ProcessorGuard<F::Processor>>) -> Result<(), LeaseLost> {
+        for guard in &mut guards {
+            let pooled = guard.get();
+            let Some(processor) = pooled.processor.as_mut().filter(|_| pooled.is_initialized) else { continue };
+            self.lease.check()?;
+            let told = self.timed(self.other_call(), async { processor.idle(&self.checkpointer).await }).await;
+            self.status.processing_failures.note(told.is_err());
+            if let Err(error) = told {
+                tracing::warn!(shard = %self.shard.shard_id, call = "idle", %error, "processor failed, retrying");
+            }
         }
         Ok(())
     }
@@ -199,6 +215,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             checkpointer: self.checkpointer.clone(),
             age: created_ms.map(|created_ms| Duration::from_millis(self.now_ms().saturating_sub(created_ms))),
             attempt,
+            shard_id: self.shard.shard_id.clone(),
             leaving: self.leaving.clone(),
         };
         let started = Instant::now();
@@ -208,7 +225,8 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             attempts: attempt.saturating_add(1),
             since_ms: self.now_ms(),
         };
-        let call = self.timed(running, processor.process_records(input));
+        // Inside of the future, as a method that is no async fn may panic before it returns one.
+        let call = self.timed(running, async { processor.process_records(input).await });
         let outcome = match self.policy().handler_timeout {
             None => call.await,
             Some(limit) => tokio::time::timeout(limit, call)

@@ -63,6 +63,8 @@ pub(super) struct Delivery<F: ProcessorFactory> {
     children: Option<Vec<Shard>>,
     /// The checkpoint on its way to the lease's row.
     write: Option<CheckpointWrite>,
+    /// When idle processors are next told so.
+    idle_due: Option<Instant>,
     /// The origin of the batcher's times.
     origin: Instant,
     rng: Rng,
@@ -161,6 +163,7 @@ impl<F: ProcessorFactory> Delivery<F> {
             end: None,
             children: None,
             write: None,
+            idle_due: None,
             origin: Instant::now(),
             rng,
             commands,
@@ -208,6 +211,7 @@ impl<F: ProcessorFactory> Delivery<F> {
                 }
             }
             self.read_ahead_or_not();
+            self.note_idle();
             let waits_for_processor = may_start && batch_due.is_none() && self.batcher.has_next();
             let checkpoint_due = self.checkpoints.due().filter(|_| self.write.is_none());
             let lease = Arc::clone(&self.ctx.lease);
@@ -220,11 +224,31 @@ impl<F: ProcessorFactory> Delivery<F> {
                 written = written(&mut self.write) => self.saved(written?),
                 () = sleep_until(checkpoint_due) => self.save(),
                 () = sleep_until(batch_due) => {}
+                () = sleep_until(self.idle_due) => self.tell_idle(),
                 () = self.ctx.processors.freed(), if waits_for_processor => {}
                 event = next_event(&mut self.reader), if self.end.is_none() && self.batcher.has_room() => {
                     self.take_event(event)?;
                 }
             }
+        }
+    }
+
+    /// Notes when idle processors are to be told so: an interval after the last work, and after each call.
+    fn note_idle(&mut self) {
+        let is_idle = self.tasks.is_empty() && !self.batcher.has_next();
+        match self.ctx.deps.options.idle_interval {
+            Some(interval) if is_idle => {
+                self.idle_due.get_or_insert_with(|| Instant::now() + interval);
+            }
+            _ => self.idle_due = None,
+        }
+    }
+
+    fn tell_idle(&mut self) {
+        self.idle_due = None;
+        if let Some(processors) = self.ctx.processors.try_take_all(self.ctx.deps.options.shard_concurrency) {
+            let ctx = Arc::clone(&self.ctx);
+            self.tasks.spawn(async move { ctx.idle(processors).await });
         }
     }
 

@@ -46,6 +46,15 @@ impl<P> ProcessorPool<P> {
         Some(self.guard(permit))
     }
 
+    /// Takes all processors that were made, if none is at work.
+    pub(super) fn try_take_all(self: &Arc<Self>, limit: usize) -> Option<Vec<ProcessorGuard<P>>> {
+        let made = self.idle.lock().unwrap_or_else(PoisonError::into_inner).len();
+        if made == 0 || self.free() < limit {
+            return None;
+        }
+        (0..made).map(|_| self.try_take()).collect()
+    }
+
     /// Waits for a processor, in the order of the calls.
     pub(super) async fn take(self: &Arc<Self>) -> ProcessorGuard<P> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;

@@ -127,6 +127,14 @@ impl Resolved {
     }
 }
 
+impl std::str::FromStr for Pattern {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
 impl Pattern {
     /// Reads a pattern such as `{"eventName":["INSERT"],"dynamodb":{"NewImage":{"status":{"S":["paid"]}}}}`.
     ///

@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::BitOr;
 use std::str::FromStr;
 
+use super::Error;
 use crate::model::record::scan::Scanner;
 use crate::model::record::{DecodeError, EventName, Record};
 
@@ -16,6 +18,13 @@ pub struct Events {
 }
 
 impl Events {
+    /// New items.
+    pub const INSERT: Self = Self { insert: true, modify: false, remove: false };
+    /// Changed items.
+    pub const MODIFY: Self = Self { insert: false, modify: true, remove: false };
+    /// Deleted items.
+    pub const REMOVE: Self = Self { insert: false, modify: false, remove: true };
+
     pub(super) fn hold(self, event: EventName) -> bool {
         match event {
             EventName::Insert => self.insert,
@@ -26,18 +35,33 @@ impl Events {
     }
 }
 
+impl BitOr for Events {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self {
+            insert: self.insert || other.insert,
+            modify: self.modify || other.modify,
+            remove: self.remove || other.remove,
+        }
+    }
+}
+
 impl FromStr for Events {
-    type Err = String;
+    type Err = Error;
 
     /// Reads names separated by commas: `insert`, `modify`, `remove`, in any case.
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, Error> {
         let mut events = Self { insert: false, modify: false, remove: false };
         for name in text.split(',') {
             let event = match name.trim().to_ascii_lowercase().as_str() {
                 "insert" => &mut events.insert,
                 "modify" => &mut events.modify,
                 "remove" => &mut events.remove,
-                _ => return Err(format!("{name:?} is no event; write insert, modify, remove, or several with commas")),
+                _ => {
+                    let what = format!("{name:?} is no event; write insert, modify, remove, or several with commas");
+                    return Err(Error::Malformed { path: String::new(), what });
+                }
             };
             *event = true;
         }

@@ -364,7 +364,7 @@ fn presets_and_patterns_all_have_to_hold_and_one_pattern_is_enough() {
     let of = |number: &str| pattern(&format!(r#"{{"dynamodb":{{"SequenceNumber":["{number}"]}}}}"#));
     assert_eq!(passed(Filters::new().or(of("2")).or(of("4"))), "24");
     assert_eq!(passed(Filters::new().or(of("2")).or(of("4")).skip_ttl_deletes(true)), "2");
-    assert!("insert,update".parse::<Events>().unwrap_err().contains("\"update\" is no event"));
+    assert!("insert,update".parse::<Events>().unwrap_err().to_string().contains("\"update\" is no event"));
     assert!("".parse::<Events>().is_err());
     assert_eq!("remove,insert".parse::<Events>().unwrap().to_string(), "insert,remove");
 }

@@ -46,7 +46,7 @@ impl PageSummary {
 impl Record<'_> {
     /// The creation time in milliseconds since the epoch.
     pub(crate) fn created_ms(&self) -> Option<u64> {
-        let ms = (self.created_at()? * 1000.0).clamp(0.0, 1e15);
+        let ms = (self.created_at_secs()? * 1000.0).clamp(0.0, 1e15);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
         let ms = ms as u64;
         Some(ms)

@@ -48,7 +48,7 @@ fn a_record_gives_all_that_the_service_sent() {
     assert_eq!(record.aws_region().as_deref(), Some("eu-central-1"));
     assert_eq!(record.stream_view_type().as_deref(), Some("NEW_AND_OLD_IMAGES"));
     assert_eq!(record.sequence_number(), "000000000000000000341");
-    assert_eq!(record.created_at(), Some(1_763_727_600.0));
+    assert_eq!(record.created_at_secs(), Some(1_763_727_600.0));
     assert_eq!(record.size_bytes(), Some(59));
     assert_eq!(record.keys().get("Company").and_then(Value::as_s), Some("Nökia"));
     assert_eq!(record.keys().get("Id"), Some(&Value::B(vec![1, 2])));

@@ -12,6 +12,7 @@ use super::scan::{Scanner, Text};
 ///
 /// The types and their JSON are those of the DynamoDB API's `AttributeValue`.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Value<'a> {
     /// A string.
     S(Cow<'a, str>),
@@ -35,22 +36,47 @@ pub enum Value<'a> {
     Bs(Vec<Vec<u8>>),
 }
 
-impl Value<'_> {
-    /// The text of a string.
-    pub fn as_s(&self) -> Option<&str> {
-        match self {
-            Value::S(text) => Some(text),
-            _ => None,
-        }
-    }
+/// The accessors of the values that have a content: `None` for a value of another type.
+macro_rules! contents {
+    ($($(#[$doc:meta])* $name:ident: $variant:ident -> $output:ty;)*) => {
+        impl<'a> Value<'a> {
+            $(
+                $(#[$doc])*
+                pub fn $name(&self) -> Option<&$output> {
+                    match self {
+                        Value::$variant(content) => Some(content),
+                        _ => None,
+                    }
+                }
+            )*
 
-    /// The digits of a number.
-    pub fn as_n(&self) -> Option<&str> {
-        match self {
-            Value::N(digits) => Some(digits),
-            _ => None,
+            /// Whether it is the null value.
+            pub fn is_null(&self) -> bool {
+                matches!(self, Value::Null)
+            }
         }
-    }
+    };
+}
+
+contents! {
+    /// The text of a string.
+    as_s: S -> str;
+    /// The digits of a number.
+    as_n: N -> str;
+    /// The bytes of a byte string.
+    as_b: B -> [u8];
+    /// The truth of a boolean.
+    as_bool: Bool -> bool;
+    /// The values of a list.
+    as_l: L -> [Value<'a>];
+    /// The attributes of a map.
+    as_m: M -> Item<'a>;
+    /// The texts of a set of strings.
+    as_ss: Ss -> [Cow<'a, str>];
+    /// The digits of a set of numbers.
+    as_ns: Ns -> [Cow<'a, str>];
+    /// The bytes of a set of byte strings.
+    as_bs: Bs -> [Vec<u8>];
 }
 
 /// The attributes of an item (or of a map inside one), in the order in which the service sent them.

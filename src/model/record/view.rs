@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::page::{Entry, NO_SIZE, PageData, Span};
 use super::scan::Scanner;
 use super::value::decode_item;
 use super::{DecodeError, Item};
+use crate::model::sequence_number::SequenceNumber;
 
 /// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +38,7 @@ impl EventName {
 
 /// The parts of an item that a stream's records hold besides its keys (`StreamViewType`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ViewType {
     /// Nothing.
     KeysOnly,
@@ -124,14 +127,24 @@ impl<'a> Record<'a> {
         self.look_up(&["eventName"])
     }
 
-    /// The record's position in its shard: 1 to 40 decimal digits.
+    /// The digits of the record's position in its shard.
     #[inline]
     pub fn sequence_number(&self) -> &'a str {
         self.text_of(self.entry.sequence_number).unwrap_or_default()
     }
 
-    /// The time of the change, to the service's knowledge (`ApproximateCreationDateTime`), in seconds since 1970.
-    pub fn created_at(&self) -> Option<f64> {
+    /// The record's position in its shard.
+    pub fn position(&self) -> SequenceNumber {
+        SequenceNumber::of_digits(self.sequence_number())
+    }
+
+    /// The time of the change, to the service's knowledge (`ApproximateCreationDateTime`, in whole seconds).
+    pub fn created_at(&self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(self.created_at_secs()?).ok()?)
+    }
+
+    /// The time of the change in seconds since 1970, as the service wrote it.
+    pub(crate) fn created_at_secs(&self) -> Option<f64> {
         let created_at = self.entry.created_at;
         (!created_at.is_nan()).then_some(created_at)
     }
@@ -283,6 +296,38 @@ impl OwnedRecord {
     pub(super) fn page(&self) -> &Arc<PageData> {
         &self.page
     }
+}
+
+/// The accessors of [`Record`], so that a closure need not take a view first.
+macro_rules! same_as_record {
+    ($($name:ident -> $output:ty;)*) => {
+        impl OwnedRecord {
+            $(
+                #[doc = concat!("[`Record::", stringify!($name), "`].")]
+                pub fn $name(&self) -> $output {
+                    self.view().$name()
+                }
+            )*
+        }
+    };
+}
+
+same_as_record! {
+    json -> &str;
+    event_id -> Option<&str>;
+    idempotency_key -> &str;
+    event_name -> EventName;
+    sequence_number -> &str;
+    position -> SequenceNumber;
+    created_at -> Option<SystemTime>;
+    size_bytes -> Option<u64>;
+    keys -> Item<'_>;
+    keys_json -> Option<&str>;
+    new_image -> Result<Option<Item<'_>>, DecodeError>;
+    new_image_json -> Option<&str>;
+    old_image -> Result<Option<Item<'_>>, DecodeError>;
+    old_image_json -> Option<&str>;
+    is_ttl_delete -> bool;
 }
 
 impl fmt::Debug for OwnedRecord {

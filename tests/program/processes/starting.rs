@@ -89,7 +89,7 @@ fn a_table_without_a_stream_is_named_with_how_to_switch_one_on() {
 fn missing_tables_are_not_made_when_that_is_forbidden() {
     let fixture = Fixture::new("");
     let mut worker = fixture.worker("audit", "w", &fixture.deliveries("audit"), "--no-create-tables");
-    worker.assert_fails(&["table audit", "does not exist", "--no-create-tables"]);
+    worker.assert_fails(&["table audit", "does not exist", "told not to create it"]);
     let tables = fixture.service.call("ListTables", &json!({}));
     assert_eq!(tables["TableNames"], json!([TABLE]));
 }

@@ -100,7 +100,12 @@ fn an_application_named_as_a_data_table_is_refused_before_anything_is_written() 
     let fixture = Fixture::new("--shards 1");
     let deliveries = fixture.deliveries("audit");
     let mut worker = fixture.worker(TABLE, "w", &deliveries, "");
-    worker.assert_fails(&["table Things belongs to something else", "key (S)", "leaseKey (S)", "Choose another --app"]);
+    worker.assert_fails(&[
+        "table Things belongs to something else",
+        "key (S)",
+        "leaseKey (S)",
+        "Choose another application",
+    ]);
     assert_eq!(fixture.service.call("ListTables", &json!({}))["TableNames"], json!([TABLE]), "no fleet table is left");
     for operation in ["PutItem", "UpdateItem", "TransactWriteItems", "CreateTable"] {
         let expected = u64::from(operation == "CreateTable"); // the fixture's own

@@ -314,7 +314,7 @@ async fn options_that_make_no_sense_are_refused_at_the_start() {
     for refusal in refusals {
         let mut options = WorkerOptions::new("app", StreamSelector::Table("Things".into()), "w");
         refusal(&mut options);
-        let worker = Worker::new(options, for_each(async |_| Ok(())));
+        let worker = Worker::new(options, for_each(async |_| {}));
         assert!(matches!(worker.run(std::future::pending()).await, Err(shardkeeper::Error::Options(_))));
     }
 }
