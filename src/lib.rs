@@ -205,7 +205,7 @@ pub use model::scaling::ScalingOptions;
 pub use model::sequence_number::SequenceNumber;
 pub use options::{Checkpoints, OnGap, OptionsError, StartPosition, StreamSelector, WorkerOptions};
 pub use telemetry::{Health, WorkerTelemetry};
-pub use worker::{Error, Report, WithState, Worker, WorkerBuilder};
+pub use worker::{Error, Report, WithState, Worker, WorkerBuilder, WorkerHandle};
 
 /// The private modules, for this package's own tests and benches. Not covered by semantic versioning.
 #[cfg(feature = "internals")]

@@ -9,6 +9,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use super::config::did_you_mean;
 use super::events::layer::EventLayer;
+use crate::telemetry::scope::SPANS;
 
 /// The options of logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +67,7 @@ pub fn start(config: &LogConfig) {
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
     let events = EventLayer.with_filter(EventLayer::lines());
-    let lines = lines.with_filter(EnvFilter::new(&config.filter.0));
+    let lines = lines.with_filter(EnvFilter::new(format!("{},{SPANS}=off", config.filter.0)));
     // An error means that a program around this one has set up its logs already.
     let _ = tracing_subscriber::registry().with(lines).with(events).try_init();
 }

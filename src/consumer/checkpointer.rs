@@ -1,12 +1,14 @@
 //! Checkpoints by hand, for processors that decide themselves when their work is durable.
 //!
-//! A write runs to completion even if its caller is cancelled, so the row's content is always known.
+//! A write runs to completion even if its caller is cancelled, so the row's content is always known; only the end of the
+//! worker cuts it off.
 
 use std::future::Future;
 use std::sync::Arc;
 
 pub use super::lease_handle::Committed;
 use super::lease_handle::{LeaseHandle, RefusedCommit, WriteError};
+use super::lifetime::Lifetime;
 use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::LeaseLost;
@@ -151,8 +153,8 @@ impl Checkpointer {
             let from = lease.saved().await;
             return Err(CheckpointError::OutOfRange { position: last, from, to }.into());
         }
-        let lease = Arc::clone(lease);
-        let outcome = run_to_completion(async move { lease.commit(&first, &last, &writes).await }).await?;
+        let (lease, lifetime) = (Arc::clone(lease), lease.lifetime());
+        let outcome = run_to_completion(lifetime, async move { lease.commit(&first, &last, &writes).await }).await?;
         outcome.map_err(|error| match error {
             RefusedCommit::Lease(error) => CommitError::Checkpoint(error.into()),
             RefusedCommit::Writes(refused) => CommitError::Refused(refused),
@@ -171,8 +173,8 @@ impl Checkpointer {
 }
 
 async fn write(lease: &Arc<LeaseHandle>, position: SequenceNumber) -> Result<(), CheckpointError> {
-    let lease = Arc::clone(lease);
-    Ok(run_to_completion(async move { lease.checkpoint(position).await }).await??)
+    let (lease, lifetime) = (Arc::clone(lease), lease.lifetime());
+    Ok(run_to_completion(lifetime, async move { lease.checkpoint(position).await }).await??)
 }
 
 impl From<LeaseLost> for CheckpointError {
@@ -192,7 +194,9 @@ impl From<WriteError> for CheckpointError {
 
 /// Runs a write to completion, even if the caller is cancelled.
 async fn run_to_completion<T: Send + 'static>(
+    lifetime: &Lifetime,
     write: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, CheckpointError> {
-    tokio::spawn(write).await.map_err(|error| CheckpointError::Failed(format!("the write was cut off: {error}")))
+    let written = tokio::spawn(lifetime.bind(write)).await.ok().flatten();
+    written.ok_or_else(|| CheckpointError::Failed("the write was cut off by the end of the worker".into()))
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ConsumerDeps;
 use super::lease_deadline::LeaseDeadline;
+use super::lifetime::Lifetime;
 use super::status::ConsumerStatus;
 use crate::aws::TableError;
 use crate::aws::lease_table::{CommitOutcome, EndOutcome, LeaseTable, Outcome, RefusedWrite, TransactWriteItem};
@@ -45,6 +46,7 @@ pub struct LeaseHandle {
     /// Cancelled when a write meets a hand-off.
     met_hand_off: CancellationToken,
     status: Arc<ConsumerStatus>,
+    lifetime: Lifetime,
     refusals: Refusals,
     rng: StdMutex<Rng>,
 }
@@ -111,9 +113,15 @@ impl LeaseHandle {
             delivered: StdMutex::new(delivered),
             met_hand_off: CancellationToken::new(),
             status,
+            lifetime: deps.lifetime.clone(),
             refusals: Refusals::default(),
             rng: StdMutex::new(rng),
         }
+    }
+
+    /// The tasks that end with the worker.
+    pub fn lifetime(&self) -> &Lifetime {
+        &self.lifetime
     }
 
     pub fn key(&self) -> &ShardId {

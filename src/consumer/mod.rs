@@ -16,6 +16,7 @@ mod fault_log;
 mod for_each;
 mod lease_deadline;
 mod lease_handle;
+mod lifetime;
 mod processor;
 mod reader;
 mod replay;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 pub use self::box_processor::BoxProcessor;
 pub use self::budget::Budget;
@@ -37,6 +39,7 @@ pub use self::counters::{Counters, Totals};
 pub use self::failure::{BatchError, FailurePolicy, OnFailure, PartialFailure, ReadAgain};
 pub use self::for_each::{ForEach, ForEachRecord, HandlerOutcome, for_each};
 pub use self::lease_deadline::LeaseDeadline;
+pub use self::lifetime::Lifetime;
 pub use self::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 pub use self::replay::{Replayer, StillFails};
 pub use self::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError};
@@ -52,6 +55,7 @@ use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::record::RecordBatch;
 use crate::options::WorkerOptions;
 use crate::shard_directory::ShardDirectory;
+use crate::telemetry::scope::SPANS;
 
 /// The parts of a worker that its consumers share.
 pub struct ConsumerDeps<F> {
@@ -62,6 +66,7 @@ pub struct ConsumerDeps<F> {
     budget: Budget,
     factory: Arc<F>,
     directory: ShardDirectory,
+    lifetime: Lifetime,
     options: Arc<WorkerOptions>,
     /// The worker's filters, bound to the stream.
     filters: Filters,
@@ -88,6 +93,7 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
         started_at_ms: u64,
         counters: Counters,
         directory: ShardDirectory,
+        lifetime: Lifetime,
     ) -> Arc<Self> {
         let calls = options.concurrency.map(|most| Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))));
         let filters = options.filters.clone().for_stream(stream.arn());
@@ -99,6 +105,7 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
             budget,
             factory,
             directory,
+            lifetime,
             options,
             filters,
             started_at_ms,
@@ -189,12 +196,14 @@ impl<F: ProcessorFactory> SpawnConsumer for ConsumerSpawner<F> {
             status: Arc::clone(&status),
             rng,
         };
-        let task = self.runtime.spawn(consumer.run());
-        self.runtime.spawn(async move {
+        let span = tracing::info_span!(target: SPANS, "shard", shard = %key);
+        let lifetime = &self.deps.lifetime;
+        let task = self.runtime.spawn(lifetime.bind(consumer.run().instrument(span)));
+        self.runtime.spawn(lifetime.bind(async move {
             // After a panic the coordinator reads the row anew, as after a lost lease.
-            let exit = task.await.unwrap_or(ConsumerExit::LeaseLost);
+            let exit = task.await.ok().flatten().unwrap_or(ConsumerExit::LeaseLost);
             let _ = exits.send((key, exit));
-        });
+        }));
         ConsumerHandle { commands, parents_changed, status }
     }
 }

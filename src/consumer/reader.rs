@@ -91,7 +91,7 @@ pub(super) struct Reader {
 /// A running reader, which stops when this is dropped, and its events.
 pub(super) struct RunningReader {
     pub(super) events: mpsc::Receiver<ReaderEvent>,
-    _task: AbortOnDropHandle<()>,
+    _task: AbortOnDropHandle<Option<()>>,
 }
 
 impl Reader {
@@ -137,7 +137,7 @@ impl Reader {
             status,
             events: sender,
         };
-        RunningReader { events, _task: AbortOnDropHandle::new(tokio::spawn(reader.run())) }
+        RunningReader { events, _task: AbortOnDropHandle::new(tokio::spawn(deps.lifetime.bind(reader.run()))) }
     }
 
     /// Reads until the shard ends or the receiver is dropped.

@@ -15,6 +15,7 @@ use crate::model::shard_directory::Listing;
 use crate::model::shard_graph::Shard;
 use crate::retry::retry;
 use crate::shard_directory::ShardDirectory;
+use crate::telemetry::scope::inherit;
 
 /// Retries of a listing with holes, and the pause before each.
 const HOLE_RETRIES: u32 = 8;
@@ -77,7 +78,7 @@ async fn existing(stream: &Stream, shards: BTreeSet<ShardId>, rng: &mut Rng) -> 
             there.extend(probes.join_next().await.and_then(Result::ok).flatten());
         }
         let (stream, rng) = (stream.clone(), rng.fork());
-        probes.spawn(async move { exists(&stream, &shard, rng).await.then_some(shard) });
+        probes.spawn(inherit(async move { exists(&stream, &shard, rng).await.then_some(shard) }));
     }
     while let Some(shard) = probes.join_next().await {
         there.extend(shard.ok().flatten());

@@ -39,6 +39,7 @@ use crate::model::lease::{ShardId, WorkerId};
 use crate::model::worker_record::{Hints, LeaderRecord, WorkerEnd, WorkerRecord};
 use crate::options::{OnGap, StartPosition, WorkerOptions};
 use crate::shard_directory::ShardDirectory;
+use crate::telemetry::scope::inherit;
 use crate::telemetry::{WorkerTelemetry, catalogue};
 /// The worker itself, among the others of its fleet.
 #[derive(Clone, Debug)]
@@ -266,11 +267,11 @@ impl Coordinator {
         let mut tasks = JoinSet::new();
         let (directory, stream) = (deps.directory.clone(), deps.stream.clone());
         let (rate, rng) = (deps.options.describe_stream_rate, self.rng.fork());
-        tasks.spawn(async move { match directory.serve(&stream, rate, rng).await {} });
-        tasks.spawn(async move { Departure::from(heartbeat.run().await) });
-        tasks.spawn(async move { Departure::from(leader.run().await) });
-        tasks.spawn(async move { lease_manager.run(stop).await });
-        tasks.spawn(async move { match telemetry.run().await {} });
+        tasks.spawn(inherit(async move { match directory.serve(&stream, rate, rng).await {} }));
+        tasks.spawn(inherit(async move { Departure::from(heartbeat.run().await) }));
+        tasks.spawn(inherit(async move { Departure::from(leader.run().await) }));
+        tasks.spawn(inherit(async move { lease_manager.run(stop).await }));
+        tasks.spawn(inherit(async move { match telemetry.run().await {} }));
         let departure = loop {
             match tasks.join_next().await {
                 // The lease manager drains, and ends with the error.

@@ -229,7 +229,6 @@ metrics! {
 }
 
 /// Tells the recorder, once it is installed, about all metrics.
-#[cfg(feature = "cli")]
 pub fn describe() {
     ALL.iter().for_each(|metric| metric.describe());
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AppFigures, Fleet, Loop, WorkerTelemetry, lock};
+use super::{AppFigures, Fleet, Loop, Phase, WorkerTelemetry, lock};
 use crate::consumer::{ConsumerStatus, StallCause};
 use crate::model::app_lag::RETENTION_MS;
 use crate::model::fleet_state::ShardState;
@@ -34,6 +34,17 @@ impl WorkerTelemetry {
     /// Sets all gauges to what they are now. The worker does so every few seconds, for whatever recorder is installed;
     /// the program also before each answer.
     pub fn record_gauges(&self) {
+        if *lock(&self.0.phase) != Phase::Ended {
+            self.scope().enter(|| self.record_all());
+        }
+    }
+
+    /// Says of all gauges that their values are no longer known: the worker has ended.
+    pub(crate) fn clear_gauges(&self) {
+        self.scope().enter(|| catalogue::ALL.iter().for_each(|metric| metric.clear()));
+    }
+
+    fn record_all(&self) {
         let now_ms = self.0.options.clock.now_ms();
         let mut recorded = lock(&self.0.recorded);
         {

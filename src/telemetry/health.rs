@@ -50,6 +50,7 @@ impl WorkerTelemetry {
                 not_ready_reasons.push("it is starting: the tables and the stream are looked for".to_owned())
             }
             Phase::Leaving => not_ready_reasons.push("it is leaving: its leases go to others".to_owned()),
+            Phase::Ended => not_ready_reasons.push("it has ended".to_owned()),
             Phase::Working => {
                 self.check_heartbeat(&mut not_ready_reasons);
                 self.check_loops(&mut not_ready_reasons);

@@ -2,7 +2,9 @@
 //!
 //! Handles go through the `metrics` facade: a program that installs no recorder pays next to nothing.
 
-use metrics::{Key, Label as Pair, Level, Metadata, Unit};
+use metrics::{Key, Label as Pair, Level, Metadata, SharedString, Unit};
+
+use super::scope;
 
 static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
@@ -140,15 +142,17 @@ impl Metric {
     }
 
     fn key(&self, values: &[&'static str]) -> Key {
-        if values.is_empty() {
-            return Key::from_static_name(self.name);
-        }
         let pair = |(label, value): (&Label, &&'static str)| {
             let is_known = label.values.is_empty() || label.values.contains(value);
             debug_assert!(is_known, "{}: {value} is no value of {}", self.name, label.name);
             Pair::from_static_parts(label.name, value)
         };
-        Key::from_parts(self.name, self.labels.iter().zip(values).map(pair).collect::<Vec<_>>())
+        let mut labels: Vec<Pair> = self.labels.iter().zip(values).map(pair).collect();
+        scope::add_labels(&mut labels);
+        if labels.is_empty() {
+            return Key::from_static_name(self.name); // nothing to allocate
+        }
+        Key::from_parts(self.name, labels)
     }
 }
 
@@ -182,7 +186,7 @@ impl<const N: usize> Counter<N> {
 
     fn register(&self, labels: [&'static str; N]) -> metrics::Counter {
         let key = self.0.key(&labels);
-        metrics::with_recorder(|recorder| recorder.register_counter(&key, &METADATA))
+        scope::with_recorder(|recorder| recorder.register_counter(&key, &METADATA))
     }
 }
 
@@ -203,7 +207,7 @@ impl<const N: usize> Gauge<N> {
     /// Sets the gauge; NaN says that the value is no longer known.
     pub(crate) fn set(&self, labels: [&'static str; N], value: f64) {
         let key = self.0.key(&labels);
-        metrics::with_recorder(|recorder| recorder.register_gauge(&key, &METADATA)).set(value);
+        scope::with_recorder(|recorder| recorder.register_gauge(&key, &METADATA)).set(value);
     }
 }
 
@@ -223,35 +227,28 @@ impl<const N: usize> Histogram<N> {
 
     pub(crate) fn record(&self, labels: [&'static str; N], value: f64) {
         let key = self.0.key(&labels);
-        metrics::with_recorder(|recorder| recorder.register_histogram(&key, &METADATA)).record(value);
+        scope::with_recorder(|recorder| recorder.register_histogram(&key, &METADATA)).record(value);
     }
 }
 
 /// Counters with more combinations of label values than this begin with the first that happens.
-#[cfg(feature = "cli")]
 const MOST_SERIES_AT_ZERO: usize = 16;
 
-#[cfg(feature = "cli")]
 impl Metric {
-    /// Tells the installed recorder about the metric, and begins the series of a counter or histogram at zero, unless
-    /// they are many or not fixed.
+    /// Tells the recorder about the metric, and begins the series of a counter or histogram at zero, unless they are many
+    /// or not fixed.
     pub(super) fn describe(&self) {
-        match self.kind {
-            Kind::Counter => metrics::describe_counter!(self.name, self.unit, self.help),
-            Kind::Gauge => metrics::describe_gauge!(self.name, self.unit, self.help),
-            Kind::Histogram => metrics::describe_histogram!(self.name, self.unit, self.help),
-        }
-        let count: usize = self.labels.iter().map(|label| label.values.len()).product();
-        if self.kind == Kind::Gauge || count == 0 || count > MOST_SERIES_AT_ZERO {
-            return;
-        }
-        let mut series: Vec<Vec<&'static str>> = vec![Vec::new()];
-        for label in self.labels {
-            let with = |values: &Vec<&'static str>, value: &'static str| [values.as_slice(), &[value]].concat();
-            series =
-                series.iter().flat_map(|values| label.values.iter().map(move |value| with(values, value))).collect();
-        }
-        metrics::with_recorder(|recorder| {
+        let series = self.series();
+        scope::with_recorder(|recorder| {
+            let (name, unit, help) = (self.name.into(), Some(self.unit), SharedString::const_str(self.help));
+            match self.kind {
+                Kind::Counter => recorder.describe_counter(name, unit, help),
+                Kind::Gauge => recorder.describe_gauge(name, unit, help),
+                Kind::Histogram => recorder.describe_histogram(name, unit, help),
+            }
+            if series.len() > MOST_SERIES_AT_ZERO {
+                return;
+            }
             for values in series {
                 let key = self.key(&values);
                 match self.kind {
@@ -261,5 +258,27 @@ impl Metric {
                 }
             }
         });
+    }
+
+    /// Says of a gauge of a worker that its values are no longer known.
+    pub(super) fn clear(&self) {
+        if self.kind != Kind::Gauge || matches!(self.shown, Shown::ByProgram | Shown::PerShard) {
+            return;
+        }
+        for values in self.series() {
+            let key = self.key(&values);
+            scope::with_recorder(|recorder| recorder.register_gauge(&key, &METADATA)).set(f64::NAN);
+        }
+    }
+
+    /// The values of the labels of each series; none when they are not fixed.
+    fn series(&self) -> Vec<Vec<&'static str>> {
+        let mut series: Vec<Vec<&'static str>> = vec![Vec::new()];
+        for label in self.labels {
+            let with = |values: &Vec<&'static str>, value: &'static str| [values.as_slice(), &[value]].concat();
+            series =
+                series.iter().flat_map(|values| label.values.iter().map(move |value| with(values, value))).collect();
+        }
+        series
     }
 }

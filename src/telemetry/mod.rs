@@ -14,6 +14,7 @@ mod metric;
 mod rate;
 #[cfg(feature = "cli")]
 mod sample;
+pub mod scope;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -31,6 +32,7 @@ pub use self::sample::Sample;
 use self::changes::LoggedTroubles;
 use self::gauges::RecordedGauges;
 use self::rate::Rate;
+use self::scope::Scope;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::table_health::TableHealth;
 use crate::consumer::{Budget, ConsumerStatus, Counters, LeaseDeadline};
@@ -77,6 +79,7 @@ enum Phase {
     Starting,
     Working,
     Leaving,
+    Ended,
 }
 
 /// A leader's figures of the application.
@@ -100,6 +103,9 @@ struct Fleet {
 #[derive(Debug)]
 struct Inner {
     options: Arc<WorkerOptions>,
+    scope: OnceLock<Scope>,
+    /// The shards whose processors did not finish within the drain timeout.
+    undrained: Mutex<Vec<ShardId>>,
     alive: LeaseDeadline,
     counters: Counters,
     origin: Instant,
@@ -127,6 +133,8 @@ impl WorkerTelemetry {
         Self(Arc::new(Inner {
             started_ms: options.clock.now_ms(),
             options,
+            scope: OnceLock::new(),
+            undrained: Mutex::default(),
             alive,
             counters,
             origin: Instant::now(),
@@ -143,6 +151,24 @@ impl WorkerTelemetry {
             recorded: Mutex::default(),
             logged: Mutex::default(),
         }))
+    }
+
+    /// Sets the scope of the worker's metrics.
+    pub(crate) fn set_scope(&self, scope: Scope) {
+        let _ = self.0.scope.set(scope);
+    }
+
+    fn scope(&self) -> Scope {
+        self.0.scope.get().cloned().unwrap_or_default()
+    }
+
+    /// Notes the shards whose processors did not finish within the drain timeout.
+    pub(crate) fn set_undrained(&self, shards: Vec<ShardId>) {
+        *lock(&self.0.undrained) = shards;
+    }
+
+    pub(crate) fn take_undrained(&self) -> Vec<ShardId> {
+        std::mem::take(&mut *lock(&self.0.undrained))
     }
 
     /// The health of the lease table, for its clients to note.
@@ -202,6 +228,15 @@ impl WorkerTelemetry {
 
     pub(crate) fn set_leaving(&self) {
         *lock(&self.0.phase) = Phase::Leaving;
+    }
+
+    /// Shows a worker that has ended, and nothing of what it knew.
+    pub(crate) fn set_ended(&self) {
+        *lock(&self.0.phase) = Phase::Ended;
+        lock(&self.0.shards).clear();
+        *lock(&self.0.fleet) = None;
+        self.0.ticks.iter().for_each(|(last, _)| last.store(0, Ordering::Relaxed));
+        self.clear_gauges();
     }
 
     /// Notes that a loop has come round, and will do so again by `next` if its work takes no time.

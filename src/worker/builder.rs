@@ -11,7 +11,7 @@ use crate::model::filter::Filters;
 use crate::model::record::OwnedRecord;
 use crate::options::{Checkpoints, StartPosition, StreamSelector, WorkerOptions};
 
-/// Builds a [`Worker`]: begin with [`Worker::builder`], and end with [`for_each`](Self::for_each) or
+/// Builds a [`Worker`], whose metrics have the labels `app`, `table` and `worker`: begin with [`Worker::builder`], and end with [`for_each`](Self::for_each) or
 /// [`processors`](Self::processors).
 #[derive(Clone, Debug)]
 pub struct WorkerBuilder {
@@ -148,12 +148,20 @@ impl WorkerBuilder {
 
     /// A worker whose processors come from a factory of any type.
     pub fn factory<F: ProcessorFactory>(self, factory: F) -> Worker<F> {
-        let worker = Worker::new(self.options, factory);
+        let (StreamSelector::Table(stream) | StreamSelector::Arn(stream)) = &self.options.stream;
+        let (app, worker) = (self.options.app.clone(), self.options.worker_id.clone());
+        let labels = [("app", app), ("table", table_of(stream).to_owned()), ("worker", worker)];
+        let worker = Worker::new(self.options, factory).metric_labels(labels);
         match self.config {
             Some(config) => worker.sdk_config(config),
             None => worker,
         }
     }
+}
+
+/// The table's name in the ARN of a table or stream.
+fn table_of(stream: &str) -> &str {
+    stream.split_once(":table/").map_or(stream, |(_, path)| path.split('/').next().unwrap_or(path))
 }
 
 impl<S: Clone + Send + Sync + 'static> WithState<S> {

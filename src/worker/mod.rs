@@ -6,6 +6,7 @@
 
 mod builder;
 mod default_id;
+mod handle;
 mod startup;
 
 use std::collections::hash_map::RandomState;
@@ -17,9 +18,11 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::{oneshot, watch};
+use tracing::Instrument;
 
 pub use self::builder::{WithState, WorkerBuilder};
 pub(crate) use self::default_id::default_worker_id;
+pub use self::handle::WorkerHandle;
 #[cfg(feature = "cli")]
 pub(crate) use self::startup::StartError;
 pub(crate) use self::startup::Startup;
@@ -27,23 +30,29 @@ use crate::aws::clients::{self, Clients, ConfigError, SdkConfig};
 use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::{FindError, Stream};
-use crate::consumer::{Budget, ConsumerDeps, ConsumerSpawner, Counters, LeaseDeadline, ProcessorFactory, Totals};
+use crate::consumer::{
+    Budget, ConsumerDeps, ConsumerSpawner, Counters, LeaseDeadline, Lifetime, ProcessorFactory, Totals,
+};
 use crate::coordination::{self, Coordinator, Identity, WorkerExit};
 use crate::dead_letters::queue::PrepareError;
 use crate::model::filter;
 use crate::model::lease::{ShardId, WorkerId};
 use crate::options::{Checkpoints, OptionsError, StreamSelector, WorkerOptions};
 use crate::shard_directory::ShardDirectory;
-use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::scope::{SPANS, Scope};
+use crate::telemetry::{WorkerTelemetry, catalogue};
 
 /// The end of a worker that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
     /// The reason that the worker ended.
     pub ending: WorkerExit,
     /// The counts of its work.
     pub totals: Totals,
+    /// The shards whose processors did not finish within the drain timeout. Their leases were left to expire, and what is
+    /// not checkpointed comes again.
+    pub undrained: Vec<ShardId>,
 }
 
 /// The reason that a worker ended without having been asked to.
@@ -105,6 +114,7 @@ pub struct Worker<F> {
     counters: Counters,
     deadline: LeaseDeadline,
     telemetry: WorkerTelemetry,
+    scope: Scope,
 }
 
 impl Worker<()> {
@@ -133,7 +143,7 @@ impl<F: ProcessorFactory> Worker<F> {
         let options = Arc::new(options);
         let (counters, deadline) = (Counters::default(), LeaseDeadline::new(options.clock));
         let telemetry = WorkerTelemetry::new(Arc::clone(&options), deadline.clone(), counters.clone());
-        Self { options, factory, config: None, counters, deadline, telemetry }
+        Self { options, factory, config: None, counters, deadline, telemetry, scope: Scope::default() }
     }
 
     /// Sets the AWS configuration, which is otherwise loaded from the environment. Its HTTP client makes every call of
@@ -141,6 +151,20 @@ impl<F: ProcessorFactory> Worker<F> {
     #[must_use]
     pub fn sdk_config(mut self, config: SdkConfig) -> Self {
         self.config = Some(config);
+        self
+    }
+
+    /// Sets labels of the worker's metrics, which tell it from others of the process.
+    #[must_use]
+    pub fn metric_labels<N: Into<String>, V: Into<String>>(mut self, labels: impl IntoIterator<Item = (N, V)>) -> Self {
+        self.scope.set_labels(labels.into_iter().map(|(name, value)| (name.into(), value.into())));
+        self
+    }
+
+    /// Sets the recorder of the worker's metrics (default: the one that is installed for the process).
+    #[must_use]
+    pub fn metrics_recorder(mut self, recorder: Arc<dyn metrics::Recorder + Send + Sync>) -> Self {
+        self.scope.set_recorder(recorder);
         self
     }
 
@@ -155,14 +179,26 @@ impl<F: ProcessorFactory> Worker<F> {
     }
 
     /// Runs until `stop` completes, the work is done or the worker cannot continue. After `stop`, the worker lets the
-    /// calls in flight return, checkpoints and hands its leases off, for at most the drain timeout, before it returns.
+    /// calls in flight return, checkpoints and hands its leases off, for at most the drain timeout. When this returns, all
+    /// calls of processors have ended, but for one that blocks its thread.
+    ///
+    /// Dropping the future ends the worker at once, as a crash would: calls are dropped where they wait, nothing is
+    /// checkpointed, and the leases expire. Processors run on the runtime that polls the future.
     ///
     /// # Errors
     /// When there is nothing to read, the services cannot be reached in time, or an operator is needed.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<Report, Error> {
-        let counters = self.counters.clone();
+        let (counters, telemetry) = (self.counters.clone(), self.telemetry.clone());
+        let mut scope = self.scope.clone();
+        let (app, worker) = (&self.options.app, &self.options.worker_id);
+        scope.set_span(tracing::info_span!(target: SPANS, "worker", app = %app, worker = %worker));
+        telemetry.set_scope(scope.clone());
+        if scope.has_recorder() {
+            scope.enter(catalogue::describe);
+        }
+        let _ended = Ended(telemetry.clone());
         let (stop_sender, stopped) = watch::channel(false);
-        let mut worker = std::pin::pin!(self.run_until(stopped));
+        let mut worker = std::pin::pin!(scope.run(self.run_until(stopped)));
         let mut stop = std::pin::pin!(stop);
         let ending = tokio::select! {
             biased;
@@ -172,12 +208,17 @@ impl<F: ProcessorFactory> Worker<F> {
                 worker.await?
             }
         };
-        Ok(Report { ending, totals: counters.totals() })
+        Ok(Report { ending, totals: counters.totals(), undrained: telemetry.take_undrained() })
+    }
+
+    /// Runs the worker in a task of its own.
+    pub fn spawn(self) -> WorkerHandle {
+        WorkerHandle::spawn(self)
     }
 
     /// Reads one stream after the other: a worker that is given a table follows it to the table's next stream.
     async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<WorkerExit, Error> {
-        let Self { options, factory, config, counters, deadline, telemetry } = self;
+        let Self { options, factory, config, counters, deadline, telemetry, scope: _ } = self;
         let is_callers_config = config.is_some();
         options.validate()?;
         check_surroundings(&options, factory.can_checkpoint(), is_callers_config)?;
@@ -217,6 +258,8 @@ impl<F: ProcessorFactory> Worker<F> {
                 ready = startup.until_ready() => ready?,
             };
             let directory = ShardDirectory::default();
+            let lifetime = Lifetime::default();
+            let _end = lifetime.end_on_drop();
             let deps = ConsumerDeps::new(
                 stream.clone(),
                 leases.clone(),
@@ -228,6 +271,7 @@ impl<F: ProcessorFactory> Worker<F> {
                 leader.started_at_ms,
                 counters.clone(),
                 directory.clone(),
+                lifetime.clone(),
             );
             let spawner = Arc::new(ConsumerSpawner::new(deps, tokio::runtime::Handle::current()));
             let incarnation = format!("{:016x}", rng.u64(..));
@@ -256,13 +300,24 @@ impl<F: ProcessorFactory> Worker<F> {
                 };
                 coordinator.run(spawner, stop)
             };
-            let ending = if own_thread { on_own_thread(coordinate).await? } else { coordinate().await };
+            let ending =
+                if own_thread { on_own_thread(coordinate, lifetime.clone()).await? } else { coordinate().await };
+            lifetime.end().await;
             if !startup.is_followed(stream.arn(), &ending).await {
                 return Ok(ending?);
             }
             ended_epoch.end_epoch();
             restarted.set_starting();
         }
+    }
+}
+
+/// Shows the end of a worker, however its run ends.
+struct Ended(WorkerTelemetry);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.set_ended();
     }
 }
 
@@ -294,8 +349,9 @@ fn retry_partition(worker_id: &str) -> String {
     format!("{worker_id}-{}", WORKERS.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Runs a future on a thread with a runtime of its own, and waits for its output without blocking this one.
-async fn on_own_thread<T, M, C>(make: M) -> Result<T, Error>
+/// Runs a future on a thread with a runtime of its own, until it is done or the lifetime ends, and waits for its output
+/// without blocking this thread.
+async fn on_own_thread<T, M, C>(make: M, lifetime: Lifetime) -> Result<T, Error>
 where
     T: Send + 'static,
     M: FnOnce() -> C + Send + 'static,
@@ -304,10 +360,20 @@ where
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::Thread(error.to_string()))?;
     let (done, output) = oneshot::channel();
+    let (scope, span) = (Scope::current(), tracing::Span::current());
     std::thread::Builder::new()
         .name("coordination".into())
         .spawn(move || {
-            let _ = done.send(runtime.block_on(async { make().await }));
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = lifetime.ended() => {}
+                    outcome = scope.run(make().instrument(span)) => {
+                        let _ = done.send(outcome);
+                    }
+                }
+            });
+            runtime.shutdown_background();
         })
         .map_err(|error| Error::Thread(error.to_string()))?;
     output.await.map_err(|_| Error::Thread("it panicked".into()))

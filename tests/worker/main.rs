@@ -5,6 +5,7 @@ mod commit;
 mod decode_differential;
 mod differential;
 mod embedding;
+mod endings;
 mod failing_handlers;
 mod fleet;
 mod json_text;

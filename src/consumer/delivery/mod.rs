@@ -41,6 +41,7 @@ use crate::model::polling::CAUGHT_UP_EMPTY_PAGES;
 use crate::model::shard_directory::Children;
 use crate::model::shard_graph::Shard;
 use crate::options::{Checkpoints, OnGap};
+use crate::telemetry::scope::inherit;
 
 /// The time that the calls in flight get to be dropped before a lease is surrendered.
 const DROP_LIMIT: Duration = Duration::from_secs(1);
@@ -50,7 +51,7 @@ pub(super) struct Delivery<F: ProcessorFactory> {
     /// `None` while a blocked record leaves nothing to read for.
     reader: Option<RunningReader>,
     batcher: Batcher<Option<Reservation>>,
-    tasks: JoinSet<Result<(), LeaseLost>>,
+    tasks: JoinSet<Option<Result<(), LeaseLost>>>,
     reports: mpsc::UnboundedReceiver<BatchReport>,
     checkpoints: CheckpointTimer,
     /// The newest creation time up to which all is acknowledged; published with the next checkpoint.
@@ -220,7 +221,7 @@ impl<F: ProcessorFactory> Delivery<F> {
                 command = commanded(&mut self.commands) => return Err(LoopEnd::Command(command)),
                 () = lease.met_hand_off() => return Err(LoopEnd::Command(ConsumerCommand::HandOff)),
                 Some(report) = self.reports.recv() => self.take_reports(report),
-                Some(ended) = self.tasks.join_next() => ended.unwrap_or_else(resume_panic)?,
+                Some(ended) = self.tasks.join_next() => finished(ended)?,
                 written = written(&mut self.write) => self.saved(written?),
                 () = sleep_until(checkpoint_due) => self.save(),
                 () = sleep_until(batch_due) => {}
@@ -248,7 +249,7 @@ impl<F: ProcessorFactory> Delivery<F> {
         self.idle_due = None;
         if let Some(processors) = self.ctx.processors.try_take_all(self.ctx.deps.options.shard_concurrency) {
             let ctx = Arc::clone(&self.ctx);
-            self.tasks.spawn(async move { ctx.idle(processors).await });
+            self.tasks.spawn(self.ctx.deps.lifetime.bind(async move { ctx.idle(processors).await }));
         }
     }
 
@@ -304,7 +305,7 @@ impl<F: ProcessorFactory> Delivery<F> {
             match self.batcher.next(self.origin.elapsed(), ctx.processors.free() + 1) {
                 Next::Unit(batch) => {
                     let task = BatchTask::new(Arc::clone(ctx), batch, processor, self.rng.fork());
-                    self.tasks.spawn(task.run());
+                    self.tasks.spawn(ctx.deps.lifetime.bind(task.run()));
                 }
                 Next::At(due) => return Some(self.origin + due),
                 Next::Nothing => return None,
@@ -434,7 +435,7 @@ impl<F: ProcessorFactory> Delivery<F> {
         ctx.status.set_ended();
         // A task reports its records before it returns its processor.
         while let Some(ended) = self.tasks.join_next().await {
-            ended.unwrap_or_else(resume_panic)?;
+            finished(ended)?;
         }
         let mut processors = ctx.processors.take_all();
         let mut rng = self.rng.fork();
@@ -469,7 +470,7 @@ impl<F: ProcessorFactory> Delivery<F> {
             tokio::select! {
                 biased;
                 urgent = aborted(&mut self.commands) => command = urgent,
-                ended = self.tasks.join_next() => match ended.map(|ended| ended.unwrap_or_else(resume_panic)) {
+                ended = self.tasks.join_next() => match ended.map(finished) {
                     Some(Ok(())) => {}
                     Some(Err(LeaseLost)) => command = ConsumerCommand::Abort,
                     None => break,
@@ -532,7 +533,7 @@ impl<F: ProcessorFactory> Delivery<F> {
         let Some(progress) = self.progress() else { return };
         self.checkpoints.started();
         let lease = Arc::clone(&self.ctx.lease);
-        let task = AbortOnDropHandle::new(tokio::spawn(async move { lease.save(&progress).await }));
+        let task = AbortOnDropHandle::new(tokio::spawn(inherit(async move { lease.save(&progress).await })));
         self.write = Some(CheckpointWrite { task, caught_up_to_ms: self.caught_up_to_ms });
     }
 
@@ -577,6 +578,14 @@ async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
+    }
+}
+
+/// The outcome of a batch's task. One that was dropped has nothing to say: the worker ends.
+fn finished(ended: Result<Option<Result<(), LeaseLost>>, JoinError>) -> Result<(), LeaseLost> {
+    match ended {
+        Ok(outcome) => outcome.unwrap_or(Ok(())),
+        Err(error) => resume_panic(error),
     }
 }
 

@@ -31,6 +31,7 @@ use crate::model::fleet_view::FleetView;
 use crate::model::lease::WorkerId;
 use crate::model::shard_directory::Listing;
 use crate::telemetry::Loop;
+use crate::telemetry::scope::inherit;
 
 /// The interval at which a leader reads leases that are being handed over.
 const HAND_OFF_INTERVAL: Duration = Duration::from_millis(200);
@@ -192,7 +193,7 @@ where
         while calls.len() >= CALLS_AT_ONCE {
             results.extend(calls.join_next().await.and_then(Result::ok));
         }
-        calls.spawn(call(item));
+        calls.spawn(inherit(call(item)));
     }
     while let Some(result) = calls.join_next().await {
         results.extend(result.ok());

@@ -16,6 +16,7 @@ use crate::model::shard_directory::Listing;
 use crate::model::shard_graph::{Shard, Start};
 use crate::model::worker_record::{Hints, LeaderRecord};
 use crate::options::StartPosition;
+use crate::telemetry::scope::inherit;
 
 /// The age, in milliseconds, of a shard whose parent is trimmed by now: the retention, and an hour for wrong clocks.
 const TRIMMED_ABOVE_MS: u64 = 25 * 3600 * 1000;
@@ -26,7 +27,8 @@ impl LeaderState {
         let known: BTreeSet<ShardId> = known.chain(&self.bad).cloned().collect();
         let (directory, stream) = (election.deps.directory.clone(), election.deps.stream.clone());
         let mut rng = election.rng.fork();
-        self.lister.spawn(async move { discovery::list_whole(&directory, &stream, &known, &mut rng).await });
+        let list = async move { discovery::list_whole(&directory, &stream, &known, &mut rng).await };
+        self.lister.spawn(inherit(list));
     }
 
     /// Acts upon a listing that has come in. Returns the owners of new leases, who are to be told.

@@ -17,6 +17,7 @@ use crate::model::backoff::Backoff;
 use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
 use crate::model::worker_record::Hints;
 use crate::retry::retry;
+use crate::telemetry::scope::inherit;
 
 /// Writes under way at once.
 const WRITES_AT_ONCE: usize = 32;
@@ -79,20 +80,20 @@ impl Calls {
     /// Reads some rows.
     pub(super) fn read(&mut self, keys: BTreeSet<ShardId>) {
         let read = self.rows(keys, false);
-        self.answers.spawn(read);
+        self.answers.spawn(inherit(read));
     }
 
     /// Reads the rows of a finished shard's children that had owners before.
     pub(super) fn read_children(&mut self, keys: BTreeSet<ShardId>) {
         let read = self.rows(keys, true);
-        self.answers.spawn(read);
+        self.answers.spawn(inherit(read));
     }
 
     /// Reads rows that are due, unless the last such read is still under way.
     pub(super) fn poll(&mut self, keys: BTreeSet<ShardId>) {
         if self.poll.is_empty() {
             let read = self.rows(keys, false);
-            self.poll.spawn(read);
+            self.poll.spawn(inherit(read));
         }
     }
 
@@ -113,10 +114,10 @@ impl Calls {
         let begins = self.scan.is_empty();
         if begins {
             let (leases, retries) = (self.leases.clone(), self.retries());
-            self.scan.spawn(async move {
+            self.scan.spawn(inherit(async move {
                 let asked = Instant::now();
                 Ok(Answer::All { asked, rows: retries.answer(|| leases.scan()).await? })
-            });
+            }));
         }
         begins
     }
@@ -124,21 +125,21 @@ impl Calls {
     /// Writes a row that no consumer holds.
     pub(super) fn write(&mut self, transition: Transition) {
         let (leases, writes, retries) = (self.leases.clone(), Arc::clone(&self.writes), self.retries());
-        self.answers.spawn(async move {
+        self.answers.spawn(inherit(async move {
             let _permit = writes.acquire().await;
             let outcome = retries.answer(|| leases.apply(&transition)).await?;
             Ok(Answer::Written { key: transition.before.key, outcome })
-        });
+        }));
     }
 
     /// Tells a worker to read rows. A hint may get lost.
     pub(super) fn hint(&mut self, worker: &WorkerId, hints: Hints) {
         let (fleet, worker) = (self.fleet.clone(), worker.clone());
-        self.hints.spawn(async move {
+        self.hints.spawn(inherit(async move {
             if let Err(error) = fleet.hint(&worker, &hints).await {
                 tracing::debug!(%worker, %error, "a hint was lost");
             }
-        });
+        }));
     }
 
     fn retries(&mut self) -> Retries {

@@ -70,9 +70,12 @@ impl LeaseManager {
             }
         }
         if times_out {
-            for (_, running) in self.running() {
+            let mut undrained = Vec::new();
+            for (shard, running) in self.running() {
                 running.handle.command(ConsumerCommand::Abort);
+                undrained.push(shard.clone());
             }
+            self.deps.telemetry.set_undrained(undrained);
             tracing::warn!(
                 leases = self.running().count(),
                 "processors did not finish in time; their leases are left to expire"

@@ -10,7 +10,8 @@ use serde_json::json;
 use shardkeeper::internals::telemetry::catalogue::{ALL, Shown};
 use shardkeeper_local::StreamAction;
 
-use harness::{Harness, Notes, Running};
+pub use harness::Notes;
+use harness::{Harness, Running};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// The tolerance of a lag that is shown.
