@@ -184,8 +184,8 @@ pub use aws::{CallError, TableError};
 pub use cli::main;
 pub use consumer::{
     BatchError, BoxError, BoxProcessor, CheckpointError, Checkpointer, CommitError, Committed, Counters, FailurePolicy,
-    ForEach, HandlerOutcome, MAX_WRITES, OnFailure, PartialFailure, ProcessRecordsInput, ProcessorFactory, ReadAgain,
-    RecordProcessor, RefusedWrite, ShardContext, Totals, TransactWriteItem, for_each,
+    ForEach, HandlerOutcome, MAX_WRITES, OnFailure, PartialFailure, ProcessRecordsInput, ProcessorFactory, Projection,
+    ReadAgain, RecordProcessor, RefusedWrite, ShardContext, Totals, TransactWriteItem, Transaction, for_each,
 };
 #[doc(hidden)]
 pub use consumer::{ForEachRecord, WallClock};
@@ -206,6 +206,34 @@ pub use model::sequence_number::SequenceNumber;
 pub use options::{Checkpoints, OnGap, OptionsError, StartPosition, StreamSelector, WorkerOptions};
 pub use telemetry::{Health, WorkerTelemetry};
 pub use worker::{Error, Report, WithState, Worker, WorkerBuilder, WorkerHandle};
+
+/// A harness for processors and a DynamoDB in memory, for tests. Behind the feature `testing`.
+#[cfg(feature = "testing")]
+pub mod testing {
+    pub use shardkeeper_local::LocalService;
+
+    pub use crate::consumer::harness::{Change, DeliveryError, Harness};
+}
+
+/// The worker's metrics, for a recorder of one's own.
+pub mod metrics {
+    pub use crate::telemetry::catalogue::describe;
+
+    use crate::telemetry::catalogue::ALL;
+
+    /// The histograms, each with the upper bounds of its buckets.
+    pub fn buckets() -> impl Iterator<Item = (&'static str, &'static [f64])> {
+        ALL.iter().filter(|metric| !metric.buckets.is_empty()).map(|metric| (metric.name, metric.buckets))
+    }
+}
+
+/// The types of other crates that this one's signatures have: its versions of them.
+pub mod aws_sdk {
+    pub use aws_sdk_dynamodb as dynamodb;
+    pub use aws_sdk_dynamodbstreams as dynamodbstreams;
+
+    pub use crate::aws::clients::SdkConfig;
+}
 
 /// The private modules, for this package's own tests and benches. Not covered by semantic versioning.
 #[cfg(feature = "internals")]

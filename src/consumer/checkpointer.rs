@@ -6,6 +6,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
+#[cfg(feature = "testing")]
+use super::journal::Journal;
 pub use super::lease_handle::Committed;
 use super::lease_handle::{LeaseHandle, RefusedCommit, WriteError};
 use super::lifetime::Lifetime;
@@ -17,9 +19,17 @@ use crate::model::sequence_number::SequenceNumber;
 
 /// Writes the checkpoints of one shard. Clones write to the same lease.
 #[derive(Clone, Debug)]
-pub struct Checkpointer {
-    /// `None` when dead letters are replayed: their records' positions were checkpointed long ago.
-    lease: Option<Arc<LeaseHandle>>,
+pub struct Checkpointer(Target);
+
+/// The place that checkpoints go to.
+#[derive(Clone, Debug)]
+enum Target {
+    Lease(Arc<LeaseHandle>),
+    /// Nowhere: dead letters are replayed, whose records' positions were checkpointed long ago.
+    Replay,
+    /// A test's list.
+    #[cfg(feature = "testing")]
+    Journal(Journal),
 }
 
 /// The reason that a checkpoint was not written.
@@ -73,16 +83,47 @@ fn describe(refused: &[RefusedWrite]) -> String {
 
 impl Checkpointer {
     pub(super) fn new(lease: Arc<LeaseHandle>) -> Self {
-        Self { lease: Some(lease) }
-    }
-
-    pub(super) fn is_lease_lost(&self) -> bool {
-        self.lease.as_ref().is_some_and(|lease| lease.check().is_err())
+        Self(Target::Lease(lease))
     }
 
     /// A checkpointer for replayed dead letters, which writes nothing.
     pub(super) fn of_replay() -> Self {
-        Self { lease: None }
+        Self(Target::Replay)
+    }
+
+    /// A checkpointer for tests, which keeps a journal.
+    #[cfg(feature = "testing")]
+    pub(super) fn of_test(journal: Journal) -> Self {
+        Self(Target::Journal(journal))
+    }
+
+    pub(super) fn is_lease_lost(&self) -> bool {
+        match &self.0 {
+            Target::Lease(lease) => lease.check().is_err(),
+            Target::Replay => false,
+            #[cfg(feature = "testing")]
+            Target::Journal(journal) => journal.is_lease_lost(),
+        }
+    }
+
+    /// The last record handed to the processor.
+    fn delivered(&self) -> Option<SequenceNumber> {
+        match &self.0 {
+            Target::Lease(lease) => lease.delivered(),
+            Target::Replay => None,
+            #[cfg(feature = "testing")]
+            Target::Journal(journal) => journal.delivered(),
+        }
+    }
+
+    /// The last checkpoint.
+    async fn saved(&self) -> Checkpoint {
+        match &self.0 {
+            Target::Lease(lease) => lease.saved().await,
+            Target::Replay => Checkpoint::TrimHorizon,
+            #[cfg(feature = "testing")]
+            Target::Journal(journal) => journal.saved(),
+        }
     }
 
     /// Checkpoints every record handed to the processor so far. The checkpoint is durable when this returns.
@@ -90,9 +131,8 @@ impl Checkpointer {
     /// # Errors
     /// When the lease is lost or the lease table cannot be written.
     pub async fn checkpoint(&self) -> Result<(), CheckpointError> {
-        let Some(lease) = &self.lease else { return Ok(()) };
-        match lease.delivered() {
-            Some(position) => write(lease, position).await,
+        match self.delivered() {
+            Some(position) => self.write(position).await,
             None => Ok(()),
         }
     }
@@ -103,14 +143,28 @@ impl Checkpointer {
     /// When `position` lies before the last checkpoint or beyond the last record handed to the processor, the lease is
     /// lost, or the lease table cannot be written.
     pub async fn checkpoint_at(&self, position: &SequenceNumber) -> Result<(), CheckpointError> {
-        let Some(lease) = &self.lease else { return Ok(()) };
-        let from = lease.saved().await;
-        let to = lease.delivered().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
+        if matches!(self.0, Target::Replay) {
+            return Ok(());
+        }
+        let from = self.saved().await;
+        let to = self.delivered().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
         let wanted = Checkpoint::At(position.clone());
         if wanted < from || wanted > to {
             return Err(CheckpointError::OutOfRange { position: position.clone(), from, to });
         }
-        write(lease, position.clone()).await
+        self.write(position.clone()).await
+    }
+
+    async fn write(&self, position: SequenceNumber) -> Result<(), CheckpointError> {
+        match &self.0 {
+            Target::Lease(lease) => {
+                let (lease, lifetime) = (Arc::clone(lease), lease.lifetime());
+                Ok(run_to_completion(lifetime, async move { lease.checkpoint(position).await }).await??)
+            }
+            Target::Replay => Ok(()),
+            #[cfg(feature = "testing")]
+            Target::Journal(journal) => journal.write(position, Vec::new()),
+        }
     }
 
     /// Makes a handler's writes to DynamoDB and moves the checkpoint over the records that they come from, in one
@@ -145,16 +199,22 @@ impl Checkpointer {
         let (Some(first), Some(last)) = (first, last) else {
             return Err(CheckpointError::Failed("there is no record to commit".into()).into());
         };
-        let Some(lease) = &self.lease else {
+        if matches!(self.0, Target::Replay) {
             return Err(CheckpointError::Failed("a replayed dead letter has no lease to commit with".into()).into());
-        };
-        let to = lease.delivered().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
+        }
+        let to = self.delivered().map_or(Checkpoint::TrimHorizon, Checkpoint::At);
         if Checkpoint::At(last.clone()) > to {
-            let from = lease.saved().await;
+            let from = self.saved().await;
             return Err(CheckpointError::OutOfRange { position: last, from, to }.into());
         }
-        let (lease, lifetime) = (Arc::clone(lease), lease.lifetime());
-        let outcome = run_to_completion(lifetime, async move { lease.commit(&first, &last, &writes).await }).await?;
+        let lease = match &self.0 {
+            Target::Lease(lease) => Arc::clone(lease),
+            Target::Replay => unreachable!("it is refused above"),
+            #[cfg(feature = "testing")]
+            Target::Journal(journal) => return journal.commit(&first, last, writes),
+        };
+        let lifetime = lease.lifetime().clone();
+        let outcome = run_to_completion(&lifetime, async move { lease.commit(&first, &last, &writes).await }).await?;
         outcome.map_err(|error| match error {
             RefusedCommit::Lease(error) => CommitError::Checkpoint(error.into()),
             RefusedCommit::Writes(refused) => CommitError::Refused(refused),
@@ -164,17 +224,11 @@ impl Checkpointer {
 
     /// Returns the records that the last checkpoint does not cover: the rest of a batch that failed halfway.
     pub async fn undone(&self, records: &RecordBatch) -> RecordBatch {
-        let Some(lease) = &self.lease else { return records.clone() };
-        match lease.saved().await.sequence_number() {
+        match self.saved().await.sequence_number() {
             Some(saved) => records.skip_through(saved),
             None => records.clone(),
         }
     }
-}
-
-async fn write(lease: &Arc<LeaseHandle>, position: SequenceNumber) -> Result<(), CheckpointError> {
-    let (lease, lifetime) = (Arc::clone(lease), lease.lifetime());
-    Ok(run_to_completion(lifetime, async move { lease.checkpoint(position).await }).await??)
 }
 
 impl From<LeaseLost> for CheckpointError {

@@ -14,10 +14,15 @@ mod delivery;
 mod failure;
 mod fault_log;
 mod for_each;
+#[cfg(feature = "testing")]
+pub mod harness;
+#[cfg(feature = "testing")]
+mod journal;
 mod lease_deadline;
 mod lease_handle;
 mod lifetime;
 mod processor;
+mod projection;
 mod reader;
 mod replay;
 mod shard_consumer;
@@ -41,6 +46,7 @@ pub use self::for_each::{ForEach, ForEachRecord, HandlerOutcome, for_each};
 pub use self::lease_deadline::LeaseDeadline;
 pub use self::lifetime::Lifetime;
 pub use self::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
+pub use self::projection::{Projection, Transaction};
 pub use self::replay::{Replayer, StillFails};
 pub use self::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError};
 pub use self::status::{ConsumerStatus, StallCause};

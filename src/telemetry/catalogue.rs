@@ -228,7 +228,8 @@ metrics! {
         "1, with the program's version as a label.";
 }
 
-/// Tells the recorder, once it is installed, about all metrics.
+/// Tells the process's recorder, once it is installed, about all metrics: their units, their help texts, and the zeros
+/// that counters begin with.
 pub fn describe() {
     ALL.iter().for_each(|metric| metric.describe());
 }

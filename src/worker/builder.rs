@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::{Worker, default_worker_id};
 use crate::aws::clients::SdkConfig;
 use crate::consumer::{
-    FailurePolicy, ForEach, HandlerOutcome, ProcessorFactory, RecordProcessor, ShardContext, for_each,
+    BoxError, FailurePolicy, ForEach, HandlerOutcome, ProcessorFactory, Projection, RecordProcessor, ShardContext,
+    Transaction, for_each,
 };
 use crate::model::filter::Filters;
-use crate::model::record::OwnedRecord;
+use crate::model::record::{OwnedRecord, Record};
 use crate::options::{Checkpoints, StartPosition, StreamSelector, WorkerOptions};
 
 /// Builds a [`Worker`], whose metrics have the labels `app`, `table` and `worker`: begin with [`Worker::builder`], and end with [`for_each`](Self::for_each) or
@@ -144,6 +145,30 @@ impl WorkerBuilder {
         P: RecordProcessor,
     {
         self.factory(make)
+    }
+
+    /// A worker that turns each record into writes to DynamoDB, which take effect once, however often the record is
+    /// delivered: they are made in one transaction with the position behind it ([`Checkpointer::commit`]).
+    ///
+    /// The writes of many records share a transaction, up to its limits. The tables must be in the account and region of
+    /// the application's.
+    ///
+    /// ```
+    /// # use shardkeeper::Worker;
+    /// let worker = Worker::builder("projection", "Phones").project(|record, tx| {
+    ///     tx.copy("PhonesCopy", record)?;
+    ///     tx.add("Changes", record.keys().into_attributes(), "count", 1);
+    ///     Ok(())
+    /// });
+    /// # drop(worker);
+    /// ```
+    ///
+    /// [`Checkpointer::commit`]: crate::Checkpointer::commit
+    pub fn project<M>(self, map: M) -> Worker<Projection<M>>
+    where
+        M: Fn(&Record<'_>, &mut Transaction) -> Result<(), BoxError> + Clone + Send + Sync + 'static,
+    {
+        self.manual_checkpoints().factory(Projection::new(map))
     }
 
     /// A worker whose processors come from a factory of any type.
