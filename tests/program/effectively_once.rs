@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use serde_json::{Value, json};
-use shardkeeper::{StreamSelector, WorkerOptions};
+use shardkeeper::Worker;
 
 use crate::support::local_service::LocalService;
 use crate::support::wait::wait_for;
@@ -91,12 +91,13 @@ impl Drop for Copier {
 #[ignore = "the other test starts it as a process of its own, to kill it"]
 fn the_copier_that_the_other_test_starts() {
     let Ok(url) = std::env::var(BE_COPIER) else { return };
-    let mut options = WorkerOptions::new("copiers", StreamSelector::Table(TABLE.into()), "copier-1");
-    options.endpoints.url = Some(url);
-    options.lease_duration = Duration::from_secs(2);
-    options.idle_poll = Duration::from_millis(50);
+    let builder = Worker::builder("copiers", TABLE).worker_id("copier-1").endpoint_url(url).configure(|options| {
+        options.lease_duration = Duration::from_secs(2);
+        options.idle_poll = Duration::from_millis(50);
+    });
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(example::run(options, COPY.into(), COUNTS.into())).expect("nothing but a kill ends it");
+    let worker = example::worker(builder, COPY.into(), COUNTS.into());
+    runtime.block_on(worker.run(std::future::pending())).expect("nothing but a kill ends it");
 }
 
 #[test]

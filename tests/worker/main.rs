@@ -6,6 +6,7 @@ mod decode_differential;
 mod differential;
 mod embedding;
 mod endings;
+mod examples;
 mod failing_handlers;
 mod fleet;
 mod json_text;
