@@ -177,7 +177,9 @@ mod worker;
 pub use aws::clients::{ConfigError, Endpoints, SdkConfig, StreamAccess};
 #[cfg(feature = "serde_dynamo")]
 pub use aws::record::DeserializeError;
+pub use aws::sdk as aws_sdk;
 pub use aws::stream::FindError;
+pub use aws::transaction::Transaction;
 pub use aws::{CallError, TableError};
 #[cfg(feature = "cli")]
 #[doc(hidden)]
@@ -185,7 +187,7 @@ pub use cli::main;
 pub use consumer::{
     BatchError, BoxError, BoxProcessor, CheckpointError, Checkpointer, CommitError, Committed, Counters, FailurePolicy,
     ForEach, HandlerOutcome, MAX_WRITES, OnFailure, PartialFailure, ProcessRecordsInput, ProcessorFactory, Projection,
-    ReadAgain, RecordProcessor, RefusedWrite, ShardContext, Totals, TransactWriteItem, Transaction, for_each,
+    ReadAgain, RecordProcessor, RefusedWrite, ShardContext, Totals, TransactWriteItem, for_each,
 };
 #[doc(hidden)]
 pub use consumer::{ForEachRecord, WallClock};
@@ -227,12 +229,13 @@ pub mod metrics {
     }
 }
 
-/// The types of other crates that this one's signatures have: its versions of them.
-pub mod aws_sdk {
-    pub use aws_sdk_dynamodb as dynamodb;
-    pub use aws_sdk_dynamodbstreams as dynamodbstreams;
-
-    pub use crate::aws::clients::SdkConfig;
+/// The programs of README.md and docs/library.md, which are compiled with the tests.
+#[cfg(all(doctest, feature = "testing", feature = "serde_dynamo"))]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/library.md")]
+    mod library {}
 }
 
 /// The private modules, for this package's own tests and benches. Not covered by semantic versioning.

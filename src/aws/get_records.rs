@@ -124,7 +124,7 @@ impl Template {
         }
         let (kind, words) = Box::pin(self.refusal(response)).await;
         note_get_records(Outcome::ErrorKind(kind), began.elapsed());
-        Err(Error::of(kind, words))
+        Err(Error::of(kind, words.into()))
     }
 
     /// A signer with the credentials in the SDK's cache.

@@ -19,6 +19,15 @@ mod scripted;
 pub mod service_clock;
 pub mod stream;
 pub mod table_health;
+pub mod transaction;
+
+/// The types of other crates that this one's signatures have: its versions of them.
+pub mod sdk {
+    pub use aws_sdk_dynamodb as dynamodb;
+    pub use aws_sdk_dynamodbstreams as dynamodbstreams;
+
+    pub use super::clients::SdkConfig;
+}
 
 use std::error::Error as StdError;
 
@@ -125,6 +134,14 @@ impl TableError {
             ErrorKind::NotFound => Self::Missing { table },
             ErrorKind::Refused | ErrorKind::UnknownOperation => Self::Refused { operation, table, source },
             _ => Self::Unavailable { operation, table, source },
+        }
+    }
+
+    /// The service's error code, such as `AccessDeniedException`, if the service answered with one.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { source, .. } | Self::Unavailable { source, .. } => source.code(),
+            Self::Missing { .. } | Self::Foreign { .. } => None,
         }
     }
 

@@ -5,11 +5,12 @@
 //! and images ([`Record::new_image_as`] and its siblings, with the feature `serde_dynamo`).
 
 use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodbstreams::primitives::DateTime;
 use aws_sdk_dynamodbstreams::types;
 
-use crate::model::record::{DecodeError, Item, Record, UserIdentity, Value};
+use crate::model::record::{DecodeError, Item, OwnedRecord, Record, UserIdentity, Value};
 
 impl Record<'_> {
     /// The record as the SDK's own decoding would have given it.
@@ -26,6 +27,20 @@ impl Record<'_> {
             .set_user_identity(self.user_identity().map(sdk_identity))
             .dynamodb(sdk_stream_record(self)?);
         Ok(record.build())
+    }
+}
+
+impl Record<'_> {
+    /// The time of the change, to the service's knowledge (`ApproximateCreationDateTime`, in whole seconds).
+    pub fn created_at(&self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(self.created_at_secs()?).ok()?)
+    }
+}
+
+impl OwnedRecord {
+    /// [`Record::created_at`].
+    pub fn created_at(&self) -> Option<SystemTime> {
+        self.view().created_at()
     }
 }
 

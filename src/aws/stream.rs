@@ -12,7 +12,7 @@ use aws_smithy_types::byte_stream::ByteStream;
 
 use super::clients::Clients;
 use super::get_records::GetRecords;
-use super::{ErrorKind, describe};
+use super::{CallError, ErrorKind, describe};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
 use crate::model::record::{Page, ViewType};
@@ -58,7 +58,7 @@ pub enum Error {
     NotFound(String),
     /// Credentials or permissions: retrying does not help until somebody has changed something.
     #[error("refused: {0}")]
-    Refused(String),
+    Refused(CallError),
     /// The service asks for fewer calls.
     #[error("throttled: {0}")]
     Throttled(String),
@@ -155,14 +155,15 @@ impl Error {
         E: ProvideErrorMetadata + std::error::Error + 'static,
         R: std::fmt::Debug,
     {
-        Self::of(ErrorKind::of(error), describe(error))
+        Self::of(ErrorKind::of(error), CallError::new(error))
     }
 
-    pub(super) fn of(kind: ErrorKind, words: String) -> Self {
+    pub(super) fn of(kind: ErrorKind, error: CallError) -> Self {
+        let words = error.to_string();
         match kind {
             ErrorKind::ExpiredIterator => Self::ExpiredIterator,
             ErrorKind::NotFound => Self::NotFound(words),
-            ErrorKind::Refused | ErrorKind::UnknownOperation => Self::Refused(words),
+            ErrorKind::Refused | ErrorKind::UnknownOperation => Self::Refused(error),
             ErrorKind::Throttled => Self::Throttled(words),
             ErrorKind::Trimmed => Self::Trimmed(words),
             ErrorKind::ConditionFailed | ErrorKind::Transient => Self::Transient(words),
@@ -177,7 +178,7 @@ pub enum FindError {
     /// There is no stream with this ARN.
     #[error(
         "there is no stream {0}: it may belong to another region or account, or have been off for more than a day; \
-         --table NAME finds a table's stream"
+         a table's name finds its newest stream"
     )]
     NoSuchStream(String),
     /// There is no such table.
@@ -191,7 +192,7 @@ pub enum FindError {
     NotStreaming(String),
     /// The service refuses us.
     #[error("the stream cannot be looked up: {0}")]
-    Refused(String),
+    Refused(CallError),
     /// No answer, or a fault of the service: to be retried.
     #[error("{0}")]
     Unavailable(String),
@@ -210,7 +211,7 @@ pub async fn find_stream(clients: &Clients, table: &str) -> Result<String, FindE
         Err(error) => {
             return Err(match ErrorKind::of(&error) {
                 ErrorKind::NotFound => FindError::NoSuchTable(table.to_owned()),
-                ErrorKind::Refused | ErrorKind::UnknownOperation => FindError::Refused(describe(&error)),
+                ErrorKind::Refused | ErrorKind::UnknownOperation => FindError::Refused(CallError::new(&error)),
                 _ => FindError::Unavailable(describe(&error)),
             });
         }

@@ -11,6 +11,7 @@ use super::journal::Journal;
 pub use super::lease_handle::Committed;
 use super::lease_handle::{LeaseHandle, RefusedCommit, WriteError};
 use super::lifetime::Lifetime;
+use crate::aws::TableError;
 use crate::aws::lease_table::{MAX_WRITES, RefusedWrite, TransactWriteItem};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::LeaseLost;
@@ -50,6 +51,9 @@ pub enum CheckpointError {
     #[error("the lease is lost")]
     LeaseLost,
     /// The lease table could not be written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// There is nothing to checkpoint, or no lease to do it with.
     #[error("{0}")]
     Failed(String),
 }
@@ -241,7 +245,7 @@ impl From<WriteError> for CheckpointError {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::LeaseLost(lost) => lost.into(),
-            WriteError::Table(error) => Self::Failed(error.to_string()),
+            WriteError::Table(error) => Self::Table(error),
         }
     }
 }

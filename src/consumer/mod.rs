@@ -46,7 +46,7 @@ pub use self::for_each::{ForEach, ForEachRecord, HandlerOutcome, for_each};
 pub use self::lease_deadline::LeaseDeadline;
 pub use self::lifetime::Lifetime;
 pub use self::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
-pub use self::projection::{Projection, Transaction};
+pub use self::projection::Projection;
 pub use self::replay::{Replayer, StillFails};
 pub use self::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError};
 pub use self::status::{ConsumerStatus, StallCause};

@@ -14,7 +14,8 @@ const OPENING: &str = "# Metrics
 `shardkeeper run` serves these on `/metrics`, in Prometheus' text format. Each has the labels `app` and `table` besides
 those named here. Under **for**, *debugging* marks what is not on the dashboard. Counters and histograms with fixed label
 values start at zero; a gauge is there once its value is known, and goes when it no longer is. Counters hold whole
-numbers, so those of seconds move a second at a time. How lag is measured: [operations.md](operations.md#lag).
+numbers, so those of seconds move a second at a time. In a
+program of your own: [library.md](library.md#metrics-and-tracing). How lag is measured: [operations.md](operations.md#lag).
 ";
 
 /// The topics, in the dashboard's order, with their headings.

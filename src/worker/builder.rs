@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::{Worker, default_worker_id};
 use crate::aws::clients::SdkConfig;
+use crate::aws::transaction::Transaction;
 use crate::consumer::{
     BoxError, FailurePolicy, ForEach, HandlerOutcome, ProcessorFactory, Projection, RecordProcessor, ShardContext,
-    Transaction, for_each,
+    for_each,
 };
 use crate::model::filter::Filters;
 use crate::model::record::{OwnedRecord, Record};

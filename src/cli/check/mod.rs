@@ -137,7 +137,7 @@ impl Check<'_> {
         let described = match startup.describe(&stream).await {
             Ok(described) => described,
             Err(StartError::Fatal(Error::NoStream(FindError::Refused(reason)))) => {
-                return report.failure("permissions", denied("DescribeStream", stream.arn(), &reason));
+                return report.failure("permissions", denied("DescribeStream", stream.arn(), &reason.to_string()));
             }
             Err(error) => return report.failure("stream", error),
         };
@@ -188,13 +188,15 @@ impl Check<'_> {
         let iterator = match stream.shard_iterator(&shard.id, &Checkpoint::TrimHorizon, 0).await {
             Ok(iterator) => iterator,
             Err(stream::Error::Refused(reason)) => {
-                return report.failure("permissions", denied("GetShardIterator", arn, &reason));
+                return report.failure("permissions", denied("GetShardIterator", arn, &reason.to_string()));
             }
             Err(error) => return report.failure("stream", format!("GetShardIterator on {arn} failed: {error}")),
         };
         match stream.records(&iterator, 1).await {
             Ok(_) => report.ok("permissions", format!("DescribeStream, GetShardIterator and GetRecords on {arn}")),
-            Err(stream::Error::Refused(reason)) => report.failure("permissions", denied("GetRecords", arn, &reason)),
+            Err(stream::Error::Refused(reason)) => {
+                report.failure("permissions", denied("GetRecords", arn, &reason.to_string()))
+            }
             Err(stream::Error::Throttled(reason)) => report.warning(
                 "other readers",
                 format!(

@@ -149,9 +149,8 @@ async fn missing_positions(
     for key in shards {
         match stream.shard_iterator(key, at, since_ms).await {
             Ok(_) => {}
-            Err(Error::NotFound(reason) | Error::Trimmed(reason) | Error::Refused(reason)) => {
-                missing.insert(key.clone(), reason);
-            }
+            Err(Error::NotFound(reason) | Error::Trimmed(reason)) => drop(missing.insert(key.clone(), reason)),
+            Err(Error::Refused(error)) => drop(missing.insert(key.clone(), error.to_string())),
             Err(error) => bail!("cannot ask the stream whether shard {key} has that position: {error}"),
         }
     }

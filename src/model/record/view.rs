@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::page::{Entry, NO_SIZE, PageData, Span};
 use super::scan::Scanner;
@@ -136,11 +135,6 @@ impl<'a> Record<'a> {
     /// The record's position in its shard.
     pub fn position(&self) -> SequenceNumber {
         SequenceNumber::of_digits(self.sequence_number())
-    }
-
-    /// The time of the change, to the service's knowledge (`ApproximateCreationDateTime`, in whole seconds).
-    pub fn created_at(&self) -> Option<SystemTime> {
-        UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(self.created_at_secs()?).ok()?)
     }
 
     /// The time of the change in seconds since 1970, as the service wrote it.
@@ -319,7 +313,6 @@ same_as_record! {
     event_name -> EventName;
     sequence_number -> &str;
     position -> SequenceNumber;
-    created_at -> Option<SystemTime>;
     size_bytes -> Option<u64>;
     keys -> Item<'_>;
     keys_json -> Option<&str>;

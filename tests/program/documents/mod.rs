@@ -16,8 +16,9 @@ use crate::support::{finish, shardkeeper};
 use crate::walkthrough;
 
 /// Languages whose blocks are no commands.
-const LANGUAGES: [(&str, &str); 8] = [
+const LANGUAGES: [(&str, &str); 9] = [
     ("rust", "is Rust for a crate of the reader's"),
+    ("rust,no_run", "is a program that the crate's own tests compile"),
     ("toml", "is a manifest of a crate elsewhere"),
     ("yaml", "is a part of a compose file"),
     ("hcl", "is a part of a Terraform module"),
