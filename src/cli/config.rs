@@ -31,6 +31,11 @@ impl Mistakes {
         Self(vec![mistake.into()])
     }
 
+    /// The mistakes.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// Adds a mistake: one sentence that begins with its place.
     pub fn add(&mut self, mistake: impl Into<String>) {
         self.0.push(mistake.into());
@@ -101,6 +106,7 @@ impl fmt::Display for Origin {
     }
 }
 
+#[derive(Clone)]
 struct Given {
     /// Several only for an option that can be repeated.
     texts: Vec<String>,
@@ -110,6 +116,8 @@ struct Given {
 
 /// The options of a sub-command, and what each source gives for them.
 pub struct Sources {
+    /// The words that name the sub-command.
+    words: Vec<OsString>,
     command: Command,
     /// By clap's id, the source that counts first.
     given: BTreeMap<String, Vec<Given>>,
@@ -138,6 +146,7 @@ pub fn read(
         (command, matches) = (child, of_child);
     }
     let mut sources = Sources {
+        words,
         command: command.clone(),
         given: BTreeMap::new(),
         mistakes: Mistakes::default(),
@@ -150,17 +159,7 @@ pub fn read(
     sources.read_properties();
     sources.check_values();
     sources.check_presence();
-    words.extend(sources.effective_arguments());
-    let parsed = without_environment(program).try_get_matches_from(words).and_then(|m| Cli::from_arg_matches(&m));
-    match parsed {
-        Ok(cli) => {
-            cli.command.check(&mut sources);
-            if sources.mistakes.0.is_empty() { Ok((cli, sources)) } else { Err(sources.mistakes.into()) }
-        }
-        // A value is missing or wrong, which is known already.
-        Err(_) if !sources.mistakes.0.is_empty() => Err(sources.mistakes.into()),
-        Err(error) => Err(error.into()),
-    }
+    sources.parsed()
 }
 
 /// The command line, with all sub-commands.
@@ -254,6 +253,60 @@ pub fn is_key(arg: &Arg) -> bool {
 }
 
 impl Sources {
+    /// Parses the values that count.
+    fn parsed(mut self) -> Result<(Cli, Self), anyhow::Error> {
+        let words = self.words.iter().cloned().chain(self.effective_arguments());
+        let parsed = without_environment(program()).try_get_matches_from(words);
+        match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+            Ok(cli) => {
+                cli.command.check(&mut self);
+                if self.mistakes.0.is_empty() { Ok((cli, self)) } else { Err(self.mistakes.into()) }
+            }
+            // A value is missing or wrong, which is known already.
+            Err(_) if !self.mistakes.0.is_empty() => Err(self.mistakes.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the values of `newer` for the options that `is_taken` names by their ids, and keeps those of all others.
+    ///
+    /// # Errors
+    /// All [`Mistakes`] in what comes of it.
+    pub fn take(&self, newer: &Self, is_taken: impl Fn(&str) -> bool) -> Result<(Cli, Self), anyhow::Error> {
+        let kept = self.given.iter().filter(|(id, _)| !is_taken(id));
+        let taken = newer.given.iter().filter(|(id, _)| is_taken(id));
+        let given = kept.chain(taken).map(|(id, given)| (id.clone(), given.clone())).collect();
+        let merged = Self {
+            words: self.words.clone(),
+            command: self.command.clone(),
+            given,
+            mistakes: Mistakes::default(),
+            is_incomplete: false,
+            remarks: Vec::new(),
+        };
+        merged.parsed()
+    }
+
+    /// The ids of the options whose values differ from those of `newer`.
+    pub fn changed(&self, newer: &Self) -> Vec<String> {
+        let args = self.command.get_arguments();
+        let changed = args.filter(|arg| self.texts(arg) != newer.texts(arg));
+        changed.map(|arg| arg.get_id().to_string()).collect()
+    }
+
+    /// The files that give options.
+    pub fn files(&self) -> Vec<String> {
+        let ids = ["config", "properties", "properties_file"];
+        ids.iter().filter_map(|id| Some(self.given.get(*id)?.first()?.texts.concat())).collect()
+    }
+
+    /// The value of an option that counts, as it was given.
+    fn texts(&self, arg: &Arg) -> Vec<String> {
+        let given = self.given.get(arg.get_id().as_str()).and_then(|given| given.first());
+        let default = || arg.get_default_values().iter().filter_map(|text| Some(text.to_str()?.to_owned())).collect();
+        given.map_or_else(default, |given| given.texts.clone())
+    }
+
     fn args(&self) -> Vec<Arg> {
         self.command.get_arguments().cloned().collect()
     }
@@ -514,10 +567,8 @@ impl Sources {
     fn toml_line(&self, arg: &Arg) -> (String, String) {
         let name = key(arg);
         let given = self.given.get(arg.get_id().as_str()).and_then(|given| given.first());
-        let default = || arg.get_default_values().iter().filter_map(|text| Some(text.to_str()?.to_owned())).collect();
-        let texts: Vec<String> = given.map_or_else(default, |given| given.texts.clone());
         let origin = given.map_or(&Origin::Default, |given| &given.origin);
-        match &texts[..] {
+        match &self.texts(arg)[..] {
             [] => (format!("# {name}"), "not set".to_owned()),
             texts if is_list(arg) => (format!("{name} = {}", toml::Value::from(texts.to_vec())), origin.to_string()),
             texts => (format!("{name} = {}", toml_value(&texts.concat())), origin.to_string()),

@@ -6,6 +6,7 @@
 //! - [`multilang`]: `run` by a properties file of KCL's MultiLangDaemon.
 //! - [`sinks`]: destinations of records. [`admin_server`]: metrics, health and status over HTTP.
 //! - [`reference`]: completions, manual pages, the file's schema and the page of settings, made from the options.
+//! - [`reload`]: the configuration file read again while a worker runs.
 //! - [`connection`]: the tables of an application, for those that look at it from outside.
 //! - [`events`]: the log lines that programs and the page show.
 //! - [`logs`], [`output`], [`confirm`], [`signals`]: standard error, standard output, questions, requests to stop.
@@ -29,6 +30,7 @@ mod logs;
 mod multilang;
 mod output;
 mod reference;
+mod reload;
 mod run;
 mod signals;
 mod sinks;
@@ -50,19 +52,19 @@ pub fn main() -> ExitCode {
 }
 
 fn run_program() -> Result<(), anyhow::Error> {
-    let (cli, sources) = config::read(multilang::without_java(std::env::args_os()), &std::env::vars_os().collect())?;
+    let (cli, sources) = read_configuration()?;
     if let Some(config) = cli.command.logs() {
         logs::start(&config);
     }
     match &cli.command {
         Command::Run(args) if args.program.print_config => output::print(&sources.to_toml()),
         Command::Check(args) if args.run.program.print_config => output::print(&sources.to_toml()),
-        Command::Run(args) => run::run(args, sources.is_given("metrics_addr")),
+        Command::Run(args) => run::run(args, sources),
         Command::Check(args) => check::run(args),
         Command::Multilang(args) if args.run.program.print_config => output::print(&sources.to_toml()),
         Command::Multilang(args) => {
             sources.remarks.iter().for_each(multilang::mapping::Remark::log);
-            run::run(&args.run, sources.is_given("metrics_addr"))
+            run::run(&args.run, sources)
         }
         #[cfg(feature = "local")]
         Command::Local(args) => local::run(args),
@@ -76,6 +78,11 @@ fn run_program() -> Result<(), anyhow::Error> {
         Command::Man(args) => reference::man(args),
         Command::ConfigSchema => output::print(&reference::schema::text()),
     }
+}
+
+/// Reads what this process was started with, and its files.
+fn read_configuration() -> Result<(args::Cli, config::Sources), anyhow::Error> {
+    config::read(multilang::without_java(std::env::args_os()), &std::env::vars_os().collect())
 }
 
 /// Prints an error that ends the program, with its causes, and returns the exit code that it calls for: 64 for wrong

@@ -4,20 +4,22 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::args::run::RunArgs;
-use super::config::Mistakes;
+use super::config::{Mistakes, Sources};
 use super::output::Closed;
+use super::reload::Reloader;
+use super::signals::{self, HangUps};
 use super::sinks::multilang::Children;
-use super::{admin_server, signals};
+use super::{admin_server, reload};
 use crate::consumer::OnFailure;
 use crate::worker::{Error, Worker};
 
-/// Runs a worker. `needs_admin`: the admin server's address was asked for, so that the worker cannot do without.
+/// Runs a worker with the options of `sources`.
 ///
 /// # Errors
 /// Any end of the worker other than a request to stop or the end of its work.
-pub fn run(args: &RunArgs, needs_admin: bool) -> Result<(), anyhow::Error> {
+pub fn run(args: &RunArgs, sources: Sources) -> Result<(), anyhow::Error> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let outcome = runtime.block_on(read(args, needs_admin));
+    let outcome = runtime.block_on(read(args, sources));
     // A processor that hangs must not keep the process from ending.
     runtime.shutdown_background();
     // Besides the line for people: a search by level in a log of JSON lines must find why the worker is gone.
@@ -29,7 +31,8 @@ pub fn run(args: &RunArgs, needs_admin: bool) -> Result<(), anyhow::Error> {
     outcome
 }
 
-async fn read(args: &RunArgs, needs_admin: bool) -> Result<(), anyhow::Error> {
+async fn read(args: &RunArgs, sources: Sources) -> Result<(), anyhow::Error> {
+    let hang_ups = HangUps::install().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
     let signal = signals::first_stop().context("cannot listen for signals")?;
     let asked = stop.clone();
@@ -47,7 +50,12 @@ async fn read(args: &RunArgs, needs_admin: bool) -> Result<(), anyhow::Error> {
     let children = Children::default();
     let sink = args.sink.open(&closed, args.handler_timeout(), &children)?;
     let worker = Worker::new(options.clone(), sink);
-    admin_server::start(&args.admin, &options, needs_admin, worker.telemetry()).await?;
+    let version = reload::Version::first();
+    // The admin server's address was asked for, so that the worker cannot do without.
+    let needs_admin = sources.is_given("metrics_addr");
+    admin_server::start(&args.admin, &options, needs_admin, worker.telemetry(), version.clone()).await?;
+    let reloader = Reloader::new(sources, &options, args.dead_letters(), worker.live_options(), version);
+    tokio::spawn(reloader.run(hang_ups, args.program.watch_config));
     let outcome = worker.run(closed.cancelled_owned()).await;
     children.end(args.sink.end_timeout()).await;
     let report = outcome.map_err(|error| match error {

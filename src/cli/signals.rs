@@ -1,4 +1,4 @@
-//! The signals that stop the process: the first one gracefully, the second one at once.
+//! The signals that stop the process, the first one gracefully, the second one at once; and the one that reloads it.
 
 use std::fmt;
 use std::future::Future;
@@ -54,6 +54,31 @@ pub fn first_stop() -> io::Result<impl Future<Output = StopSignal> + Send> {
             Err(_) => std::future::pending().await,
         }
     })
+}
+
+/// The signals that ask the process to read its configuration again: SIGHUP.
+pub struct HangUps(#[cfg(unix)] tokio::signal::unix::Signal);
+
+impl HangUps {
+    /// Installs the handler.
+    ///
+    /// # Errors
+    /// When the operating system refuses it.
+    pub fn install() -> io::Result<Self> {
+        Ok(Self(
+            #[cfg(unix)]
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?,
+        ))
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        #[cfg(unix)]
+        if self.0.recv().await.is_some() {
+            return;
+        }
+        std::future::pending().await
+    }
 }
 
 #[cfg(unix)]

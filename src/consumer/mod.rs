@@ -21,6 +21,8 @@ mod journal;
 mod lease_deadline;
 mod lease_handle;
 mod lifetime;
+mod limit;
+mod live_options;
 mod processor;
 mod projection;
 mod reader;
@@ -32,7 +34,7 @@ mod tip_proof;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -45,6 +47,7 @@ pub use self::failure::{BatchError, FailurePolicy, OnFailure, PartialFailure, Re
 pub use self::for_each::{ForEach, ForEachRecord, HandlerOutcome, for_each};
 pub use self::lease_deadline::LeaseDeadline;
 pub use self::lifetime::Lifetime;
+pub use self::live_options::LiveOptions;
 pub use self::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 pub use self::projection::Projection;
 pub use self::replay::{Replayer, StillFails};
@@ -74,15 +77,12 @@ pub struct ConsumerDeps<F> {
     directory: ShardDirectory,
     lifetime: Lifetime,
     options: Arc<WorkerOptions>,
-    /// The worker's filters, bound to the stream.
-    filters: Filters,
+    live: LiveOptions,
     /// The time (ms since the epoch) that `LATEST` stands for.
     started_at_ms: u64,
     /// The origin of the moments that the worker's shards have in common.
     origin: Instant,
     counters: Counters,
-    /// Permits for processor calls, where their number is limited.
-    calls: Option<Arc<Semaphore>>,
 }
 
 impl<F: ProcessorFactory> ConsumerDeps<F> {
@@ -95,14 +95,12 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
         deadline: LeaseDeadline,
         budget: Budget,
         factory: Arc<F>,
-        options: Arc<WorkerOptions>,
+        live: LiveOptions,
         started_at_ms: u64,
         counters: Counters,
         directory: ShardDirectory,
         lifetime: Lifetime,
     ) -> Arc<Self> {
-        let calls = options.concurrency.map(|most| Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))));
-        let filters = options.filters.clone().for_stream(stream.arn());
         Arc::new(Self {
             stream,
             table,
@@ -112,19 +110,22 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
             factory,
             directory,
             lifetime,
-            options,
-            filters,
+            options: live.now(),
+            live,
             started_at_ms,
             origin: Instant::now(),
             counters,
-            calls,
         })
+    }
+
+    /// The worker's filters, bound to the stream.
+    fn filters(&self) -> Filters {
+        self.live.now().filters.clone().for_stream(self.stream.arn())
     }
 
     /// Leaves out the records that the filters refuse, and counts them. The batch still covers their positions
     /// ([`RecordBatch::through`]).
-    fn filtered(&self, records: RecordBatch) -> RecordBatch {
-        let filters = &self.filters;
+    fn filtered(&self, filters: &Filters, records: RecordBatch) -> RecordBatch {
         if filters.pass_all() {
             return records;
         }

@@ -222,6 +222,12 @@ metrics! {
     LOOP_AGE: Gauge<1> = metric(Worker, "shardkeeper_loop_age_seconds", Seconds)
         .labels(&[Label { name: "loop", values: &["heartbeat", "keeper", "leader"] }]).for_debugging(),
         "How long ago each of the coordination's loops last came round.";
+    CONFIG_RELOADS: Counter<1> = metric(Worker, "shardkeeper_config_reloads_total", Count)
+        .labels(&[Label { name: "result", values: &["applied", "unchanged", "refused"] }]).shown(ByProgram).for_debugging(),
+        "Times that the configuration file was read again, by what came of it.";
+    CONFIG_LAST_RELOAD_SUCCESSFUL: Gauge =
+        metric(Worker, "shardkeeper_config_last_reload_successful", Count).shown(ByProgram).for_debugging(),
+        "Whether the configuration file was right when it was last read: 1 or 0.";
     START_TIME: Gauge = metric(Worker, "shardkeeper_start_time_seconds", Seconds),
         "When this worker started, in seconds since 1970.";
     BUILD_INFO: Gauge<1> = metric(Worker, "shardkeeper_build_info", Count).labels(&[Label { name: "version", values: &[] }]),

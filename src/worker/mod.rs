@@ -23,6 +23,7 @@ use tracing::Instrument;
 pub use self::builder::{WithState, WorkerBuilder};
 pub(crate) use self::default_id::default_worker_id;
 pub use self::handle::WorkerHandle;
+use self::startup::Ready;
 #[cfg(feature = "cli")]
 pub(crate) use self::startup::StartError;
 pub(crate) use self::startup::Startup;
@@ -31,7 +32,7 @@ use crate::aws::fleet_table::FleetTable;
 use crate::aws::lease_table::LeaseTable;
 use crate::aws::stream::{FindError, Stream};
 use crate::consumer::{
-    Budget, ConsumerDeps, ConsumerSpawner, Counters, LeaseDeadline, Lifetime, ProcessorFactory, Totals,
+    Budget, ConsumerDeps, ConsumerSpawner, Counters, LeaseDeadline, Lifetime, LiveOptions, ProcessorFactory, Totals,
 };
 use crate::coordination::{self, Coordinator, Identity, WorkerExit};
 use crate::dead_letters::queue::PrepareError;
@@ -108,7 +109,7 @@ pub enum Error {
 
 /// A worker that is not yet started. It does its work in [`Worker::run`].
 pub struct Worker<F> {
-    options: Arc<WorkerOptions>,
+    options: LiveOptions,
     factory: F,
     config: Option<SdkConfig>,
     counters: Counters,
@@ -143,6 +144,7 @@ impl<F: ProcessorFactory> Worker<F> {
         let options = Arc::new(options);
         let (counters, deadline) = (Counters::default(), LeaseDeadline::new(options.clock));
         let telemetry = WorkerTelemetry::new(Arc::clone(&options), deadline.clone(), counters.clone());
+        let options = LiveOptions::new(options);
         Self { options, factory, config: None, counters, deadline, telemetry, scope: Scope::default() }
     }
 
@@ -178,6 +180,12 @@ impl<F: ProcessorFactory> Worker<F> {
         self.telemetry.clone()
     }
 
+    /// The worker's options, some of which may change while it runs.
+    #[cfg(feature = "cli")]
+    pub(crate) fn live_options(&self) -> LiveOptions {
+        self.options.clone()
+    }
+
     /// Runs until `stop` completes, the work is done or the worker cannot continue. After `stop`, the worker lets the
     /// calls in flight return, checkpoints and hands its leases off, for at most the drain timeout. When this returns, all
     /// calls of processors have ended, but for one that blocks its thread.
@@ -190,7 +198,8 @@ impl<F: ProcessorFactory> Worker<F> {
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<Report, Error> {
         let (counters, telemetry) = (self.counters.clone(), self.telemetry.clone());
         let mut scope = self.scope.clone();
-        let (app, worker) = (&self.options.app, &self.options.worker_id);
+        let options = self.options.now();
+        let (app, worker) = (&options.app, &options.worker_id);
         scope.set_span(tracing::info_span!(target: SPANS, "worker", app = %app, worker = %worker));
         telemetry.set_scope(scope.clone());
         if scope.has_recorder() {
@@ -218,7 +227,8 @@ impl<F: ProcessorFactory> Worker<F> {
 
     /// Reads one stream after the other: a worker that is given a table follows it to the table's next stream.
     async fn run_until(self, mut stop: watch::Receiver<bool>) -> Result<WorkerExit, Error> {
-        let Self { options, factory, config, counters, deadline, telemetry, scope: _ } = self;
+        let Self { options: live, factory, config, counters, deadline, telemetry, scope: _ } = self;
+        let options = live.now();
         let is_callers_config = config.is_some();
         options.validate()?;
         check_surroundings(&options, factory.can_checkpoint(), is_callers_config)?;
@@ -243,7 +253,7 @@ impl<F: ProcessorFactory> Worker<F> {
         let leases = LeaseTable::new(clients.tables.clone(), &options.app).with_health(telemetry.lease_table());
         telemetry.follow_lease_table(leases.clone());
         let mut startup = Startup {
-            options: &options,
+            options: Arc::clone(&options),
             credentials: (!is_callers_config).then_some(&config),
             clients: &clients,
             counters: &counters,
@@ -252,11 +262,13 @@ impl<F: ProcessorFactory> Worker<F> {
             ended: None,
         };
         loop {
-            let (stream, leader) = tokio::select! {
+            startup.options = live.now();
+            let Ready { stream, view_type, leader } = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return Ok(WorkerExit::Stopped),
                 ready = startup.until_ready() => ready?,
             };
+            live.set_stream(stream.arn(), view_type);
             let directory = ShardDirectory::default();
             let lifetime = Lifetime::default();
             let _end = lifetime.end_on_drop();
@@ -267,7 +279,7 @@ impl<F: ProcessorFactory> Worker<F> {
                 deadline.clone(),
                 budget.clone(),
                 Arc::clone(&factory),
-                Arc::clone(&options),
+                live.clone(),
                 leader.started_at_ms,
                 counters.clone(),
                 directory.clone(),

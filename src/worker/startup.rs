@@ -1,6 +1,7 @@
 //! The steps before a worker joins its fleet: its tables, its stream, and the binding of the one to the other.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -59,10 +60,17 @@ pub(crate) struct LostStream {
     pub(crate) unfinished: Vec<Lease>,
 }
 
+/// The stream that a worker is about to read.
+pub(super) struct Ready {
+    pub(super) stream: Stream,
+    pub(super) view_type: Option<ViewType>,
+    pub(super) leader: LeaderRecord,
+}
+
 /// The steps before a worker joins its fleet, retried until the services answer or the start timeout is over. A preflight
 /// takes those that write nothing.
 pub(crate) struct Startup<'a> {
-    pub(super) options: &'a WorkerOptions,
+    pub(super) options: Arc<WorkerOptions>,
     /// The configuration whose credentials are checked, unless they are the caller's.
     pub(super) credentials: Option<&'a SdkConfig>,
     pub(super) clients: &'a Clients,
@@ -77,11 +85,11 @@ pub(crate) struct Startup<'a> {
 impl<'a> Startup<'a> {
     /// The steps of a worker that is not to start.
     #[cfg(feature = "cli")]
-    pub(crate) fn for_preflight(options: &'a WorkerOptions, clients: &'a Clients, counters: &'a Counters) -> Self {
+    pub(crate) fn for_preflight(options: Arc<WorkerOptions>, clients: &'a Clients, counters: &'a Counters) -> Self {
         Self { options, credentials: None, clients, counters, rng: Rng::with_seed(0), is_first: true, ended: None }
     }
 
-    pub(super) async fn until_ready(&mut self) -> Result<(Stream, LeaderRecord), Error> {
+    pub(super) async fn until_ready(&mut self) -> Result<Ready, Error> {
         let limit = self.options.start_timeout;
         let latest = Instant::now() + limit;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
@@ -133,7 +141,7 @@ impl<'a> Startup<'a> {
         !self.options.until_caught_up || self.find_arn().await.is_ok_and(|newest| newest != arn)
     }
 
-    async fn prepare(&self) -> Result<(Stream, LeaderRecord), StartError> {
+    async fn prepare(&self) -> Result<Ready, StartError> {
         if let Some(config) = self.credentials {
             aws::credentials::check(config).await.map_err(|error| match error {
                 ConfigError::CredentialsUnavailable(_) => StartError::Unavailable(error.to_string()),
@@ -163,15 +171,15 @@ impl<'a> Startup<'a> {
         };
         let (checked, leases_ready, fleet_ready, dead_letters_ready) =
             tokio::join!(self.check(&stream), leases.ensure(create), fleet.ensure(create), dead_letters);
-        checked?;
+        let view_type = checked?;
         leases_ready.map_err(of_table)?;
         fleet_ready.map_err(of_table)?;
         dead_letters_ready.map_err(|error| match error {
             PrepareError::Table(error) => of_table(error),
             error => Error::DeadLetters(error).into(),
         })?;
-        match coordination::bind_stream(&leases, &fleet, &stream, self.options).await {
-            Ok(leader) => Ok((stream, leader)),
+        match coordination::bind_stream(&leases, &fleet, &stream, &self.options).await {
+            Ok(leader) => Ok(Ready { stream, view_type, leader }),
             Err(coordination::Error::Table(error)) => Err(of_table(error)),
             Err(error) => Err(Error::Fleet(error).into()),
         }
@@ -282,10 +290,11 @@ impl<'a> Startup<'a> {
         }
     }
 
-    /// Checks that the stream exists and that the filters can match its records.
-    async fn check(&self, stream: &Stream) -> Result<(), StartError> {
-        let described = self.describe(stream).await?;
-        Ok(self.check_filters(stream, described.view_type)?)
+    /// Checks that the stream exists and that the filters can match its records. Returns its view type.
+    async fn check(&self, stream: &Stream) -> Result<Option<ViewType>, StartError> {
+        let view_type = self.describe(stream).await?.view_type;
+        self.check_filters(stream, view_type)?;
+        Ok(view_type)
     }
 
     /// The stream's first page of shards.

@@ -39,7 +39,7 @@ pub fn address_of(worker: &Worker) -> String {
 }
 
 /// The value of the only series whose line begins so.
-fn value(metrics: &str, series: &str) -> Option<f64> {
+pub fn value(metrics: &str, series: &str) -> Option<f64> {
     let line = metrics.lines().find(|line| line.starts_with(series))?;
     line.rsplit(' ').next()?.parse().ok()
 }

@@ -27,6 +27,7 @@ mod permissions;
 mod processes;
 mod prometheus_server;
 mod reference;
+mod reload;
 mod surroundings;
 mod walkthrough;
 

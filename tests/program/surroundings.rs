@@ -16,13 +16,13 @@ use crate::support::wait::wait_for;
 use crate::support::{Finished, finish, shardkeeper};
 
 /// A server that answers each request by a function of it, and closes the connection.
-struct Server {
-    url: String,
+pub struct Server {
+    pub url: String,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    fn start(answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) -> Server {
+    pub fn start(answer: impl Fn(&str) -> (u16, String) + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("it has one"));
         let requests = Arc::<Mutex<Vec<String>>>::default();
@@ -44,7 +44,7 @@ impl Server {
         Server { url, requests }
     }
 
-    fn requests(&self) -> Vec<String> {
+    pub fn requests(&self) -> Vec<String> {
         self.requests.lock().expect("nobody panics holding it").clone()
     }
 }

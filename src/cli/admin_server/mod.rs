@@ -1,8 +1,10 @@
 //! The admin server: metrics for Prometheus, the worker's health and events, the state of its fleet, and a page of all
 //! that for people.
-//! Read-only, and bounded in connections, in the time that a request may take, and in what it costs the tables.
+//! Read-only but for the level of the log, which the same machine may change, and bounded in connections, in the time that
+//! a request may take, and in what it costs the tables.
 
 mod event_stream;
+mod log_level;
 mod own_page;
 mod page;
 mod process;
@@ -10,6 +12,7 @@ mod recorder;
 mod status;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,6 +32,7 @@ use self::own_page::OwnPage;
 pub use self::recorder::Recorder;
 use self::status::StatusPage;
 use super::args::run::AdminArgs;
+use super::reload::Version;
 use crate::options::{StreamSelector, WorkerOptions};
 use crate::telemetry::WorkerTelemetry;
 
@@ -66,6 +70,7 @@ pub async fn start(
     options: &WorkerOptions,
     is_needed: bool,
     telemetry: WorkerTelemetry,
+    version: Version,
 ) -> Result<(), anyhow::Error> {
     let Some(address) = args.metrics_addr.0 else { return Ok(()) };
     let listener = match TcpListener::bind(address).await {
@@ -95,7 +100,7 @@ pub async fn start(
         recorder,
         telemetry,
         has_shards: args.metrics_per_shard,
-        status: StatusPage::new(options),
+        status: StatusPage::new(options, version),
         events: EventStream::new(&options.worker_id),
         own,
     };
@@ -119,19 +124,24 @@ async fn serve(listener: TcpListener, admin: Arc<Admin>) {
         let permit = Arc::clone(&connections).acquire_owned().await;
         let permit = permit.unwrap_or_else(|_| unreachable!("the semaphore is never closed"));
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(serve_connection(stream, Arc::clone(&admin), permit))),
+            Ok((stream, peer)) => drop(tokio::spawn(serve_connection(stream, peer.ip(), Arc::clone(&admin), permit))),
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
 }
 
 /// Serves one request and closes the connection, so that idle ones keep nobody out.
-async fn serve_connection(stream: TcpStream, admin: Arc<Admin>, _permit: OwnedSemaphorePermit) {
+async fn serve_connection(stream: TcpStream, peer: IpAddr, admin: Arc<Admin>, _permit: OwnedSemaphorePermit) {
     let moves = Arc::new(AtomicBool::new(false));
     let has_moved = Arc::clone(&moves);
     let answer = service_fn(move |request: Request<Incoming>| {
         let (admin, moves) = (Arc::clone(&admin), Arc::clone(&moves));
-        async move { Ok::<_, Infallible>(admin.answer(&request, &moves).await) }
+        async move {
+            Ok::<_, Infallible>(match request.uri().path() {
+                "/log-level" => log_level::answer(request, peer).await,
+                _ => admin.answer(&request, &moves).await,
+            })
+        }
     });
     let mut connection = hyper::server::conn::http1::Builder::new();
     connection.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).keep_alive(false);
@@ -182,7 +192,7 @@ impl Admin {
             _ => response(
                 StatusCode::NOT_FOUND,
                 TEXT,
-                "here are /, /metrics, /live, /ready, /status, /events and /worker\n",
+                "here are /, /metrics, /live, /ready, /status, /events, /worker and /log-level\n",
             ),
         }
     }

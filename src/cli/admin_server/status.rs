@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::aws::clients::Endpoints;
 use crate::aws::with_causes;
+use crate::cli::reload::{Configuration, Version};
 use crate::cli::status::StatusReader;
 use crate::options::{StreamSelector, WorkerOptions};
 
@@ -27,6 +29,7 @@ pub struct StatusPage {
     stream: StreamSelector,
     endpoints: Endpoints,
     lease_duration: Duration,
+    version: Version,
     /// The holder of this lock reads; the others wait for its page.
     state: Mutex<State>,
 }
@@ -34,17 +37,26 @@ pub struct StatusPage {
 #[derive(Default)]
 struct State {
     reader: Option<StatusReader>,
-    page: Option<(Instant, Result<Bytes, String>)>,
+    page: Option<(Instant, Configuration, Result<Bytes, String>)>,
+}
+
+/// The fleet's state, and of this worker its configuration.
+#[derive(Serialize)]
+struct Page<'a, S> {
+    #[serde(flatten)]
+    status: S,
+    configuration: &'a Configuration,
 }
 
 impl StatusPage {
     /// The page of the application that a worker with these options belongs to. No call is made yet.
-    pub fn new(options: &WorkerOptions) -> Self {
+    pub fn new(options: &WorkerOptions, version: Version) -> Self {
         Self {
             app: options.app.clone(),
             stream: options.stream.clone(),
             endpoints: options.endpoints.clone(),
             lease_duration: options.lease_duration,
+            version,
             state: Mutex::default(),
         }
     }
@@ -52,21 +64,28 @@ impl StatusPage {
     /// The page, at most so old that reading stays cheap. The error says why there is none.
     pub async fn page(&self) -> Result<Bytes, String> {
         let mut state = self.state.lock().await;
-        if let Some((until, page)) = &state.page
+        let configuration = self.version.configuration();
+        if let Some((until, of, page)) = &state.page
             && Instant::now() < *until
+            && *of == configuration
         {
             return page.clone();
         }
-        let (good_for, page) = match tokio::time::timeout(READ_LIMIT, self.read(&mut state.reader)).await {
-            Ok(Ok((good_for, page))) => (good_for, Ok(page)),
-            Ok(Err(error)) => (SHORTEST, Err(with_causes(&*error))),
-            Err(_) => (SHORTEST, Err(format!("no status within {} s", READ_LIMIT.as_secs()))),
-        };
-        state.page = Some((Instant::now() + good_for, page.clone()));
+        let (good_for, page) =
+            match tokio::time::timeout(READ_LIMIT, self.read(&mut state.reader, &configuration)).await {
+                Ok(Ok((good_for, page))) => (good_for, Ok(page)),
+                Ok(Err(error)) => (SHORTEST, Err(with_causes(&*error))),
+                Err(_) => (SHORTEST, Err(format!("no status within {} s", READ_LIMIT.as_secs()))),
+            };
+        state.page = Some((Instant::now() + good_for, configuration, page.clone()));
         page
     }
 
-    async fn read(&self, reader: &mut Option<StatusReader>) -> Result<(Duration, Bytes), anyhow::Error> {
+    async fn read(
+        &self,
+        reader: &mut Option<StatusReader>,
+        configuration: &Configuration,
+    ) -> Result<(Duration, Bytes), anyhow::Error> {
         // A reader that failed is not used again.
         let mut used = match reader.take() {
             Some(used) => used,
@@ -79,7 +98,7 @@ impl StatusPage {
         *reader = Some(used);
         let shards = u32::try_from(status.shards.len()).unwrap_or(u32::MAX);
         let good_for = (Duration::from_secs(1) * shards / SHARDS_A_SECOND).clamp(SHORTEST, LONGEST);
-        let page = format!("{}\n", serde_json::to_string_pretty(&status)?);
+        let page = format!("{}\n", serde_json::to_string_pretty(&Page { status, configuration })?);
         Ok((good_for, page.into()))
     }
 }

@@ -80,6 +80,15 @@ impl Command {
         }
     }
 
+    /// The options of the worker that the sub-command runs, if it runs one.
+    pub fn worker(&self) -> Option<&run::RunArgs> {
+        match self {
+            Self::Run(args) => Some(args),
+            Self::Multilang(args) => Some(&args.run),
+            _ => None,
+        }
+    }
+
     /// The log of the sub-command, if it has one.
     pub fn logs(&self) -> Option<LogConfig> {
         let args = match self {

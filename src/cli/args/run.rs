@@ -311,14 +311,53 @@ pub struct ProgramArgs {
     /// A TOML file of options: each option's name without its dashes is a key.
     #[arg(long, value_name = "FILE", value_parser = value::text, env = "SHARDKEEPER_CONFIG")]
     config: Option<String>,
+    /// Read the --config file again when it changes, as at SIGHUP: the level of the log, filters, batches, concurrency
+    /// and the handling of failures follow it at once, other options at the next start.
+    #[arg(long, env = "SHARDKEEPER_WATCH_CONFIG")]
+    pub watch_config: bool,
     /// Print the effective options as TOML, each with its origin, and exit.
     #[arg(long)]
     pub print_config: bool,
 }
 
+/// The options that a running worker takes from a file that is read again, by their ids.
+const RELOADED: [&str; 16] = [
+    "batch_bytes",
+    "batch_size",
+    "batch_window",
+    "bisect",
+    "concurrency",
+    "dead_letters",
+    "events",
+    "filter",
+    "handler_timeout",
+    "log_level",
+    "max_record_age",
+    "on_failure",
+    "retry_attempts",
+    "shard_concurrency",
+    "skip_replicated",
+    "skip_ttl_deletes",
+];
+
+/// Whether a running worker takes the option from a file that is read again.
+pub fn is_reloaded(id: &str) -> bool {
+    RELOADED.contains(&id)
+}
+
 impl RunArgs {
+    /// Whether this worker takes the option with this id from a file that is read again.
+    pub fn reloads(&self, id: &str) -> bool {
+        // Child processes are started with their limit.
+        is_reloaded(id) && !(id == "handler_timeout" && self.sink.checkpoints_by_hand())
+    }
+
     /// Finds combinations that make no sense.
     pub fn check(&self, sources: &mut Sources) {
+        if self.program.watch_config && sources.files().is_empty() {
+            let place = sources.place_of("watch_config");
+            sources.add_mistake(format!("{place}: there is no file to watch; give --config too"));
+        }
         let failure = &self.failure;
         let has_limit = failure.retry_attempts.is_some() || failure.max_record_age.is_some();
         if failure.on_failure != OnFailure::Halt && !has_limit {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -61,7 +62,7 @@ pub fn run(args: &CheckArgs) -> Result<(), anyhow::Error> {
 }
 
 async fn check(args: &RunArgs) -> Report {
-    let (mut report, options) = (Report::default(), args.options());
+    let (mut report, options) = (Report::default(), Arc::new(args.options()));
     check_handler(args, &options, &mut report).await;
     let config = match clients::load(&options.endpoints).await {
         Ok(config) => config,
@@ -101,7 +102,7 @@ async fn check(args: &RunArgs) -> Report {
 }
 
 struct Check<'a> {
-    options: &'a WorkerOptions,
+    options: &'a Arc<WorkerOptions>,
     clients: &'a Clients,
     leases: LeaseTable,
     fleet: FleetTable,
@@ -111,7 +112,7 @@ struct Check<'a> {
 impl Check<'_> {
     /// The stream that a worker would read, its records' content, and the permissions on it.
     async fn stream(&self, report: &mut Report) {
-        let startup = Startup::for_preflight(self.options, self.clients, &self.counters);
+        let startup = Startup::for_preflight(Arc::clone(self.options), self.clients, &self.counters);
         let newest = match startup.find_arn().await {
             Ok(arn) => arn,
             Err(error) => return report.failure("stream", error),

@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::Arg;
 
 use super::options_of_run;
+use crate::cli::args::run::is_reloaded;
 use crate::cli::config::{is_key, is_secret, key, value_name, variable};
 
 const OPENING: &str = "# Settings
@@ -15,7 +16,8 @@ const OPENING: &str = "# Settings
 For operators who configure a worker: each option of `shardkeeper run`, as a flag, as a variable of the environment and
 as a key of the `--config` file, with its default. A flag goes before a variable, and a variable before the file.
 `shardkeeper check` takes the same options, and so does `shardkeeper multilang`. An empty default means that the option
-is off, or what its description says. Secrets have no flag and no key: everybody on the machine can read a command line.
+is off, or what its description says. Under **reload**, *yes* marks what a running worker
+[takes from its file](operations.md#change-options-without-a-restart) without a restart. Secrets have no flag and no key: everybody on the machine can read a command line.
 
 The file is TOML. [config-schema.json](config-schema.json) is its JSON Schema, which `shardkeeper config-schema` prints
 too; an editor that knows Taplo takes it from the file's first line, `#:schema ./config-schema.json`.
@@ -32,8 +34,10 @@ fn markdown() -> String {
         headings.extend(arg.get_help_heading().filter(|heading| !headings.contains(heading)));
     }
     for heading in headings {
-        let _ =
-            write!(page, "\n## {heading}\n\n| flag | variable | key | default | |\n| --- | --- | --- | --- | --- |\n");
+        let _ = write!(
+            page,
+            "\n## {heading}\n\n| flag | variable | key | default | reload | |\n| --- | --- | --- | --- | --- | --- |\n"
+        );
         options.iter().filter(|arg| arg.get_help_heading() == Some(heading)).for_each(|arg| line(&mut page, arg));
     }
     page
@@ -51,8 +55,9 @@ fn line(page: &mut String, arg: &Arg) {
     let is_shown = !arg.is_hide_default_value_set();
     let default: Vec<String> =
         arg.get_default_values().iter().filter(|_| is_shown).filter_map(|text| text.to_str()).map(code).collect();
+    let reload = if is_reloaded(arg.get_id().as_str()) { "yes" } else { "" };
     let help = arg.get_help().map(|help| cell(&help.to_string())).unwrap_or_default();
-    let _ = writeln!(page, "| {flag} | {variable} | {file_key} | {} | {help}. |", default.join(", "));
+    let _ = writeln!(page, "| {flag} | {variable} | {file_key} | {} | {reload} | {help}. |", default.join(", "));
 }
 
 fn cell(text: &str) -> String {

@@ -80,7 +80,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
         processor: ProcessorGuard<F::Processor>,
         rng: Rng,
     ) -> Self {
-        let sub_batches = vec![SubBatch::new(0..batch.records.len(), ctx.policy())];
+        let sub_batches = vec![SubBatch::new(0..batch.records.len(), &ctx.options().failure)];
         Self { ctx, batch, processor: Some(processor), rng, sub_batches }
     }
 
@@ -137,7 +137,9 @@ impl<F: ProcessorFactory> BatchTask<F> {
     /// Takes records as done, rejected or to be retried, each as the processor named it.
     async fn partly_failed(&mut self, failed: SubBatch, error: &BatchError) -> Result<(), Interrupted> {
         let ctx = Arc::clone(&self.ctx);
-        let (halts, records) = (matches!(ctx.policy().on_failure, OnFailure::Halt), self.batch.records.clone());
+        let options = ctx.options();
+        let policy = &options.failure;
+        let (halts, records) = (matches!(policy.on_failure, OnFailure::Halt), self.batch.records.clone());
         let named = |index: usize| records.get(index).and_then(|record| error.of_record(&record.position()));
         let first_failed_ms = failed.first_failed_ms.unwrap_or_else(|| ctx.now_ms());
         let part = |range| SubBatch {
@@ -154,7 +156,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
             match named(index) {
                 None => self.done(one.range, Outcome::Ok),
                 Some(record) if record.is_rejected && !halts => ended.push((one, FailureLimit::Rejected)),
-                Some(_) => match (self.limit(&one).filter(|_| !halts), retried.last_mut()) {
+                Some(_) => match (self.limit(&one, policy).filter(|_| !halts), retried.last_mut()) {
                     (Some(reason), _) => ended.push((one, reason)),
                     (None, Some(run)) if run.range.end == index => run.range.end = index + 1,
                     (None, _) => retried.push(one),
@@ -164,7 +166,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
         ctx.check()?; // no attempt will follow here
         for (one, reason) in ended {
             let cause = named(one.range.start).map(|record| record.source.to_string()).unwrap_or_default();
-            self.discard(&one, reason, &cause.into()).await?;
+            self.discard(&one, reason, policy, &cause.into()).await?;
         }
         if retried.is_empty() {
             return Ok(());
@@ -172,7 +174,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
         self.sub_batches.extend(retried.into_iter().rev());
         let Some(mut first) = self.sub_batches.pop() else { return Ok(()) };
         self.requeue_rest();
-        self.show(&mut first, error);
+        self.show(&mut first, policy, error);
         let wait = first.backoff.next(&mut self.rng);
         self.retry_after(first, wait).await
     }
@@ -180,7 +182,8 @@ impl<F: ProcessorFactory> BatchTask<F> {
     /// Decides what follows on a failure, and waits before the next attempt if there is to be one.
     async fn failed(&mut self, mut failed: SubBatch, error: &BatchError) -> Result<(), Interrupted> {
         let ctx = Arc::clone(&self.ctx);
-        let policy = ctx.policy();
+        let options = ctx.options();
+        let policy = &options.failure;
         let records = self.records(&failed);
         if records.iter().any(|record| error.of_record(&record.position()).is_some()) {
             return self.partly_failed(failed, error).await;
@@ -196,7 +199,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
         failed.attempts = failed.attempts.saturating_add(1);
         failed.unavailable = 0;
         failed.first_failed_ms.get_or_insert_with(|| ctx.now_ms());
-        let is_at_limit = self.limit(&failed).is_some();
+        let is_at_limit = self.limit(&failed, policy).is_some();
         let bisect_at = match culprit {
             _ if failed.len() == 1 => None,
             // Only the first record is known to have failed.
@@ -212,11 +215,13 @@ impl<F: ProcessorFactory> BatchTask<F> {
             // A smaller batch has not failed yet: the search for the failing record should not wait ever longer.
             failed.attempts = 0;
             failed.backoff = Backoff::new(policy.first_wait, policy.longest_wait);
-        } else if let Some(reason) = self.limit(&failed).filter(|_| !matches!(policy.on_failure, OnFailure::Halt)) {
-            return self.discard(&failed, reason, error).await;
+        } else if let Some(reason) =
+            self.limit(&failed, policy).filter(|_| !matches!(policy.on_failure, OnFailure::Halt))
+        {
+            return self.discard(&failed, reason, policy, error).await;
         } else {
             self.requeue_rest();
-            self.show(&mut failed, error);
+            self.show(&mut failed, policy, error);
         }
         let wait = failed.backoff.next(&mut self.rng);
         self.retry_after(failed, wait).await
@@ -225,11 +230,12 @@ impl<F: ProcessorFactory> BatchTask<F> {
     /// Waits until the processor may be available again. The records keep their attempts, together as they are.
     async fn unavailable(&mut self, mut waiting: SubBatch, error: &BatchError) -> Result<(), Interrupted> {
         let ctx = Arc::clone(&self.ctx);
-        let policy = ctx.policy();
+        let options = ctx.options();
+        let policy = &options.failure;
         waiting.unavailable = waiting.unavailable.saturating_add(1);
         waiting.first_failed_ms.get_or_insert_with(|| ctx.now_ms());
-        if self.is_too_old(&waiting) && !matches!(policy.on_failure, OnFailure::Halt) {
-            return self.discard(&waiting, FailureLimit::Age, error).await;
+        if self.is_too_old(&waiting, policy) && !matches!(policy.on_failure, OnFailure::Halt) {
+            return self.discard(&waiting, FailureLimit::Age, policy, error).await;
         }
         let (shard, attempts) = (&ctx.shard.shard_id, waiting.unavailable);
         if is_logged(attempts) {
@@ -253,20 +259,19 @@ impl<F: ProcessorFactory> BatchTask<F> {
     }
 
     /// The limit of the failure policy that the sub-batch has reached, if any.
-    fn limit(&self, sub_batch: &SubBatch) -> Option<FailureLimit> {
-        let policy = self.ctx.policy();
+    fn limit(&self, sub_batch: &SubBatch, policy: &FailurePolicy) -> Option<FailureLimit> {
         if policy.attempts.is_some_and(|most| sub_batch.attempts >= most) {
             return Some(FailureLimit::Attempts);
         }
-        self.is_too_old(sub_batch).then_some(FailureLimit::Age)
+        self.is_too_old(sub_batch, policy).then_some(FailureLimit::Age)
     }
 
     /// Whether each record of the sub-batch is older than the failure policy's limit.
-    fn is_too_old(&self, sub_batch: &SubBatch) -> bool {
+    fn is_too_old(&self, sub_batch: &SubBatch, policy: &FailurePolicy) -> bool {
         let newest = self.batch.records.get(sub_batch.range.end - 1);
         let created_ms = newest.and_then(|newest| newest.created_ms());
         let age_ms = created_ms.map(|created_ms| u128::from(self.ctx.now_ms().saturating_sub(created_ms)));
-        self.ctx.policy().max_record_age.zip(age_ms).is_some_and(|(most, age_ms)| age_ms > most.as_millis())
+        policy.max_record_age.zip(age_ms).is_some_and(|(most, age_ms)| age_ms > most.as_millis())
     }
 
     /// Requeues the records after the failed ones, so that those of other items need not wait for them.
@@ -280,15 +285,15 @@ impl<F: ProcessorFactory> BatchTask<F> {
     }
 
     /// Shows a failure in the log and, once it blocks the shard, in the status.
-    fn show(&self, failed: &mut SubBatch, error: &BatchError) {
+    fn show(&self, failed: &mut SubBatch, policy: &FailurePolicy, error: &BatchError) {
         let Some(record) = self.batch.records.get(failed.range.start) else { return };
         let (shard, attempts) = (&self.ctx.shard.shard_id, failed.attempts);
         let position = record.sequence_number();
         if is_logged(attempts) {
             tracing::warn!(%shard, position, records = failed.len(), attempts, %error, "processor failed, retrying");
         }
-        let has_no_limit = self.ctx.policy().attempts.is_none();
-        if self.limit(failed).is_none() && !(has_no_limit && attempts >= BLOCKED_AFTER) {
+        let has_no_limit = policy.attempts.is_none();
+        if self.limit(failed, policy).is_none() && !(has_no_limit && attempts >= BLOCKED_AFTER) {
             return;
         }
         if !failed.is_blocked {
@@ -317,6 +322,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
         &mut self,
         failed: &SubBatch,
         reason: FailureLimit,
+        policy: &FailurePolicy,
         error: &BatchError,
     ) -> Result<(), Interrupted> {
         self.processor = None;
@@ -325,34 +331,39 @@ impl<F: ProcessorFactory> BatchTask<F> {
             let Some(record) = records.get(index) else { continue };
             let (shard, position) = (&ctx.shard.shard_id, record.sequence_number());
             let (keys, calls) = (record.keys_json().unwrap_or_default(), failed.calls);
-            let outcome = match &ctx.policy().on_failure {
+            let is_kept = match &policy.on_failure {
                 OnFailure::DeadLetter(queue) => {
-                    self.dead_letter(&**queue, failed, &record, reason, error).await?;
-                    tracing::warn!(%shard, position, keys, calls, reason = reason.as_str(), %error, "record dead-lettered");
-                    Outcome::DeadLettered
+                    self.dead_letter(Arc::clone(queue), policy, failed, &record, reason, error).await?
                 }
-                OnFailure::Skip | OnFailure::Halt => {
-                    tracing::error!(%shard, position, keys, calls, reason = reason.as_str(), %error, "record skipped");
-                    Outcome::Skipped
-                }
+                OnFailure::Skip | OnFailure::Halt => false,
+            };
+            let reason = reason.as_str();
+            let outcome = if is_kept {
+                tracing::warn!(%shard, position, keys, calls, reason, %error, "record dead-lettered");
+                Outcome::DeadLettered
+            } else {
+                tracing::error!(%shard, position, keys, calls, reason, %error, "record skipped");
+                Outcome::Skipped
             };
             self.done(index..index + 1, outcome);
         }
         Ok(())
     }
 
-    /// Puts a record's dead letter, retrying until it is durable.
+    /// Puts a record's dead letter, retrying until it is durable. Returns whether it is: the policy may come to be one
+    /// that skips. To another queue it changes at once.
     async fn dead_letter(
         &mut self,
-        queue: &dyn DeadLetterQueue,
+        mut queue: Arc<dyn DeadLetterQueue>,
+        policy: &FailurePolicy,
         failed: &SubBatch,
         record: &Record<'_>,
         reason: FailureLimit,
         error: &BatchError,
-    ) -> Result<(), Interrupted> {
+    ) -> Result<bool, Interrupted> {
         let letter = self.letter(failed, record, reason, error);
         let ctx = Arc::clone(&self.ctx);
-        let mut backoff = Backoff::new(ctx.policy().first_wait, ctx.policy().longest_wait);
+        let mut backoff = Backoff::new(policy.first_wait, policy.longest_wait);
         let mut attempts: u32 = 0;
         loop {
             ctx.check()?;
@@ -363,7 +374,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
             ctx.status.dead_letter_failures.note(outcome.is_err());
             let Err(error) = outcome else {
                 ctx.status.clear_blocked_record(self.batch.id);
-                return Ok(());
+                return Ok(true);
             };
             attempts = attempts.saturating_add(1);
             ctx.counters().dead_letter_failed();
@@ -376,6 +387,16 @@ impl<F: ProcessorFactory> BatchTask<F> {
                 self.show_blocked(failed, record, &format!("its dead letter cannot be written: {error}"));
             }
             ctx.wait(backoff.next(&mut self.rng)).await?;
+            match &ctx.options().failure.on_failure {
+                OnFailure::DeadLetter(newest) => queue = Arc::clone(newest),
+                // The letter is on its way, and its shard waits for it.
+                OnFailure::Halt => {}
+                OnFailure::Skip => {
+                    ctx.status.dead_letter_failures.note(false);
+                    ctx.status.clear_blocked_record(self.batch.id);
+                    return Ok(false);
+                }
+            }
         }
     }
 

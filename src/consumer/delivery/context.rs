@@ -3,18 +3,20 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::ConsumerDeps;
 use super::super::checkpointer::Checkpointer;
 use super::super::counters::Counters;
-use super::super::failure::{BatchError, FailurePolicy, ReadAgain};
+use super::super::failure::{BatchError, ReadAgain};
 use super::super::lease_handle::LeaseHandle;
+use super::super::limit::Permit;
 use super::super::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, RecordProcessor, ShardContext};
 use super::super::status::ConsumerStatus;
 use super::processor_pool::{PooledProcessor, ProcessorGuard, ProcessorPool, catch_panic};
@@ -22,6 +24,7 @@ use crate::model::backoff::Backoff;
 use crate::model::blocked_record::RunningCall;
 use crate::model::lease::LeaseLost;
 use crate::model::record::RecordBatch;
+use crate::options::WorkerOptions;
 
 /// The waits between attempts of `initialize` and `shard_ended`, which no failure policy covers.
 const FIRST_RETRY_WAIT: Duration = Duration::from_millis(100);
@@ -37,6 +40,8 @@ pub(super) struct DeliveryContext<F: ProcessorFactory> {
     /// Cancelled when no further attempt may begin.
     pub(super) leaving: CancellationToken,
     pub(super) reports: mpsc::UnboundedSender<BatchReport>,
+    /// Whether records of different items may be processed at once, as the batcher has it.
+    pub(super) by_key: AtomicBool,
 }
 
 /// The outcome for some records of a batch, by their range in it.
@@ -65,8 +70,9 @@ impl From<LeaseLost> for Interrupted {
 }
 
 impl<F: ProcessorFactory> DeliveryContext<F> {
-    pub(super) fn policy(&self) -> &FailurePolicy {
-        &self.deps.options.failure
+    /// The worker's options, which may be others for the next attempt.
+    pub(super) fn options(&self) -> Arc<WorkerOptions> {
+        self.deps.live.now()
     }
 
     pub(super) fn counters(&self) -> &Counters {
@@ -79,7 +85,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
 
     /// Whether records of different items may be processed at once.
     pub(super) fn is_by_key(&self) -> bool {
-        self.deps.options.shard_concurrency > 1
+        self.by_key.load(Ordering::Relaxed)
     }
 
     pub(super) fn report(&self, report: BatchReport) {
@@ -95,14 +101,13 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
     }
 
     /// Waits until the worker's limit on processor calls allows another one.
-    pub(super) async fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, Interrupted> {
-        let Some(calls) = &self.deps.calls else { return Ok(None) };
-        if let Ok(permit) = Arc::clone(calls).try_acquire_owned() {
-            return Ok(Some(permit));
+    pub(super) async fn permit(&self) -> Result<Permit, Interrupted> {
+        let calls = self.deps.live.calls();
+        if let Some(permit) = calls.try_acquire() {
+            return Ok(permit);
         }
         let _waiting = self.status.permit_waits.start(());
-        let permit = self.unless_leaving(Arc::clone(calls).acquire_owned()).await?;
-        Ok(permit.ok())
+        self.unless_leaving(calls.acquire()).await
     }
 
     /// Waits before another attempt.
@@ -227,7 +232,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         };
         // Inside of the future, as a method that is no async fn may panic before it returns one.
         let call = self.timed(running, async { processor.process_records(input).await });
-        let outcome = match self.policy().handler_timeout {
+        let outcome = match self.options().failure.handler_timeout {
             None => call.await,
             Some(limit) => tokio::time::timeout(limit, call)
                 .await

@@ -11,6 +11,7 @@ mod processor_pool;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -35,12 +36,13 @@ use super::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError, aborted, 
 use super::status::ConsumerStatus;
 use crate::model::batcher::{Batcher, Next, Rules};
 use crate::model::checkpoint::Checkpoint;
+use crate::model::filter::Filters;
 use crate::model::lease::{Lease, LeaseLost};
 use crate::model::out_of_order_acks::OutOfOrderAcks;
 use crate::model::polling::CAUGHT_UP_EMPTY_PAGES;
 use crate::model::shard_directory::Children;
 use crate::model::shard_graph::Shard;
-use crate::options::{Checkpoints, OnGap};
+use crate::options::{Checkpoints, OnGap, WorkerOptions};
 use crate::telemetry::scope::inherit;
 
 /// The time that the calls in flight get to be dropped before a lease is surrendered.
@@ -70,6 +72,9 @@ pub(super) struct Delivery<F: ProcessorFactory> {
     origin: Instant,
     rng: Rng,
     commands: watch::Receiver<ConsumerCommand>,
+    options: watch::Receiver<Arc<WorkerOptions>>,
+    /// The filters of these options, bound to the stream.
+    filters: Filters,
 }
 
 /// A write of the progress, which the loop does not wait for. It stops with the consumer alone: the row's content stays
@@ -133,13 +138,10 @@ impl<F: ProcessorFactory> Delivery<F> {
         acknowledged: Option<OutOfOrderAcks>,
         rng: Rng,
     ) -> Self {
-        let options = &deps.options;
-        let rules = Rules {
-            by_key: options.shard_concurrency > 1,
-            batch_records: options.batch_size,
-            batch_bytes: options.batch_bytes,
-            window: options.batch_window,
-        };
+        let mut changes = deps.live.subscribe();
+        let options = Arc::clone(&changes.borrow_and_update());
+        let rules = rules(&options);
+        let filters = deps.filters();
         let checkpoints = CheckpointTimer::new(options.checkpoints);
         let (report_sender, reports) = mpsc::unbounded_channel();
         let ctx = Arc::new(DeliveryContext {
@@ -151,6 +153,7 @@ impl<F: ProcessorFactory> Delivery<F> {
             status,
             leaving: CancellationToken::new(),
             reports: report_sender,
+            by_key: AtomicBool::new(rules.by_key),
         });
         Self {
             ctx,
@@ -168,6 +171,8 @@ impl<F: ProcessorFactory> Delivery<F> {
             origin: Instant::now(),
             rng,
             commands,
+            options: changes,
+            filters,
         }
     }
 
@@ -219,6 +224,8 @@ impl<F: ProcessorFactory> Delivery<F> {
             tokio::select! {
                 biased;
                 command = commanded(&mut self.commands) => return Err(LoopEnd::Command(command)),
+                // The sender lives as long as this consumer.
+                Ok(()) = self.options.changed() => self.take_options(),
                 () = lease.met_hand_off() => return Err(LoopEnd::Command(ConsumerCommand::HandOff)),
                 Some(report) = self.reports.recv() => self.take_reports(report),
                 Some(ended) = self.tasks.join_next() => finished(ended)?,
@@ -247,10 +254,19 @@ impl<F: ProcessorFactory> Delivery<F> {
 
     fn tell_idle(&mut self) {
         self.idle_due = None;
-        if let Some(processors) = self.ctx.processors.try_take_all(self.ctx.deps.options.shard_concurrency) {
+        if let Some(processors) = self.ctx.processors.try_take_all(self.options.borrow().shard_concurrency) {
             let ctx = Arc::clone(&self.ctx);
             self.tasks.spawn(self.ctx.deps.lifetime.bind(async move { ctx.idle(processors).await }));
         }
+    }
+
+    /// Follows new options, from the next page and the next batch on.
+    fn take_options(&mut self) {
+        let options = Arc::clone(&self.options.borrow_and_update());
+        self.filters = self.ctx.deps.filters();
+        self.ctx.processors.set_limit(options.shard_concurrency);
+        self.batcher.set_rules(rules(&options));
+        self.ctx.by_key.store(self.batcher.is_by_key(), Ordering::Relaxed);
     }
 
     /// Gives the read-ahead back while a blocked record leaves no room for it, and reads again from there afterwards: the
@@ -336,7 +352,7 @@ impl<F: ProcessorFactory> Delivery<F> {
 
     fn take_records(&mut self, FetchedRecords { records, page, reservation }: FetchedRecords) {
         (self.tip, self.children) = (None, None);
-        let records = self.ctx.deps.filtered(records);
+        let records = self.ctx.deps.filtered(&self.filters, records);
         // Filtered records are acknowledged as they are and move the checkpoint. Reading them is part of the shard's
         // load all the same.
         if records.left_out() > 0 {
@@ -554,6 +570,16 @@ impl<F: ProcessorFactory> Delivery<F> {
             }
             Checkpoints::Manual => None,
         }
+    }
+}
+
+/// The rules for batches.
+fn rules(options: &WorkerOptions) -> Rules {
+    Rules {
+        by_key: options.shard_concurrency > 1,
+        batch_records: options.batch_size,
+        batch_bytes: options.batch_bytes,
+        window: options.batch_window,
     }
 }
 

@@ -4,14 +4,13 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
+use super::super::limit::{Limit, Permit};
 use super::super::processor::BoxError;
 
 /// The idle processors of a shard, and a limit on all.
 pub(super) struct ProcessorPool<P> {
     idle: Mutex<Vec<PooledProcessor<P>>>,
-    permits: Arc<Semaphore>,
+    limit: Arc<Limit>,
 }
 
 /// A processor that is made once and used for many batches.
@@ -26,24 +25,28 @@ pub(super) struct ProcessorGuard<P> {
     processor: Option<PooledProcessor<P>>,
     pool: Arc<ProcessorPool<P>>,
     // Declared last, so that it is released after the processor has returned.
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl<P> ProcessorPool<P> {
     /// A pool of at most `limit` processors, at least one.
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { idle: Mutex::default(), permits: Arc::new(Semaphore::new(limit.max(1))) })
+        Arc::new(Self { idle: Mutex::default(), limit: Limit::new(limit) })
+    }
+
+    /// Changes the number of processors that may work at once.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.set(limit);
     }
 
     /// The number of processors that may begin to work now.
     pub(super) fn free(&self) -> usize {
-        self.permits.available_permits()
+        self.limit.free()
     }
 
     /// Takes a processor if one is free and nobody waits for it.
     pub(super) fn try_take(self: &Arc<Self>) -> Option<ProcessorGuard<P>> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        Some(self.guard(permit))
+        Some(self.guard(self.limit.try_acquire()?))
     }
 
     /// Takes all processors that were made, if none is at work.
@@ -57,13 +60,12 @@ impl<P> ProcessorPool<P> {
 
     /// Waits for a processor, in the order of the calls.
     pub(super) async fn take(self: &Arc<Self>) -> ProcessorGuard<P> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        self.guard(permit.unwrap_or_else(|_| unreachable!("the semaphore is never closed")))
+        self.guard(self.limit.acquire().await)
     }
 
     /// Waits until a processor is free, without taking it.
     pub(super) async fn freed(&self) {
-        let _ = self.permits.acquire().await;
+        drop(self.limit.acquire().await);
     }
 
     /// Removes all idle processors, for the end of their lives.
@@ -75,7 +77,7 @@ impl<P> ProcessorPool<P> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(processors);
     }
 
-    fn guard(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> ProcessorGuard<P> {
+    fn guard(self: &Arc<Self>, permit: Permit) -> ProcessorGuard<P> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let processor = idle.unwrap_or_else(|| PooledProcessor { processor: None, is_initialized: false });
         ProcessorGuard { processor: Some(processor), pool: Arc::clone(self), _permit: permit }

@@ -91,6 +91,8 @@ pub struct Batcher<T> {
     /// Records acknowledged by an earlier owner, beyond the position where the reading began.
     inherited: Option<OutOfOrderAcks>,
     flushes: bool,
+    /// Whether one batch is to follow the other again, once all records that came in are acknowledged.
+    leaves_keys: bool,
 }
 
 /// The numbers of a unit's records, and how many of them are open.
@@ -124,6 +126,41 @@ impl<T> Batcher<T> {
             bytes: 0,
             inherited,
             flushes: false,
+            leaves_keys: false,
+        }
+    }
+
+    /// Changes the rules for all further batches. From batches of different items at once to one after the other, it
+    /// takes until all records that came in are acknowledged; meanwhile there is no room for pages.
+    pub fn set_rules(&mut self, rules: Rules) {
+        if rules.by_key && !self.rules.by_key {
+            self.sort_by_key();
+        }
+        self.leaves_keys = self.rules.by_key && !rules.by_key;
+        self.rules = Rules { by_key: rules.by_key || self.leaves_keys, ..rules };
+        self.pass();
+    }
+
+    /// Whether batches of different items may be in flight at once.
+    pub fn is_by_key(&self) -> bool {
+        self.rules.by_key
+    }
+
+    /// Puts the records that wait into the queues of their items, behind those in flight.
+    fn sort_by_key(&mut self) {
+        for in_flight in self.units.values_mut() {
+            let Numbers::Run(first) = in_flight.numbers else { continue };
+            let picked = (first..self.next_delivered).map(|number| {
+                let open = open_record(&self.pages, number);
+                open.iter().for_each(|(key, _)| self.queues.hold(*key));
+                (number, open.map_or(0, |(key, _)| key))
+            });
+            in_flight.numbers = Numbers::ByKey(picked.collect());
+        }
+        for number in self.next_delivered..self.next_number {
+            if let Some((key, bytes)) = open_record(&self.pages, number) {
+                self.queues.push(key, Waiting { number, bytes });
+            }
         }
     }
 
@@ -131,7 +168,7 @@ impl<T> Batcher<T> {
     pub fn has_room(&self) -> bool {
         match self.rules.is_by_page() {
             true => self.pages.is_empty(),
-            false => self.records < MOST_RECORDS && self.bytes < MOST_BYTES,
+            false => !self.leaves_keys && self.records < MOST_RECORDS && self.bytes < MOST_BYTES,
         }
     }
 
@@ -324,6 +361,10 @@ impl<T> Batcher<T> {
             }
             self.position = Some(page.through);
         }
+        if self.leaves_keys && self.pages.is_empty() {
+            (self.leaves_keys, self.rules.by_key) = (false, false);
+            self.next_delivered = self.next_number;
+        }
     }
 
     /// The time until which the next batch may fill up; `None` when it is full or need not be.
@@ -357,8 +398,9 @@ impl<T> Batcher<T> {
         let index = page_of(&self.pages, self.next_delivered);
         let page = &self.pages[index];
         if self.rules.is_by_page() {
+            let from = place_in(page, self.next_delivered);
             self.next_delivered = page.end();
-            return page.records.clone();
+            return page.records.slice(from..);
         }
         let most = self.rules.batch_records.unwrap_or(PAGE_RECORDS) as u64;
         let mut end = self.next_number.min(self.next_delivered + most);
@@ -411,6 +453,14 @@ impl<T> Batcher<T> {
 /// The page of the record of this number.
 fn page_of<T>(pages: &VecDeque<Page<T>>, number: u64) -> usize {
     pages.partition_point(|page| page.first <= number).saturating_sub(1)
+}
+
+/// The item and the bytes of the record of this number, unless it is acknowledged.
+fn open_record<T>(pages: &VecDeque<Page<T>>, number: u64) -> Option<(u64, usize)> {
+    let page = pages.get(page_of(pages, number)).filter(|page| page.first <= number)?;
+    let place = place_in(page, number);
+    let record = page.records.get(place).filter(|_| !page.has_done(place))?;
+    Some((record.key_hash(), record.json().len()))
 }
 
 fn place_in<T>(page: &Page<T>, number: u64) -> usize {

@@ -55,6 +55,11 @@ impl Queues {
         }
     }
 
+    /// Notes that a record of an item is in flight which never waited here.
+    pub(super) fn hold(&mut self, key: u64) {
+        self.keys.entry(key).or_default().in_flight += 1;
+    }
+
     /// The number of ready items.
     pub(super) fn ready_keys(&self) -> usize {
         self.ready.len()

@@ -222,6 +222,47 @@ fn pages_of_which_a_filter_leaves_nothing_count_and_keep_no_memory() {
     assert!(batcher.has_room() && batcher.is_idle());
 }
 
+#[test]
+fn rules_for_items_at_once_hold_as_soon_as_they_are_set_also_beside_a_batch_in_flight() {
+    let mut batcher = Batcher::new(of_size(2), None);
+    add(&mut batcher, 0, 1, &[1, 2, 1, 3, 2]);
+    let first = next_units(&mut batcher, 0, 9);
+    assert_eq!(batches(&first), [[1, 2]]);
+    batcher.acknowledge(first[0].id, 0..1);
+    batcher.set_rules(Rules { batch_records: Some(1), ..by_key() });
+    assert_eq!(batches(&next_units(&mut batcher, 0, 9)), [[3], [4]], "5 waits for 2, of the same item");
+    batcher.acknowledge(first[0].id, 1..2);
+    assert_eq!(batches(&next_units(&mut batcher, 0, 9)), [[5]]);
+}
+
+#[test]
+fn rules_for_one_batch_after_the_other_hold_once_nothing_is_in_flight() {
+    let mut batcher = Batcher::new(Rules { batch_records: Some(1), ..by_key() }, None);
+    add(&mut batcher, 0, 1, &[1, 2]);
+    let units = next_units(&mut batcher, 0, 9);
+    batcher.set_rules(Rules::default());
+    assert!(batcher.is_by_key() && !batcher.has_room());
+    for unit in &units {
+        batcher.acknowledge(unit.id, 0..1);
+    }
+    assert!(!batcher.is_by_key() && batcher.has_room());
+    add(&mut batcher, 0, 3, &[1, 2]);
+    assert_eq!(batches(&next_units(&mut batcher, 0, 9)), [[3, 4]]);
+}
+
+#[test]
+fn rules_of_whole_pages_begin_with_the_rest_of_the_page() {
+    let mut batcher = Batcher::new(of_size(2), None);
+    add(&mut batcher, 0, 1, &[1, 2, 3, 4]);
+    let units = next_units(&mut batcher, 0, 9);
+    batcher.acknowledge(units[0].id, 0..2);
+    batcher.set_rules(Rules::default());
+    let units = next_units(&mut batcher, 0, 9);
+    assert_eq!(batches(&units), [[3, 4]]);
+    batcher.acknowledge(units[0].id, 0..2);
+    assert!(batcher.is_idle() && batcher.has_room());
+}
+
 /// A shard as a fleet of workers reads it, one after the other, beside the truth.
 struct World {
     keys: Vec<u8>,
@@ -261,8 +302,16 @@ impl World {
                 }
             }
             3..=5 => self.acknowledge(size),
-            6 if self.rules.by_key => self.give_back(size),
+            6 if self.batcher.is_by_key() => self.give_back(size),
             7 => self.take_over(),
+            8 => {
+                self.rules = Rules {
+                    by_key: size % 2 == 0,
+                    batch_records: (size % 3 > 0).then_some(1 + size / 6),
+                    ..Rules::default()
+                };
+                self.batcher.set_rules(self.rules);
+            }
             _ => {}
         }
         self.check()
@@ -283,7 +332,7 @@ impl World {
         }
         let busy = self.units.values().flat_map(|(unit, from)| numbers(&unit.records)[*from..].to_vec());
         let busy: BTreeSet<u8> = busy.map(|number| self.key(number)).collect();
-        prop_assert!(self.rules.by_key || busy.is_empty());
+        prop_assert!(self.batcher.is_by_key() || busy.is_empty());
         prop_assert!(records.iter().all(|number| !busy.contains(&self.key(*number))), "two at a time");
         Ok(())
     }
@@ -359,12 +408,12 @@ proptest! {
         keys in prop::collection::vec(0_u8..6, 1..80),
         by_key: bool,
         size in prop::option::of(1_usize..6),
-        steps in prop::collection::vec((0_u8..8, 0_usize..30), 1..200),
+        steps in prop::collection::vec((0_u8..9, 0_usize..30), 1..200),
     ) {
         let mut world = World::new(keys, Rules { by_key, batch_records: size, ..Rules::default() });
         for (kind, size) in steps {
-            // Workers change less often than batches.
-            world.step(if kind == 7 && size % 5 > 0 { 1 } else { kind }, size)?;
+            // Workers and rules change less often than batches.
+            world.step(if kind >= 7 && size % 5 > 0 { 1 } else { kind }, size)?;
         }
         // Left alone, all of it is done, and each record went out.
         for round in 0..10_000 {
