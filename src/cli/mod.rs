@@ -7,6 +7,7 @@
 //! - [`sinks`]: destinations of records. [`admin_server`]: metrics, health and status over HTTP.
 //! - [`reference`]: completions, manual pages, the file's schema and the page of settings, made from the options.
 //! - [`reload`]: the configuration file read again while a worker runs.
+//! - [`systemd`]: readiness, watchdog and reloads for a service manager.
 //! - [`connection`]: the tables of an application, for those that look at it from outside.
 //! - [`events`]: the log lines that programs and the page show.
 //! - [`logs`], [`output`], [`confirm`], [`signals`]: standard error, standard output, questions, requests to stop.
@@ -35,6 +36,7 @@ mod run;
 mod signals;
 mod sinks;
 mod status;
+mod systemd;
 
 use args::Command;
 use config::Mistakes;

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::args::run::RunArgs;
 use super::config::{Mistakes, Sources};
 use super::signals::HangUps;
+use super::systemd::Notifier;
 use super::{logs, read_configuration};
 use crate::aws::with_causes;
 use crate::consumer::{LiveOptions, OnFailure, WallClock};
@@ -64,6 +65,7 @@ pub struct Reloader {
     /// The dead letters' place that is open: a file is opened by one process once.
     letters: Option<(DeadLetterTarget, Arc<dyn DeadLetterQueue>)>,
     version: Version,
+    manager: Notifier,
 }
 
 /// The outcome of a reload that was not refused.
@@ -81,13 +83,14 @@ impl Reloader {
         target: Option<&DeadLetterTarget>,
         live: LiveOptions,
         version: Version,
+        manager: Notifier,
     ) -> Self {
         CONFIG_LAST_RELOAD_SUCCESSFUL.set([], 1.0);
         let letters = match &options.failure.on_failure {
             OnFailure::DeadLetter(queue) => target.map(|target| (target.clone(), Arc::clone(queue))),
             OnFailure::Halt | OnFailure::Skip => None,
         };
-        Self { sources, live, letters, version }
+        Self { sources, live, letters, version, manager }
     }
 
     /// Reloads whenever it is asked to, as soon as the worker has found its stream.
@@ -100,6 +103,7 @@ impl Reloader {
                 () = hang_ups.next() => tracing::info!("asked to read the configuration again"),
                 () = watched.changed() => tracing::info!("the configuration file has changed"),
             }
+            let _reloading = self.manager.reloading();
             if files.is_empty() {
                 tracing::info!("no configuration file is given, nothing to read again");
                 continue;

@@ -9,6 +9,7 @@ use super::output::Closed;
 use super::reload::Reloader;
 use super::signals::{self, HangUps};
 use super::sinks::multilang::Children;
+use super::systemd::Notifier;
 use super::{admin_server, reload};
 use crate::consumer::OnFailure;
 use crate::worker::{Error, Worker};
@@ -35,10 +36,12 @@ async fn read(args: &RunArgs, sources: Sources) -> Result<(), anyhow::Error> {
     let hang_ups = HangUps::install().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
     let signal = signals::first_stop().context("cannot listen for signals")?;
-    let asked = stop.clone();
+    let manager = Notifier::from_environment();
+    let (asked, told) = (stop.clone(), manager.clone());
     tokio::spawn(async move {
         let signal = signal.await;
         tracing::info!(%signal, "asked to stop");
+        told.stopping();
         asked.cancel();
     });
     let closed = stop.child_token();
@@ -54,9 +57,12 @@ async fn read(args: &RunArgs, sources: Sources) -> Result<(), anyhow::Error> {
     // The admin server's address was asked for, so that the worker cannot do without.
     let needs_admin = sources.is_given("metrics_addr");
     admin_server::start(&args.admin, &options, needs_admin, worker.telemetry(), version.clone()).await?;
-    let reloader = Reloader::new(sources, &options, args.dead_letters(), worker.live_options(), version);
+    let reloader =
+        Reloader::new(sources, &options, args.dead_letters(), worker.live_options(), version, manager.clone());
     tokio::spawn(reloader.run(hang_ups, args.program.watch_config));
+    tokio::spawn(manager.clone().follow(worker.telemetry()));
     let outcome = worker.run(closed.cancelled_owned()).await;
+    manager.stopping();
     children.end(args.sink.end_timeout()).await;
     let report = outcome.map_err(|error| match error {
         // The filters cannot work on this stream, which is known only now.

@@ -60,6 +60,11 @@ impl WorkerTelemetry {
         self.record_worker();
     }
 
+    /// The number of shards that this worker reads.
+    pub fn shards(&self) -> usize {
+        lock(&self.0.shards).len()
+    }
+
     /// The lag of each shard that this worker reads, as far as it is known: [`catalogue::SHARD_LAG`].
     ///
     /// These are no gauges: shards come and go every few hours, and a recorder would keep showing the last value of

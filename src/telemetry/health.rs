@@ -58,10 +58,20 @@ impl WorkerTelemetry {
                 self.check_shards(&mut not_ready_reasons);
             }
         }
-        let stuck_loop = |which: &Loop| self.loop_age(*which).is_some_and(|(_, overdue)| overdue >= LONGEST_LOOP);
-        let not_live_reasons = Loop::ALL.into_iter().filter(stuck_loop);
-        let not_live_reasons = not_live_reasons.map(|which| format!("the {} loop hangs", which.word())).collect();
+        let not_live_reasons = self.overdue_loops(LONGEST_LOOP);
+        let not_live_reasons =
+            not_live_reasons.into_iter().map(|which| format!("the {} loop hangs", which.word())).collect();
         Health { not_ready_reasons, not_live_reasons }
+    }
+
+    /// Whether no loop of the coordination is overdue by `limit`. Before the first round there is none.
+    pub fn loops_come_round(&self, limit: Duration) -> bool {
+        self.overdue_loops(limit).is_empty()
+    }
+
+    fn overdue_loops(&self, limit: Duration) -> Vec<Loop> {
+        let is_overdue = |which: &Loop| self.loop_age(*which).is_some_and(|(_, overdue)| overdue >= limit);
+        Loop::ALL.into_iter().filter(is_overdue).collect()
     }
 
     /// The worker's health; calls the lease table first, if no one has for a while. Takes up to some 1.5 s.

@@ -306,8 +306,8 @@ impl World {
             7 => self.take_over(),
             8 => {
                 self.rules = Rules {
-                    by_key: size % 2 == 0,
-                    batch_records: (size % 3 > 0).then_some(1 + size / 6),
+                    by_key: size.is_multiple_of(2),
+                    batch_records: (!size.is_multiple_of(3)).then_some(1 + size / 6),
                     ..Rules::default()
                 };
                 self.batcher.set_rules(self.rules);

@@ -90,6 +90,8 @@ impl Child {
     pub fn start(command: &[String], shard: &ShardId, children: &Children) -> Result<Self, ChildError> {
         let program = super::launcher::command(command).map_err(ChildError::Start)?;
         let mut command = Command::from(program);
+        // These name this process alone.
+        command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         #[cfg(unix)]
         command.process_group(0);
