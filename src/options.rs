@@ -47,6 +47,8 @@ pub struct WorkerOptions {
     pub start: StartPosition,
     /// Whether to create missing tables (default: yes).
     pub create_tables: bool,
+    /// Whether a table or stream that is missing at the start is waited for, as long as services are (default: no).
+    pub wait_for_table: bool,
     /// Whether to end when everything that was in the stream at the start is delivered (default: no).
     pub until_caught_up: bool,
     /// Time without a heartbeat after which a worker's leases expire (default: 5 s). The same for all workers.
@@ -157,6 +159,7 @@ impl WorkerOptions {
             endpoints: Endpoints::default(),
             start: StartPosition::TrimHorizon,
             create_tables: true,
+            wait_for_table: false,
             until_caught_up: false,
             lease_duration: Duration::from_secs(5),
             checkpoints: Checkpoints::Automatic { interval: Duration::from_secs(5) },

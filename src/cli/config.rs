@@ -624,6 +624,20 @@ mod tests {
     }
 
     #[test]
+    fn a_handler_over_http_has_the_limits_of_a_lambda_function() {
+        let options = |to: &str| {
+            let words = ["shardkeeper", "run", "--table", "Phones", "--app", "audit", "--to", to];
+            let (cli, _) = read(words.map(OsString::from), &Environment::new()).expect("right options");
+            cli.command.worker().expect("a worker").options()
+        };
+        let http = options("http://127.0.0.1:8080/");
+        assert_eq!((http.batch_size, http.batch_bytes), (Some(100), Some(1_000_000)));
+        assert_eq!(http.failure.handler_timeout, Some(std::time::Duration::from_secs(15 * 60)));
+        let lines = options("stdout");
+        assert_eq!((lines.batch_size, lines.batch_bytes, lines.failure.handler_timeout), (None, None, None));
+    }
+
+    #[test]
     fn a_near_name_is_suggested_and_a_far_one_is_not() {
         let known = ["checkpoint-interval", "table"];
         assert_eq!(did_you_mean("CHEKPOINT_INTERVAL", known), "; did you mean \"checkpoint-interval\"?");

@@ -95,6 +95,7 @@ impl<'a> Startup<'a> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         let mut has_warned = false;
         let mut reason = "no answer, or the tables are not ready yet".to_owned();
+        let mut missing = None;
         loop {
             let attempt = match self.is_first {
                 true => tokio::time::timeout_at(latest, self.prepare()).await,
@@ -102,23 +103,34 @@ impl<'a> Startup<'a> {
             };
             match attempt {
                 Ok(Ok(ready)) => return Ok(ready),
-                Ok(Err(StartError::Unavailable(newest))) => reason = newest,
-                Ok(Err(StartError::Fatal(Error::NoStream(error)))) if !self.is_first => reason = error.to_string(),
+                Ok(Err(StartError::Unavailable(newest))) => (reason, missing) = (newest, None),
+                Ok(Err(StartError::Fatal(Error::NoStream(error)))) if self.waits_for(&error) => {
+                    (reason, missing) = (error.to_string(), Some(error));
+                }
                 Ok(Err(StartError::Fatal(error))) => return Err(error),
                 Err(_) => {} // cut off: the reason of the last complete attempt says more
             }
             if self.is_first && Instant::now() >= latest {
-                return Err(Error::Unreachable { waited: limit, reason });
+                return Err(missing.map_or(Error::Unreachable { waited: limit, reason }, Error::NoStream));
             }
             if !has_warned {
                 has_warned = true;
                 match self.is_first {
+                    true if missing.is_some() => {
+                        tracing::info!(reason, limit_s = limit.as_secs(), "waiting for the table and its stream");
+                    }
                     true => tracing::warn!(reason, limit_s = limit.as_secs(), "service not reachable yet, retrying"),
                     false => tracing::info!(reason, "waiting for the table's next stream"),
                 }
             }
             tokio::time::sleep(Duration::from_millis(50) + backoff.next(&mut self.rng)).await;
         }
+    }
+
+    /// Whether a stream that cannot be had may come to be.
+    pub(crate) fn waits_for(&self, error: &FindError) -> bool {
+        let is_missing = !matches!(error, FindError::Refused(_) | FindError::Unavailable(_));
+        !self.is_first || (self.options.wait_for_table && is_missing)
     }
 
     /// Whether the worker looks for its table's next stream after it has left the stream `arn`.

@@ -4,6 +4,7 @@
 #![cfg(all(unix, feature = "cli", feature = "local"))]
 
 mod admin;
+mod certificates;
 mod check;
 mod configuration;
 #[cfg(feature = "sqs")]
@@ -29,6 +30,8 @@ mod prometheus_server;
 mod reference;
 mod reload;
 mod surroundings;
+#[cfg(target_os = "linux")]
+mod systemd;
 mod walkthrough;
 
 #[path = "../support/mod.rs"]

@@ -127,6 +127,7 @@ fn the_schema_takes_what_the_program_takes_and_refuses_what_it_refuses() {
             "table = 'Phones'\nbatch-size = 10\nbatch-bytes = '1MB'\nbisect = false\non-failure = 'skip'\nretry-attempts = 3",
         ),
         file("stream-arn = 'arn:aws:dynamodb:eu-west-1:123456789012:table/Phones/stream/x'\nbuffer-bytes = 8388608"),
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/shardkeeper.toml"),
         file("table = 'Phones'\nfilter = ['{\"eventName\":[\"INSERT\"]}']\nidle-poll = '500ms'\nevents = 'insert'"),
     ];
     for path in &right {

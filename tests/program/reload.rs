@@ -311,7 +311,10 @@ fn what_needs_a_restart_is_named_once_and_kept() {
         status == 200 && serde_json::from_str::<Value>(&page).expect("JSON")["configuration"]["version"] == 2
     });
     let (_, metrics) = get(&address, "/metrics");
-    assert_eq!(value(&metrics, "shardkeeper_config_reloads_total{result=\"applied\""), Some(1.0));
+    assert_eq!(
+        value(&metrics, "shardkeeper_config_reloads_total{app=\"app\",table=\"Things\",result=\"applied\""),
+        Some(1.0)
+    );
     assert_eq!(value(&metrics, "shardkeeper_config_last_reload_successful"), Some(1.0));
     assert_eq!(it.worker.stop(), 0);
 }

@@ -80,16 +80,16 @@ fn role_credentials(operation: &str) -> String {
 }
 
 /// A worker's command that reads [`TABLE`] to its end, without credentials.
-fn until_caught_up(fixture: &Fixture) -> Command {
+pub fn until_caught_up(fixture: &Fixture) -> Command {
     let mut command = shardkeeper();
     let url = fixture.service.url();
     command.args(["run", "--table", TABLE, "--app", "audit", "--worker-id", "w", "--until-caught-up"]);
-    command.args(["--metrics-addr", "off", "--endpoint-url", &url, "--idle-poll", "100ms"]);
+    command.args(["--metrics-addr", "off", "--idle-poll", "100ms"]).env("SHARDKEEPER_ENDPOINT_URL", url);
     command.env("AWS_EC2_METADATA_DISABLED", "true").env("AWS_REGION", "us-east-1");
     command
 }
 
-fn written(count: usize) -> Fixture {
+pub fn written(count: usize) -> Fixture {
     let fixture = Fixture::new("");
     fixture.service.write(TABLE, &mut Written::default(), count);
     // Callers with a policy are counted.
@@ -113,7 +113,7 @@ fn callers(fixture: &Fixture) -> BTreeSet<String> {
     stats["actions"].as_object().expect("counts by caller").keys().cloned().collect()
 }
 
-fn assert_reads(finished: &Finished, count: usize) {
+pub fn assert_reads(finished: &Finished, count: usize) {
     assert_eq!(finished.code, 0, "{}", finished.stderr);
     assert_eq!(finished.stdout.lines().count(), count);
 }
@@ -280,6 +280,108 @@ fn proxies_of_the_environment_carry_calls_to_handlers() {
     let seen = proxy.requests();
     assert!(seen.iter().all(|head| head.starts_with("post http://handler.invalid/records ")), "{seen:?}");
     assert!(!seen.is_empty());
+}
+
+/// The places that a program calls, by the names that it asks a proxy for.
+fn called(line: &str, variables: &[(&str, &str)]) -> BTreeSet<String> {
+    let proxy = Server::start(|_| (502, String::new()));
+    let mut command = shardkeeper();
+    with_credentials(&mut command).args(line.split(' ')).envs(variables.iter().copied());
+    finish(command.env("HTTPS_PROXY", &proxy.url));
+    let target = |head: String| head.split(' ').nth(1).map(str::to_owned);
+    proxy.requests().into_iter().filter_map(target).collect()
+}
+
+#[test]
+fn fips_dual_stack_and_account_endpoints_are_resolved_for_tables_and_streams() {
+    let arn = "arn:aws:dynamodb:us-east-1:123456789012:table/Things/stream/2026-01-01T00:00:00.000";
+    let line = format!("check --stream-arn {arn} --app audit --region us-east-1");
+    let hosts = |variables: &[(&str, &str)]| called(&line, variables);
+    let has = |hosts: &BTreeSet<String>, wanted: [&str; 2]| {
+        wanted.iter().for_each(|host| assert!(hosts.contains(*host), "no {host} in {hosts:?}"));
+    };
+    has(&hosts(&[]), ["dynamodb.us-east-1.amazonaws.com:443", "streams.dynamodb.us-east-1.amazonaws.com:443"]);
+    let dual = hosts(&[("AWS_USE_DUALSTACK_ENDPOINT", "true")]);
+    has(&dual, ["dynamodb.us-east-1.api.aws:443", "streams.dynamodb.us-east-1.api.aws:443"]);
+    let fips = hosts(&[("AWS_USE_FIPS_ENDPOINT", "true")]);
+    assert_eq!(fips.iter().filter(|host| host.contains("-fips.us-east-1.")).count(), 2, "{fips:?}");
+    let account = hosts(&[("AWS_ACCOUNT_ID", "123456789012")]);
+    assert!(account.contains("123456789012.ddb.us-east-1.amazonaws.com:443"), "{account:?}");
+    let off = hosts(&[("AWS_ACCOUNT_ID", "123456789012"), ("AWS_ACCOUNT_ID_ENDPOINT_MODE", "disabled")]);
+    assert!(off.contains("dynamodb.us-east-1.amazonaws.com:443"), "{off:?}");
+}
+
+#[test]
+fn calls_of_the_stream_are_made_in_its_region_and_those_of_the_tables_in_the_workers() {
+    let service = Server::start(|_| (400, r#"{"__type":"ResourceNotFoundException","message":"none"}"#.into()));
+    let arn = "arn:aws:dynamodb:eu-west-1:123456789012:table/Things";
+    let regions = |flags: &str| {
+        let before = service.requests().len();
+        let mut command = shardkeeper();
+        let line = format!("run --app audit --region us-east-1 --endpoint-url {} {flags}", service.url);
+        assert_eq!(finish(with_credentials(&mut command).args(line.split(' '))).code, 1);
+        let region_of = |request: &String| {
+            let region = request.split("credential=local/").nth(1)?.split('/').nth(1)?.to_owned();
+            Some((request.contains("audit"), region))
+        };
+        service.requests()[before..].iter().filter_map(region_of).collect::<BTreeSet<(bool, String)>>()
+    };
+    let apart: BTreeSet<_> = [(true, "us-east-1".to_owned()), (false, "eu-west-1".to_owned())].into();
+    assert_eq!(regions("--table Things --stream-region eu-west-1"), apart);
+    assert_eq!(regions(&format!("--table {arn}")), apart);
+    let other: BTreeSet<_> = [(true, "us-east-1".to_owned()), (false, "eu-north-1".to_owned())].into();
+    assert_eq!(regions(&format!("--table {arn} --stream-region eu-north-1")), other);
+}
+
+#[test]
+fn a_handler_over_http_gets_at_most_a_megabyte_at_once() {
+    let fixture = Fixture::new("--shards 1");
+    let put = |n: usize| {
+        let item = json!({"key": {"S": format!("large-{n}")}, "pad": {"S": "x".repeat(100_000)}});
+        fixture.service.call("PutItem", &json!({"TableName": TABLE, "Item": item}));
+    };
+    (0..25).for_each(put);
+    let handler = Server::start(|_| (200, String::new()));
+    let finished = finish(with_credentials(&mut until_caught_up(&fixture)).args(["--to", &handler.url]));
+    assert_eq!(finished.code, 0, "{}", finished.stderr);
+    let requests = handler.requests();
+    let sizes: Vec<usize> = requests.iter().map(|request| request.len()).collect();
+    assert!(sizes.iter().all(|size| *size < 1_100_000), "{sizes:?}");
+    assert!(sizes.iter().any(|size| *size > 500_000), "{sizes:?}");
+    let records: usize = requests.iter().map(|request| request.matches("SequenceNumber").count()).sum();
+    assert_eq!(records, 25);
+}
+
+#[test]
+fn a_table_that_is_missing_is_waited_for_when_asked_and_then_its_stream() {
+    let fixture = Fixture::empty("");
+    let deliveries = fixture.deliveries("audit");
+    let mut worker = fixture.worker("audit", "w", &deliveries, "--wait-for-table --start-timeout 1m");
+    worker.wait_for_log("waiting for the table and its stream");
+    fixture.service.create_table(TABLE, false);
+    let stream = json!({"StreamEnabled": true, "StreamViewType": "NEW_AND_OLD_IMAGES"});
+    fixture.service.call("UpdateTable", &json!({"TableName": TABLE, "StreamSpecification": stream}));
+    worker.wait_for_log("\"lease taken\"");
+    assert_eq!(worker.stop(), 0);
+}
+
+#[test]
+fn a_table_that_stays_missing_ends_the_worker_at_once_or_after_the_start_timeout() {
+    let fixture = Fixture::empty("");
+    let deliveries = fixture.deliveries("audit");
+    let mut worker = fixture.worker("audit", "w", &deliveries, "");
+    worker.assert_fails(&["table Things does not exist here"]);
+    assert!(!worker.log().contains("waiting for"));
+    let mut worker = fixture.worker("audit", "w", &deliveries, "--wait-for-table --start-timeout 2s");
+    worker.assert_fails(&["table Things does not exist here"]);
+    assert!(worker.log().contains("waiting for the table and its stream"));
+    let line = format!("check --table {TABLE} --app audit --wait-for-table --endpoint-url {}", fixture.service.url());
+    let checked = finish(with_credentials(&mut shardkeeper()).args(line.split(' ')));
+    assert!(checked.stdout.contains("a worker would wait for it for 60 s"), "{}", checked.stdout);
+    assert!(
+        fixture.service.try_call("DescribeTable", &json!({"TableName": "audit"})).is_err(),
+        "nothing is left behind"
+    );
 }
 
 #[test]

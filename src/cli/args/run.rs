@@ -90,6 +90,9 @@ struct StartArgs {
     #[arg(long, value_name = "trim-horizon|latest|TIME|AGE", default_value = "trim-horizon", env = "SHARDKEEPER_START",
         value_parser = value::start_position)]
     start: StartPosition,
+    /// Wait for a table that is missing or has no stream yet, for at most --start-timeout, rather than exit at once.
+    #[arg(long, env = "SHARDKEEPER_WAIT_FOR_TABLE")]
+    wait_for_table: bool,
     /// Exit once everything that was in the stream at the start is delivered and checkpointed.
     #[arg(long, env = "SHARDKEEPER_UNTIL_CAUGHT_UP")]
     until_caught_up: bool,
@@ -245,7 +248,7 @@ struct PaceArgs {
     #[arg(long, value_name = "SIZE", value_parser = bytes(MIN_BUFFER_BYTES..=u64::MAX),
         default_value = format_bytes(defaults().buffer_bytes), env = "SHARDKEEPER_BUFFER_BYTES")]
     buffer_bytes: u64,
-    /// Time to keep trying to reach the service at start: 1s to 1h.
+    /// Time to keep trying to reach the service at start, and with --wait-for-table to find the stream: 1s to 1h.
     #[arg(long, value_name = "DURATION", value_parser = duration(SECOND..=HOUR),
         default_value = format_duration(defaults().start_timeout), env = "SHARDKEEPER_START_TIMEOUT")]
     start_timeout: Duration,
@@ -388,6 +391,7 @@ impl RunArgs {
         options.endpoints = self.aws.endpoints(self.source.table.as_deref());
         options.start = start.start;
         options.create_tables = !fleet.no_create_tables;
+        options.wait_for_table = start.wait_for_table;
         options.until_caught_up = start.until_caught_up;
         options.lease_duration = fleet.lease_duration;
         options.checkpoints = Checkpoints::Automatic { interval: pace.checkpoint_interval };

@@ -115,6 +115,10 @@ impl Check<'_> {
         let startup = Startup::for_preflight(Arc::clone(self.options), self.clients, &self.counters);
         let newest = match startup.find_arn().await {
             Ok(arn) => arn,
+            Err(StartError::Fatal(Error::NoStream(error))) if startup.waits_for(&error) => {
+                let limit = self.options.start_timeout.as_secs();
+                return report.warning("stream", format!("a worker would wait for it for {limit} s: {error}"));
+            }
             Err(error) => return report.failure("stream", error),
         };
         let arn = match startup.stream_to_read(newest.clone(), &self.leases, &self.fleet).await {
