@@ -226,6 +226,8 @@ fn the_handling_of_failures_follows_a_reload_and_frees_a_blocked_shard() {
     it.handler.set(|state| state.fails = true);
     it.write(1);
     it.worker.wait_for_log("record keeps failing, shard blocked");
+    // After the eighth failure the waits are up to 25 seconds long.
+    it.worker.wait_for_log("\"attempts\":8");
     it.reload("on-failure = 'skip'\nretry-attempts = 1");
     it.wait_for_checkpoints();
     assert_eq!(it.lines("\"record skipped\"").len(), 1);

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::support::fixture::{Fixture, TABLE, Worker, with_credentials};
 use crate::support::local_service::Written;
+use crate::support::tools::find;
 use crate::support::wait::wait_for;
 use crate::support::{Finished, finish, shardkeeper};
 
@@ -395,6 +396,31 @@ fn variables_that_kubernetes_sets_for_services_are_no_mistakes() {
     }
     let finished = finish(&mut command);
     assert_eq!(finished.code, 0, "{}", finished.stderr);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_log_is_for_people_on_a_terminal_and_for_programs_elsewhere_unless_it_is_set() {
+    let Some(script) = find("script") else { return };
+    let program = env!("CARGO_BIN_EXE_shardkeeper");
+    let line = "run --table Things --app audit --region us-east-1 --endpoint-url http://127.0.0.1:1 --start-timeout 1s";
+    let on_terminal = |flags: &str| {
+        let mut command = Command::new(&script);
+        command.args(["-qec", &format!("{program} {line} {flags}"), "/dev/null"]).stdin(Stdio::null());
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        finish(with_credentials(&mut command)).stdout
+    };
+    let elsewhere =
+        |flags: &str| finish(with_credentials(&mut shardkeeper()).args(line.split(' ')).args(flags.split(' '))).stderr;
+    let is_json =
+        |log: &str| log.lines().any(|line| line.starts_with('{') && line.contains("\"message\":\"starting\""));
+    let is_human = |log: &str| log.lines().any(|line| !line.starts_with('{') && line.contains("starting"));
+    let (default, set) = (on_terminal(""), on_terminal("--log-format json"));
+    assert!(is_human(&default) && !is_json(&default), "{default}");
+    assert!(is_json(&set), "{set}");
+    let (default, set) = (elsewhere("--log-level info"), elsewhere("--log-format human"));
+    assert!(is_json(&default), "{default}");
+    assert!(is_human(&set) && !is_json(&set), "{set}");
 }
 
 #[cfg(target_os = "linux")]

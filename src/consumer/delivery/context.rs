@@ -110,9 +110,17 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         self.unless_leaving(calls.acquire()).await
     }
 
-    /// Waits before another attempt.
+    /// Waits before another attempt, which is made at once when the options change.
     pub(super) async fn wait(&self, duration: Duration) -> Result<(), Interrupted> {
-        self.unless_leaving(tokio::time::sleep(duration)).await
+        let mut changes = self.deps.live.subscribe();
+        let changed = async { drop(changes.changed().await) };
+        let waited = async {
+            tokio::select! {
+                () = tokio::time::sleep(duration) => {}
+                () = changed => {}
+            }
+        };
+        self.unless_leaving(waited).await
     }
 
     /// Checks that an attempt may begin now.
