@@ -111,7 +111,7 @@ fn certificates(fixture: &Fixture, names: &str) -> Option<(PathBuf, PathBuf)> {
 /// A worker's command for the services at `url`.
 fn worker(fixture: &Fixture, url: &str) -> Command {
     let mut command = until_caught_up(fixture);
-    with_credentials(&mut command).args(["--endpoint-url", url, "--start-timeout", "10s"]);
+    with_credentials(&mut command).args(["--endpoint-url", url]).env("SHARDKEEPER_START_TIMEOUT", "10s");
     command
 }
 

@@ -303,7 +303,7 @@ fn fips_dual_stack_and_account_endpoints_are_resolved_for_tables_and_streams() {
     };
     has(&hosts(&[]), ["dynamodb.us-east-1.amazonaws.com:443", "streams.dynamodb.us-east-1.amazonaws.com:443"]);
     let dual = hosts(&[("AWS_USE_DUALSTACK_ENDPOINT", "true")]);
-    has(&dual, ["dynamodb.us-east-1.api.aws:443", "streams.dynamodb.us-east-1.api.aws:443"]);
+    has(&dual, ["dynamodb.us-east-1.api.aws:443", "streams-dynamodb.us-east-1.api.aws:443"]);
     let fips = hosts(&[("AWS_USE_FIPS_ENDPOINT", "true")]);
     assert_eq!(fips.iter().filter(|host| host.contains("-fips.us-east-1.")).count(), 2, "{fips:?}");
     let account = hosts(&[("AWS_ACCOUNT_ID", "123456789012")]);
