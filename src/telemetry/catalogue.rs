@@ -169,7 +169,7 @@ metrics! {
     CHILD_START_SECONDS: Histogram = metric(Shards, "shardkeeper_child_start_seconds", Seconds).buckets(WAIT_SECONDS).shown(OnEvent),
         "How long it took from a shard's end until its children were begun, where this worker reads both.";
     DISCOVERY_AGE: Gauge = metric(Shards, "shardkeeper_discovery_age_seconds", Seconds).shown(ByLeader),
-        "How long ago the last complete listing of the stream's shards came in.";
+        "How long ago the last complete listing of the stream's shards came in; before the leader's first, how long it has led.";
     DISCOVERY_SECONDS: Histogram = metric(Shards, "shardkeeper_discovery_seconds", Seconds).buckets(WAIT_SECONDS)
         .shown(OnEvent).for_debugging(),
         "How long a complete listing of the stream's shards took, by the leader.";

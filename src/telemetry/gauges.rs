@@ -132,9 +132,7 @@ impl WorkerTelemetry {
             catalogue::GROUP_SHARDS.set([state.word()], count(number as u64));
         }
         catalogue::DESIRED_WORKERS.set([], count(app.desired_workers as u64));
-        if let Some(listed) = app.listed {
-            catalogue::DISCOVERY_AGE.set([], listed.elapsed().as_secs_f64());
-        }
+        catalogue::DISCOVERY_AGE.set([], app.listed.elapsed().as_secs_f64());
     }
 
     fn record_worker(&self) {

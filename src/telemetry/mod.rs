@@ -89,7 +89,8 @@ pub(crate) struct AppFigures {
     pub(crate) measured: Instant,
     pub(crate) shards: BTreeMap<ShardState, usize>,
     pub(crate) desired_workers: usize,
-    pub(crate) listed: Option<Instant>,
+    /// When the last complete listing came in; before the first, when the leader began.
+    pub(crate) listed: Instant,
 }
 
 /// The fleet as this worker's tasks know it.

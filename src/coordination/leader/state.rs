@@ -50,8 +50,8 @@ pub(super) struct LeaderState {
     pub(super) listing: Option<Arc<Listing>>,
     /// The shards of the application's first listing, as far as it has come in.
     pub(super) first_pages: ShardGraph,
-    /// When the last complete listing came in.
-    pub(super) listed: Option<Instant>,
+    /// When the last complete listing came in; before the first, when this worker began to lead.
+    pub(super) listed: Instant,
     /// When the last listing was refused or acted upon; nothing when the next one is due.
     pub(super) rests_since: Option<Instant>,
     /// The duration of a listing at the pace that the options allow.
@@ -91,7 +91,7 @@ impl LeaderState {
             bad: BTreeSet::new(),
             listing: None,
             first_pages: ShardGraph::default(),
-            listed: None,
+            listed: Instant::now(),
             rests_since: None,
             least_listing_time: Duration::ZERO,
             disabled_since: None,
@@ -248,7 +248,7 @@ impl LeaderState {
             Duration::from_secs(1) * u32::try_from(listing.pages).unwrap_or(u32::MAX) / rate.max(1);
         self.disabled_since = listing.is_disabled.then(|| self.disabled_since.unwrap_or(listing.arrived));
         self.listing_began = Some(listing.began);
-        self.listed = Some(Instant::now());
+        self.listed = Instant::now();
         self.first_pages = ShardGraph::default();
         self.listing = Some(listing);
         self.scanned = None; // acted upon with rows that are younger than the listing
