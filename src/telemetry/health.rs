@@ -97,12 +97,7 @@ impl WorkerTelemetry {
         let lease_duration = self.0.options.lease_duration;
         match self.heartbeat_age() {
             None => not_ready_reasons.push("it has not proved itself alive in the fleet table yet".to_owned()),
-            Some(age) if age >= lease_duration.mul_f64(0.6) => not_ready_reasons.push(format!(
-                "its last heartbeat in the fleet table is {:.1} s old; at {:.1} s its leases go to others",
-                age.as_secs_f64(),
-                lease_duration.as_secs_f64()
-            )),
-            Some(_) => {}
+            Some(age) => not_ready_reasons.extend(late_heartbeat(age, lease_duration)),
         }
     }
 
@@ -150,6 +145,20 @@ impl WorkerTelemetry {
     }
 }
 
+/// The reason for which a heartbeat of this age makes a worker unready, if it is late.
+fn late_heartbeat(age: Duration, lease_duration: Duration) -> Option<String> {
+    let (age_s, limit_s) = (age.as_secs_f64(), lease_duration.as_secs_f64());
+    if age >= lease_duration {
+        Some(format!("its last heartbeat in the fleet table is {age_s:.1} s old: its leases ran out at {limit_s:.1} s"))
+    } else if age >= lease_duration.mul_f64(0.6) {
+        Some(format!(
+            "its last heartbeat in the fleet table is {age_s:.1} s old; at {limit_s:.1} s its leases go to others"
+        ))
+    } else {
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -184,6 +193,14 @@ mod tests {
             telemetry.lease_table().good();
             advance(Duration::from_secs(1)).await;
         }
+    }
+
+    #[test]
+    fn a_late_heartbeat_says_whether_the_leases_are_lost_already() {
+        let reason = |age_ms| late_heartbeat(Duration::from_millis(age_ms), LEASE_DURATION);
+        assert_eq!(reason(2_900), None);
+        assert!(reason(3_000).is_some_and(|reason| reason.ends_with("3.0 s old; at 5.0 s its leases go to others")));
+        assert!(reason(27_200).is_some_and(|reason| reason.ends_with("27.2 s old: its leases ran out at 5.0 s")));
     }
 
     #[tokio::test(start_paused = true)]
