@@ -214,12 +214,14 @@ fn the_rules_and_their_unit_tests_pass_promtool() {
 #[test]
 fn the_page_of_kcl_metrics_and_its_rules_name_the_same_series_and_only_metrics_that_exist() {
     let (page, rules) = (read("docs/kcl-metrics.md"), read("observability/prometheus/kcl.yml"));
+    let tests = read("observability/prometheus/kcl_test.yml");
     let recorded = values(&rules, "record");
     assert!(recorded.len() >= 15, "{recorded:?}");
     for series in recorded {
         let suffix = series.split("_Success").nth(1).map(|rest| format!("`…_Success{rest}`"));
         let is_named = page.contains(&format!("`{series}`")) || suffix.is_some_and(|suffix| page.contains(&suffix));
         assert!(is_named, "the page lacks {series}");
+        assert!(tests.contains(&format!("expr: {series}\n")), "kcl_test.yml lacks {series}");
     }
     let metrics = read("docs/metrics.md");
     for text in [&page, &rules] {
@@ -229,6 +231,57 @@ fn the_page_of_kcl_metrics_and_its_rules_name_the_same_series_and_only_metrics_t
             assert!(metrics.contains(&format!("`{name}`")), "there is no metric {name}");
         }
     }
+}
+
+/// The metrics of KCL 3.5's workers and leaders, from its source: what its classes hand to `addData`, `addSuccess`,
+/// `addLatency` and `addCount`. `X.Success` and `X.Time` are those of `addSuccessAndLatency`.
+const KCL_METRICS: [&str; 38] = [
+    "BlockOnParentShardTask",
+    "CurrentLeases",
+    "DataBytesProcessed",
+    "ExpiredIterator",
+    "ExpiredLeases",
+    "KinesisDataFetcher.getRecords.Success",
+    "KinesisDataFetcher.getRecords.Time",
+    "LeaderDecider:IsLeader",
+    "LeaseAssignmentManager",
+    "LeaseSpillover",
+    "LeasesToTake",
+    "LostLeases",
+    "MillisBehindLatest",
+    "NeededLeases",
+    "NumOfLeasesReassignment",
+    "NumStreamsToSync",
+    "NumStreamsWithPartialLeases",
+    "NumWorkers",
+    "PeriodicShardSyncManager",
+    "ProcessTask",
+    "ApplicationTracker",
+    "RecordProcessor.processRecords.Time",
+    "RecordsProcessed",
+    "RenewAllLeases",
+    "RenewLease.Success",
+    "RenewLease.Time",
+    "ShardSyncTask",
+    "Success",
+    "SyncShards.Success",
+    "TakeLease.Success",
+    "TakeLeases",
+    "TakenLeases",
+    "Time",
+    "TotalLeases",
+    "UntakenLeases",
+    "UpdateLease.Success",
+    "UpdateLease.Time",
+    "VeryOldLeases",
+];
+
+#[test]
+fn names_on_the_page_of_kcl_metrics_are_kcl_s() {
+    let page = read("docs/kcl-metrics.md");
+    let cells = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('|').next());
+    let named: BTreeSet<&str> = cells.flat_map(|cell| cell.trim().trim_matches('`').split('`').step_by(2)).collect();
+    assert_eq!(named, KCL_METRICS.into());
 }
 
 #[test]
