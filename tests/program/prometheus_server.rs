@@ -1,4 +1,8 @@
 //! A real Prometheus with the shipped rules, for tests: a minute passes in a second.
+//!
+//! Its rules are the shipped file with every length of time divided by sixty, but for those that a fleet's own pace sets:
+//! the half minute that a new owner or a new leader may take is three seconds, and the age limit of a listing stays above
+//! the minute between two listings.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -18,17 +22,21 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    pub fn start(program: &Path, workers: &[SocketAddr]) -> Self {
+    /// Starts it on these workers; alerts go to the Alertmanager, if there is one.
+    pub fn start(program: &Path, workers: &[SocketAddr], alertmanager: Option<SocketAddr>) -> Self {
         let address = free_address();
         let name = format!("prometheus-{}-{}", std::process::id(), address.port());
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         drop(std::fs::remove_dir_all(&folder));
         std::fs::create_dir_all(&folder).expect("a folder of the test's own");
         let targets: Vec<String> = workers.iter().map(|worker| format!("'{worker}'")).collect();
+        let alertmanager = alertmanager.map(|address| format!("{{static_configs: [{{targets: ['{address}']}}]}}"));
         let config = format!(
             "global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}}\n\
              rule_files: [rules.yml]\n\
+             alerting: {{alertmanagers: [{}]}}\n\
              scrape_configs: [{{job_name: shardkeeper, static_configs: [{{targets: [{}]}}]}}]\n",
+            alertmanager.unwrap_or_default(),
             targets.join(", ")
         );
         std::fs::write(folder.join("prometheus.yml"), config).expect("it can be written");
@@ -62,8 +70,17 @@ impl Prometheus {
 
     /// The names of the alerts that fire.
     pub fn alerts(&self) -> BTreeSet<String> {
-        let firing = self.query(r#"ALERTS{alertstate="firing"}"#);
-        firing.iter().map(|alert| alert["metric"]["alertname"].as_str().expect("a name").to_owned()).collect()
+        self.alert_names(r#"ALERTS{alertstate="firing"}"#)
+    }
+
+    /// The names of the alerts that fired at any time in the last seconds.
+    pub fn alerts_within(&self, seconds: u64) -> BTreeSet<String> {
+        self.alert_names(&format!(r#"count_over_time(ALERTS{{alertstate="firing"}}[{seconds}s])"#))
+    }
+
+    fn alert_names(&self, query: &str) -> BTreeSet<String> {
+        let series = self.query(query);
+        series.iter().map(|alert| alert["metric"]["alertname"].as_str().expect("a name").to_owned()).collect()
     }
 
     pub fn wait_for_alert(&self, name: &str) {
@@ -114,7 +131,17 @@ fn shipped_rules() -> String {
 
 /// The rules for a fleet that lives sixty times as fast: minutes become seconds, and 300 seconds of lag are 5.
 fn hastened(rules: &str) -> String {
-    let mut hastened = rules.replace("for: 30s", "for: 500ms").replace("vector(300)", "vector(5)");
+    let mut hastened = rules.to_owned();
+    for (before, after) in [
+        ("for: 30s", "for: 3s"),
+        ("vector(300)", "vector(5)"),
+        ("vector(6 * 3600)", "vector(24 * 3600 - 35)"),
+        ("vector(600)", "vector(65)"),
+        ("shardkeeper_start_time_seconds > 60", "shardkeeper_start_time_seconds > 1"),
+    ] {
+        assert!(hastened.contains(before), "no {before:?} in the rules");
+        hastened = hastened.replace(before, after);
+    }
     for minutes in [1, 2, 5, 10, 15] {
         for (before, after) in [("for: ", "\n"), ("[", "]"), ("offset ", ")")] {
             let from = format!("{before}{minutes}m{after}");

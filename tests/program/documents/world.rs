@@ -3,32 +3,33 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::prometheus_server::free_address;
+use crate::support::http;
 use crate::support::local_service::{LocalService, signal};
 use crate::support::program::{command, environment};
-use crate::support::wait::{eventually, wait_for};
+use crate::support::wait::{eventually, let_last, pause, wait_for};
 
 /// The table and the application of the examples.
 pub const TABLE: &str = "Phones";
 pub const APP: &str = "phone-audit";
 
 /// Commands that need a thing which a test does not have.
-const ELSEWHERE: [(&str, &str); 8] = [
+const ELSEWHERE: [(&str, &str); 6] = [
     ("docker ", "needs a container engine"),
     ("kind ", "needs a container engine"),
     ("cargo ", "builds what is built here already"),
-    ("shardkeeper local", "starts the service that is there already"),
     ("aws cloudformation ", "creates resources in AWS"),
     ("amtool ", "needs an Alertmanager"),
-    ("curl http://127.0.0.1:9464/", "needs the address of a worker's metrics"),
     ("shardkeeper demo", "lasts a minute, and has a test of its own"),
 ];
 
@@ -52,6 +53,10 @@ pub struct World {
     /// The number of workers that were started.
     started: u32,
     pub handler: Handler,
+    /// An Alertmanager to call, if there is one.
+    pub alertmanager: Option<SocketAddr>,
+    /// The metrics address of the first worker.
+    pub metrics: SocketAddr,
     others: Vec<Child>,
     written: Cell<u32>,
 }
@@ -74,7 +79,7 @@ impl World {
         let service = LocalService::start("");
         let mut variables = environment(&service.url());
         variables.insert("PATH".into(), format!("{program}:{path}"));
-        // Workers whose pages nobody asks for would fight for one address.
+        // All but the first, whose pages nobody asks for, would fight for one address.
         variables.insert("SHARDKEEPER_METRICS_ADDR".into(), "off".into());
         let handler = Handler::start();
         Self {
@@ -84,6 +89,8 @@ impl World {
             workers: Vec::new(),
             started: 0,
             handler,
+            alertmanager: None,
+            metrics: free_address(),
             others: Vec::new(),
             written: Cell::new(0),
         }
@@ -111,8 +118,8 @@ impl World {
         match step.split(' ').collect::<Vec<_>>()[..] {
             ["table", name] => self.create_table(name),
             ["write", count] => self.write(count.parse().expect("a number")),
-            ["handler", "fails"] => self.handler.set_failing(true),
-            ["handler", "works"] => self.handler.set_failing(false),
+            ["handler", "fails"] => self.handler.set(Manner::Failing),
+            ["handler", "works"] => self.handler.set(Manner::Well),
             ["letters"] => drop(self.letters()),
             ["stop"] => self.stop_workers(),
             _ => return self.run(step),
@@ -125,12 +132,23 @@ impl World {
         let built = ["cargo run --release -- ", "cargo run -- "].iter().find_map(|start| written.strip_prefix(start));
         let built = built.map(|arguments| format!("shardkeeper {arguments}"));
         let written = built.as_deref().unwrap_or(written);
+        if let (Some(arguments), Some(address)) = (written.strip_prefix("amtool "), self.alertmanager) {
+            let line = self.filled_in(&format!("amtool --alertmanager.url http://{address} {arguments}"));
+            return self.finish(&line, false).map(|_| Ran::Done);
+        }
         if let Some((_, reason)) = ELSEWHERE.iter().find(|(start, _)| written.starts_with(start)) {
             return Ok(Ran::Skipped(reason));
         }
         let line = self.filled_in(written);
         if line.starts_with("kubectl ") {
             return self.kubectl(&line);
+        }
+        if line.contains(" --watch") || line.starts_with("shardkeeper local") {
+            return self.finish(&format!("timeout --preserve-status --signal INT 4 {line}"), false).map(|_| Ran::Done);
+        }
+        if line.starts_with("curl -N ") {
+            // It follows until it is told to stop.
+            return self.finish(&format!("{line} --max-time 2 || [ $? = 28 ]"), false).map(|_| Ran::Done);
         }
         let is_short = ["--print-config", "--until-caught-up", "--help"].iter().any(|flag| line.contains(flag));
         if line.starts_with("shardkeeper run ") && !is_short {
@@ -181,6 +199,14 @@ impl World {
         }
     }
 
+    /// Runs a program in Python with an argument; addresses in it are the world's.
+    pub fn python(&self, program: &str, argument: &str) -> Result<(), String> {
+        let program = program.replace("localhost:8000", &self.service.address().to_string());
+        let output = self.command("python3").args(["-c", &program, argument]).output().expect("python3 starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() { Ok(()) } else { Err(format!("{program}\n{said}")) }
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = command(program, &self.variables);
         command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
@@ -202,7 +228,10 @@ impl World {
         for address in ["localhost:8080", "localhost:9000", "127.0.0.1:8080"] {
             line = line.replace(address, &handler.to_string());
         }
-        line = line.replace("--port 8080", "--port 0");
+        line = line
+            .replace("--port 8080", "--port 0")
+            .replace("--port 8000", "--port 0")
+            .replace("127.0.0.1:9464", &self.metrics.to_string());
         let words = line.split(' ').map(|word| match word {
             "APP" => APP.to_owned(),
             "URL" => format!("http://{handler}/"),
@@ -211,6 +240,8 @@ impl World {
             "SHARD" | "SHARD_ID" | "SHARD_ID…" | "shardId-…" => self.shard(),
             "ID…" => self.letter(),
             word if word.starts_with("shardId-") && word.contains('/') => self.letter(),
+            word if word.contains("\"SHARD\"") => word.replace("SHARD", &self.shard()),
+            word if word.ends_with("=APP") => word.replace("=APP", &format!("={APP}")),
             word => word.replace("APP-", &format!("{APP}-")),
         });
         words.collect::<Vec<_>>().join(" ")
@@ -263,12 +294,11 @@ impl World {
         let log = self.folder.join(format!("worker-{}.log", self.started));
         self.started += 1;
         let stderr = std::fs::File::create(&log).expect("a log");
-        let mut process = self
-            .shell(&format!("exec {line}"))
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .expect("the worker starts");
+        let mut command = self.shell(&format!("exec {line}"));
+        if self.workers.is_empty() {
+            command.env("SHARDKEEPER_METRICS_ADDR", self.metrics.to_string());
+        }
+        let mut process = command.stdout(Stdio::null()).stderr(stderr).spawn().expect("the worker starts");
         let read = || std::fs::read_to_string(&log).unwrap_or_default();
         let ended = eventually("a worker that works or ends", || match process.try_wait().expect("its state") {
             Some(status) => Some(Some(status)),
@@ -300,12 +330,32 @@ impl World {
         workers.iter_mut().for_each(|worker| drop(worker.process.wait()));
     }
 
+    /// Stops all workers and starts them again with further variables.
+    fn restart_with(&mut self, settings: &str) -> Result<(), String> {
+        let settings = settings.split_whitespace().filter_map(|setting| setting.split_once('='));
+        self.variables.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let commands: Vec<String> = self.workers.iter().map(|worker| worker.command.clone()).collect();
+        self.stop_workers();
+        commands.iter().try_for_each(|command| self.start_worker(command))
+    }
+
     /// Kills the worker whose command has these words.
     pub fn kill_worker(&mut self, words: &str) {
-        let at = self.workers.iter().position(|worker| worker.command.contains(words)).expect("such a worker");
-        let mut worker = self.workers.remove(at);
+        let mut worker = self.take_worker(words);
         worker.process.kill().expect("it is our child");
         worker.process.wait().expect("it is our child");
+    }
+
+    /// Stops a worker as an orchestrator does, and waits for its end.
+    pub fn stop_worker(&mut self, words: &str) {
+        let mut worker = self.take_worker(words);
+        signal(&worker.process, "TERM");
+        worker.process.wait().expect("it is our child");
+    }
+
+    fn take_worker(&mut self, words: &str) -> Worker {
+        let at = self.workers.iter().position(|worker| worker.command.contains(words)).expect("such a worker");
+        self.workers.remove(at)
     }
 
     /// The logs of all workers that run.
@@ -316,7 +366,7 @@ impl World {
     // Kubernetes.
 
     /// The form by `kubectl` itself, which fails to reach a cluster only after it has understood everything. A command in
-    /// a container runs here, with a container's variables; `scale` stops and starts workers.
+    /// a container runs here, with a container's variables; `scale` stops and starts workers, and `set env` restarts them.
     fn kubectl(&mut self, line: &str) -> Result<Ran, String> {
         let checked = line.replacen("kubectl ", "kubectl --server http://127.0.0.1:1 ", 1);
         let output = self.shell(&checked).env("KUBECONFIG", "/dev/null").output().expect("kubectl starts");
@@ -330,6 +380,9 @@ impl World {
             let variables = [("APP", APP), ("TABLE", TABLE), ("TO", &handler)];
             let settings = variables.map(|(name, value)| format!("export SHARDKEEPER_{name}={value}; "));
             return self.finish(&format!("{}{inside}", settings.concat()), false).map(|_| Ran::Done);
+        }
+        if let Some((_, settings)) = line.split_once(" set env deployment/shardkeeper ") {
+            return self.restart_with(settings).map(|()| Ran::Done);
         }
         let replicas = line.split("--replicas ").nth(1).and_then(|count| count.trim().parse::<u32>().ok());
         match replicas {
@@ -365,49 +418,55 @@ impl Drop for World {
     }
 }
 
-/// A handler over HTTP that fails or works, as it is told.
+/// The manner in which a handler answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Manner {
+    Well,
+    Failing,
+    /// Well, but only after this time.
+    Slow(Duration),
+    /// Not at all, until this changes.
+    Hanging,
+}
+
+/// A handler over HTTP that answers as it is told.
 pub struct Handler {
     pub address: SocketAddr,
-    is_failing: Arc<AtomicBool>,
+    manner: Arc<Mutex<Manner>>,
 }
 
 impl Handler {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let (address, is_failing) = (listener.local_addr().expect("its address"), Arc::new(AtomicBool::new(false)));
-        let shared = Arc::clone(&is_failing);
+        let (address, manner) = (listener.local_addr().expect("its address"), Arc::new(Mutex::new(Manner::Well)));
+        let shared = Arc::clone(&manner);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let is_failing = Arc::clone(&shared);
-                std::thread::spawn(move || answer(stream, &is_failing));
+                let manner = Arc::clone(&shared);
+                std::thread::spawn(move || answer(stream, &manner));
             }
         });
-        Self { address, is_failing }
+        Self { address, manner }
     }
 
-    pub fn set_failing(&self, is_failing: bool) {
-        self.is_failing.store(is_failing, Ordering::SeqCst);
+    pub fn set(&self, manner: Manner) {
+        *self.manner.lock().expect("no thread panics with it") = manner;
     }
 }
 
 /// Answers the requests of one connection until it closes.
-fn answer(mut stream: TcpStream, is_failing: &AtomicBool) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, manner: &Mutex<Manner>) -> std::io::Result<()> {
+    let now = || *manner.lock().expect("no thread panics with it");
     let mut reader = BufReader::new(stream.try_clone()?);
-    loop {
-        let (mut line, mut length) = (String::new(), 0);
-        loop {
-            line.clear();
-            match reader.read_line(&mut line)? {
-                0 => return Ok(()),
-                1 | 2 => break,
-                _ => {}
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a length");
-            }
+    while http::read_call(&mut reader)?.is_some() {
+        if let Manner::Slow(delay) = now() {
+            let_last(delay);
         }
-        reader.read_exact(&mut vec![0; length])?;
-        let status = if is_failing.load(Ordering::SeqCst) { "500 Internal Server Error" } else { "200 OK" };
+        while now() == Manner::Hanging {
+            pause();
+        }
+        let status = if now() == Manner::Failing { "500 Internal Server Error" } else { "200 OK" };
         stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes())?;
     }
+    Ok(())
 }

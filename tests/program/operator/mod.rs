@@ -7,7 +7,7 @@ use std::io::{Read as _, Write as _};
 use harness::Harness;
 use serde_json::{Value, json};
 
-use crate::documents::world::Handler;
+use crate::documents::world::{Handler, Manner};
 use crate::support::wait::eventually;
 
 fn all_read(status: &Value, shards: u64) -> bool {
@@ -124,7 +124,7 @@ fn a_dead_letter_store_that_fails_is_told_from_a_processor_that_fails() {
     let mut harness = Harness::new("letters", 1);
     let metrics = free_address();
     let handler = Handler::start();
-    handler.set_failing(true);
+    handler.set(Manner::Failing);
     let flags = format!("--to http://{}/ --metrics-addr {metrics} --unready-after 2s", handler.address);
     let _worker = harness.worker_with("w-1", &format!("{flags} --on-failure dead-letter --retry-attempts 1"));
     harness.wait_for_status("a worker", |status| status["totals"]["workers"] == json!({"active": 1}));
