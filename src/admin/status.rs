@@ -5,6 +5,8 @@
 //! milliseconds, and what isn't known is `null`.
 
 mod builder;
+mod changes;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::builder::StatusBuilder;
+pub use self::changes::changes;
+pub use self::verdict::{Severity, Verdict};
 use crate::aws::lease_table::BadRow;
 use crate::model::app_lag::RETENTION_MS;
 use crate::model::blocked_record::{BlockedRecord, RunningCall};
@@ -65,6 +69,8 @@ pub struct FleetStatus {
     pub waits: Vec<Wait>,
     /// Troubles of the fleet as a whole.
     pub remarks: Vec<String>,
+    /// All that in a sentence, and what is wrong.
+    pub verdict: Verdict,
 }
 
 /// The stream of an application.
@@ -150,6 +156,8 @@ pub struct ShardStatus {
     pub throughput_kbps: Option<f64>,
     /// The greatest lag that it can have, by its owner's report on all its shards together.
     pub lag_at_most_ms: Option<u64>,
+    /// The time for which none of its undelivered records is trimmed, by its owner's report on all its shards together.
+    pub trim_headroom_at_least_ms: Option<u64>,
     /// The record that keeps failing and that it waits for, by its owner's report.
     pub halted: Option<BlockedRecord>,
     /// The processor call that has not returned for ten seconds or longer, by its owner's report.
@@ -187,7 +195,7 @@ impl FleetStatus {
         let trim_headroom_at_least_ms =
             since.and_then(|since| since.unsaved_ms).map(|moment| RETENTION_MS.saturating_sub(age_ms(moment)));
         let remarks = builder.remarks(&stream, leader.as_ref(), trim_headroom_at_least_ms);
-        Self {
+        let mut status = Self {
             app: inputs.app.to_owned(),
             stream,
             leader,
@@ -199,7 +207,21 @@ impl FleetStatus {
             ends: inputs.view.ends.clone(),
             waits,
             remarks,
-        }
+            verdict: Verdict::default(),
+        };
+        status.verdict = Verdict::of(&status);
+        status
+    }
+}
+
+/// A length of time in words, rounded down to one unit.
+pub fn length(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..10 => format!("{}.{}s", seconds, ms % 1000 / 100),
+        10..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        _ => format!("{}h", seconds / 3600),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod rewriter;
 pub mod sdk;
 pub mod services;
+pub mod terminal;
 pub mod tools;
 pub mod wait;
 

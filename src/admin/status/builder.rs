@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LeaderStatus, ShardState, ShardStatus, StatusInputs, StreamStatus, Wait, WorkerState, WorkerStatus};
-use crate::model::app_lag::{AppLag, LagInputs, LagSince, WorkerReport};
+use crate::model::app_lag::{AppLag, LagInputs, LagSince, RETENTION_MS, WorkerReport};
 use crate::model::blocked_record::{BlockedRecord, RunningCall};
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::shard_graph::{Start, unfinished_parents};
@@ -98,7 +98,8 @@ impl<'a> StatusBuilder<'a> {
 
     pub(super) fn shards(&self, workers: &[WorkerStatus]) -> (Vec<ShardStatus>, Vec<Wait>) {
         let lags = self.lags(workers);
-        let mut shards: Vec<ShardStatus> = self.rows.values().map(|row| self.shard(row, &lags)).collect();
+        let headrooms = self.headrooms(workers);
+        let mut shards: Vec<ShardStatus> = self.rows.values().map(|row| self.shard(row, &lags, &headrooms)).collect();
         shards.extend(self.bad.keys().map(|key| without_row(key, ShardState::BrokenRow, &BTreeSet::new())));
         shards.extend(
             self.without_lease().iter().map(|lease| without_row(&lease.key, ShardState::NoLease, &lease.parents)),
@@ -110,15 +111,31 @@ impl<'a> StatusBuilder<'a> {
 
     /// The greatest lag of each worker's shards, for workers that know their leases as the rows do.
     fn lags(&self, workers: &[WorkerStatus]) -> BTreeMap<&'a str, u64> {
+        self.reports(workers, |_, worker| worker.lag_ms)
+    }
+
+    /// The trim headroom of each worker's shards, for the same workers.
+    fn headrooms(&self, workers: &[WorkerStatus]) -> BTreeMap<&'a str, u64> {
+        self.reports(workers, |record, _| {
+            Some(RETENTION_MS.saturating_sub(self.inputs.now_ms.saturating_sub(record.unsaved_since_ms?)))
+        })
+    }
+
+    fn reports(
+        &self,
+        workers: &[WorkerStatus],
+        of: impl Fn(&WorkerRecord, &WorkerStatus) -> Option<u64>,
+    ) -> BTreeMap<&'a str, u64> {
         let seen = self.inputs.view.workers.iter().zip(workers);
         seen.filter(|(seen, worker)| worker.state.is_alive() && self.knows_its_leases(seen))
-            .filter_map(|(seen, worker)| Some((seen.member.id.as_str(), worker.lag_ms?)))
+            .filter_map(|(seen, worker)| Some((seen.member.id.as_str(), of(&seen.member.record, worker)?)))
             .collect()
     }
 
-    fn shard(&self, row: &Lease, lags: &BTreeMap<&str, u64>) -> ShardStatus {
+    fn shard(&self, row: &Lease, lags: &BTreeMap<&str, u64>, headrooms: &BTreeMap<&str, u64>) -> ShardStatus {
         let state = self.shard_state(row);
-        let lag = row.owner.as_ref().and_then(|owner| lags.get(owner.as_str()));
+        let is_read = state == ShardState::Reading;
+        let of_owner = |of: &BTreeMap<&str, u64>| row.owner.as_ref().and_then(|owner| of.get(owner.as_str()).copied());
         ShardStatus {
             id: row.key.to_string(),
             state,
@@ -128,7 +145,8 @@ impl<'a> StatusBuilder<'a> {
             parents: row.parents.iter().map(ToString::to_string).collect(),
             counter: Some(row.counter),
             throughput_kbps: row.throughput_kbps,
-            lag_at_most_ms: lag.copied().filter(|_| state == ShardState::Reading),
+            lag_at_most_ms: of_owner(lags).filter(|_| is_read),
+            trim_headroom_at_least_ms: of_owner(headrooms).filter(|_| is_read),
             halted: self.report(row, state).and_then(|report| report.blocked.get(&row.key).cloned()),
             running_call: self.report(row, state).and_then(|report| report.calls.get(&row.key).cloned()),
         }
@@ -359,6 +377,7 @@ fn without_row(key: &ShardId, state: ShardState, parents: &BTreeSet<ShardId>) ->
         counter: None,
         throughput_kbps: None,
         lag_at_most_ms: None,
+        trim_headroom_at_least_ms: None,
         halted: None,
         running_call: None,
     }

@@ -10,16 +10,12 @@ use tokio::time::Instant;
 use crate::aws::clients::Endpoints;
 use crate::aws::with_causes;
 use crate::cli::reload::{Configuration, Version};
-use crate::cli::status::StatusReader;
+use crate::cli::status::{LISTING_AGE, StatusReader, affordable_pause};
 use crate::options::{StreamSelector, WorkerOptions};
 
 /// Bounds of the time for which a page is served.
 const SHORTEST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(30);
-/// The most shards read a second on average: as many as a leader reads.
-const SHARDS_A_SECOND: u32 = 250;
-/// Age limit of the listing of the stream's shards: the fleet shares few calls for it.
-const LISTING_AGE: Duration = Duration::from_secs(60);
 /// Limit of one reading.
 const READ_LIMIT: Duration = Duration::from_secs(20);
 
@@ -96,8 +92,7 @@ impl StatusPage {
         };
         let status = used.read(LISTING_AGE).await?;
         *reader = Some(used);
-        let shards = u32::try_from(status.shards.len()).unwrap_or(u32::MAX);
-        let good_for = (Duration::from_secs(1) * shards / SHARDS_A_SECOND).clamp(SHORTEST, LONGEST);
+        let good_for = affordable_pause(&status).clamp(SHORTEST, LONGEST);
         let page = format!("{}\n", serde_json::to_string_pretty(&Page { status, configuration })?);
         Ok((good_for, page.into()))
     }

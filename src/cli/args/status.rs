@@ -1,12 +1,15 @@
 //! The options of `shardkeeper status`.
 
+use std::time::Duration;
+
 use clap::Args;
 
-use super::{AppArgs, AwsArgs, LivenessArgs, LogArgs, value};
+use super::value::{self, HOUR, SECOND, duration};
+use super::{AppArgs, AwsArgs, LivenessArgs, LogArgs};
 use crate::options::StreamSelector;
 
 const EPILOGUE: &str = "Exit codes: 0 the fleet could be read, however it is, 64 wrong usage, 1 it could not be.\n\n\
-                        Example:\n  shardkeeper status --app phone-audit";
+                        Example:\n  shardkeeper status --app phone-audit --watch";
 
 /// Show an application's workers and shards, and what waits for what
 ///
@@ -20,15 +23,29 @@ pub struct StatusArgs {
     pub app: AppArgs,
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Print one JSON object for programs: its fields are named in docs/operations.md and stay.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub form: FormArgs,
+    /// The time from one look of --watch to the next; longer for fleets of thousands of shards.
+    #[arg(long, value_name = "DURATION", value_parser = duration(SECOND..=HOUR), default_value = "2s")]
+    pub interval: Duration,
     #[command(flatten)]
     pub liveness: LivenessArgs,
     #[command(flatten)]
     pub aws: AwsArgs,
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+#[derive(Args)]
+#[group(multiple = false)]
+pub struct FormArgs {
+    /// Print one JSON object for programs: its fields are named in docs/operations.md and stay.
+    #[arg(long)]
+    pub json: bool,
+    /// Look again and again, until q or Ctrl-C: full screen on a terminal (in color, unless NO_COLOR is set), else a line
+    /// for each look with its events below.
+    #[arg(long)]
+    pub watch: bool,
 }
 
 #[derive(Args)]

@@ -1,6 +1,7 @@
 //! `shardkeeper status`: the state of a fleet, read from outside.
 
 pub(super) mod table;
+mod watch;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -29,6 +30,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The limit for listing the shards. It is enough for some five thousand of them, at a pace that leaves the workers their
 /// share of the calls.
 const LISTING_LIMIT: Duration = Duration::from_secs(10);
+/// Age limit of the listing for those that look repeatedly: the fleet shares few calls for it.
+pub const LISTING_AGE: Duration = Duration::from_secs(60);
+/// The most shards read a second on average by those that look repeatedly: as many as a leader reads.
+const SHARDS_A_SECOND: u32 = 250;
 /// Calls of DescribeStream a second.
 const LISTING_RATE: u32 = 5;
 
@@ -38,18 +43,25 @@ const LISTING_RATE: u32 = 5;
 /// When the application does not exist, or a service cannot be reached.
 pub fn run(args: &StatusArgs) -> Result<(), anyhow::Error> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let status = runtime.block_on(read(args))?;
-    match args.json {
+    if args.form.watch {
+        return runtime.block_on(watch::watch(args));
+    }
+    let status = runtime.block_on(async { reader(args).await?.read(Duration::ZERO).await })?;
+    match args.form.json {
         true => output::print(&format!("{}\n", serde_json::to_string_pretty(&status)?)),
         false => output::print(&table::render(&status, WallClock::System.now_ms())),
     }
 }
 
-async fn read(args: &StatusArgs) -> Result<FleetStatus, anyhow::Error> {
+async fn reader(args: &StatusArgs) -> Result<StatusReader, anyhow::Error> {
     let (source, lease_duration) = (args.source.selector(), args.liveness.lease_duration);
     let endpoints = args.aws.endpoints(args.source.table());
-    let mut reader = StatusReader::new(&args.app.app, source, &endpoints, lease_duration).await?;
-    reader.read(Duration::ZERO).await
+    StatusReader::new(&args.app.app, source, &endpoints, lease_duration).await
+}
+
+/// The time after which the tables can be read again without burdening them.
+pub fn affordable_pause(status: &FleetStatus) -> Duration {
+    Duration::from_secs(1) * u32::try_from(status.shards.len()).unwrap_or(u32::MAX) / SHARDS_A_SECOND
 }
 
 /// Reads the status of a fleet from outside, once or repeatedly.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::admin::status::{FleetStatus, ShardStatus, WorkerStatus};
+use crate::admin::status::{FleetStatus, ShardStatus, WorkerStatus, length};
 use crate::model::fleet_state::ShardState;
 use crate::model::worker_record::WorkerEnd;
 
@@ -139,17 +139,6 @@ fn known(value: Option<String>, exists: bool) -> String {
     value.unwrap_or_else(|| if exists { "unknown" } else { "-" }.to_owned())
 }
 
-/// A duration, rounded down to one unit.
-pub fn length(ms: u64) -> String {
-    let seconds = ms / 1000;
-    match seconds {
-        0..10 => format!("{}.{}s", seconds, ms % 1000 / 100),
-        10..120 => format!("{seconds}s"),
-        120..7_200 => format!("{}m", seconds / 60),
-        _ => format!("{}h", seconds / 3600),
-    }
-}
-
 /// A table with a header, each column as wide as its widest cell.
 pub fn columns<const N: usize>(header: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut all = vec![header.map(str::to_owned)];
@@ -198,6 +187,7 @@ mod tests {
                 counter: Some(1),
                 throughput_kbps: None,
                 lag_at_most_ms,
+                trim_headroom_at_least_ms: None,
                 halted: None,
                 running_call: None,
             };

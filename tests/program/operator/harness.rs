@@ -38,6 +38,11 @@ impl Harness {
         self.service.call(operation, request)
     }
 
+    /// Replaces the plan of faults.
+    pub fn faults(&self, plan: &Value) {
+        self.service.faults(plan);
+    }
+
     /// Closes the open shards, each with one child.
     pub fn roll_over(&self) {
         self.service.change_shards(TABLE, "rollover");
@@ -100,7 +105,8 @@ impl Harness {
         })
     }
 
-    fn command(&self) -> Command {
+    /// The program with the settings of an operator.
+    pub fn command(&self) -> Command {
         let mut command = shardkeeper();
         command
             .env("SHARDKEEPER_APP", APP)

@@ -1,6 +1,7 @@
 //! An operator's commands on real fleets: `shardkeeper status` and `shardkeeper lease`.
 
 mod harness;
+mod watch;
 
 use std::io::{Read as _, Write as _};
 
