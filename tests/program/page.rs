@@ -14,7 +14,7 @@ use crate::support::wait::wait_for;
 
 const SENTENCE: &str = "#sentence";
 
-/// What a worker's `/status` says.
+/// The answer of a worker's `/status`.
 fn status(address: &str) -> Value {
     let (code, body) = get(address, "/status");
     assert_eq!(code, 200, "{body}");

@@ -89,7 +89,7 @@ impl Browser {
         strings(&self.run("errors", json!({})))
     }
 
-    /// What the accessibility checker finds wrong.
+    /// The faults that the accessibility checker finds.
     pub fn violations(&mut self) -> Vec<String> {
         strings(&self.run("axe", json!({})))
     }

@@ -5,7 +5,7 @@ use http_body_util::Full;
 use hyper::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Response};
 
-/// What the page may do: use its own script and style, and call this service.
+/// The things that the page may do: use its own script and style, and call this service.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
