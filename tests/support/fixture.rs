@@ -86,7 +86,8 @@ impl Fixture {
         let shards = self.service.shards(TABLE);
         wait_for("everything to be checkpointed", || {
             let leases = self.service.leases(app);
-            shards.iter().all(|shard| shard.records.last().is_none_or(|last| leases[&shard.id].checkpoint == *last))
+            let is_at = |id: &String, last: &String| leases.get(id).is_some_and(|lease| lease.checkpoint == *last);
+            shards.iter().all(|shard| shard.records.last().is_none_or(|last| is_at(&shard.id, last)))
         });
     }
 
