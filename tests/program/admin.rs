@@ -184,6 +184,29 @@ fn the_status_page_says_what_the_command_says_and_costs_the_tables_little() {
 }
 
 #[test]
+fn a_finished_shard_whose_lease_is_cleaned_up_is_not_shown_as_one_without_a_lease() {
+    let fixture = Fixture::new("--shards 2");
+    let deliveries = fixture.deliveries("app");
+    let worker = fixture.worker("app", "w", &deliveries, ANY_PORT);
+    let address = address_of(&worker);
+    let shards = || -> Value {
+        let page: Value = serde_json::from_str(&get(&address, "/status").1).unwrap_or_default();
+        page["totals"]["shards"].clone()
+    };
+    wait_for("two shards that are read", || shards() == json!({"reading": 2}));
+    let parents: Vec<String> = fixture.service.leases("app").into_keys().collect();
+    fixture.service.change_shards(TABLE, "split");
+    wait_for("their children to be read", || shards()["reading"] == 4);
+    // As the leader does after its next listing.
+    for parent in &parents {
+        fixture.service.call("DeleteItem", &json!({"TableName": "app", "Key": {"leaseKey": {"S": parent}}}));
+    }
+    // Longer than one reading of the status is shown.
+    let_last(Duration::from_secs(3));
+    assert_eq!(shards(), json!({"reading": 4}));
+}
+
+#[test]
 fn events_are_log_lines_with_kinds_and_a_client_that_comes_back_misses_none() {
     let fixture = Fixture::new("--shards 2");
     let deliveries = fixture.deliveries("app");

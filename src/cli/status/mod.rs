@@ -34,6 +34,8 @@ const LISTING_LIMIT: Duration = Duration::from_secs(10);
 pub const LISTING_AGE: Duration = Duration::from_secs(60);
 /// The most shards read a second on average by those that look repeatedly: as many as a leader reads.
 const SHARDS_A_SECOND: u32 = 250;
+/// The age from which a listing is replaced that lacks a shard with a lease. Trimmed shards lack for long.
+const RELISTED_AFTER: Duration = Duration::from_secs(5);
 /// Calls of DescribeStream a second.
 const LISTING_RATE: u32 = 5;
 
@@ -103,10 +105,16 @@ impl StatusReader {
             None => first.leadership.as_ref().and_then(|leadership| leadership.stream_arn.clone()),
         };
         let directory = self.directory(arn.as_deref());
-        let listing = async { Ok(list(directory, listing_age).await) };
+        let listed = async { Ok(list(directory.clone(), listing_age).await) };
         let connection = &self.connection;
         let view = watch(&mut self.observer, self.lease_duration, first);
-        let (rows, view, listing) = tokio::try_join!(connection.rows(), view, listing)?;
+        let (rows, view, mut listing) = tokio::try_join!(connection.rows(), view, listed)?;
+        if let Ok(Some(listed)) = &listing
+            && rows.iter().flatten().any(|row| !listed.graph.contains(&row.key))
+        {
+            // It is from before a roll-over: a finished shard whose lease is cleaned up would look like one without.
+            listing = list(directory, listing_age.min(RELISTED_AFTER)).await;
+        }
         let mut status = FleetStatus::new(&StatusInputs {
             app: &self.app,
             rows: &rows,
