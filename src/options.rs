@@ -74,6 +74,9 @@ pub struct WorkerOptions {
     pub idle_interval: Option<Duration>,
     /// The longest gap between two calls on an empty shard (default: 1 s).
     pub idle_poll: Duration,
+    /// The longest gap on a shard that has been empty for long (default: `idle_poll`). Above `idle_poll`, a gap is a tenth
+    /// of the time without a record.
+    pub idle_poll_max: Option<Duration>,
     /// The most calls of DescribeStream a second (default: 3). The service allows ten for the whole account, and more
     /// workers than one look for new shards.
     pub describe_stream_rate: u32,
@@ -171,6 +174,7 @@ impl WorkerOptions {
             batch_window: Duration::ZERO,
             idle_interval: None,
             idle_poll: Duration::from_secs(1),
+            idle_poll_max: None,
             describe_stream_rate: 3,
             buffer_bytes: 128 << 20,
             max_leases: None,
@@ -191,6 +195,11 @@ impl WorkerOptions {
             clock: WallClock::System,
             own_thread: true,
         }
+    }
+
+    /// The longest gap between two calls on an empty shard, however long it has been empty.
+    pub(crate) fn idle_poll_max(&self) -> Duration {
+        self.idle_poll_max.unwrap_or(self.idle_poll)
     }
 
     /// Refuses values out of range and combinations that make no sense.
@@ -267,6 +276,11 @@ impl WorkerOptions {
                 self.kcl_failover_time.is_zero(),
             ),
             ("idle_poll", "is zero: an empty shard would be read without a pause", self.idle_poll.is_zero()),
+            (
+                "idle_poll_max",
+                "is less than idle_poll",
+                self.idle_poll_max.is_some_and(|longest| longest < self.idle_poll),
+            ),
             (
                 "idle_interval",
                 "is zero: an idle processor would be called without a pause",

@@ -16,6 +16,7 @@ use serde::Serialize;
 use self::builder::StatusBuilder;
 pub use self::changes::changes;
 pub use self::verdict::{Severity, Verdict};
+use crate::aws::calls::IdlePolls;
 use crate::aws::lease_table::BadRow;
 use crate::model::app_lag::RETENTION_MS;
 use crate::model::blocked_record::{BlockedRecord, RunningCall};
@@ -63,6 +64,8 @@ pub struct FleetStatus {
     pub lag_at_most_ms: Option<u64>,
     /// The time for which no undelivered record is trimmed.
     pub trim_headroom_at_least_ms: Option<u64>,
+    /// The polls of shards without records by all live workers, and their cost.
+    pub idle_polls: IdlePolls,
     /// The last ends of workers, oldest first.
     pub ends: Vec<WorkerEnd>,
     /// Shards that wait, with the reasons; empty when everything that can be read is being read.
@@ -204,6 +207,7 @@ impl FleetStatus {
             shards,
             lag_at_most_ms: since.and_then(|since| since.unprocessed_ms).map(age_ms),
             trim_headroom_at_least_ms,
+            idle_polls: builder.idle_polls(),
             ends: inputs.view.ends.clone(),
             waits,
             remarks,
@@ -313,6 +317,19 @@ mod tests {
         let lags: Vec<_> = status.shards.iter().map(|shard| shard.lag_at_most_ms).collect();
         assert_eq!(lags, [None, Some(1_000)], "a finished shard has no lag");
         assert_eq!((status.workers[0].shards, status.workers[1].shards), (1, 0));
+    }
+
+    #[test]
+    fn polls_of_idle_shards_are_summed_over_the_live_workers_and_priced() {
+        let idle = |id: &str, still_ms| {
+            let mut worker = worker(id, still_ms, &[]);
+            worker.member.record.idle_polls_per_hour = 1_000_000;
+            worker
+        };
+        let fleet = view(vec![idle("a", 0), idle("b", 100), idle("dead", 60_000)], "a");
+        let IdlePolls { per_hour, dollars_per_month } = status(&[], &fleet, None).idle_polls;
+        assert_eq!(per_hour, 2_000_000);
+        assert!((dollars_per_month - 292.0).abs() < 1e-6, "{dollars_per_month}");
     }
 
     #[test]

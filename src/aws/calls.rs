@@ -31,6 +31,23 @@ pub const WRITE_UNIT_NANODOLLARS: u64 = 625;
 pub const READ_UNIT_NANODOLLARS: u64 = 125;
 const READ_UNIT_BYTES: u64 = 4096;
 
+/// The polls of shards without records, and their cost at [`GET_RECORDS_NANODOLLARS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct IdlePolls {
+    /// Calls an hour.
+    pub per_hour: u64,
+    /// US dollars for a month of 730 hours.
+    pub dollars_per_month: f64,
+}
+
+impl IdlePolls {
+    /// So many calls an hour.
+    #[expect(clippy::cast_precision_loss, reason = "calls are far fewer than 2^53")]
+    pub fn new(per_hour: u64) -> Self {
+        Self { per_hour, dollars_per_month: (per_hour * 730 * GET_RECORDS_NANODOLLARS) as f64 / 1e9 }
+    }
+}
+
 /// Observes calls for metrics.
 #[derive(Debug)]
 pub(crate) struct MetricsInterceptor;

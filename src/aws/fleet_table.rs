@@ -49,7 +49,7 @@ const fn attribute(
 }
 
 /// The whole of a worker's item but its key, inbox and challenger.
-const ATTRIBUTES: [Attribute; 18] = [
+const ATTRIBUTES: [Attribute; 19] = [
     attribute("heartbeat", |worker| Some(number(worker.heartbeat)), |worker, value| set(&mut worker.heartbeat, value)),
     attribute(
         "incarnation",
@@ -84,6 +84,11 @@ const ATTRIBUTES: [Attribute; 18] = [
         |worker, value| worker.unsaved_since_ms = count_of(value),
     ),
     attribute("kbps", |worker| Some(number(worker.kbps)), |worker, value| set(&mut worker.kbps, value)),
+    attribute(
+        "idlePolls",
+        |worker| Some(number(worker.idle_polls_per_hour)),
+        |worker, value| set(&mut worker.idle_polls_per_hour, value),
+    ),
     attribute("maxLeases", |worker| worker.max_leases.map(number), |worker, value| worker.max_leases = count_of(value)),
     attribute(
         "overloaded",
@@ -551,6 +556,7 @@ mod tests {
             unprocessed_since_ms: Some(1_700_000_000_001),
             unsaved_since_ms: Some(1_700_000_000_002),
             kbps: 12,
+            idle_polls_per_hour: 72_000,
             max_leases: Some(9),
             overloaded: true,
             stuck: BTreeSet::from(["shardId-9".into()]),

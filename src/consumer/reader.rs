@@ -130,7 +130,7 @@ impl Reader {
             limit: MOST_PAGE_RECORDS,
             budget: deps.budget.clone(),
             held: HeldPages::default(),
-            pacer: PollPacer::new(deps.options.idle_poll),
+            pacer: PollPacer::new(deps.options.idle_poll, deps.options.idle_poll_max()),
             origin: deps.origin,
             rng,
             clock,
@@ -174,6 +174,7 @@ impl Reader {
                     iterator = page.next_shard_iterator.clone();
                     let polled = PollResult::of(page.summary.as_ref(), self.clock.now_ms());
                     let wait = self.pacer.next(polled, &mut self.rng);
+                    self.status.set_idle_poll_interval(wait, polled == PollResult::Empty);
                     if !self.send_page(page, taken, &mut tip_proof, fetched_ms).await {
                         return;
                     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::busy_time::{BusyTime, FailureStreak, InFlightCalls};
-use super::clock::WallClock;
+use super::clock::{WallClock, millis};
 use crate::aws::stream::Error;
 use crate::model::app_lag::unread_since_ms;
 use crate::model::blocked_record::{BlockedRecord, RunningCall};
@@ -38,6 +38,8 @@ pub struct ConsumerStatus {
     reading_failures: FailureStreak,
     ended: OnceLock<Instant>,
     progress_ms: AtomicU64,
+    /// The time until the next poll after an empty page; 0 after one with records.
+    idle_poll_interval_ms: AtomicU64,
     /// The records that keep failing, by their batch.
     blocked_records: Mutex<BTreeMap<u64, BlockedRecord>>,
 }
@@ -85,6 +87,7 @@ impl ConsumerStatus {
             reading_failures: FailureStreak::default(),
             ended: OnceLock::new(),
             progress_ms: AtomicU64::default(),
+            idle_poll_interval_ms: AtomicU64::default(),
             blocked_records: Mutex::default(),
         }
     }
@@ -208,6 +211,17 @@ impl ConsumerStatus {
         self.reading_failures.note(outcome.is_err());
     }
 
+    /// Notes the wait after a page, and whether that was empty.
+    pub(super) fn set_idle_poll_interval(&self, wait: Duration, is_empty: bool) {
+        self.idle_poll_interval_ms.store(if is_empty { millis(wait) } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// The interval at which the shard is polled while it has no records; `None` while it has.
+    pub fn idle_poll_interval(&self) -> Option<Duration> {
+        let interval_ms = self.idle_poll_interval_ms.load(Ordering::Relaxed);
+        (interval_ms > 0).then(|| Duration::from_millis(interval_ms))
+    }
+
     /// Counts a page.
     pub(super) fn count_page(&self, page: Option<&PageSummary>) {
         let kind = match page {
@@ -244,7 +258,8 @@ impl ConsumerStatus {
 
     /// The time (ms since the epoch) from which the shard's lag counts, once it is known.
     pub fn waiting_since_ms(&self, stage: Stage, idle_poll: Duration) -> Option<u64> {
-        self.lag(|lag| lag.waiting_since_ms(stage, idle_poll))
+        let interval = self.idle_poll_interval().map_or(idle_poll, |interval| interval.max(idle_poll));
+        self.lag(|lag| lag.waiting_since_ms(stage, interval))
     }
 }
 

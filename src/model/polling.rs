@@ -29,6 +29,8 @@ pub const CAUGHT_UP_EMPTY_PAGES: u32 = 10;
 const BACKLOG_AGE_MS: u64 = 2_000;
 /// The most doublings of an empty shard's interval: from the active one to beyond the longest idle one, 5 minutes.
 const MOST_DOUBLINGS: u32 = 11;
+/// The part of the time without a record that an interval may last, where intervals grow with that time.
+const QUIET_PART: u32 = 10;
 /// The widest interval that throttling alone leads to.
 const WIDEST_THROTTLE_INTERVAL: Duration = Duration::from_secs(1);
 /// A learned interval below this is forgotten.
@@ -69,15 +71,26 @@ impl PollResult {
 #[derive(Clone, Debug)]
 pub struct PollPacer {
     idle_poll: Duration,
+    idle_poll_max: Duration,
     empty_pages: u32,
+    /// The time since the last record, or the beginning.
+    quiet: Duration,
     throttle_interval: Duration,
     backoff: Backoff,
 }
 
 impl PollPacer {
-    /// A pace whose intervals on an empty shard grow up to `idle_poll`.
-    pub fn new(idle_poll: Duration) -> Self {
-        Self { idle_poll, empty_pages: 0, throttle_interval: Duration::ZERO, backoff: Backoff::default() }
+    /// A pace whose intervals on an empty shard grow up to `idle_poll`, and then with the time without a record up to
+    /// `idle_poll_max`: each is a tenth of that time.
+    pub fn new(idle_poll: Duration, idle_poll_max: Duration) -> Self {
+        Self {
+            idle_poll,
+            idle_poll_max: idle_poll_max.max(idle_poll),
+            empty_pages: 0,
+            quiet: Duration::ZERO,
+            throttle_interval: Duration::ZERO,
+            backoff: Backoff::default(),
+        }
     }
 
     /// The wait from the start of the call that brought `polled` to the start of the next one.
@@ -85,7 +98,7 @@ impl PollPacer {
         match polled {
             PollResult::Throttled => return self.throttled(rng),
             PollResult::Failed => return self.backoff.next(rng),
-            PollResult::Backlog | PollResult::Partial => self.empty_pages = 0,
+            PollResult::Backlog | PollResult::Partial => (self.empty_pages, self.quiet) = (0, Duration::ZERO),
             PollResult::Empty => self.empty_pages = self.empty_pages.saturating_add(1),
         }
         self.backoff = Backoff::default();
@@ -95,7 +108,9 @@ impl PollPacer {
             PollResult::Empty => self.idle_interval(rng),
             _ => ACTIVE_INTERVAL,
         };
-        wanted.max(self.throttle_interval)
+        let wait = wanted.max(self.throttle_interval);
+        self.quiet += wait;
+        wait
     }
 
     fn throttled(&mut self, rng: &mut Rng) -> Duration {
@@ -103,10 +118,12 @@ impl PollPacer {
         self.throttle_interval + self.backoff.next(rng)
     }
 
-    /// Doubles from the active interval to the idle one. Each is up to a tenth shorter, so that shards don't beat in time.
+    /// Doubles from the active interval to the idle one, which grows with the time without a record. Each is up to a
+    /// tenth shorter, so that shards don't beat in time.
     fn idle_interval(&self, rng: &mut Rng) -> Duration {
+        let idle = (self.quiet / QUIET_PART).clamp(self.idle_poll, self.idle_poll_max);
         let doublings = self.empty_pages.saturating_sub(CAUGHT_UP_EMPTY_PAGES).min(MOST_DOUBLINGS);
-        let gap = (ACTIVE_INTERVAL * 2_u32.pow(doublings)).min(self.idle_poll);
+        let gap = (ACTIVE_INTERVAL * 2_u32.pow(doublings)).min(idle);
         gap.mul_f64(1.0 - 0.1 * rng.f64())
     }
 }
@@ -135,14 +152,14 @@ mod tests {
 
     #[test]
     fn a_backlog_is_read_without_a_pause_and_a_flow_at_its_pace() {
-        let (mut pacer, mut rng) = (PollPacer::new(IDLE), Rng::with_seed(1));
+        let (mut pacer, mut rng) = (PollPacer::new(IDLE, IDLE), Rng::with_seed(1));
         assert_eq!(pacer.next(PollResult::Backlog, &mut rng), Duration::ZERO);
         assert_eq!(pacer.next(PollResult::Partial, &mut rng), ACTIVE_INTERVAL);
     }
 
     #[test]
     fn empty_pages_slow_down_to_the_idle_pace_and_a_record_brings_it_back() {
-        let (mut pacer, mut rng) = (PollPacer::new(IDLE), Rng::with_seed(1));
+        let (mut pacer, mut rng) = (PollPacer::new(IDLE, IDLE), Rng::with_seed(1));
         let gaps: Vec<_> = (0..16).map(|_| pacer.next(PollResult::Empty, &mut rng)).collect();
         assert!(gaps[..10].iter().all(|gap| *gap <= ACTIVE_INTERVAL && *gap >= ACTIVE_INTERVAL * 9 / 10));
         assert!(gaps[15] <= IDLE && gaps[15] >= IDLE * 9 / 10, "{gaps:?}");
@@ -151,8 +168,26 @@ mod tests {
     }
 
     #[test]
+    fn a_record_waits_for_a_tenth_of_the_quiet_time_before_it_and_for_the_longest_interval_at_most() {
+        let longest = Duration::from_secs(60);
+        let (mut pacer, mut rng) = (PollPacer::new(IDLE, longest), Rng::with_seed(1));
+        let (mut quiet, mut calls_in_an_hour) = (Duration::ZERO, 0);
+        while quiet < Duration::from_secs(3600) {
+            let wait = pacer.next(PollResult::Empty, &mut rng);
+            assert!(wait <= (quiet / 10).clamp(IDLE, longest), "{wait:?} after {quiet:?}");
+            quiet += wait;
+            calls_in_an_hour += 1;
+        }
+        assert!(calls_in_an_hour < 150, "{calls_in_an_hour}: at a constant pace they are 3600");
+        pacer.next(PollResult::Partial, &mut rng);
+        assert!(pacer.next(PollResult::Empty, &mut rng) <= ACTIVE_INTERVAL, "a record begins all anew");
+        let waits = (0..30).map(|_| pacer.next(PollResult::Empty, &mut rng));
+        assert!(waits.max() <= Some(IDLE * 3 / 2));
+    }
+
+    #[test]
     fn the_longest_idle_pace_is_reached_too() {
-        let (mut pacer, mut rng) = (PollPacer::new(Duration::from_secs(300)), Rng::with_seed(1));
+        let (mut pacer, mut rng) = (PollPacer::new(Duration::from_secs(300), IDLE), Rng::with_seed(1));
         let longest = (0..100).map(|_| pacer.next(PollResult::Empty, &mut rng)).max();
         assert!(longest > Some(Duration::from_secs(270)), "{longest:?}");
     }
@@ -160,7 +195,8 @@ mod tests {
     #[test]
     fn shards_that_wait_are_polled_at_the_same_moments_and_as_often_as_they_ask() {
         let mut rng = Rng::with_seed(1);
-        let (mut pacer, mut now, mut asked) = (PollPacer::new(IDLE), Duration::from_micros(7_123), Duration::ZERO);
+        let (mut pacer, mut now, mut asked) =
+            (PollPacer::new(IDLE, IDLE), Duration::from_micros(7_123), Duration::ZERO);
         for _ in 0..1000 {
             let wait = pacer.next(PollResult::Empty, &mut rng);
             asked += wait;
@@ -174,7 +210,7 @@ mod tests {
 
     #[test]
     fn throttling_is_learned_and_slowly_forgotten() {
-        let (mut pacer, mut rng) = (PollPacer::new(IDLE), Rng::with_seed(1));
+        let (mut pacer, mut rng) = (PollPacer::new(IDLE, IDLE), Rng::with_seed(1));
         assert!(pacer.next(PollResult::Throttled, &mut rng) >= ACTIVE_INTERVAL);
         let after = pacer.next(PollResult::Backlog, &mut rng);
         assert!(after > ACTIVE_INTERVAL * 9 / 10, "{after:?}");
@@ -187,7 +223,7 @@ mod tests {
     #[test]
     fn learned_intervals_settle_near_what_the_service_allows() {
         // A service that allows one call each 250 ms: the share of throttled calls must stay small.
-        let (mut pacer, mut rng) = (PollPacer::new(IDLE), Rng::with_seed(1));
+        let (mut pacer, mut rng) = (PollPacer::new(IDLE, IDLE), Rng::with_seed(1));
         let (mut now, mut allowed_at, mut throttled) = (Duration::ZERO, Duration::ZERO, 0);
         for _ in 0..1000 {
             let polled = if now >= allowed_at { PollResult::Backlog } else { PollResult::Throttled };

@@ -34,6 +34,8 @@ pub struct WorkerRecord {
     pub unsaved_since_ms: Option<u64>,
     /// The worker's throughput in KiB a second.
     pub kbps: u64,
+    /// GetRecords calls an hour on the worker's shards without records, at their present intervals.
+    pub idle_polls_per_hour: u64,
     /// The most leases that the worker will hold.
     pub max_leases: Option<u64>,
     /// Whether the worker's processors cannot keep up, so that it should get nothing new.

@@ -190,6 +190,11 @@ metrics! {
         .labels(&[Label { name: "part", values: &["records", "coordination"] }]),
         "What this worker's calls cost at the list price of us-east-1, on demand, without the free tier, in billionths \
          of a US dollar: GetRecords calls, and what coordination reads and writes in the lease and fleet tables.";
+    IDLE_POLLS: Gauge = metric(Api, "shardkeeper_idle_polls_per_second", Count).for_debugging(),
+        "GetRecords calls a second on this worker's shards without records, at their present intervals (--idle-poll, \
+         --idle-poll-max).";
+    IDLE_POLLS_COST: Gauge = metric(Api, "shardkeeper_idle_polls_dollars_per_month", Count).for_debugging(),
+        "What these calls cost in a month of 730 hours, in US dollars at the list price of us-east-1, without the free tier.";
 
     // Memory and the like.
     IN_FLIGHT_RECORDS: Gauge = metric(Resources, "shardkeeper_in_flight_records", Count),

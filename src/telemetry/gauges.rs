@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AppFigures, Fleet, Loop, Phase, WorkerTelemetry, lock};
+use crate::aws::calls::IdlePolls;
 use crate::consumer::{ConsumerStatus, StallCause};
 use crate::model::app_lag::RETENTION_MS;
 use crate::model::fleet_state::ShardState;
@@ -186,6 +187,9 @@ fn record_fleet(fleet: &Fleet) {
     catalogue::WORKERS_ALIVE.set([], count(view.live().count() as u64));
     catalogue::IS_LEADER.set([], flag(view.leader() == Some(&fleet.me)));
     catalogue::OVERLOADED.set([], flag(record.overloaded));
+    let idle = IdlePolls::new(record.idle_polls_per_hour);
+    catalogue::IDLE_POLLS.set([], count(idle.per_hour) / 3600.0);
+    catalogue::IDLE_POLLS_COST.set([], idle.dollars_per_month);
 }
 
 /// Clears the gauges of a leader, which this worker no longer is.

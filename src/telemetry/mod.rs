@@ -267,6 +267,13 @@ impl WorkerTelemetry {
         lock(&self.0.rate).kbps()
     }
 
+    /// The GetRecords calls an hour on shards that have no records, at their present intervals.
+    pub(crate) fn idle_polls_per_hour(&self) -> u64 {
+        let intervals =
+            lock(&self.0.shards).values().filter_map(|status| status.idle_poll_interval()).collect::<Vec<_>>();
+        intervals.into_iter().map(|interval| 3_600_000 / millis(interval).max(1)).sum()
+    }
+
     /// The moment from which the lag of all this worker's shards together counts (ms since the epoch). Nothing while
     /// that is not known of all of them; a moment far ahead when there are none.
     pub(crate) fn waiting_since_ms(&self, stage: Stage) -> Option<u64> {

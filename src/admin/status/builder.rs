@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LeaderStatus, ShardState, ShardStatus, StatusInputs, StreamStatus, Wait, WorkerState, WorkerStatus};
+use crate::aws::calls::IdlePolls;
 use crate::model::app_lag::{AppLag, LagInputs, LagSince, RETENTION_MS, WorkerReport};
 use crate::model::blocked_record::{BlockedRecord, RunningCall};
 use crate::model::lease::{Lease, ShardId, WorkerId};
@@ -317,6 +318,10 @@ impl<'a> StatusBuilder<'a> {
         let (rows, now_ms) = (&self.rows, self.inputs.now_ms);
         let inputs = LagInputs { rows, without_row: &without_row, reports: &reports, started_at_ms, now_ms };
         Some(AppLag::default().update(&inputs))
+    }
+
+    pub(super) fn idle_polls(&self) -> IdlePolls {
+        IdlePolls::new(self.inputs.view.live().map(|seen| seen.member.record.idle_polls_per_hour).sum())
     }
 
     fn knows_its_leases(&self, seen: &ObservedWorker) -> bool {

@@ -82,6 +82,7 @@ mod tests {
 
     use super::*;
     use crate::admin::status::{LeaderStatus, StreamStatus, Totals, Verdict, WorkerStatus};
+    use crate::aws::calls::IdlePolls;
     use crate::model::fleet_state::WorkerState;
     use crate::model::worker_record::WorkerEnd;
 
@@ -133,6 +134,7 @@ mod tests {
             shards,
             lag_at_most_ms: Some(1_200),
             trim_headroom_at_least_ms: Some(86_000_000),
+            idle_polls: IdlePolls::default(),
             ends: Vec::new(),
             waits: Vec::new(),
             remarks: Vec::new(),

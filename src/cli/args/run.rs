@@ -240,6 +240,11 @@ struct PaceArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration(50 * MILLISECOND..=5 * MINUTE),
         default_value = format_duration(defaults().idle_poll), env = "SHARDKEEPER_IDLE_POLL")]
     idle_poll: Duration,
+    /// Longest interval at which a shard is polled that has had no records for long: up to 5m; without it, that of
+    /// --idle-poll. Between the two, the interval is a tenth of the time without a record.
+    #[arg(long, value_name = "DURATION", value_parser = duration(50 * MILLISECOND..=5 * MINUTE),
+        env = "SHARDKEEPER_IDLE_POLL_MAX")]
+    idle_poll_max: Option<Duration>,
     /// Calls of DescribeStream a second: 1 to 10. The service allows ten a second for the whole account.
     #[arg(long, value_name = "N", value_parser = whole(1..=10u32),
         default_value = defaults().describe_stream_rate.to_string(), env = "SHARDKEEPER_DESCRIBE_STREAM_RATE")]
@@ -418,6 +423,7 @@ impl RunArgs {
         options.batch_bytes = batch_bytes.or(self.sink.default_batch_bytes());
         options.batch_window = batch.batch_window.unwrap_or(options.batch_window);
         options.idle_poll = pace.idle_poll;
+        options.idle_poll_max = pace.idle_poll_max;
         options.describe_stream_rate = pace.describe_stream_rate;
         options.buffer_bytes = pace.buffer_bytes;
         options.max_leases = fleet.max_leases;

@@ -34,6 +34,7 @@ impl LeaseManager {
             self.running().filter_map(|(key, held)| Some((key.clone(), held.handle.status.long_call(long_call)?)));
         let calls = calls.take(MOST_BLOCKED).collect();
         let kbps = self.deps.telemetry.kbps();
+        let idle_polls_per_hour = self.deps.telemetry.idle_polls_per_hour();
         let running = self.leases.iter().filter_map(|(key, known)| match &known.state {
             LeaseState::Running(running) => Some((key, &*running.handle.status)),
             _ => None,
@@ -46,6 +47,7 @@ impl LeaseManager {
             record.unprocessed_since_ms = unprocessed_since_ms;
             record.unsaved_since_ms = unsaved_since_ms;
             record.kbps = kbps;
+            record.idle_polls_per_hour = idle_polls_per_hour;
             record.overloaded = overloaded;
             record.stuck = stuck;
             record.blocked = blocked;
