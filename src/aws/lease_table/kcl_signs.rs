@@ -11,37 +11,56 @@ use crate::model::lease::WorkerId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KclSign {
     pub writer: WorkerId,
+    pub kind: KclSignKind,
     pub value: String,
     /// The time of the writing (ms since the epoch, by the writer's clock), where it tells.
     pub written_ms: Option<u64>,
 }
 
+/// The kind of a sign. A leader writes both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KclSignKind {
+    WorkerMetrics,
+    /// The leader's lock tells no time: left behind by a dead leader, it proves nothing until it changes.
+    LeaderLock,
+}
+
 impl LeaseTable {
-    /// The signs of life that are there.
+    /// The signs of life in KCL's own tables, as far as these exist.
     ///
     /// # Errors
     /// When a call failed for another reason than that there is no such table.
     pub async fn kcl_signs(&self) -> Result<Vec<KclSign>, TableError> {
         let mut signs = Vec::new();
-        for suffix in ["", "-WorkerMetricStats", "-CoordinatorState"] {
-            let table = OwnTable::new(self.0.client.clone(), format!("{}{suffix}", self.0.name), &[]);
-            match table.scan(|item| signs.extend(worker_sign(&item).or_else(|| leader_sign(&item)))).await {
+        for table in self.kcl_tables() {
+            match table.scan(|item| signs.extend(read_sign(&item))).await {
                 Ok(()) | Err(TableError::Missing { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(signs)
     }
+
+    /// KCL's own tables.
+    pub(crate) fn kcl_tables(&self) -> [OwnTable; 2] {
+        ["-WorkerMetricStats", "-CoordinatorState"]
+            .map(|suffix| OwnTable::new(self.0.client.clone(), format!("{}{suffix}", self.0.name), &[]))
+    }
+}
+
+/// The sign of life that an item is, if it is one.
+pub(super) fn read_sign(item: &Item) -> Option<KclSign> {
+    worker_sign(item).or_else(|| leader_sign(item))
 }
 
 fn worker_sign(item: &Item) -> Option<KclSign> {
     let written_s = count(item, "lut")?;
-    let writer = text(item, "wid").or_else(|| text(item, "leaseKey"))?;
-    Some(KclSign { writer: writer.into(), value: written_s.to_string(), written_ms: Some(written_s * 1000) })
+    let writer = text(item, "wid").or_else(|| text(item, "leaseKey"))?.into();
+    let (kind, written_ms) = (KclSignKind::WorkerMetrics, Some(written_s.saturating_mul(1000)));
+    Some(KclSign { writer, kind, value: written_s.to_string(), written_ms })
 }
 
-/// The leader's lock tells no time: left behind by a dead leader, it proves nothing until it changes.
 fn leader_sign(item: &Item) -> Option<KclSign> {
-    let (owner, version) = (text(item, "ownerName")?, text(item, "recordVersionNumber")?);
-    Some(KclSign { writer: owner.into(), value: version.to_owned(), written_ms: None })
+    let (writer, value) = (text(item, "ownerName")?.into(), text(item, "recordVersionNumber")?.to_owned());
+    Some(KclSign { writer, kind: KclSignKind::LeaderLock, value, written_ms: None })
 }

@@ -19,7 +19,7 @@ use aws_sdk_dynamodb::types::{
 };
 
 pub use self::commit::{CommitOutcome, MAX_WRITES, RefusedWrite, TransactWriteItem};
-pub use self::kcl_signs::KclSign;
+pub use self::kcl_signs::{KclSign, KclSignKind};
 use super::item::{Item, number, string, string_set};
 use super::own_table::OwnTable;
 use super::table_health::TableHealth;
@@ -131,9 +131,21 @@ impl LeaseTable {
     /// # Errors
     /// When a page of the scan failed for good; part of a table is never returned as the whole.
     pub async fn scan(&self) -> Result<Vec<Result<Lease, BadRow>>, TableError> {
-        let mut rows = Vec::new();
-        self.0.scan(|item| rows.extend(read_row(&item))).await?;
-        Ok(rows)
+        Ok(self.scan_with_signs().await?.0)
+    }
+
+    /// All rows, and the signs of life that KCL 3.5 keeps among them.
+    ///
+    /// # Errors
+    /// As [`LeaseTable::scan`].
+    pub async fn scan_with_signs(&self) -> Result<(Vec<Result<Lease, BadRow>>, Vec<KclSign>), TableError> {
+        let (mut rows, mut signs) = (Vec::new(), Vec::new());
+        let read = |item: Item| match kcl_signs::read_sign(&item) {
+            Some(sign) => signs.push(sign),
+            None => rows.extend(read_row(&item)),
+        };
+        self.0.scan(read).await?;
+        Ok((rows, signs))
     }
 
     /// One row, if it is there.

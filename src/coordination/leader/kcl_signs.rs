@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::aws::lease_table::KclSign;
+use crate::aws::lease_table::{KclSign, KclSignKind};
 use crate::model::lease::WorkerId;
 
 /// The interval at which KCL writes them.
@@ -19,30 +19,35 @@ const READ_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct KclSigns {
     read: Option<Instant>,
-    /// By writer: the sign, since when it has been the same, and whether it was seen to change.
-    signs: BTreeMap<WorkerId, (KclSign, Instant, bool)>,
+    /// The signs, each with the moment since which it has been the same, and whether it was seen to change.
+    signs: BTreeMap<(WorkerId, KclSignKind), (KclSign, Instant, bool)>,
 }
 
 impl KclSigns {
-    pub(super) fn is_due(&self) -> bool {
-        self.read.is_none_or(|read| read.elapsed() >= READ_INTERVAL)
+    /// Whether KCL's tables are to be read now; then they are due again after the interval.
+    pub(super) fn begin_read(&mut self) -> bool {
+        let is_due = self.read.is_none_or(|read| read.elapsed() >= READ_INTERVAL);
+        if is_due {
+            self.read = Some(Instant::now());
+        }
+        is_due
     }
 
     pub(super) fn observe(&mut self, signs: Vec<KclSign>) {
         let now = Instant::now();
-        self.read = Some(now);
         for sign in signs {
-            match self.signs.get_mut(&sign.writer) {
+            let key = (sign.writer.clone(), sign.kind);
+            match self.signs.get_mut(&key) {
                 Some((known, _, _)) if *known == sign => {}
                 Some(known) => *known = (sign, now, true),
-                None => drop(self.signs.insert(sign.writer.clone(), (sign, now, false))),
+                None => drop(self.signs.insert(key, (sign, now, false))),
             }
         }
     }
 
     /// A KCL worker whose sign was seen to change.
     pub(super) fn living(&self) -> Option<WorkerId> {
-        self.signs.iter().find(|(_, (_, _, has_changed))| *has_changed).map(|(writer, _)| writer.clone())
+        self.signs.values().find(|(_, _, has_changed)| *has_changed).map(|(sign, _, _)| sign.writer.clone())
     }
 
     /// Whether no sign is so young that its writer may be alive. Those of writers that ended long ago tell so by their
@@ -62,7 +67,8 @@ mod tests {
     const NOW_MS: u64 = 1_764_000_000_000;
 
     fn sign(value: &str, written_ms: Option<u64>) -> Vec<KclSign> {
-        vec![KclSign { writer: "java1".into(), value: value.into(), written_ms }]
+        let kind = if written_ms.is_some() { KclSignKind::WorkerMetrics } else { KclSignKind::LeaderLock };
+        vec![KclSign { writer: "java1".into(), kind, value: value.into(), written_ms }]
     }
 
     #[tokio::test(start_paused = true)]
@@ -82,7 +88,19 @@ mod tests {
         let mut signs = KclSigns::default();
         signs.observe(sign("1", Some(NOW_MS - 200_000)));
         assert!(signs.are_still(NOW_MS));
-        signs.observe(sign("2", None));
+        signs.observe(sign("2", Some(NOW_MS)));
         assert!(signs.living().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_metrics_and_the_lock_that_one_dead_leader_left_are_two_signs() {
+        let mut signs = KclSigns::default();
+        for _ in 0..3 {
+            let left = [sign("1", Some(NOW_MS - 200_000)), sign("version-1", None)];
+            signs.observe(left.concat());
+        }
+        assert_eq!(signs.living(), None);
+        signs.observe(sign("version-2", None));
+        assert_eq!(signs.living(), Some("java1".into()));
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::election::Election;
 use super::foreign_leases::ForeignLeases;
 use super::kcl_signs::KclSigns;
+use crate::aws::lease_table::KclSign;
 use crate::aws::stream;
 use crate::coordination::Error;
 use crate::model::app_lag::AppLag;
@@ -109,7 +110,7 @@ impl LeaderState {
 
     pub(super) async fn scan(&mut self, election: &Election) -> Result<(), Error> {
         let sent = election.observer.elapsed();
-        let rows = election.deps.leases.scan().await?;
+        let (rows, kcl_signs) = election.deps.leases.scan_with_signs().await?;
         let arrived = election.observer.elapsed();
         self.bad = rows.iter().filter_map(|row| row.as_ref().err()).map(|bad| bad.key.clone()).collect();
         let rows = rows.into_iter().flatten().map(|row| (row.key.clone(), row)).collect();
@@ -130,7 +131,7 @@ impl LeaderState {
         }
         let rows = &self.rows;
         self.foreign.retain(&foreign, |key| rows.contains_key(key), |owner| !election.is_foreign(owner));
-        self.read_kcl_signs(election).await;
+        self.note_kcl_signs(election, kcl_signs).await;
         self.resend_hints(election).await;
         Ok(())
     }
@@ -173,17 +174,21 @@ impl LeaderState {
         Ok(())
     }
 
-    /// Reads what KCL's workers and leader write apart from the leases, while leases have foreign holders.
-    async fn read_kcl_signs(&mut self, election: &Election) {
-        if self.foreign.held().next().is_some() && self.kcl_signs.is_due() {
+    /// Notes the signs of life that KCL's workers and leader write apart from the leases, while leases have foreign
+    /// holders. `signs`: those in the lease table.
+    async fn note_kcl_signs(&mut self, election: &Election, mut signs: Vec<KclSign>) {
+        if self.foreign.held().next().is_none() {
+            return;
+        }
+        if self.kcl_signs.begin_read() {
             match election.deps.leases.kcl_signs().await {
-                Ok(signs) => self.kcl_signs.observe(signs),
+                Ok(own_tables) => signs.extend(own_tables),
                 Err(error) => {
                     tracing::warn!(%error, "KCL's own tables cannot be read; its workers are known by their leases alone");
-                    self.kcl_signs.observe(Vec::new());
                 }
             }
         }
+        self.kcl_signs.observe(signs);
     }
 
     /// Paces the scans by the size of the table.
