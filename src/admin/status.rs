@@ -6,6 +6,7 @@
 
 mod builder;
 mod changes;
+mod kcl;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 use self::builder::StatusBuilder;
 pub use self::changes::changes;
+pub use self::kcl::{KclDeparture, KclInputs, KclWorkerStatus, foreign_leases};
 pub use self::verdict::{Severity, Verdict};
 use crate::aws::calls::IdlePolls;
 use crate::aws::lease_table::BadRow;
@@ -35,6 +37,8 @@ pub struct StatusInputs<'a> {
     pub rows: &'a [Result<Lease, BadRow>],
     /// The fleet table, as observed.
     pub view: &'a FleetView,
+    /// The lives of lease owners outside the fleet table.
+    pub kcl: &'a KclInputs,
     /// The stream that was listed; without one, shards are known by their leases alone.
     pub stream_arn: Option<&'a str>,
     /// The stream's shards; none when they could not be listed.
@@ -68,6 +72,10 @@ pub struct FleetStatus {
     pub idle_polls: IdlePolls,
     /// The last ends of workers, oldest first.
     pub ends: Vec<WorkerEnd>,
+    /// Workers of the Kinesis Client Library on the lease table, by id.
+    pub kcl_workers: Vec<KclWorkerStatus>,
+    /// The last time that this fleet left because of one.
+    pub left_for_kcl: Option<KclDeparture>,
     /// Shards that wait, with the reasons; empty when everything that can be read is being read.
     pub waits: Vec<Wait>,
     /// Troubles of the fleet as a whole.
@@ -209,6 +217,8 @@ impl FleetStatus {
             trim_headroom_at_least_ms,
             idle_polls: builder.idle_polls(),
             ends: inputs.view.ends.clone(),
+            kcl_workers: builder.kcl_workers(),
+            left_for_kcl: builder.left_for_kcl(),
             waits,
             remarks,
             verdict: Verdict::default(),
@@ -291,6 +301,7 @@ mod tests {
             app: "audit",
             rows,
             view,
+            kcl: &KclInputs::default(),
             stream_arn: Some("arn"),
             listing,
             lease_duration: LEASE_DURATION,
@@ -421,6 +432,7 @@ mod tests {
                 app: "audit",
                 rows: &rows,
                 view: &FleetView::default(),
+                kcl: &KclInputs::default(),
                 stream_arn: None,
                 listing: None,
                 lease_duration: LEASE_DURATION,

@@ -414,10 +414,11 @@ impl FleetTable {
         if let Some(arn) = &wanted.stream_arn {
             item.insert("streamArn".into(), string(arn));
         }
-        if let Some(KclAlive { owner, lease, term }) = &wanted.kcl_alive {
+        if let Some(KclAlive { owner, lease, term, at_ms }) = &wanted.kcl_alive {
             item.insert("kclWorker".into(), string(owner.as_str()));
             item.insert("kclLease".into(), string(lease.as_str()));
             item.insert("kclTerm".into(), number(*term));
+            item.extend(at_ms.map(|at_ms| ("kclAt".into(), number(at_ms))));
         }
         let call = self.0.client.put_item().table_name(&self.0.name).set_item(Some(item));
         let call = match seen_term {
@@ -525,7 +526,7 @@ fn read_ends(item: &Item) -> Vec<WorkerEnd> {
 
 fn read_kcl_alive(item: &Item) -> Option<KclAlive> {
     let (owner, lease) = (text(item, "kclWorker")?.into(), text(item, "kclLease")?.into());
-    Some(KclAlive { owner, lease, term: count(item, "kclTerm")? })
+    Some(KclAlive { owner, lease, term: count(item, "kclTerm")?, at_ms: count(item, "kclAt") })
 }
 
 #[cfg(test)]

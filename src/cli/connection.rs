@@ -6,7 +6,7 @@ use anyhow::anyhow;
 
 use crate::aws::clients::{self, Clients, Endpoints};
 use crate::aws::fleet_table::FleetTable;
-use crate::aws::lease_table::{BadRow, LeaseTable};
+use crate::aws::lease_table::{BadRow, KclSign, LeaseTable};
 use crate::aws::stream::Stream;
 use crate::aws::{TableError, credentials};
 use crate::model::lease::Lease;
@@ -40,7 +40,15 @@ impl Connection {
     /// # Errors
     /// When the table does not exist, or cannot be read.
     pub async fn rows(&self) -> Result<Vec<Result<Lease, BadRow>>, anyhow::Error> {
-        self.leases.scan().await.map_err(|error| match error {
+        Ok(self.rows_with_signs().await?.0)
+    }
+
+    /// All rows of the lease table, and the signs of life that KCL 3.5 keeps among them.
+    ///
+    /// # Errors
+    /// As [`Connection::rows`].
+    pub async fn rows_with_signs(&self) -> Result<(Vec<Result<Lease, BadRow>>, Vec<KclSign>), anyhow::Error> {
+        self.leases.scan_with_signs().await.map_err(|error| match error {
             TableError::Missing { table } => anyhow!(
                 "there is no application \"{table}\" here: table {table} does not exist. Check --app, and the region \
                  and endpoint in use"

@@ -130,6 +130,8 @@ pub struct KclAlive {
     pub lease: ShardId,
     /// The leader's term in which it was found.
     pub term: u64,
+    /// The time of that (ms since the epoch, by the leader's clock); for people.
+    pub at_ms: Option<u64>,
 }
 
 /// The end of a worker's process.

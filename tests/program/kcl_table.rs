@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::support::http::{call, good, send};
 use crate::support::program::{Ended, Program, environment};
 use crate::support::services::Service;
-use crate::support::wait::eventually;
+use crate::support::wait::{eventually, now};
 
 const TABLE: &str = "Phones";
 const APP: &str = "kcl-application";
@@ -134,23 +134,8 @@ fn a_living_kcl_worker_on_dynamodb_local_is_named_and_left_alone() {
 fn check_living_kcl_worker(service: &Service) {
     let at = service.address;
     let (before, shard, _) = one_lease(service, "kcl-alive-7");
-    let ended = std::thread::scope(|scope| {
-        // KCL renews a lease every 3.3 s; here it is every tenth of a second.
-        let (stop, stopped) = mpsc::channel::<()>();
-        scope.spawn({
-            let shard = shard.as_str();
-            move || {
-                while stopped.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
-                    renew(at, shard);
-                }
-            }
-        });
-        let worker = Program::start(&environment(&service.url()), &format!("run --table {TABLE} --app {APP}"));
-        let ended = worker.end();
-        // Its end, also by a panic, ends the renewals.
-        drop(stop);
-        ended
-    });
+    let line = format!("run --table {TABLE} --app {APP}");
+    let ended = while_renewed(at, &shard, || Program::start(&environment(&service.url()), &line).end());
     assert_eq!(ended.code, Some(1), "{}", ended.log);
     assert!(ended.log.contains("kcl-alive-7"), "{}", ended.log);
     assert_eq!(ended.out, Vec::<String>::new());
@@ -159,6 +144,49 @@ fn check_living_kcl_worker(service: &Service) {
         rows
     };
     assert_eq!(without_counter(lease_rows(at)), without_counter(before), "the worker changed the lease table");
+}
+
+#[test]
+fn status_shows_kcl_workers_their_leases_and_that_the_fleet_left_for_them() {
+    let service = Service::shardkeeper_local("--shards 1");
+    let at = service.address;
+    let (_, shard, _) = one_lease(&service, "kcl-alive-7");
+    let status = |flags: &str| -> String {
+        let ended = Program::start(&environment(&service.url()), &format!("status --app {APP} {flags}")).end();
+        assert_eq!(ended.code, Some(0), "{}", ended.log);
+        ended.out.join("\n")
+    };
+    let json_status = || -> Value { serde_json::from_str(&status("--json")).expect("JSON") };
+    let line = format!("run --table {TABLE} --app {APP}");
+    let (ended, shown, text) = while_renewed(at, &shard, || {
+        let ended = Program::start(&environment(&service.url()), &line).end();
+        (ended, json_status(), status(""))
+    });
+    assert_eq!(ended.code, Some(1), "{}", ended.log);
+    let worker = |id: &str, is_alive: bool, is_leader: bool, metrics: Value, shards: &[&str]| json!({"id": id, "is_alive": is_alive, "is_leader": is_leader, "last_metrics_ms": metrics, "shards": shards});
+    assert_eq!(shown["kcl_workers"], json!([worker("kcl-alive-7", true, false, Value::Null, &[&shard])]));
+    assert_eq!((&shown["shards"][0]["state"], &shown["waits"]), (&json!("reading"), &json!([])), "{shown}");
+    assert_eq!(shown["left_for_kcl"]["worker"], "kcl-alive-7", "{shown}");
+    assert_eq!(shown["left_for_kcl"]["shard"], shard.as_str());
+    assert!(shown["left_for_kcl"]["at_ms"].as_u64().is_some_and(|at_ms| at_ms.abs_diff(now_ms()) < 120_000), "{shown}");
+    assert!(text.contains("ago, because KCL worker kcl-alive-7 was alive"), "{text}");
+    assert!(text.contains("whose workers are alive: kcl-alive-7") && !text.contains("nothing is read"), "{text}");
+
+    // Its leases are quiet now, and another worker leads, as its metrics and its lock tell.
+    write_signs(at, "kcl-leader-1", now_ms() / 1000);
+    let shown = json_status();
+    let metrics = json!(now_ms() / 1000 * 1000);
+    let leader = &shown["kcl_workers"][1];
+    assert_eq!(shown["kcl_workers"][0], worker("kcl-alive-7", false, false, Value::Null, &[&shard]));
+    assert_eq!(
+        (&leader["is_alive"], &leader["is_leader"], &leader["shards"]),
+        (&json!(true), &json!(true), &json!([]))
+    );
+    assert!(leader["last_metrics_ms"].as_u64() <= metrics.as_u64(), "{shown}");
+    assert_eq!(shown["shards"][0]["state"], "owner_silent", "{shown}");
+    write_signs(at, "kcl-leader-1", now_ms() / 1000 - 100);
+    let text = status("");
+    assert!(text.contains("nothing is read") && !text.contains("are alive"), "{text}");
 }
 
 #[test]
@@ -172,7 +200,7 @@ fn a_kcl_fleet_that_writes_its_metrics_is_found_however_quiet_its_leases_are() {
         let row = json!({"wid": {"S": "kcl-quiet-1"}, "lut": {"N": second.to_string()}, "sts": {"M": {}}});
         good(at, "PutItem", &json!({"TableName": metrics, "Item": row}));
     };
-    let start = crate::support::wait::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
+    let start = now_ms() / 1000;
     report(start);
     let line = format!("run --table {TABLE} --app {APP} --kcl-failover-time 1s");
     let worker = Program::start(&environment(&service.url()), &line);
@@ -194,6 +222,17 @@ fn a_kcl_fleet_that_writes_its_metrics_is_found_however_quiet_its_leases_are() {
     assert_eq!(ended.code, Some(1), "{}", ended.log);
     assert!(ended.log.contains("kcl-quiet-1"), "{}", ended.log);
     assert_eq!(lease_rows(at), before, "the worker changed the lease table");
+}
+
+#[test]
+fn a_kcl_leader_that_was_killed_holds_up_nothing_by_what_it_left() {
+    let service = Service::shardkeeper_local("--shards 1");
+    let at = service.address;
+    let (_, _, records) = one_lease(&service, "kcl-gone-1");
+    write_signs(at, "kcl-gone-1", 1_764_000_000);
+    let ended = run(&service);
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!(ended.out.len(), records.len() - 2, "{}", ended.log);
 }
 
 #[test]
@@ -309,6 +348,46 @@ pub fn lease(key: &str, checkpoint: &str, owner: Option<&str>) -> Value {
 
 fn put_row(at: SocketAddr, row: &Value) {
     good(at, "PutItem", &json!({"TableName": APP, "Item": row}));
+}
+
+/// Runs `work` while a KCL worker renews a lease: every tenth of a second, not every 3.3 s.
+fn while_renewed<T>(at: SocketAddr, key: &str, work: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let (stop, stopped) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            while stopped.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
+                renew(at, key);
+            }
+        });
+        let outcome = work();
+        // Its end, also by a panic, ends the renewals.
+        drop(stop);
+        outcome
+    })
+}
+
+/// Writes what a KCL 3 worker that leads writes apart from its leases: its metrics, at a time (s), and its lock.
+fn write_signs(at: SocketAddr, worker: &str, written_s: u64) {
+    let (metrics, coordination) = (format!("{APP}-WorkerMetricStats"), format!("{APP}-CoordinatorState"));
+    for (table, key) in [(&metrics, "wid"), (&coordination, "key")] {
+        if call(at, "DescribeTable", &json!({"TableName": table})).status != 200 {
+            create_keyed_table(at, table, key);
+        }
+    }
+    let sign = json!({"wid": {"S": worker}, "lut": {"N": written_s.to_string()}, "sts": {"M": {}}, "opr": {"M": {}}});
+    good(at, "PutItem", &json!({"TableName": metrics, "Item": sign}));
+    let lock = json!({
+        "key": {"S": "Leader"},
+        "ownerName": {"S": worker},
+        "recordVersionNumber": {"S": "0f6a1c6e-9a8b-4e0e-8a57-2f5a3f4b6c11"},
+        "leaseDuration": {"S": "120000"},
+    });
+    good(at, "PutItem", &json!({"TableName": coordination, "Item": lock}));
+}
+
+fn now_ms() -> u64 {
+    let since = now().duration_since(std::time::UNIX_EPOCH).expect("a time");
+    u64::try_from(since.as_millis()).expect("milliseconds")
 }
 
 /// Renews a lease as a KCL worker does.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use aws_sdk_dynamodb::Client as TableClient;
 use serde_json::{Value, json};
@@ -186,6 +186,29 @@ fn live_through_everything(fixture: &Fixture, deliveries: &mut Deliveries, writt
     fixture.service.write(TABLE, written, 400);
     deliveries.wait_for_all(written);
     assert_eq!([first.stop(), third.stop()], [0, 0]);
+    replace_a_kcl_fleet(fixture, deliveries);
+}
+
+/// A KCL worker's name is in the rows: its own tables are looked at, though they are not there.
+fn replace_a_kcl_fleet(fixture: &Fixture, deliveries: &Deliveries) {
+    let rows = fixture.service.leases(APP);
+    let unfinished = rows.iter().find(|(_, row)| row.checkpoint != "SHARD_END").expect("shards are open").0;
+    let request = json!({
+        "TableName": APP,
+        "Key": {"leaseKey": {"S": unfinished}},
+        "UpdateExpression": "SET leaseOwner = :kcl",
+        "ExpressionAttributeValues": {":kcl": {"S": "kcl-gone-1"}},
+    });
+    fixture.service.call("UpdateItem", &request);
+    let checked = finish(worker_command().args(line_of(fixture, "check", "w-1")).stdin(Stdio::null()));
+    assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
+    assert!(!checked.stdout.contains("is refused"), "{}", checked.stdout);
+    let status = operator(fixture, &format!("status --app {APP}"));
+    assert!(status.stdout.contains("kcl-gone-1") && !status.stdout.contains("could not be read"), "{}", status.stdout);
+    let mut first = worker(fixture, "w-1", deliveries);
+    wait_for("the KCL worker's lease to be taken over", || owners(fixture) == [("w-1".to_owned(), 8)]);
+    assert!(!first.log().contains("cannot be read"), "{}", first.log());
+    assert_eq!(first.stop(), 0);
 }
 
 /// An operator looks, takes a dead worker's lease from it and has some of its shard delivered again.
@@ -211,13 +234,23 @@ fn owners(fixture: &Fixture) -> Vec<(String, usize)> {
 
 /// A worker that may do what the worker's policy allows, and makes no tables.
 fn worker(fixture: &Fixture, id: &str, deliveries: &Deliveries) -> Worker {
-    let url = fixture.service.url();
-    let line =
-        format!("run --table {TABLE} --app {APP} --worker-id {id} --endpoint-url {url} --no-create-tables {QUICK}");
+    let mut command = worker_command();
+    command.args(line_of(fixture, "run", id)).stdout(deliveries.stdout());
+    Worker::start(&mut command, id, fixture.log(id))
+}
+
+fn worker_command() -> Command {
     let mut command = shardkeeper();
     command.env("AWS_ACCESS_KEY_ID", "worker").env("AWS_SECRET_ACCESS_KEY", "worker");
-    command.args(line.split_whitespace()).stdout(deliveries.stdout());
-    Worker::start(&mut command, id, fixture.log(id))
+    command
+}
+
+/// A worker's command line, for `run` or `check`.
+fn line_of(fixture: &Fixture, subcommand: &str, id: &str) -> Vec<String> {
+    let url = fixture.service.url();
+    let options = format!("--table {TABLE} --app {APP} --worker-id {id} --endpoint-url {url} --no-create-tables");
+    let line = format!("{subcommand} {options} --kcl-failover-time 2s {QUICK}");
+    line.split_whitespace().map(str::to_owned).collect()
 }
 
 /// A worker that ends with what is there, with another's permissions.

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{LeaderStatus, ShardState, ShardStatus, StatusInputs, StreamStatus, Wait, WorkerState, WorkerStatus};
+use super::{KclDeparture, KclWorkerStatus, LeaderStatus, ShardState, ShardStatus, StatusInputs, StreamStatus, Wait};
+use super::{WorkerState, WorkerStatus, foreign_leases};
 use crate::aws::calls::IdlePolls;
 use crate::model::app_lag::{AppLag, LagInputs, LagSince, RETENTION_MS, WorkerReport};
 use crate::model::blocked_record::{BlockedRecord, RunningCall};
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::shard_graph::{Start, unfinished_parents};
-use crate::model::worker_record::{ObservedWorker, WorkerRecord, digest};
+use crate::model::worker_record::{KclAlive, ObservedWorker, WorkerRecord, digest};
 
 /// The obstacle of a worker that holds its limit.
 const FULL: &str = "has as many leases as --max-leases allows";
@@ -95,6 +96,15 @@ impl<'a> StatusBuilder<'a> {
         self.rows.values().filter(move |row| row.owner.as_ref() == Some(worker) && !row.is_finished())
     }
 
+    pub(super) fn kcl_workers(&self) -> Vec<KclWorkerStatus> {
+        self.inputs.kcl.workers(&foreign_leases(self.rows.values(), self.inputs.view), self.inputs.now_ms)
+    }
+
+    pub(super) fn left_for_kcl(&self) -> Option<KclDeparture> {
+        let KclAlive { owner, lease, at_ms, .. } = self.inputs.view.leadership.as_ref()?.kcl_alive.as_ref()?;
+        Some(KclDeparture { worker: owner.to_string(), shard: lease.to_string(), at_ms: *at_ms })
+    }
+
     // Shards.
 
     pub(super) fn shards(&self, workers: &[WorkerStatus]) -> (Vec<ShardStatus>, Vec<Wait>) {
@@ -174,7 +184,9 @@ impl<'a> StatusBuilder<'a> {
     }
 
     fn shard_state(&self, row: &Lease) -> ShardState {
-        ShardState::of(row, self.unfinished_parent(row).is_some(), |holder| self.is_alive(holder))
+        let (kcl, now_ms) = (self.inputs.kcl, self.inputs.now_ms);
+        let reads = |holder: &WorkerId| self.is_alive(holder) || kcl.is_alive(holder, now_ms);
+        ShardState::of(row, self.unfinished_parent(row).is_some(), reads)
     }
 
     /// The first parent that is not finished, or whose row cannot be read.
@@ -336,10 +348,19 @@ impl<'a> StatusBuilder<'a> {
     ) -> Vec<String> {
         let mut remarks = Vec::new();
         let live = self.inputs.view.workers.iter().filter(|seen| self.is_alive(&seen.member.id)).count();
-        if live == 0 {
+        let kcl: Vec<String> =
+            self.kcl_workers().into_iter().filter(|worker| worker.is_alive).map(|worker| worker.id).collect();
+        if !kcl.is_empty() {
+            let kcl = kcl.join(", ");
+            remarks.push(match live {
+                0 => format!("the shards are the Kinesis Client Library's, whose workers are alive: {kcl}"),
+                _ => format!("workers of the Kinesis Client Library are alive beside this fleet: stop them ({kcl})"),
+            });
+        }
+        if live == 0 && kcl.is_empty() {
             remarks.push("no worker is alive: nothing is read".to_owned());
             remarks.extend(headroom_ms.map(time_left));
-        } else if leader.is_none_or(|leader| !leader.is_alive) {
+        } else if live > 0 && leader.is_none_or(|leader| !leader.is_alive) {
             remarks.push("no live worker leads: a deputy takes over within a lease duration".to_owned());
         }
         if stream.is_disabled == Some(true) {

@@ -137,6 +137,8 @@ mod tests {
             idle_polls: IdlePolls::default(),
             ends: Vec::new(),
             waits: Vec::new(),
+            kcl_workers: Vec::new(),
+            left_for_kcl: None,
             remarks: Vec::new(),
             verdict: Verdict::default(),
         }

@@ -72,7 +72,9 @@ fn troubles(status: &FleetStatus) -> Vec<Trouble> {
     let mut add = |severity, text, runbook| found.push(Trouble { severity, text, runbook });
     let shards = |test: &dyn Fn(&super::ShardStatus) -> bool| status.shards.iter().filter(|shard| test(shard)).count();
     let is_any_alive = status.workers.iter().any(|worker| worker.state.is_alive());
-    if !is_any_alive {
+    if status.kcl_workers.iter().any(|worker| worker.is_alive) {
+        add(Warn, "workers of the Kinesis Client Library are alive on the lease table".to_owned(), None);
+    } else if !is_any_alive {
         add(Page, "no worker is alive: nothing is read".to_owned(), Some("no-workers"));
     }
     if let Some(left) = status.trim_headroom_at_least_ms.filter(|left| *left < LEAST_HEADROOM_MS) {

@@ -20,7 +20,7 @@ use super::output;
 use crate::aws::TableError;
 use crate::aws::clients::{self, Clients, SdkConfig};
 use crate::aws::fleet_table::FleetTable;
-use crate::aws::lease_table::LeaseTable;
+use crate::aws::lease_table::{KclSign, LeaseTable};
 use crate::aws::service_clock::ServiceClock;
 use crate::aws::stream::{self, Described, Stream};
 use crate::aws::{credentials, stream::FindError};
@@ -44,6 +44,8 @@ const CLOCK_FAILURE: Duration = Duration::from_secs(4 * 60);
 /// The limit of a handler's answer to an event without records.
 const HANDLER_LIMIT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// The age up to which a KCL worker's metrics tell that it may be alive: three of its intervals.
+const KCL_METRICS_YOUNG_MS: u64 = 90_000;
 
 /// Runs `shardkeeper check`.
 ///
@@ -276,6 +278,13 @@ impl Check<'_> {
         let owners = owners.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         report
             .ok("KCL fleet", format!("{} leases of {owners}, who do not renew them, will be taken over", first.len()));
+        match self.leases.kcl_signs().await {
+            Ok(signs) => signs.iter().for_each(|sign| warn_of_kcl(sign, report)),
+            Err(TableError::Refused { operation, table, source }) => {
+                report.warning("permissions", denied(operation, &format!("table {table}"), &source.to_string()));
+            }
+            Err(error) => report.warning("KCL fleet", error),
+        }
     }
 
     async fn fleet_members(&self) -> Result<BTreeSet<WorkerId>, TableError> {
@@ -295,6 +304,21 @@ impl Check<'_> {
             Some((row.key, (holder, row.counter)))
         };
         Ok(self.leases.scan().await?.into_iter().flatten().filter_map(foreign).collect())
+    }
+}
+
+/// Warns of a KCL worker whose metrics are so young that it may be alive, though its leases are quiet.
+fn warn_of_kcl(sign: &KclSign, report: &mut Report) {
+    let age_ms = sign.written_ms.map(|written| WallClock::System.now_ms().saturating_sub(written));
+    if let Some(age_ms) = age_ms.filter(|age_ms| *age_ms <= KCL_METRICS_YOUNG_MS) {
+        let (writer, age_s) = (&sign.writer, age_ms / 1000);
+        report.warning(
+            "KCL fleet",
+            format!(
+                "worker {writer} of the Kinesis Client Library wrote its metrics {age_s} s ago: a shardkeeper worker takes \
+                 no lease before it has watched them for 35 s, and leaves if they change"
+            ),
+        );
     }
 }
 

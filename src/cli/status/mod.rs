@@ -9,17 +9,20 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fastrand::Rng;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::args::status::StatusArgs;
 use super::connection::Connection;
 use super::output;
-use crate::admin::status::{FleetStatus, StatusInputs};
+use crate::admin::status::{FleetStatus, KclInputs, StatusInputs, foreign_leases};
 use crate::aws::clients::Endpoints;
+use crate::aws::lease_table::{BadRow, KclSign};
 use crate::aws::stream::{self, find_stream};
 use crate::consumer::WallClock;
 use crate::coordination::FleetObserver;
 use crate::model::fleet_view::FleetView;
+use crate::model::lease::Lease;
 use crate::model::shard_directory::Listing;
 use crate::model::worker_record::overdue_after;
 use crate::options::StreamSelector;
@@ -27,6 +30,10 @@ use crate::shard_directory::ShardDirectory;
 
 /// The time between two reads of the fleet table while heartbeats are awaited.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// The time for which leases of owners outside the fleet table are watched: KCL's workers renew theirs each 3.3 s by
+/// default. And the time between two reads of them.
+const RENEWED_WITHIN: Duration = Duration::from_secs(4);
+const RENEWAL_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// The limit for listing the shards. It is enough for some five thousand of them, at a pace that leaves the workers their
 /// share of the calls.
 const LISTING_LIMIT: Duration = Duration::from_secs(10);
@@ -107,8 +114,13 @@ impl StatusReader {
         let directory = self.directory(arn.as_deref());
         let listed = async { Ok(list(directory.clone(), listing_age).await) };
         let connection = &self.connection;
-        let view = watch(&mut self.observer, self.lease_duration, first);
-        let (rows, view, mut listing) = tokio::try_join!(connection.rows(), view, listed)?;
+        let rows = async {
+            let (rows, signs) = connection.rows_with_signs().await?;
+            let kcl = watch_kcl(connection, &rows, signs, &first).await?;
+            anyhow::Ok((rows, kcl))
+        };
+        let view = watch(&mut self.observer, self.lease_duration, first.clone());
+        let ((rows, (kcl, refusal)), view, mut listing) = tokio::try_join!(rows, view, listed)?;
         if let Ok(Some(listed)) = &listing
             && rows.iter().flatten().any(|row| !listed.graph.contains(&row.key))
         {
@@ -119,6 +131,7 @@ impl StatusReader {
             app: &self.app,
             rows: &rows,
             view: &view,
+            kcl: &kcl,
             stream_arn: arn.as_deref(),
             listing: listing.as_ref().ok().and_then(Option::as_deref),
             lease_duration: self.lease_duration,
@@ -127,6 +140,7 @@ impl StatusReader {
         if let Err(reason) = listing {
             status.remarks.push(format!("the stream's shards could not be listed: {reason}"));
         }
+        status.remarks.extend(refusal);
         Ok(status)
     }
 
@@ -158,6 +172,35 @@ async fn watch(
         view = observer.refresh_if_there().await?;
     }
     Ok(view)
+}
+
+/// Looks for signs of life of lease owners outside the fleet table, if there are any or the table names no worker.
+/// Returns also why KCL's own tables could not be read. `signs`: those in the lease table.
+async fn watch_kcl(
+    connection: &Connection,
+    rows: &[Result<Lease, BadRow>],
+    signs: Vec<KclSign>,
+    view: &FleetView,
+) -> Result<(KclInputs, Option<String>), anyhow::Error> {
+    let (mut kcl, mut refusal) = (KclInputs { signs, ..KclInputs::default() }, None);
+    let foreign = foreign_leases(rows.iter().flatten(), view);
+    if foreign.is_empty() && !view.workers.is_empty() {
+        return Ok((kcl, refusal));
+    }
+    match connection.leases.kcl_signs().await {
+        Ok(signs) => kcl.signs.extend(signs),
+        Err(error) => refusal = Some(format!("the Kinesis Client Library's tables could not be read: {error}")),
+    }
+    let until = Instant::now() + RENEWED_WITHIN;
+    loop {
+        let watched = kcl.to_watch(&foreign, WallClock::System.now_ms());
+        if watched.is_empty() || Instant::now() >= until {
+            return Ok((kcl, refusal));
+        }
+        tokio::time::sleep(RENEWAL_POLL_INTERVAL).await;
+        let rows = connection.leases.read_many(&watched).await?;
+        rows.iter().flatten().for_each(|row| kcl.observe(row, &foreign));
+    }
 }
 
 /// All shards of the stream, if there is one, or the reason why they could not be listed in time.

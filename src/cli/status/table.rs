@@ -2,18 +2,23 @@
 
 use std::fmt::Write;
 
-use crate::admin::status::{FleetStatus, ShardStatus, WorkerStatus, length};
+use crate::admin::status::{FleetStatus, KclDeparture, KclWorkerStatus, ShardStatus, WorkerStatus, length};
 use crate::model::fleet_state::ShardState;
 use crate::model::worker_record::WorkerEnd;
 
 /// The whole status.
 pub fn render(status: &FleetStatus, now_ms: u64) -> String {
-    let mut text = summary(status);
+    let mut text = summary(status, now_ms);
     if !status.workers.is_empty() {
         let header = ["WORKER", "STATE", "VERSION", "SHARDS", "KB/S", "LAG", "LAST HEARTBEAT"];
         let rows = status.workers.iter().map(|seen| worker(seen, now_ms));
         text.push('\n');
         text.push_str(&columns(&header, rows));
+    }
+    if !status.kcl_workers.is_empty() {
+        let header = ["KCL WORKER", "STATE", "SHARDS", "LAST METRICS"];
+        text.push('\n');
+        text.push_str(&columns(&header, status.kcl_workers.iter().map(|worker| kcl_worker(worker, now_ms))));
     }
     if !status.shards.is_empty() {
         let header = ["SHARD", "STATE", "WORKER", "CHECKPOINT", "PARENT", "LAG AT MOST"];
@@ -43,7 +48,7 @@ fn line(text: &mut String, before: &str, content: &str) {
     text.push('\n');
 }
 
-fn summary(status: &FleetStatus) -> String {
+fn summary(status: &FleetStatus, now_ms: u64) -> String {
     let stream = &status.stream;
     let name = stream.arn.as_deref().or(stream.bound_arn.as_deref()).unwrap_or("unknown");
     let mut about_stream = name.to_owned();
@@ -67,7 +72,7 @@ fn summary(status: &FleetStatus) -> String {
         (Some(lag), Some(left)) => format!("at most {}; nothing is trimmed for {}", length(lag), length(left)),
         _ => "unknown".to_owned(),
     };
-    let lines = [
+    let mut lines = vec![
         ["application".to_owned(), status.app.clone()],
         ["stream".to_owned(), about_stream],
         ["leader".to_owned(), leader],
@@ -75,6 +80,12 @@ fn summary(status: &FleetStatus) -> String {
         ["shards".to_owned(), shards],
         ["behind".to_owned(), behind],
     ];
+    if let (Some(left), true) = (&status.left_for_kcl, status.workers.is_empty()) {
+        let when = left.at_ms.map(|moment| format!("{} ago, ", length(now_ms.saturating_sub(moment))));
+        let KclDeparture { worker, shard, .. } = left;
+        let reason = format!("because KCL worker {worker} was alive on the lease table, at work on {shard}");
+        lines.push(["left".to_owned(), format!("{}{reason}", when.unwrap_or_default())]);
+    }
     aligned(lines.iter().map(|line| line.as_slice()).collect())
 }
 
@@ -107,6 +118,16 @@ fn worker(worker: &WorkerStatus, now_ms: u64) -> [String; 7] {
                 None => format!("none for {}", length(worker.heartbeat_still_ms)),
             },
         },
+    ]
+}
+
+fn kcl_worker(worker: &KclWorkerStatus, now_ms: u64) -> [String; 4] {
+    let leads = if worker.is_leader { " (leader)" } else { "" };
+    [
+        format!("{}{leads}", worker.id),
+        if worker.is_alive { "alive" } else { "silent" }.to_owned(),
+        worker.shards.len().to_string(),
+        known(worker.last_metrics_ms.map(|moment| format!("{} ago", length(now_ms.saturating_sub(moment)))), false),
     ]
 }
 

@@ -106,12 +106,9 @@ impl Election {
     pub(super) async fn publish_kcl_alive(&mut self, owner: WorkerId, lease: ShardId) -> Result<(), Error> {
         let Some(seen) = self.view.leadership.clone() else { return Ok(()) };
         tracing::error!(%owner, shard = %lease, "a KCL worker is alive on the lease table; the fleet leaves");
-        let term = seen.term + 1;
-        let wanted = LeaderRecord {
-            term,
-            kcl_alive: Some(KclAlive { owner: owner.clone(), lease: lease.clone(), term }),
-            ..seen.clone()
-        };
+        let (term, at_ms) = (seen.term + 1, Some(self.deps.options.clock.now_ms()));
+        let kcl_alive = Some(KclAlive { owner: owner.clone(), lease: lease.clone(), term, at_ms });
+        let wanted = LeaderRecord { term, kcl_alive, ..seen.clone() };
         if self.deps.fleet.write_leader(&wanted, Some(seen.term)).await? {
             self.view.leadership = Some(wanted);
             let _ = self.notices.send(Notice::Failed(Error::KclAlive { owner, lease }));
