@@ -42,7 +42,7 @@ impl LeaseTable {
     }
 
     /// KCL's own tables.
-    pub(crate) fn kcl_tables(&self) -> [OwnTable; 2] {
+    fn kcl_tables(&self) -> [OwnTable; 2] {
         ["-WorkerMetricStats", "-CoordinatorState"]
             .map(|suffix| OwnTable::new(self.0.client.clone(), format!("{}{suffix}", self.0.name), &[]))
     }
