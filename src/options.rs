@@ -103,7 +103,7 @@ pub struct WorkerOptions {
     /// The records that processors get (default: all). Others are read and skipped.
     pub filters: Filters,
     /// Time without a change after which a lease whose owner isn't in the fleet table expires (default: 10 s, KCL's
-    /// `failoverTimeMillis`).
+    /// `failoverTimeMillis`). The longest lease duration in the fleet counts if it is longer.
     pub kcl_failover_time: Duration,
     /// Seed of all random choices; `None` for a random seed.
     #[doc(hidden)]

@@ -48,6 +48,11 @@ impl FleetView {
         self.worker(id).is_some_and(|seen| seen.is_alive)
     }
 
+    /// The longest of the workers' lease durations and an observer's own.
+    pub fn longest_lease_duration(&self, observers: Duration) -> Duration {
+        self.workers.iter().map(|seen| seen.member.record.lease_duration(observers)).fold(observers, Duration::max)
+    }
+
     /// The live workers.
     pub fn live(&self) -> impl Iterator<Item = &ObservedWorker> {
         self.workers.iter().filter(|seen| seen.is_alive)

@@ -43,7 +43,12 @@ impl TimeSource for TimeOfDay {
 impl Fleet {
     /// A service with [`TABLE`], whose stream has so many shards.
     pub fn new(shards: u32) -> Self {
-        let options = LocalOptions { initial_shards: shards, rollover: None, ..LocalOptions::default() };
+        Self::with(LocalOptions { initial_shards: shards, ..LocalOptions::default() })
+    }
+
+    /// A service with [`TABLE`] and these options, but that shards roll over by themselves.
+    pub fn with(options: LocalOptions) -> Self {
+        let options = LocalOptions { rollover: None, ..options };
         let service = LocalService::new(options, Clock::tokio(Timestamp::from_millis(EPOCH_MS)));
         let fleet = Self { service, start: Instant::now() };
         fleet.create_table(TABLE, json!({"StreamEnabled": true, "StreamViewType": "NEW_IMAGE"}));

@@ -10,6 +10,7 @@ mod examples;
 mod failing_handlers;
 mod fleet;
 mod json_text;
+mod leases;
 mod life_cycle;
 mod metrics;
 mod positions;

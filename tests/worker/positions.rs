@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use shardkeeper::{BatchError, OnGap, ProcessRecordsInput, RecordProcessor, Report, ShardContext};
+use shardkeeper::{BatchError, OnGap, ProcessRecordsInput, RecordProcessor, Report, ShardContext, WorkerOptions};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::fleet::Fleet;
 
@@ -33,11 +34,15 @@ struct Running {
 
 /// A worker that stops at gaps.
 fn start(fleet: &Fleet, seed: u64) -> Running {
+    start_with(fleet, seed, |options| options.on_gap = OnGap::Stop)
+}
+
+fn start_with(fleet: &Fleet, seed: u64, set: impl FnOnce(&mut WorkerOptions)) -> Running {
     let delivered = Arc::new(AtomicUsize::new(0));
     let (stop, stopped) = oneshot::channel();
     let count = Arc::clone(&delivered);
     let factory = move |_: &ShardContext| Counting(Arc::clone(&count));
-    let worker = fleet.worker("w", seed, fleet.client(), |options| options.on_gap = OnGap::Stop, factory);
+    let worker = fleet.worker("w", seed, fleet.client(), set, factory);
     let task = tokio::task::spawn_local(worker.run(async { drop(stopped.await) }));
     Running { delivered, stop, task }
 }
@@ -87,4 +92,41 @@ async fn an_old_shard_is_no_gap_for_a_new_application() {
     let worker = start(&fleet, 1);
     fleet.until("the record is delivered", LIMIT, || worker.delivered.load(Ordering::SeqCst) == 1).await;
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_worker_without_an_item_counts_as_alive_for_the_longest_lease_duration_of_the_fleet() {
+    const LONG: Duration = Duration::from_secs(20);
+    let fleet = Fleet::new(1);
+    let set = |id: &'static str, lease_duration: Duration| {
+        let (fleet, count) = (fleet.clone(), Arc::new(AtomicUsize::new(0)));
+        let factory = move |_: &ShardContext| Counting(Arc::clone(&count));
+        let worker = fleet.worker(
+            id,
+            1,
+            fleet.client(),
+            |options| {
+                options.lease_duration = lease_duration;
+                options.kcl_failover_time = Duration::from_secs(2);
+            },
+            factory,
+        );
+        tokio::task::spawn_local(worker.run(std::future::pending()))
+    };
+    let leader = set("short", Duration::from_secs(2));
+    fleet.until("the lease is taken", LIMIT, || fleet.owned_by("short") == 1).await;
+    let other = set("long", LONG);
+    fleet.until("the other has joined", LIMIT, || !fleet.worker_item("long").is_null()).await;
+    // A third one, whose item was lost, is cut off from the tables while it reads.
+    let key = fleet.leases()[0]["leaseKey"].clone();
+    let request = json!({
+        "TableName": "app", "Key": {"leaseKey": key}, "UpdateExpression": "SET leaseOwner = :lost ADD leaseCounter :one",
+        "ExpressionAttributeValues": {":lost": {"S": "lost"}, ":one": {"N": "1"}},
+    });
+    fleet.call("UpdateItem", &request);
+    let taken = Instant::now();
+    fleet.until("another takes over", LIMIT, || fleet.owned_by("lost") == 0).await;
+    assert!(taken.elapsed() >= LONG, "taken over after {:?}", taken.elapsed());
+    leader.abort();
+    other.abort();
 }

@@ -164,7 +164,7 @@ impl LeaderState {
     /// A row that was met by a write may name one that no scan has shown yet.
     fn may_be_held(&self, election: &Election, row: &Lease) -> bool {
         row.holder().is_some_and(|holder| {
-            let is_recent = || !self.foreign.is_still(&row.key, election.deps.options.kcl_failover_time);
+            let is_recent = || !self.foreign.is_still(&row.key, election.foreign_lease_duration());
             election.may_be_alive(holder) || (election.is_foreign(holder) && is_recent())
         })
     }

@@ -31,7 +31,7 @@ pub(super) struct Election {
     pub(super) observer: FleetObserver,
     pub(super) view: FleetView,
     view_sender: watch::Sender<FleetView>,
-    /// Leaders whose worker record is missing, by term. The record's lease duration is gone with it.
+    /// Leaders whose worker record is missing, by term.
     missing_leaders: Observations<u64, ()>,
     /// Workers whose records were there once: they are not foreign.
     departed: BTreeMap<WorkerId, Departure>,
@@ -153,6 +153,19 @@ impl Election {
         old_owner.drain_timeout(own.drain_timeout) + old_owner.lease_duration(own.lease_duration)
     }
 
+    /// The longest lease duration of this worker and all that it has seen: the one that counts for a worker whose own is
+    /// gone with its record.
+    pub(super) fn longest_lease_duration(&self) -> Duration {
+        let seen = self.view.longest_lease_duration(self.deps.options.lease_duration);
+        self.departed.values().map(|departure| departure.lease_duration).fold(seen, Duration::max)
+    }
+
+    /// The time without a change after which a lease of an owner outside the fleet table expires. The owner may be one of
+    /// KCL's, or of ours.
+    pub(super) fn foreign_lease_duration(&self) -> Duration {
+        self.deps.options.kcl_failover_time.max(self.longest_lease_duration())
+    }
+
     /// Whether a worker isn't in the fleet table and was not seen there before: one of KCL's, or one of ours whose
     /// record was lost.
     pub(super) fn is_foreign(&self, id: &WorkerId) -> bool {
@@ -184,7 +197,7 @@ impl Election {
         }
         match self.view.worker(leader) {
             Some(seen) => !seen.is_alive || seen.member.record.incarnation != leadership.incarnation,
-            None => self.missing_leaders.is_stale(&leadership.term, self.deps.options.lease_duration),
+            None => self.missing_leaders.is_stale(&leadership.term, self.longest_lease_duration()),
         }
     }
 

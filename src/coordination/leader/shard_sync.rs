@@ -84,11 +84,10 @@ impl LeaderState {
         for lease in missing.iter_mut().filter(|lease| lease.checkpoint == Checkpoint::AtTimestamp) {
             lease.since_ms = Some(leadership.started_at_ms);
         }
-        self.holds_back = false;
+        let known = std::mem::take(&mut self.newcomers);
         if leadership.initial_sync_done {
-            let mut newcomers = listing.graph.newcomers(had_lease);
-            newcomers.retain(|shard| listing.is_first_with(shard));
-            self.holds_back = hold_back(&mut missing, &newcomers);
+            self.newcomers = &listing.graph.newcomers(had_lease) - &known;
+            hold_back(&mut missing, &self.newcomers);
         }
         self.make(election, missing, hints).await?;
         if !leadership.initial_sync_done {
@@ -181,7 +180,7 @@ impl LeaderState {
     /// before are in a listing that began after the last end.
     pub(super) fn check_end_of_stream(&self, election: &Election) {
         let is_off = self.disabled_since.is_some_and(|since| self.is_settled(since));
-        let is_synced = election.view.initial_sync_done() && self.listing.is_none() && !self.holds_back;
+        let is_synced = election.view.initial_sync_done() && self.listing.is_none() && self.newcomers.is_empty();
         let is_read = !self.rows.is_empty() && self.rows.keys().all(|key| self.is_end_listed(key));
         if is_off && is_synced && is_read {
             tracing::warn!("the stream is switched off and everything in it is delivered");
@@ -199,11 +198,10 @@ fn start_of(start: StartPosition, moment_ms: u64) -> Start {
     Start::Since { checkpoint, moment_ms }
 }
 
-/// Holds back the leases of `newcomers`, shards that continue no known one and are listed for the first time, and of
-/// their descendants, until a second listing shows them too. While the pages of the first were read, a whole family may
-/// have been trimmed, the root after its page, its descendants before theirs: then a shard that was read long ago looks
-/// new. Returns whether there are any.
-fn hold_back(missing: &mut Vec<Lease>, newcomers: &BTreeSet<ShardId>) -> bool {
+/// Holds back the leases of `newcomers`, shards that the last listing did not find to continue no known one, and of their
+/// descendants, until a second listing finds so too. While the pages of the first were read, a whole family may have been
+/// trimmed, the root after its page, its descendants before theirs: then a shard that was read long ago looks new.
+fn hold_back(missing: &mut Vec<Lease>, newcomers: &BTreeSet<ShardId>) {
     let mut held_back = BTreeSet::new();
     // Parents come before their children here.
     missing.retain(|lease| {
@@ -213,7 +211,6 @@ fn hold_back(missing: &mut Vec<Lease>, newcomers: &BTreeSet<ShardId>) -> bool {
         }
         !waits
     });
-    !held_back.is_empty()
 }
 
 #[cfg(test)]
@@ -232,17 +229,17 @@ mod tests {
     fn a_shard_that_continues_nothing_gets_its_lease_when_a_second_listing_shows_it() {
         let missing = vec![lease("root", None), lease("follower", Some("leased")), lease("child", Some("root"))];
         let mut first = missing.clone();
-        assert!(hold_back(&mut first, &ids(&["root", "child"])));
+        hold_back(&mut first, &ids(&["root", "child"]));
         assert_eq!(first, [lease("follower", Some("leased"))], "what continues a leased shard waits for nothing");
         let mut second = missing.clone();
-        assert!(!hold_back(&mut second, &ids(&[])));
+        hold_back(&mut second, &ids(&[]));
         assert_eq!(second, missing);
     }
 
     #[test]
     fn no_lease_is_made_below_one_that_is_held_back() {
         let mut missing = vec![lease("root", None), lease("child", Some("root"))];
-        assert!(hold_back(&mut missing, &ids(&["root"])));
+        hold_back(&mut missing, &ids(&["root"]));
         assert_eq!(missing, []);
     }
 }

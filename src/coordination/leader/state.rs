@@ -65,8 +65,8 @@ pub(super) struct LeaderState {
     listing_began: Option<Duration>,
     /// When each finished lease was first seen to be finished, by the directory's time.
     finished: BTreeMap<ShardId, Duration>,
-    /// Whether shards of the last listing get their leases when the next one shows them as well.
-    pub(super) holds_back: bool,
+    /// Shards that continued no known one by the last listing: they get their leases when the next one finds the same.
+    pub(super) newcomers: BTreeSet<ShardId>,
     pub(super) app_lag: AppLag,
     /// When the application's metrics were last worked out.
     pub(super) measured: Option<Instant>,
@@ -99,7 +99,7 @@ impl LeaderState {
             lister: JoinSet::new(),
             listing_began: None,
             finished: BTreeMap::new(),
-            holds_back: false,
+            newcomers: BTreeSet::new(),
             app_lag: AppLag::default(),
             measured: None,
             scaling: None,
@@ -118,6 +118,7 @@ impl LeaderState {
         self.set_scan_interval();
         self.note_finished(election.deps.directory.elapsed());
         self.scanned = Some(Instant::now());
+        let lease_duration = election.longest_lease_duration();
         let mut foreign = BTreeSet::new();
         for row in self.rows.values().filter(|row| !row.is_finished()) {
             if row.holder().is_some_and(|holder| election.is_foreign(holder)) {
@@ -125,7 +126,7 @@ impl LeaderState {
                     let owner = before.owner.as_ref().filter(|_| before.owner != row.owner);
                     owner.is_some_and(|owner| !election.is_foreign(owner))
                 });
-                self.foreign.observe(row, ours, (sent, arrived), election.deps.options.lease_duration);
+                self.foreign.observe(row, ours, (sent, arrived), lease_duration);
                 foreign.insert(row.key.clone());
             }
         }
@@ -160,7 +161,7 @@ impl LeaderState {
             self.is_clear = false;
             return election.publish_kcl_alive(owner, lease).await;
         }
-        let limit = election.deps.options.kcl_failover_time;
+        let limit = election.foreign_lease_duration();
         let is_clear = self.foreign.are_still(limit)
             && (self.foreign.held().next().is_none() || self.kcl_signs.are_still(election.deps.options.clock.now_ms()));
         if !is_clear && self.is_clear {
@@ -203,8 +204,8 @@ impl LeaderState {
         let is_young = |key: &ShardId| !self.had_settled(key);
         let lacks_child = |key: &ShardId| self.rows.get(key).is_some_and(|row| row.children.is_empty());
         let is_on = self.disabled_since.is_none();
-        let interval = if self.holds_back || is_on && self.finished.keys().any(|key| is_young(key) && lacks_child(key))
-        {
+        let lacks_some = is_on && self.finished.keys().any(|key| is_young(key) && lacks_child(key));
+        let interval = if !self.newcomers.is_empty() || lacks_some {
             URGENT_LISTING_INTERVAL
         } else if self.finished.keys().any(is_young) || self.disabled_since.is_some_and(|since| !self.is_settled(since))
         {

@@ -207,3 +207,25 @@ async fn figures_that_only_a_leader_has_go_with_its_office() {
     assert!(notes.value("shardkeeper_desired_workers").is_some_and(f64::is_nan));
     assert!(notes.value("shardkeeper_group_lag_seconds").is_some_and(f64::is_nan));
 }
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn the_age_of_the_last_listing_grows_while_listings_are_refused() {
+    let notes = Notes::default();
+    let _guard = metrics::set_default_local_recorder(&notes);
+    let harness = Harness::new(2);
+    let leader = harness.start_worker("leader", 7);
+    harness.until("all leases", 30 * SECOND, || harness.owned_by("leader") == 2).await;
+    let age = || {
+        leader.telemetry.record_gauges();
+        notes.value("shardkeeper_discovery_age_seconds").expect("it leads")
+    };
+    tokio::time::sleep(90 * SECOND).await;
+    assert!(age() < 90.0, "listings come each minute, the last one {} s ago", age());
+    harness.faults(&json!({"deny": ["DescribeStream"]}));
+    tokio::time::sleep(150 * SECOND).await;
+    assert!(age() > 140.0, "a refused listing counted as one: {} s", age());
+    assert!(!leader.task.is_finished(), "it reads on without listings");
+    harness.faults(&json!({}));
+    harness.until("a listing comes in", 120 * SECOND, || age() < 90.0).await;
+    leader.task.abort();
+}
