@@ -21,6 +21,7 @@ RUN docker/build setup "$TARGETARCH"
 FROM toolchain AS dependencies
 COPY Cargo.toml Cargo.lock ./
 COPY local/Cargo.toml local/
+COPY program/Cargo.toml program/
 RUN docker/build dependencies "$TARGETARCH" cli
 
 FROM dependencies AS build
