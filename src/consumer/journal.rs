@@ -7,7 +7,7 @@ use crate::aws::lease_table::TransactWriteItem;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::sequence_number::SequenceNumber;
 
-/// What a processor under test has checkpointed, in place of a lease.
+/// The checkpoints of a processor under test, in place of a lease.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Journal(Arc<Mutex<Entries>>);
 

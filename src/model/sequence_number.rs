@@ -40,7 +40,7 @@ impl SequenceNumber {
     }
 
     /// A text that compares as the number does, for stores that know no numbers of this length (a DynamoDB number has 38
-    /// digits): with zeros before it, [`PADDED_DIGITS`] digits. A longer number has a colon and the count of its digits
+    /// digits): with zeros before it, 40 digits. A longer number has a colon and the count of its digits
     /// before it, which compares above all digits.
     pub fn padded(&self) -> String {
         let digits = self.0.trim_start_matches('0');

@@ -66,7 +66,7 @@ impl WorkerTelemetry {
         lock(&self.0.shards).len()
     }
 
-    /// The lag of each shard that this worker reads, as far as it is known: [`catalogue::SHARD_LAG`].
+    /// The lag of each shard that this worker reads, as far as it is known: `shardkeeper_shard_lag_seconds`.
     ///
     /// These are no gauges: shards come and go every few hours, and a recorder would keep showing the last value of
     /// one that is finished or another worker's.

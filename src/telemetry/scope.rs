@@ -1,7 +1,7 @@
 //! The scope of a worker: the labels and the recorder of its metrics, and its span, so that several workers of a process
 //! can be told apart.
 //!
-//! A worker's tasks carry it as a task-local value. A task that one of them spawns takes it over by [`inherit`].
+//! A worker's tasks carry it as a task-local value. A task that one of them spawns takes it over by `inherit`.
 
 use std::fmt;
 use std::future::Future;
