@@ -125,6 +125,10 @@ mod socket {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
     use std::path::Path;
+    use std::time::Duration;
+
+    /// The wait for a manager that is slow to read: what it misses of readiness and reloads, it would wait for.
+    const LONGEST_SEND: Duration = Duration::from_millis(500);
 
     /// The service manager's socket.
     pub struct Socket {
@@ -140,7 +144,7 @@ mod socket {
                 _ => SocketAddr::from_pathname(name).ok()?,
             };
             let own = UnixDatagram::unbound().ok()?;
-            own.set_nonblocking(true).ok()?;
+            own.set_write_timeout(Some(LONGEST_SEND)).ok()?;
             Some(Self { own, manager })
         }
 
