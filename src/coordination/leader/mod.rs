@@ -73,13 +73,15 @@ impl Leader {
             }
             let next = self.next_round(started);
             self.election.deps.telemetry.loop_tick(Loop::Leader, next);
-            let lists_first = self.state.as_ref().is_some_and(|state| state.lists_first(&self.election));
+            let lists_first = self.state.as_mut().is_some_and(|state| state.listed_so_far().is_some());
             let directory = self.election.deps.directory.clone();
             let listing = tokio::select! {
                 biased;
                 listing = next_listing(self.state.as_mut()) => listing,
                 pages = directory.pages(), if lists_first => {
-                    self.state.iter_mut().for_each(|state| pages.iter().for_each(|shard| state.first_pages.insert(shard.clone())));
+                    if let Some(listed) = self.state.as_mut().and_then(LeaderState::listed_so_far) {
+                        pages.iter().for_each(|shard| listed.insert(shard.clone()));
+                    }
                     continue;
                 }
                 () = tokio::time::sleep_until(next) => continue,

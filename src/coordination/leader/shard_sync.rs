@@ -13,7 +13,7 @@ use crate::model::assignment::Move;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
 use crate::model::shard_directory::Listing;
-use crate::model::shard_graph::{Shard, Start};
+use crate::model::shard_graph::{Shard, ShardGraph, Start};
 use crate::model::worker_record::{Hints, LeaderRecord};
 use crate::options::StartPosition;
 use crate::telemetry::scope::inherit;
@@ -26,6 +26,8 @@ impl LeaderState {
         let known = self.rows.values().flat_map(|row| row.parents.iter().chain([&row.key]));
         let known: BTreeSet<ShardId> = known.chain(&self.bad).cloned().collect();
         let (directory, stream) = (election.deps.directory.clone(), election.deps.stream.clone());
+        let is_first = !election.view.initial_sync_done() && self.rows.is_empty() && self.bad.is_empty();
+        self.first_pages = is_first.then(ShardGraph::default);
         let mut rng = election.rng.fork();
         let list = async move { discovery::list_whole(&directory, &stream, &known, &mut rng).await };
         self.lister.spawn(inherit(list));
@@ -43,24 +45,22 @@ impl LeaderState {
                 self.clean_up(election, &listing).await?;
             }
             self.rests_since = Some(Instant::now());
-        } else if self.lists_first(election) && !self.first_pages.is_empty() {
+        } else if let Some(pages) = &self.first_pages
+            && election.deps.options.start == StartPosition::TrimHorizon
+        {
             let now_ms = election.deps.options.clock.now_ms();
             let is_trimmed_above = |id: &ShardId| id.created_ms().is_some_and(|ms| ms + TRIMMED_ABOVE_MS <= now_ms);
             let is_root = |shard: &Shard| shard.parent.is_none() || is_trimmed_above(&shard.id);
-            let whole = self.first_pages.whole_lines(is_root);
+            let whole = pages.whole_lines(is_root);
             let missing = whole.missing_leases(|id| self.rows.contains_key(id), &Start::TrimHorizon);
             self.make(election, missing, &mut hints).await?;
         }
         Ok(hints)
     }
 
-    /// Whether the application's first listing is under way, whose shards get their leases while it comes in. None of
-    /// them can have had a lease before, and none is cleaned up until the listing is complete.
-    pub(super) fn lists_first(&self, election: &Election) -> bool {
-        !self.lister.is_empty()
-            && !election.view.initial_sync_done()
-            && self.bad.is_empty()
-            && election.deps.options.start == StartPosition::TrimHorizon
+    /// The shards that have come in while the application's first listing is under way.
+    pub(super) fn listed_so_far(&mut self) -> Option<&mut ShardGraph> {
+        self.first_pages.as_mut().filter(|_| !self.lister.is_empty())
     }
 
     /// Makes the leases that a complete listing calls for.
@@ -71,9 +71,10 @@ impl LeaderState {
         hints: &mut BTreeMap<WorkerId, Hints>,
     ) -> Result<(), Error> {
         let Some(leadership) = election.view.leadership.clone() else { return Ok(()) };
+        let is_first = self.first_pages.take().is_some();
         // Rows of other shards are of an earlier stream, which this one continues.
         let continues = || self.rows.keys().any(|key| !listing.graph.contains(key));
-        let start = match leadership.initial_sync_done || continues() {
+        let start = match leadership.initial_sync_done || (!is_first && continues()) {
             true => Start::TrimHorizon,
             false => start_of(election.deps.options.start, leadership.started_at_ms),
         };
@@ -85,12 +86,12 @@ impl LeaderState {
             lease.since_ms = Some(leadership.started_at_ms);
         }
         let known = std::mem::take(&mut self.newcomers);
-        if leadership.initial_sync_done {
+        if !is_first {
             self.newcomers = &listing.graph.newcomers(had_lease) - &known;
             hold_back(&mut missing, &self.newcomers);
         }
         self.make(election, missing, hints).await?;
-        if !leadership.initial_sync_done {
+        if !leadership.initial_sync_done && self.newcomers.is_empty() {
             let wanted = LeaderRecord { initial_sync_done: true, term: leadership.term + 1, ..leadership.clone() };
             if election.deps.fleet.write_leader(&wanted, Some(leadership.term)).await? {
                 election.view.leadership = Some(wanted);

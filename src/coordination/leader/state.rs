@@ -49,8 +49,9 @@ pub(super) struct LeaderState {
     pub(super) bad: BTreeSet<ShardId>,
     /// A complete listing that was not yet acted upon.
     pub(super) listing: Option<Arc<Listing>>,
-    /// The shards of the application's first listing, as far as it has come in.
-    pub(super) first_pages: ShardGraph,
+    /// The shards of the application's first listing, as far as it has come in: they get their leases at once. Only on a
+    /// lease table without rows: otherwise a shard without a lease may have been read, and its lease cleaned up.
+    pub(super) first_pages: Option<ShardGraph>,
     /// When the last complete listing came in; before the first, when this worker began to lead.
     pub(super) listed: Instant,
     /// When the last listing was refused or acted upon; nothing when the next one is due.
@@ -91,7 +92,7 @@ impl LeaderState {
             wrong: BTreeMap::new(),
             bad: BTreeSet::new(),
             listing: None,
-            first_pages: ShardGraph::default(),
+            first_pages: None,
             listed: Instant::now(),
             rests_since: None,
             least_listing_time: Duration::ZERO,
@@ -255,7 +256,6 @@ impl LeaderState {
         self.disabled_since = listing.is_disabled.then(|| self.disabled_since.unwrap_or(listing.arrived));
         self.listing_began = Some(listing.began);
         self.listed = Instant::now();
-        self.first_pages = ShardGraph::default();
         self.listing = Some(listing);
         self.scanned = None; // acted upon with rows that are younger than the listing
     }
