@@ -210,7 +210,7 @@ impl<T> Batcher<T> {
     /// Whether a batch is ready, or filling.
     pub fn has_next(&self) -> bool {
         match self.rules.by_key {
-            true => self.queues.ready_keys() > 0,
+            true => self.queues.oldest(self.most_skipped()).is_some(),
             false => self.units.is_empty() && self.next_delivered < self.next_number,
         }
     }
@@ -282,7 +282,7 @@ impl<T> Batcher<T> {
         for (number, key) in given_back.iter().rev() {
             let page = &self.pages[page_of(&self.pages, *number)];
             let bytes = page.records.get(place_in(page, *number)).map_or(0, |record| record.json().len());
-            self.queues.put_back(*key, Waiting { number: *number, bytes });
+            self.queues.push(*key, Waiting { number: *number, bytes });
         }
         for (_, key) in given_back {
             self.queues.release(key);
@@ -373,7 +373,7 @@ impl<T> Batcher<T> {
             return None;
         }
         let (oldest, (records, bytes)) = match self.rules.by_key {
-            true => (self.queues.oldest()?, self.queues.ready()),
+            true => (self.queues.oldest(self.most_skipped())?, self.queues.ready()),
             false => (self.next_delivered, self.waiting_run()),
         };
         let is_full = self.rules.batch_records.is_some_and(|most| records >= most)
@@ -390,7 +390,13 @@ impl<T> Batcher<T> {
             records: batch_records.unwrap_or(PAGE_RECORDS),
             bytes: batch_bytes.unwrap_or(usize::MAX),
             keys: if is_sized { usize::MAX } else { self.queues.ready_keys().div_ceil(free_processors.max(1)) },
+            skipped: self.most_skipped(),
         }
+    }
+
+    /// The most waiting records before one that goes out. Each batch in flight may leave one open, too.
+    fn most_skipped(&self) -> usize {
+        OutOfOrderAcks::MOST_OPEN.saturating_sub(self.units.len())
     }
 
     /// Takes the records, in order, that make the next batch.

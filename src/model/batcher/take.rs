@@ -1,7 +1,10 @@
 //! The records that wait for their turn, by item: of each item only the oldest may go, and only while none of its
 //! records is in flight.
+//!
+//! A record goes out only if few others wait before it: those, and one for each batch in flight, are no more than a lease row
+//! can name as open. So whatever is done beyond the position can be stored whole, at the latest when no call is in flight.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A waiting record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,39 +23,39 @@ pub(super) struct TakeLimits {
     pub(super) bytes: usize,
     /// The most items.
     pub(super) keys: usize,
+    /// The most waiting records that are passed over.
+    pub(super) skipped: usize,
 }
 
 /// The waiting records of all items.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    keys: BTreeMap<u64, Queue>,
-    /// Of each item that has records waiting and none in flight, the oldest.
-    ready: BTreeMap<u64, u64>,
-    ready_records: usize,
-    ready_bytes: usize,
+    /// By number, the item and the size.
+    waiting: BTreeMap<u64, (u64, usize)>,
+    keys: BTreeMap<u64, Item>,
+    /// Those of items that have no record in flight.
+    ready: Count,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    bytes: usize,
+struct Item {
+    waiting: Count,
     in_flight: usize,
 }
 
+/// Items, their records, and the bytes of these.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    keys: usize,
+    records: usize,
+    bytes: usize,
+}
+
 impl Queues {
-    /// Adds a record behind all others.
+    /// Adds a record: behind all others, or one that was taken, which is to be [released](Self::release) then.
     pub(super) fn push(&mut self, key: u64, record: Waiting) {
-        let queue = self.keys.entry(key).or_default();
-        let is_free = queue.in_flight == 0;
-        if is_free && queue.waiting.is_empty() {
-            self.ready.insert(record.number, key);
-        }
-        queue.waiting.push_back(record);
-        queue.bytes += record.bytes;
-        if is_free {
-            self.ready_records += 1;
-            self.ready_bytes += record.bytes;
-        }
+        self.update(key, |item| item.waiting.add(record.bytes));
+        self.waiting.insert(record.number, (key, record.bytes));
     }
 
     /// Notes that a record of an item is in flight which never waited here.
@@ -62,90 +65,84 @@ impl Queues {
 
     /// The number of ready items.
     pub(super) fn ready_keys(&self) -> usize {
-        self.ready.len()
+        self.ready.keys
     }
 
     /// The number of ready records, and their bytes.
     pub(super) fn ready(&self) -> (usize, usize) {
-        (self.ready_records, self.ready_bytes)
+        (self.ready.records, self.ready.bytes)
     }
 
-    /// The number of the oldest record that is ready.
-    pub(super) fn oldest(&self) -> Option<u64> {
-        self.ready.first_key_value().map(|(number, _)| *number)
+    /// The number of the oldest record that may go out when so many are passed over at most.
+    pub(super) fn oldest(&self, skipped: usize) -> Option<u64> {
+        let mut first = self.waiting.iter().take(skipped.saturating_add(1));
+        first.find(|(_, (key, _))| self.is_free(*key)).map(|(number, _)| *number)
     }
 
-    /// Takes ready records within the limits, in order; from now on they are in flight. At least one, if any is ready.
+    /// Takes ready records within the limits, in order; from now on they are in flight. At least one, if any may go out.
     pub(super) fn take(&mut self, limits: TakeLimits) -> Vec<(u64, u64)> {
-        let mut heads = BTreeMap::new();
-        for _ in 0..limits.keys.min(limits.records).max(1) {
-            let Some((number, key)) = self.ready.pop_first() else { break };
-            self.count_ready(key, false);
-            heads.insert(number, key);
-        }
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while let Some(head) = heads.first_entry() {
-            let (number, key) = (*head.key(), *head.get());
-            let queue = self.keys.get_mut(&key).expect("an item that is ready has a queue");
-            let record = *queue.waiting.front().expect("an item that is ready has a record waiting");
-            let is_full = taken.len() >= limits.records || bytes + record.bytes > limits.bytes;
-            if is_full && !taken.is_empty() {
+        let (mut keys, mut taken, mut bytes, mut skipped) = (BTreeSet::new(), Vec::new(), 0, 0);
+        for (number, (key, size)) in &self.waiting {
+            let is_full = taken.len() >= limits.records || bytes + size > limits.bytes;
+            if skipped > limits.skipped || is_full && !taken.is_empty() {
                 break;
             }
-            head.remove();
-            queue.waiting.pop_front();
-            queue.bytes -= record.bytes;
-            queue.in_flight += 1;
-            bytes += record.bytes;
-            taken.push((number, key));
-            if let Some(next) = queue.waiting.front() {
-                heads.insert(next.number, key);
+            if keys.contains(key) || (keys.len() < limits.keys.max(1) && self.is_free(*key)) {
+                keys.insert(*key);
+                taken.push((*number, *key));
+                bytes += size;
+            } else {
+                skipped += 1;
             }
         }
-        // Items of which nothing was taken are ready as before.
-        for (number, key) in heads {
-            if self.keys.get(&key).is_some_and(|queue| queue.in_flight == 0) {
-                self.ready.insert(number, key);
-                self.count_ready(key, true);
-            }
+        for (number, key) in &taken {
+            let Some((_, bytes)) = self.waiting.remove(number) else { continue };
+            self.update(*key, |item| {
+                item.waiting.remove(bytes);
+                item.in_flight += 1;
+            });
         }
         taken
     }
 
     /// Notes that one record of an item is no longer in flight.
     pub(super) fn release(&mut self, key: u64) {
-        let Some(queue) = self.keys.get_mut(&key) else { return };
-        queue.in_flight -= 1;
-        if queue.in_flight > 0 {
-            return;
-        }
-        match queue.waiting.front() {
-            None => drop(self.keys.remove(&key)),
-            Some(next) => {
-                self.ready.insert(next.number, key);
-                self.count_ready(key, true);
-            }
-        }
+        self.update(key, |item| item.in_flight -= 1);
     }
 
-    /// Puts a taken record back, which is older than all waiting ones of its item. To be followed by
-    /// [`release`](Self::release).
-    pub(super) fn put_back(&mut self, key: u64, record: Waiting) {
-        let queue = self.keys.entry(key).or_default();
-        debug_assert!(queue.in_flight > 0 && queue.waiting.front().is_none_or(|next| next.number > record.number));
-        queue.waiting.push_front(record);
-        queue.bytes += record.bytes;
+    fn is_free(&self, key: u64) -> bool {
+        self.keys.get(&key).is_none_or(|item| item.in_flight == 0)
     }
 
-    fn count_ready(&mut self, key: u64, becomes: bool) {
-        let Some(queue) = self.keys.get(&key) else { return };
-        let (records, bytes) = (queue.waiting.len(), queue.bytes);
-        if becomes {
-            self.ready_records += records;
-            self.ready_bytes += bytes;
-        } else {
-            self.ready_records -= records;
-            self.ready_bytes -= bytes;
+    /// Changes an item, and what is ready with it.
+    fn update(&mut self, key: u64, change: impl FnOnce(&mut Item)) {
+        let item = self.keys.entry(key).or_default();
+        let before = item.ready();
+        change(item);
+        let after = item.ready();
+        self.ready.keys = self.ready.keys + after.keys - before.keys;
+        self.ready.records = self.ready.records + after.records - before.records;
+        self.ready.bytes = self.ready.bytes + after.bytes - before.bytes;
+        if item.in_flight == 0 && item.waiting.records == 0 {
+            self.keys.remove(&key);
         }
+    }
+}
+
+impl Item {
+    fn ready(&self) -> Count {
+        if self.in_flight == 0 { self.waiting } else { Count::default() }
+    }
+}
+
+impl Count {
+    /// Adds a record of one item.
+    fn add(&mut self, bytes: usize) {
+        (self.keys, self.records, self.bytes) = (1, self.records + 1, self.bytes + bytes);
+    }
+
+    fn remove(&mut self, bytes: usize) {
+        (self.records, self.bytes) = (self.records - 1, self.bytes - bytes);
+        self.keys = self.records.min(1);
     }
 }

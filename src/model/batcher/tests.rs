@@ -203,6 +203,29 @@ fn no_more_comes_in_when_the_oldest_holds_up_too_much() {
 }
 
 #[test]
+fn whatever_is_done_behind_a_hot_item_can_be_stored_with_the_lease() {
+    let mut batcher = Batcher::new(Rules { by_key: true, ..of_size(1) }, None);
+    // Every second record is of the hot item, whose first never ends.
+    let keys: Vec<u8> = (0..200).map(|place| if place % 2 == 0 { 0 } else { place }).collect();
+    let mut done = BTreeSet::new();
+    for first in [1, 201] {
+        add(&mut batcher, 0, first, &keys);
+        while let [unit] = &next_units(&mut batcher, 0, 1)[..] {
+            if numbers(&unit.records) != [1] {
+                done.extend(numbers(&unit.records));
+                batcher.acknowledge(unit.id, 0..1);
+            }
+        }
+    }
+    assert_eq!(done, (2..=200).step_by(2).collect(), "nothing goes out behind the hundredth that is open");
+    assert!(!batcher.has_next());
+    let beyond = batcher.done_beyond().expect("some");
+    assert_eq!((beyond.open.len(), beyond.through), (100, number(200)));
+    batcher.acknowledge(0, 0..1);
+    assert_eq!(batches(&next_units(&mut batcher, 0, 2)), [[3], [202]]);
+}
+
+#[test]
 fn pages_of_which_a_filter_leaves_nothing_count_and_keep_no_memory() {
     let mut batcher = Batcher::new(of_size(1), None);
     let kept = Arc::new(());
