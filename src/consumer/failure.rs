@@ -44,6 +44,8 @@ enum Kind {
     Some(BTreeMap<SequenceNumber, RecordError>),
     /// The processor is busy or away, and asks to be spared for this time.
     Unavailable(Option<Duration>),
+    /// The processor did not return within the policy's limit.
+    TimedOut,
 }
 
 /// The failure of one record.
@@ -106,12 +108,23 @@ impl BatchError {
         Self { source: source.into(), kind: Kind::Unavailable(retry_after) }
     }
 
+    pub(super) fn timed_out(limit: Duration) -> Self {
+        Self {
+            source: format!("the call took longer than the handler's timeout, {limit:?}").into(),
+            kind: Kind::TimedOut,
+        }
+    }
+
+    pub(super) fn is_timeout(&self) -> bool {
+        matches!(self.kind, Kind::TimedOut)
+    }
+
     /// The first record that is not done; `None` if the whole batch failed.
     pub fn failed_from(&self) -> Option<&SequenceNumber> {
         match &self.kind {
             Kind::From(position) => Some(position),
             Kind::Some(records) => records.keys().next(),
-            Kind::Batch | Kind::Unavailable(_) => None,
+            Kind::Batch | Kind::Unavailable(_) | Kind::TimedOut => None,
         }
     }
 
@@ -132,7 +145,7 @@ impl BatchError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self.kind {
             Kind::Unavailable(retry_after) => retry_after,
-            Kind::Batch | Kind::From(_) | Kind::Some(_) => None,
+            Kind::Batch | Kind::From(_) | Kind::Some(_) | Kind::TimedOut => None,
         }
     }
 
@@ -174,7 +187,9 @@ pub struct FailurePolicy {
     pub first_wait: Duration,
     /// The highest limit of the waits.
     pub longest_wait: Duration,
-    /// The duration after which a call counts as failed (default: no limit).
+    /// The duration after which a call is dropped (default: no limit). Its records are at fault, and it counts as an
+    /// attempt, only if the worker's processors have answered another call since the first of these records' calls that
+    /// was dropped, or five minutes after that. Before, the processor counts as [unavailable](BatchError::unavailable).
     pub handler_timeout: Option<Duration>,
     /// The action when a limit is reached.
     pub on_failure: OnFailure,

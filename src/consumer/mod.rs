@@ -32,6 +32,7 @@ mod status;
 mod tip_proof;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use fastrand::Rng;
 use tokio::sync::{Notify, mpsc, watch};
@@ -83,6 +84,8 @@ pub struct ConsumerDeps<F> {
     /// The origin of the moments that the worker's shards have in common.
     origin: Instant,
     counters: Counters,
+    /// The processor calls that were answered, also with a failure.
+    answered: AtomicU64,
 }
 
 impl<F: ProcessorFactory> ConsumerDeps<F> {
@@ -115,6 +118,7 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
             started_at_ms,
             origin: Instant::now(),
             counters,
+            answered: AtomicU64::default(),
         })
     }
 

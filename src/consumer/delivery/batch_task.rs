@@ -3,9 +3,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fastrand::Rng;
+use tokio::time::Instant;
 
 use super::super::counters::Outcome;
 use super::super::failure::{BatchError, FailurePolicy, OnFailure};
@@ -23,6 +25,9 @@ use crate::model::sequence_number::compare_digits;
 
 /// The failures after which a record without a limit on attempts is shown as blocking its shard.
 const BLOCKED_AFTER: u32 = 3;
+/// The time for which records are not at fault for calls that take too long while the processor answers no other call:
+/// enough for an orchestrator to replace a handler that hangs.
+const SILENCE: Duration = Duration::from_secs(300);
 
 pub(super) struct BatchTask<F: ProcessorFactory> {
     ctx: Arc<DeliveryContext<F>>,
@@ -45,6 +50,8 @@ struct SubBatch {
     /// The calls with these records, alone or among others.
     calls: u32,
     first_failed_ms: Option<u64>,
+    /// The end of the first call that took too long, and the calls that the worker's processors had answered by then.
+    timed_out: Option<(Instant, u64)>,
     backoff: Backoff,
     /// Whether they are shown as blocking the shard.
     is_blocked: bool,
@@ -53,7 +60,16 @@ struct SubBatch {
 impl SubBatch {
     fn new(range: Range<usize>, policy: &FailurePolicy) -> Self {
         let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
-        Self { range, attempts: 0, unavailable: 0, calls: 0, first_failed_ms: None, backoff, is_blocked: false }
+        Self {
+            range,
+            attempts: 0,
+            unavailable: 0,
+            calls: 0,
+            first_failed_ms: None,
+            timed_out: None,
+            backoff,
+            is_blocked: false,
+        }
     }
 
     fn len(&self) -> usize {
@@ -66,6 +82,7 @@ impl SubBatch {
         let rest = Self {
             calls: self.calls,
             first_failed_ms: self.first_failed_ms,
+            timed_out: self.timed_out,
             ..Self::new(middle..self.range.end, policy)
         };
         self.range.end = middle;
@@ -99,6 +116,8 @@ impl<F: ProcessorFactory> BatchTask<F> {
             let records = self.records(&sub_batch);
             let outcome = self.attempt(&records, sub_batch.calls).await?;
             sub_batch.calls = sub_batch.calls.saturating_add(1);
+            let is_unavailable = outcome.as_ref().err().is_some_and(|error| self.is_unavailable(&mut sub_batch, error));
+            self.ctx.note_outcome(outcome.is_err(), is_unavailable);
             match outcome {
                 Ok(()) => {
                     if sub_batch.is_blocked {
@@ -107,7 +126,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
                     }
                     self.done(sub_batch.range, Outcome::Ok);
                 }
-                Err(error) if error.is_unavailable() => self.unavailable(sub_batch, &error).await?,
+                Err(error) if is_unavailable => self.unavailable(sub_batch, &error).await?,
                 Err(error) => self.failed(sub_batch, &error).await?,
             }
         }
@@ -116,6 +135,17 @@ impl<F: ProcessorFactory> BatchTask<F> {
 
     fn records(&self, sub_batch: &SubBatch) -> RecordBatch {
         self.batch.records.slice(sub_batch.range.clone())
+    }
+
+    /// Whether a failed call tells of the processor, and not of the records. One that took too long may be the fault of
+    /// either: of the records, if the processor answers other calls meanwhile.
+    fn is_unavailable(&self, sub_batch: &mut SubBatch, error: &BatchError) -> bool {
+        let answered = self.ctx.deps.answered.load(Ordering::Relaxed);
+        if error.is_timeout() {
+            let (first, answered_by_then) = *sub_batch.timed_out.get_or_insert_with(|| (Instant::now(), answered));
+            return answered == answered_by_then && first.elapsed() < SILENCE;
+        }
+        error.is_unavailable()
     }
 
     /// Calls a processor with the records, once; initializes it first if it is new.

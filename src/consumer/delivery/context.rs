@@ -242,15 +242,21 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         let call = self.timed(running, async { processor.process_records(input).await });
         let outcome = match self.options().failure.handler_timeout {
             None => call.await,
-            Some(limit) => tokio::time::timeout(limit, call)
-                .await
-                .unwrap_or_else(|_| Err(format!("the call took longer than the handler's timeout, {limit:?}").into())),
+            Some(limit) => {
+                tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(BatchError::timed_out(limit)))
+            }
         };
-        let is_unavailable = outcome.as_ref().err().is_some_and(BatchError::is_unavailable);
-        self.status.unavailability.note(is_unavailable);
-        self.status.processing_failures.note(outcome.is_err() && !is_unavailable);
+        if !outcome.as_ref().err().is_some_and(|error| error.is_timeout() || error.is_unavailable()) {
+            self.deps.answered.fetch_add(1, Ordering::Relaxed);
+        }
         self.counters().call(records, attempt, outcome.is_ok(), started.elapsed(), self.deps.options.clock);
         outcome
+    }
+
+    /// Notes whether the last call failed, and whether it found the processor unavailable.
+    pub(super) fn note_outcome(&self, has_failed: bool, is_unavailable: bool) {
+        self.status.unavailability.note(is_unavailable);
+        self.status.processing_failures.note(has_failed && !is_unavailable);
     }
 
     /// A call without records.

@@ -7,6 +7,7 @@ mod failing_calls;
 mod filtering;
 mod fleets;
 mod handlers;
+mod hanging_handlers;
 mod lost_records;
 mod partitions;
 mod prometheus;

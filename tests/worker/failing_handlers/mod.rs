@@ -273,6 +273,67 @@ async fn an_unavailable_processor_costs_no_record_an_attempt_and_is_asked_as_sel
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn a_handler_that_answers_no_call_for_a_while_costs_no_record_an_attempt() {
+    for shard_concurrency in [1, 4] {
+        let harness = Harness::new();
+        harness.write(10, 200);
+        let letters = Letters::default();
+        let started = tokio::time::Instant::now();
+        harness.handle(move |_: &ProcessRecordsInput, numbers: &[u32]| {
+            let hangs = started.elapsed() < Duration::from_secs(120);
+            let is_poison = numbers.contains(&50);
+            async move {
+                match (hangs, is_poison) {
+                    (true, _) => std::future::pending().await,
+                    (false, true) => Err(BatchError::from(BoxError::from("poison"))),
+                    (false, false) => Ok(()),
+                }
+            }
+        });
+        let worker = harness.start("w", |options| {
+            options.shard_concurrency = shard_concurrency;
+            options.failure = policy(OnFailure::DeadLetter(Arc::new(letters.clone())), Some(2));
+            options.failure.handler_timeout = Some(Duration::from_secs(5));
+            options.until_caught_up = true;
+        });
+        harness.until("the status to say so", Duration::from_secs(110), || !harness.halted("w").is_empty()).await;
+        let error = harness.halted("w")[0]["error"].to_string();
+        assert!(error.contains("the processor is unavailable"), "{error}");
+        worker.await.expect("no panic").expect("no error");
+        let errors: Vec<String> = letters.kept().into_values().map(|letter| letter.error).collect();
+        assert_eq!(errors, ["poison"]);
+        assert_eq!(harness.delivered().len(), 199);
+    }
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_record_whose_calls_take_too_long_while_others_are_answered_is_at_fault() {
+    let harness = Harness::with_shards(2);
+    harness.write(50, 1_000);
+    let letters = Letters::default();
+    harness.handle(|_: &ProcessRecordsInput, numbers: &[u32]| {
+        let hangs = numbers.contains(&500);
+        async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            Ok::<(), BatchError>(())
+        }
+    });
+    let worker = harness.start("w", |options| {
+        options.batch_size = Some(10);
+        options.failure = policy(OnFailure::DeadLetter(Arc::new(letters.clone())), Some(2));
+        options.failure.handler_timeout = Some(Duration::from_secs(5));
+        options.until_caught_up = true;
+    });
+    harness.until("its dead letter", Duration::from_secs(200), || letters.kept().len() == 1).await;
+    worker.await.expect("no panic").expect("no error");
+    assert_eq!(letters.kept().values().next().expect("one").record, harness.record(500));
+    assert_eq!(harness.delivered().len(), 999);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn records_before_the_one_that_failed_are_not_repeated_and_without_bisecting_it_is_given_up_alone() {
     for bisect in [true, false] {
         let harness = Harness::new();
