@@ -120,7 +120,7 @@ fn digits(number: usize) -> String {
 fn shard(number: usize) -> Shard {
     let id = |number: usize| ShardId::from(format!("shardId-{:020}-{:08x}", 1_700_000_000_000 + number, number * 7919));
     let (parent, closed) = (number.checked_sub(SHARDS).map(id), number < SHARDS * (GENERATIONS - 1));
-    Shard { id: id(number), parent, closed }
+    Shard { id: id(number), parent, closed, ending: None }
 }
 
 /// Its lease: read to the end if it is closed, with its child known.

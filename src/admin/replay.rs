@@ -75,7 +75,11 @@ mod tests {
 
     fn line(hours: &[u64]) -> ShardGraph {
         let parents = [None].into_iter().chain(hours.iter().map(|hour| Some(id(*hour))));
-        hours.iter().zip(parents).map(|(hour, parent)| Shard { id: id(*hour), parent, closed: true }).collect()
+        hours
+            .iter()
+            .zip(parents)
+            .map(|(hour, parent)| Shard { id: id(*hour), parent, closed: true, ending: None })
+            .collect()
     }
 
     fn row(hour: u64, checkpoint: &str) -> (ShardId, Lease) {

@@ -474,8 +474,12 @@ mod tests {
 
     #[test]
     fn listed_shards_without_a_lease_and_a_disabled_stream_show() {
-        let shard =
-            |id: &str, parent: Option<&str>| Shard { id: id.into(), parent: parent.map(Into::into), closed: false };
+        let shard = |id: &str, parent: Option<&str>| Shard {
+            id: id.into(),
+            parent: parent.map(Into::into),
+            closed: false,
+            ending: None,
+        };
         let graph = ShardGraph::from_iter([shard("s0", None), shard("s1", Some("s0"))]);
         let listing = Listing::new(graph, true, (Duration::ZERO, Duration::ZERO), 1, None);
         let fleet = view(vec![worker("a", 0, &["s0"])], "a");

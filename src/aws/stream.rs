@@ -223,10 +223,12 @@ pub async fn find_stream(clients: &Clients, table: &str) -> Result<String, FindE
 fn described(description: Option<aws_sdk_dynamodbstreams::types::StreamDescription>) -> Result<Described, Error> {
     let description = description.ok_or_else(|| Error::Transient("the answer holds no stream description".into()))?;
     let shards = description.shards.unwrap_or_default().into_iter().filter_map(|shard| {
+        let ending = shard.sequence_number_range.and_then(|range| range.ending_sequence_number);
         Some(Shard {
             id: shard.shard_id?.into(),
             parent: shard.parent_shard_id.filter(|parent| !parent.is_empty()).map(Into::into),
-            closed: shard.sequence_number_range.is_some_and(|range| range.ending_sequence_number.is_some()),
+            closed: ending.is_some(),
+            ending: ending.and_then(|ending| ending.parse().ok()),
         })
     });
     Ok(Described {

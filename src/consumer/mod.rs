@@ -29,7 +29,6 @@ mod reader;
 mod replay;
 mod shard_consumer;
 mod status;
-mod tip_proof;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

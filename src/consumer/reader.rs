@@ -3,9 +3,10 @@
 //! It fetches ahead of the processors, within the byte budget, and sends [`ReaderEvent`]s in the shard's order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -14,15 +15,15 @@ use super::budget::{Budget, HeldPages, PAGE_BYTES, Reservation};
 use super::clock::WallClock;
 use super::fault_log::FaultLog;
 use super::status::ConsumerStatus;
-use super::tip_proof::TipProof;
 use crate::aws::stream::{Error, MOST_PAGE_RECORDS, Stream};
-use crate::model::app_lag::may_be_trimmed;
+use crate::model::app_lag::{may_be_trimmed, unread_since_ms};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::ShardId;
-use crate::model::polling::{PollPacer, PollResult, to_grid};
+use crate::model::polling::{PollPacer, PollResult, Tip, to_grid};
 use crate::model::record::{Page, PageSummary, RecordBatch};
 use crate::model::sequence_number::SequenceNumber;
 use crate::model::shard_directory::Presence;
+use crate::model::shard_graph::SETTLING;
 use crate::options::StartPosition;
 use crate::shard_directory::ShardDirectory;
 
@@ -40,8 +41,8 @@ pub(super) enum ReaderEvent {
     Tip {
         /// The time of the last empty page (ms since the epoch).
         moment_ms: u64,
-        /// The empty pages in a row.
-        empty_pages: u32,
+        /// Whether everything older was read.
+        is_sure: bool,
     },
     /// Records after the position were trimmed before they were read. The reader resumes with the oldest record.
     Gap,
@@ -82,6 +83,8 @@ pub(super) struct Reader {
     pacer: PollPacer,
     /// The origin of the moments at which the worker's shards are polled.
     origin: Instant,
+    /// The turn to read empty pages at full pace.
+    full_pace: Option<OwnedSemaphorePermit>,
     rng: Rng,
     clock: WallClock,
     status: Arc<ConsumerStatus>,
@@ -118,6 +121,16 @@ impl Reader {
             }
             (position, since_ms, _) => (position, since_ms.unwrap_or(deps.started_at_ms)),
         };
+        let now_ms = clock.now_ms();
+        let unread_ms = match position.is_start() {
+            true => {
+                Some(now_ms.saturating_sub(unread_since_ms(&shard, &position, since_ms, now_ms).unwrap_or_default()))
+            }
+            // Mostly a lease that moves: little is unread. No row tells, so a worker that ends by it makes sure.
+            false => deps.options.until_caught_up.then_some(0),
+        };
+        let pacer =
+            PollPacer::new(deps.options.idle_poll, deps.options.idle_poll_max(), unread_ms.map(Duration::from_millis));
         let reader = Self {
             stream: deps.stream.clone(),
             directory: deps.directory.clone(),
@@ -130,8 +143,9 @@ impl Reader {
             limit: MOST_PAGE_RECORDS,
             budget: deps.budget.clone(),
             held: HeldPages::default(),
-            pacer: PollPacer::new(deps.options.idle_poll, deps.options.idle_poll_max()),
+            pacer,
             origin: deps.origin,
+            full_pace: None,
             rng,
             clock,
             status,
@@ -144,7 +158,6 @@ impl Reader {
     async fn run(mut self) {
         let mut faults = FaultLog::new(self.shard.clone());
         let mut iterator: Option<String> = None;
-        let mut tip_proof = TipProof::default();
         let mut page_bytes = PAGE_BYTES;
         if self.begins_late {
             tracing::error!(
@@ -172,10 +185,14 @@ impl Reader {
                         Budget::settle(taken, bytes);
                     }
                     iterator = page.next_shard_iterator.clone();
-                    let polled = PollResult::of(page.summary.as_ref(), self.clock.now_ms());
-                    let wait = self.pacer.next(polled, &mut self.rng);
-                    self.status.set_idle_poll_interval(wait, polled == PollResult::Empty);
-                    if !self.send_page(page, taken, &mut tip_proof, fetched_ms).await {
+                    let polled = PollResult::of(page.summary.as_ref(), self.clock.now_ms(), self.origin.elapsed());
+                    let wait = self.pacer.next(polled, self.full_pace.is_some(), &mut self.rng);
+                    self.status.set_idle_poll_interval(wait, page.summary.is_none());
+                    match page.summary.is_none() && self.pacer.is_unread() {
+                        true => self.full_pace = self.full_pace.take().or_else(|| self.budget.full_pace()),
+                        false => self.full_pace = None,
+                    }
+                    if !self.send_page(page, taken, fetched_ms).await {
                         return;
                     }
                     wait
@@ -183,29 +200,31 @@ impl Reader {
                 Err(Error::ExpiredIterator) => {
                     iterator = None;
                     // Without a pause, a service that takes each iterator for expired would be called in a tight loop.
-                    self.pacer.next(PollResult::Failed, &mut self.rng)
+                    self.pacer.next(PollResult::Failed, false, &mut self.rng)
                 }
                 // Nothing that is wanted was trimmed: emulators answer so on new streams.
                 Err(Error::Trimmed(_)) if self.position.is_start() => {
                     iterator = None;
-                    self.pacer.next(PollResult::Failed, &mut self.rng)
+                    self.pacer.next(PollResult::Failed, false, &mut self.rng)
                 }
                 Err(Error::Trimmed(_)) if self.seeks_start => {
                     self.position = Checkpoint::TrimHorizon;
                     iterator = None;
-                    self.pacer.next(PollResult::Failed, &mut self.rng)
+                    self.pacer.next(PollResult::Failed, false, &mut self.rng)
                 }
                 Err(Error::Trimmed(reason)) => {
-                    tracing::error!(
-                        shard = %self.shard, cause = "trimmed", from = %self.position, to = "the oldest record", reason,
-                        "gap: records were trimmed before they were read"
-                    );
+                    if !self.is_read_whole().await {
+                        tracing::error!(
+                            shard = %self.shard, cause = "trimmed", from = %self.position, to = "the oldest record", reason,
+                            "gap: records were trimmed before they were read"
+                        );
+                        if !self.send(ReaderEvent::Gap).await {
+                            return;
+                        }
+                    }
                     self.position = Checkpoint::TrimHorizon;
                     iterator = None;
-                    if !self.send(ReaderEvent::Gap).await {
-                        return;
-                    }
-                    self.pacer.next(PollResult::Failed, &mut self.rng)
+                    self.pacer.next(PollResult::Failed, false, &mut self.rng)
                 }
                 Err(Error::NotFound(reason)) => {
                     iterator = None;
@@ -214,11 +233,11 @@ impl Reader {
                         self.send(event).await;
                         return;
                     }
-                    self.pacer.next(PollResult::Failed, &mut self.rng)
+                    self.pacer.next(PollResult::Failed, false, &mut self.rng)
                 }
                 Err(Error::Throttled(reason)) => {
                     faults.note_throttled(&reason);
-                    self.pacer.next(PollResult::Throttled, &mut self.rng)
+                    self.pacer.next(PollResult::Throttled, false, &mut self.rng)
                 }
                 Err(error) => {
                     if error == Error::Still {
@@ -229,7 +248,7 @@ impl Reader {
                         // The service may not know it any more, whatever error it answers.
                         iterator = None;
                     }
-                    self.pacer.next(PollResult::Failed, &mut self.rng)
+                    self.pacer.next(PollResult::Failed, false, &mut self.rng)
                 }
             };
             drop(reservation); // a waiting shard holds none of the budget
@@ -270,32 +289,23 @@ impl Reader {
     }
 
     /// Sends the events of a page. Returns whether there is more to read.
-    async fn send_page(
-        &mut self,
-        page: Page,
-        reservation: Option<Reservation>,
-        tip_proof: &mut TipProof,
-        fetched_ms: u64,
-    ) -> bool {
+    async fn send_page(&mut self, page: Page, reservation: Option<Reservation>, fetched_ms: u64) -> bool {
         self.status.count_page(page.summary.as_ref());
         let is_last = page.next_shard_iterator.is_none();
         let event = match page.summary {
             Some(summary) => {
                 self.position = Checkpoint::At(summary.last.clone());
                 self.floor = Some(summary.last.clone());
-                tip_proof.reset();
                 let is_full = summary.is_full();
                 self.without_old(page.records, summary).map(|(records, summary)| {
                     self.status.fetched(&summary, fetched_ms, is_full);
                     ReaderEvent::Records(Box::new(FetchedRecords { records, page: summary, reservation }))
                 })
             }
+            None if is_last || self.pacer.tip() == Tip::Unproved => None,
             None => {
-                let tip = tip_proof.add_empty_page().filter(|_| !is_last);
-                tip.map(|empty_pages| {
-                    self.status.note(|lag| lag.at_tip(fetched_ms));
-                    ReaderEvent::Tip { moment_ms: self.clock.now_ms(), empty_pages }
-                })
+                self.status.note(|lag| lag.at_tip(fetched_ms));
+                Some(ReaderEvent::Tip { moment_ms: fetched_ms, is_sure: self.pacer.tip() == Tip::Sure })
             }
         };
         for event in event.into_iter().chain(is_last.then_some(ReaderEvent::End)) {
@@ -318,6 +328,14 @@ impl Reader {
         let records = records.slice(first..);
         let summary = PageSummary::of(&records)?;
         Some((records, summary))
+    }
+
+    /// Whether the position is the shard's ending number, so that no record after it can have been trimmed unread.
+    async fn is_read_whole(&self) -> bool {
+        let Ok(listing) = self.directory.listing(SETTLING).await else { return false };
+        let shards = listing.graph.shards_named([&self.shard]);
+        let ending = shards.first().and_then(|shard| shard.ending.as_ref());
+        ending.zip(self.position.sequence_number()).is_some_and(|(ending, position)| ending <= position)
     }
 
     /// Tells a stream or a shard that is gone from a passing fault, after a "not found".

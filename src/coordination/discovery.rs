@@ -62,7 +62,7 @@ pub(super) async fn list_whole(
         if retries == HOLE_RETRIES {
             // A service that never lists them tells nothing of their own parents.
             let graph = &mut Arc::make_mut(&mut listing).graph;
-            missing.into_iter().for_each(|id| graph.insert(Shard { id, parent: None, closed: true }));
+            missing.into_iter().for_each(|id| graph.insert(Shard { id, parent: None, closed: true, ending: None }));
             return Ok(listing);
         }
         retries += 1;

@@ -116,6 +116,7 @@ mod tests {
             id: id.clone(),
             parent: parent.clone(),
             closed: *closed,
+            ending: None,
         };
         let times = (Duration::from_secs(began), Duration::from_secs(began + 1));
         Listing::new(shards.iter().map(shard).collect(), false, times, 1, before)

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
 use super::lease::{Lease, ShardId};
+use super::sequence_number::SequenceNumber;
 
 /// A listing that began this long after something in it came to be, or later, is taken to show it; before, it may come
 /// from a part of the service that does not know it yet.
@@ -27,6 +28,8 @@ pub struct Shard {
     pub parent: Option<ShardId>,
     /// Whether `SequenceNumberRange` has an `EndingSequenceNumber`. Only a hint: some emulators set it on open shards.
     pub closed: bool,
+    /// That number: no record of the shard comes after it.
+    pub ending: Option<SequenceNumber>,
 }
 
 /// A complete listing of a stream's shards.
@@ -280,7 +283,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn shard(id: &str, parent: Option<&str>) -> Shard {
-        Shard { id: id.into(), parent: parent.map(Into::into), closed: false }
+        Shard { id: id.into(), parent: parent.map(Into::into), closed: false, ending: None }
     }
 
     fn graph(shards: &[(&str, Option<&str>)]) -> ShardGraph {

@@ -39,7 +39,6 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::filter::Filters;
 use crate::model::lease::{Lease, LeaseLost};
 use crate::model::out_of_order_acks::OutOfOrderAcks;
-use crate::model::polling::CAUGHT_UP_EMPTY_PAGES;
 use crate::model::shard_directory::Children;
 use crate::model::shard_graph::Shard;
 use crate::options::{Checkpoints, OnGap, WorkerOptions};
@@ -95,7 +94,7 @@ struct Saved {
 #[derive(Clone, Copy)]
 struct Tip {
     moment_ms: u64,
-    empty_pages: u32,
+    is_sure: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -333,7 +332,7 @@ impl<F: ProcessorFactory> Delivery<F> {
     fn take_event(&mut self, event: Option<ReaderEvent>) -> Result<(), LoopEnd> {
         match event {
             Some(ReaderEvent::Records(page)) => self.take_records(*page),
-            Some(ReaderEvent::Tip { moment_ms, empty_pages }) => self.tip = Some(Tip { moment_ms, empty_pages }),
+            Some(ReaderEvent::Tip { moment_ms, is_sure }) => self.tip = Some(Tip { moment_ms, is_sure }),
             // All records of a shard whose end is proved were read once already.
             Some(ReaderEvent::Gap) if self.children.is_some() => {}
             Some(ReaderEvent::Gone) if self.children.is_some() => self.take_end(ShardEnd::Closed),
@@ -403,7 +402,7 @@ impl<F: ProcessorFactory> Delivery<F> {
     }
 
     fn at_tip(&mut self, tip: Tip) {
-        if tip.empty_pages < CAUGHT_UP_EMPTY_PAGES {
+        if !tip.is_sure {
             return;
         }
         self.caught_up_to_ms = self.caught_up_to_ms.max(tip.moment_ms);
