@@ -107,6 +107,16 @@ fn a_filter_on_an_image_that_the_stream_does_not_hold_fails() {
 }
 
 #[test]
+fn parts_of_filters_that_lambda_would_treat_otherwise_are_warnings() {
+    let fixture = Fixture::new("");
+    let filter = r#"{"dynamodb":{"NewImage":{"n":{"N":[{"numeric":[">",100]},"7"]}}}}"#;
+    let checked = check(&fixture, &format!("--filter {filter}"));
+    assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
+    let warnings: Vec<&str> = checked.stdout.lines().filter(|line| line.starts_with("warning")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("dynamodb.NewImage.n.N: numeric"), "{warnings:?}");
+}
+
+#[test]
 fn each_missing_permission_of_a_worker_is_named_with_its_table() {
     let fixture = Fixture::new("--shards 2");
     run_once(&fixture);

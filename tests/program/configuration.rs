@@ -302,7 +302,11 @@ fn settings_of_delivery_that_make_no_sense_together_are_refused_by_name() {
         let told = mistakes(&run(&format!("run --table Things --app test-app {flags}")));
         assert!(told.len() == 1 && told[0].contains(words), "{flags}: {told:?}");
     }
-    for flags in ["--on-failure skip --max-record-age 1h", "--batch-window 1s --batch-bytes 1MiB --concurrency 4"] {
+    for flags in [
+        "--on-failure skip --max-record-age 1h",
+        "--batch-window 1s --batch-bytes 1MiB --concurrency 4",
+        "--to http://127.0.0.1:9/ --batch-window 2s",
+    ] {
         assert_eq!(run(&format!("run --table Things --app test-app --print-config {flags}")).code, 0, "{flags}");
     }
 }

@@ -170,6 +170,9 @@ impl Check<'_> {
                 None => report.warning("view type", "the service names none that is known"),
             },
         }
+        for difference in self.options.filters.differences_from_lambda() {
+            report.warning("filters", difference);
+        }
         self.permissions_on(&stream, &described, report).await;
         if let StreamSelector::Table(table) = &self.options.stream {
             match self.clients.replicas(table).await {

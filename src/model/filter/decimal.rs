@@ -13,6 +13,11 @@ pub(super) fn compare(left: &str, right: &str) -> Option<Ordering> {
     })
 }
 
+/// Whether a number is further from zero than `limit` is.
+pub(super) fn is_beyond(number: &str, limit: &str) -> bool {
+    compare(number.trim_start_matches('-'), limit) == Some(Ordering::Greater)
+}
+
 /// The parts of a number.
 struct Decimal<'a> {
     is_negative: bool,

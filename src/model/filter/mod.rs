@@ -10,14 +10,18 @@
 //!
 //! - `pattern`, `scalar`, `decimal`: patterns and their tests on single values
 //! - `evaluate`: patterns put to records
-//! - `check`: patterns that cannot match
+//! - `check`, `place`: patterns that cannot match, and the layout of records
+//! - `lambda`: patterns that Lambda would treat otherwise
 //! - `presets`: conditions on the kind of change
 
 mod check;
 mod decimal;
 mod error;
 mod evaluate;
+#[cfg(feature = "cli")]
+mod lambda;
 mod pattern;
+mod place;
 mod presets;
 mod scalar;
 
@@ -104,7 +108,24 @@ impl Filters {
                 ),
             });
         }
-        self.patterns.iter().try_for_each(|pattern| pattern.check(view_type))
+        let events = self.events.unwrap_or(Events::ALL);
+        self.patterns.iter().try_for_each(|pattern| pattern.check_for(view_type, events))
+    }
+
+    /// A sentence for each part of the patterns that AWS Lambda would treat otherwise, for those who copy them to or
+    /// from an event source mapping.
+    #[cfg(feature = "cli")]
+    pub(crate) fn differences_from_lambda(&self) -> Vec<String> {
+        let of_pattern = |pattern: &Pattern| {
+            let notes = pattern.differences_from_lambda().into_iter();
+            notes.map(|note| format!("the filter {}: {note}", pattern.as_str())).collect::<Vec<_>>()
+        };
+        let mut notes: Vec<String> = self.patterns.iter().flat_map(of_pattern).collect();
+        let (count, most) = (self.patterns.len(), lambda::LAMBDA_PATTERNS);
+        if count > most {
+            notes.push(format!("there are {count} patterns; an event source mapping of Lambda takes {most}"));
+        }
+        notes
     }
 
     /// Whether the record passes.
@@ -116,6 +137,8 @@ impl Filters {
     }
 }
 
+#[cfg(test)]
+mod beside_lambda;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]

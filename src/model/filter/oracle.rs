@@ -161,16 +161,17 @@ fn operator(name: &'static str) -> impl Fn(Value) -> Value {
 fn choice() -> impl Strategy<Value = Value> {
     let texts = || prop::sample::select(vec!["prefix", "suffix", "equals-ignore-case"]);
     let literal = || prop_oneof![text().prop_map(Value::from), number()];
-    let some_texts = || prop::collection::vec(text().prop_map(Value::from), 1..3);
+    let some_texts = || prop::collection::vec(text().prop_filter("empty", |text| !text.is_empty()), 1..3);
     prop_oneof![
         4 => scalar(),
         3 => any::<bool>().prop_map(|exists| operator("exists")(exists.into())),
         3 => (texts(), text()).prop_map(|(name, text)| operator(name)(text.into())),
         2 => literal().prop_map(operator("anything-but")),
-        2 => prop::collection::vec(literal(), 1..4).prop_map(|list| operator("anything-but")(list.into())),
+        1 => prop::collection::vec(number(), 1..4).prop_map(|list| operator("anything-but")(list.into())),
+        1 => prop::collection::vec(text(), 1..4).prop_map(|list| operator("anything-but")(list.into())),
         // For several texts the slow matcher is told each with its operator, which means the same.
         2 => (texts(), some_texts()).prop_map(|(name, texts)| {
-            let each: Vec<Value> = texts.into_iter().map(operator(name)).collect();
+            let each: Vec<Value> = texts.into_iter().map(|text| operator(name)(text.into())).collect();
             operator("anything-but")(Value::Array(each))
         }),
         2 => (prop::sample::select(vec!["=", "<", "<=", ">", ">="]), number())
@@ -188,7 +189,7 @@ fn pattern() -> impl Strategy<Value = Value> {
         let fields = || prop::collection::btree_map(name(), inner.clone(), 1..3);
         prop_oneof![
             3 => fields().prop_map(|fields| Value::Object(fields.into_iter().collect())),
-            1 => (fields(), prop::collection::vec(fields(), 1..3)).prop_map(|(beside, alternatives)| {
+            1 => (fields(), prop::collection::vec(fields(), 2..4)).prop_map(|(beside, alternatives)| {
                 let objects: Vec<Value> = alternatives
                     .into_iter()
                     .map(|fields| fields.into_iter().filter(|(name, _)| !beside.contains_key(name)).collect::<Map<_, _>>())
@@ -196,7 +197,7 @@ fn pattern() -> impl Strategy<Value = Value> {
                     .map(Value::Object)
                     .collect();
                 let mut object: Map<String, Value> = beside.into_iter().collect();
-                if !objects.is_empty() {
+                if objects.len() > 1 {
                     object.insert("$or".to_owned(), Value::Array(objects));
                 }
                 Value::Object(object)

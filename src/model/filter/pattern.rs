@@ -5,6 +5,7 @@
 //! whatever `$or` says about its members.
 
 use super::error::Error;
+use super::place;
 use super::scalar::{Folded, Range, Test};
 use crate::model::record::DecodeError;
 use crate::model::record::scan::Scanner;
@@ -142,7 +143,8 @@ impl Pattern {
     /// When the text is not JSON, longer than 16 KiB, names more than 128 members, or is not a
     /// pattern; the error says where and what is allowed there.
     pub fn parse(text: &str) -> Result<Pattern, Error> {
-        let mut parser = Parser { scanner: Scanner::new(text, 0), path: Vec::new(), fields: 0, absences: 0 };
+        let mut parser =
+            Parser { scanner: Scanner::new(text, 0), path: Vec::new(), fields: 0, absences: 0, or_depth: 0 };
         if text.len() > MAX_PATTERN_BYTES {
             return Err(parser.error(format!("the pattern has {} bytes; at most {MAX_PATTERN_BYTES}", text.len())));
         }
@@ -165,8 +167,35 @@ const CHOICE: &str = "allowed are strings, numbers, true, false, null, and objec
                       equals-ignore-case, exists, numeric, prefix or suffix";
 const OPERAND: &str = "wants a string, or {\"equals-ignore-case\": a string}";
 const NUMERIC: &str = "\"numeric\" wants an array such as [\"=\",100] or [\">\",0,\"<=\",20]";
-const EXCEPTIONS: &str = "\"anything-but\" wants a string, a number, an array of them, or an object of one of \
-                          equals-ignore-case, prefix and suffix with a string or an array of strings";
+const EXCEPTIONS: &str = "\"anything-but\" wants a string, a number, an array of strings or of numbers, or an object of \
+                          one of equals-ignore-case, prefix and suffix with a string or an array of strings";
+/// Names that event-ruler keeps for itself in an `$or` (its Constants.java).
+const RESERVED_IN_OR: &[&str] = &[
+    "exactly",
+    "equals-ignore-case",
+    "prefix",
+    "suffix",
+    "anything-but",
+    "exists",
+    "wildcard",
+    "numeric",
+    "cidr",
+    "=",
+    "<",
+    "<=",
+    ">",
+    ">=",
+    "regex",
+    "not-wildcard",
+    "not-equals-ignore-case",
+    "date-after",
+    "date-on-or-after",
+    "date-before",
+    "date-on-or-before",
+    "in-date-range",
+    "ip-address-in-range",
+    "ip-address-not-in-range",
+];
 
 /// Reads a pattern's text, and knows where it is for the sake of errors.
 struct Parser<'a> {
@@ -174,11 +203,13 @@ struct Parser<'a> {
     path: Vec<String>,
     fields: usize,
     absences: u8,
+    /// The number of `$or` around the place.
+    or_depth: usize,
 }
 
 impl Parser<'_> {
     fn error(&self, what: impl Into<String>) -> Error {
-        Error::Malformed { path: self.path.join("."), what: what.into() }
+        Error::Malformed { path: place::show(&self.path), what: what.into() }
     }
 
     fn json(&self, error: DecodeError) -> Error {
@@ -242,6 +273,11 @@ impl Parser<'_> {
                 return Err(self.error("stands twice; give all its values in one array"));
             }
             names.push(name.clone());
+            if self.or_depth > 0 && RESERVED_IN_OR.contains(&name.as_str()) {
+                return Err(
+                    self.error("is an operator's name, which cannot name a field in \"$or\": write several filters")
+                );
+            }
             let is_or = name == "$or" && self.peek()? == b'[';
             let formula = if is_or { self.alternatives(terms)? } else { self.field(name, terms)? };
             formulas.push(formula);
@@ -256,7 +292,7 @@ impl Parser<'_> {
 
     /// Takes the array of `$or`; one of its objects has to hold.
     fn alternatives(&mut self, terms: &mut Vec<Term>) -> Result<Formula, Error> {
-        const ALTERNATIVE: &str = "\"$or\" takes an array of objects of fields";
+        const ALTERNATIVE: &str = "\"$or\" takes an array of two or more objects of fields";
         self.open(b'[', ALTERNATIVE)?;
         let mut formulas = Vec::new();
         let mut first = true;
@@ -264,9 +300,11 @@ impl Parser<'_> {
             if self.peek()? != b'{' {
                 return Err(self.error(ALTERNATIVE));
             }
+            self.or_depth += 1;
             formulas.push(self.fields_of(terms)?);
+            self.or_depth -= 1;
         }
-        if formulas.is_empty() {
+        if formulas.len() < 2 {
             return Err(self.error(ALTERNATIVE));
         }
         Ok(Formula::Any(formulas))
@@ -414,10 +452,12 @@ impl Parser<'_> {
 
     fn exceptions(&mut self) -> Result<Vec<Test>, Error> {
         if self.peek()? != b'{' {
-            return self.one_or_more(|parser| match parser.peek()? {
+            let tests = self.one_or_more(|parser| match parser.peek()? {
                 b'"' => parser.string(EXCEPTIONS).map(Test::Text),
                 _ => parser.number(EXCEPTIONS).map(Test::Number),
-            });
+            })?;
+            let numbers = tests.iter().filter(|test| matches!(test, Test::Number(_))).count();
+            return if numbers == 0 || numbers == tests.len() { Ok(tests) } else { Err(self.error(EXCEPTIONS)) };
         }
         let (name, mut first) = self.open_operator(EXCEPTIONS)?;
         let make: fn(String) -> Test = match name.as_str() {
@@ -427,6 +467,11 @@ impl Parser<'_> {
             _ => return Err(self.error(EXCEPTIONS)),
         };
         let tests = self.one_or_more(|parser| parser.string(EXCEPTIONS).map(make))?;
+        if tests.iter().any(|test| matches!(test, Test::Prefix(part) | Test::Suffix(part) if part.is_empty())) {
+            return Err(
+                self.error("each string begins and ends with \"\", so nothing is left: name a prefix or suffix")
+            );
+        }
         self.close_operator(&mut first)?;
         Ok(tests)
     }

@@ -25,6 +25,15 @@ impl Events {
     /// Deleted items.
     pub const REMOVE: Self = Self { insert: false, modify: false, remove: true };
 
+    /// All kinds.
+    pub(super) const ALL: Self = Self { insert: true, modify: true, remove: true };
+
+    /// The kinds.
+    pub(super) fn names(self) -> Vec<EventName> {
+        let all = [EventName::Insert, EventName::Modify, EventName::Remove];
+        all.into_iter().filter(|event| self.hold(*event)).collect()
+    }
+
     pub(super) fn hold(self, event: EventName) -> bool {
         match event {
             EventName::Insert => self.insert,

@@ -63,6 +63,11 @@ impl Folded {
         Self(fold(text).collect())
     }
 
+    /// The folded text.
+    pub(super) fn chars(&self) -> impl Iterator<Item = char> + '_ {
+        self.0.iter().copied()
+    }
+
     fn is(&self, text: &str) -> bool {
         fold(text).eq(self.0.iter().copied())
     }
@@ -97,7 +102,13 @@ struct Bound {
 }
 
 impl Range {
+    /// The numbers at its ends.
+    pub(super) fn ends(&self) -> impl Iterator<Item = &str> {
+        self.low.iter().chain(&self.high).map(|bound| bound.number.as_str())
+    }
+
     /// Narrows the range by `operator` (one of `=`, `<`, `<=`, `>`, `>=`) and a number; what is wrong if it can't be.
+    /// As in event-ruler, an upper end follows a lower one, and lies above it.
     pub(super) fn narrow(&mut self, operator: &str, number: &str) -> Result<(), &'static str> {
         let bound = |is_inside| Some(Bound { number: number.to_owned(), is_inside });
         let (low, high) = match operator {
@@ -112,19 +123,19 @@ impl Range {
         if is_taken(&self.low, &low) || is_taken(&self.high, &high) {
             return Err("a range has one lower and one upper end; \"=\" stands alone");
         }
+        if self.high.is_some() {
+            return Err("the lower end comes first, such as [\">\",0,\"<=\",20]");
+        }
+        let is_point = low.is_some() && high.is_some();
         self.low = self.low.take().or(low);
         self.high = self.high.take().or(high);
-        if self.is_empty() { Err("no number is in this range") } else { Ok(()) }
-    }
-
-    fn is_empty(&self) -> bool {
-        let (Some(low), Some(high)) = (&self.low, &self.high) else {
-            return false;
-        };
-        match decimal::compare(&low.number, &high.number) {
-            Some(Ordering::Less) => false,
-            Some(Ordering::Equal) => !(low.is_inside && high.is_inside),
-            Some(Ordering::Greater) | None => true,
+        match (&self.low, &self.high) {
+            (Some(low), Some(high))
+                if !is_point && decimal::compare(&low.number, &high.number) != Some(Ordering::Less) =>
+            {
+                Err("the upper end must be above the lower; \"=\" takes a single number")
+            }
+            _ => Ok(()),
         }
     }
 

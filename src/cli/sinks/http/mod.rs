@@ -183,10 +183,13 @@ impl HttpUrl {
     }
 
     /// Whether this is where a Lambda function is invoked: by Lambda's own API, or by the runtime interface emulator
-    /// in a function's container image, whose answers have some meanings of their own.
+    /// in a function's container image, whose answers have some meanings of their own. A proxy may put a path before it.
     fn is_invocation(&self) -> bool {
-        let path = self.0.path();
-        path.starts_with("/2015-03-31/functions/") && path.ends_with("/invocations")
+        let mut from_end = self.0.path().rsplit('/');
+        from_end.next() == Some("invocations")
+            && from_end.next().is_some_and(|function| !function.is_empty())
+            && from_end.next() == Some("functions")
+            && from_end.next() == Some("2015-03-31")
     }
 }
 

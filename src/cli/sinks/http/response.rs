@@ -11,6 +11,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::header::{DATE, RETRY_AFTER};
 use serde_json::Value;
+use tracing::warn;
 
 use super::client::{HandlerResponse, LARGEST_RESPONSE};
 use crate::aws::http_date_ms;
@@ -20,6 +21,8 @@ use crate::model::sequence_number::SequenceNumber;
 
 /// Lambda's mark of a response that is a function's error (API reference, "Invoke").
 const FUNCTION_ERROR: &str = "x-amz-function-error";
+/// The mark that some programs begin a text in UTF-8 with.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The most of a response that an error shows, in bytes.
 const EXCERPT: usize = 300;
 
@@ -96,20 +99,26 @@ pub(super) fn interpret(
     if response.headers.contains_key(FUNCTION_ERROR) {
         return Err(Failed::Function { status, excerpt: excerpt() }.into());
     }
-    if response.body.is_empty() {
+    let text = response.body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&response.body).trim_ascii();
+    if text.is_empty() {
         return if is_invocation { Err(Failed::Nothing { status }.into()) } else { Ok(()) };
     }
     if response.is_cut {
         return Err(Failed::TooLong { status }.into());
     }
-    let Ok(body) = serde_json::from_slice::<Value>(&response.body) else {
+    let Ok(body) = serde_json::from_slice::<Value>(text) else {
         return Err(Failed::NoJson { status, excerpt: excerpt() }.into());
     };
     if is_function_error(&body) {
         return Err(Failed::Function { status, excerpt: excerpt() }.into());
     }
     let failures = match body.get("batchItemFailures") {
-        None | Some(Value::Null) => return Ok(()),
+        None | Some(Value::Null) => {
+            if let Some(member) = misspelled_failures(&body) {
+                warn!(member, "handler named failed records in a member that does not count, batch is done");
+            }
+            return Ok(());
+        }
         Some(Value::Array(failures)) if failures.is_empty() => return Ok(()),
         Some(Value::Array(failures)) => failures,
         Some(_) => return Err(Failed::NotUnderstood { status, excerpt: excerpt() }.into()),
@@ -125,6 +134,14 @@ pub(super) fn interpret(
 /// function errors in each language).
 fn is_function_error(body: &Value) -> bool {
     ["errorMessage", "errorType"].iter().any(|name| body.get(name).is_some_and(|value| !value.is_null()))
+}
+
+/// The member that names failed records but for its upper and lower case, which Lambda heeds, too.
+fn misspelled_failures(body: &Value) -> Option<&str> {
+    let is_meant = |name: &str| name.eq_ignore_ascii_case("batchItemFailures");
+    let names_some = |value: &Value| value.as_array().is_some_and(|failures| !failures.is_empty());
+    let (name, _) = body.as_object()?.iter().find(|(name, value)| is_meant(name) && names_some(value))?;
+    Some(name)
 }
 
 /// The first of the records that `failures` name; none when one of them names no record of the batch.
@@ -148,4 +165,22 @@ fn excerpt(body: &[u8]) -> String {
     let text = text.trim_end_matches('\u{fffd}');
     let rest = if body.len() > EXCERPT { " …" } else { "" };
     format!("{text:?}{rest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn failed_records_under_a_misspelled_name_are_noticed() {
+        let failures = json!([{"itemIdentifier": "1"}]);
+        for name in ["BatchItemFailures", "batchitemfailures"] {
+            assert_eq!(misspelled_failures(&json!({name: failures})), Some(name));
+        }
+        for fine in [json!({"BatchItemFailures": []}), json!({"batchItemFailure": failures}), json!([]), json!(null)] {
+            assert_eq!(misspelled_failures(&fine), None, "{fine}");
+        }
+    }
 }

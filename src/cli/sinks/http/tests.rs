@@ -245,6 +245,19 @@ async fn a_function_that_failed_is_a_failure_although_the_status_is_200() {
         assert_eq!(from, None);
         assert!(words.contains(expected), "{expected}: {words}");
     }
+    for path in [INVOCATIONS.replace("/function/", "/my-func/"), format!("/prefix/a{INVOCATIONS}?x=1")] {
+        let server = Server::answering(answer("200 OK", "", " ")).await;
+        let (words, _) = failure(&server, &path).await;
+        assert!(words.contains("an empty body"), "{path}: {words}");
+    }
+    for path in ["/functions/function/invocations", "/2015-03-31/functions//invocations", "/records"] {
+        let server = Server::answering(answer("200 OK", "", "")).await;
+        hand_over(&server.handler(path)).await.expect("elsewhere an empty body means done");
+    }
+    for body in [" \r\n", "\u{feff}{}", "\u{feff}"] {
+        let server = Server::answering(answer("200 OK", "", body)).await;
+        hand_over(&server.handler("/")).await.unwrap_or_else(|error| panic!("{body:?}: {error}"));
+    }
     let server = Server::answering(answer("200 OK", "", "null")).await;
     hand_over(&server.handler(INVOCATIONS)).await.expect("a function that returns nothing answers null");
 }
