@@ -11,7 +11,6 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::header::{DATE, RETRY_AFTER};
 use serde_json::Value;
-use tracing::warn;
 
 use super::client::{HandlerResponse, LARGEST_RESPONSE};
 use crate::aws::http_date_ms;
@@ -115,7 +114,7 @@ pub(super) fn interpret(
     let failures = match body.get("batchItemFailures") {
         None | Some(Value::Null) => {
             if let Some(member) = misspelled_failures(&body) {
-                warn!(member, "handler named failed records in a member that does not count, batch is done");
+                tracing::warn!(member, "handler named failed records in a member that does not count, batch is done");
             }
             return Ok(());
         }
