@@ -15,7 +15,10 @@ use crate::support::tools;
 /// A Python with what tests/repository/manifests/read.py imports.
 pub const PYTHON: &str = "SHARDKEEPER_TEST_PYTHON";
 
-/// The resources that an overlay, or the base, applies.
+/// The program helm.
+const HELM: &str = "SHARDKEEPER_TEST_HELM";
+
+/// The resources that an overlay, the base, or the Helm chart applies.
 #[derive(Clone, Debug)]
 pub struct Overlay {
     /// The folder's name.
@@ -45,7 +48,7 @@ impl Overlay {
     }
 }
 
-/// The base and every overlay, checked against the schemas. None, said plainly, where a tool for it is missing; in CI
+/// The base, every overlay, and the Helm chart with its defaults and with a check before each worker, checked against the schemas. None, said plainly, where a tool for it is missing; in CI
 /// none may be.
 pub fn overlays() -> Option<&'static [Overlay]> {
     static OVERLAYS: OnceLock<Option<Vec<Overlay>>> = OnceLock::new();
@@ -59,14 +62,35 @@ fn build_all() -> Option<Vec<Overlay>> {
     let entries = std::fs::read_dir(in_package("k8s/overlays")).expect("the overlays");
     folders.extend(entries.map(|entry| entry.expect("a folder").path()));
     folders.sort();
-    Some(folders.iter().map(|folder| build(folder, &kubectl, &python)).collect())
+    let charts = [("chart", &[][..]), ("chart-preflight", &["--set", "preflight.enabled=true"])];
+    let charts = charts.into_iter().filter_map(|(name, arguments)| {
+        let rendered = render(arguments)?.unwrap_or_else(|error| panic!("{name}: {error}"));
+        Some(checked(name.to_owned(), &rendered, &python))
+    });
+    let overlays = folders.iter().map(|folder| build(folder, &kubectl, &python));
+    Some(overlays.chain(charts).collect())
+}
+
+/// The Helm chart as it is rendered with these arguments, or the reason why it is not. None where there is no helm.
+pub fn render(arguments: &[&str]) -> Option<Result<Vec<u8>, String>> {
+    let helm = required_in_ci(HELM)?;
+    let chart = in_package("deploy/helm/shardkeeper");
+    let mut command = Command::new(helm);
+    command.args(["template", "shardkeeper", "--namespace", "shardkeeper"]).arg(chart).args(arguments);
+    let rendered = command.output().expect("helm runs");
+    let is_rendered = rendered.status.success();
+    Some(if is_rendered { Ok(rendered.stdout) } else { Err(String::from_utf8_lossy(&rendered.stderr).into_owned()) })
 }
 
 fn build(folder: &Path, kubectl: &Path, python: &OsString) -> Overlay {
     let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
     let built = Command::new(kubectl).arg("kustomize").arg(folder).output().expect("kubectl runs");
     assert!(built.status.success(), "{name}: {}", String::from_utf8_lossy(&built.stderr));
-    let documents = read(python, &[], &built.stdout).unwrap_or_else(|mistakes| panic!("{name}:\n{mistakes}"));
+    checked(name, &built.stdout, python)
+}
+
+fn checked(name: String, yaml: &[u8], python: &OsString) -> Overlay {
+    let documents = read(python, &[], yaml).unwrap_or_else(|mistakes| panic!("{name}:\n{mistakes}"));
     let documents = documents.as_array().expect("a list").clone();
     assert!(documents.len() > 5, "{name} has hardly anything in it");
     Overlay { name, documents }

@@ -45,6 +45,26 @@ fn ports_and_probes_are_where_the_program_serves_them() {
 }
 
 #[test]
+fn a_check_before_the_worker_is_the_same_program_with_the_same_settings() {
+    let mut seen = BTreeSet::new();
+    for overlay in overlays().into_iter().flatten() {
+        let pod = &overlay.workers()["spec"]["template"]["spec"];
+        let Some(check) = pod["initContainers"].as_array().map(|containers| &containers[0]) else { continue };
+        seen.insert(overlay.name.as_str());
+        assert_eq!(check["args"], json!(["check"]));
+        for part in ["image", "env", "envFrom", "securityContext"] {
+            assert_eq!(check[part], worker(overlay)[part], "{}: {part}", overlay.name);
+        }
+        let mut command = shardkeeper();
+        let finished = finish(command.args(["check", "--print-config"]).envs(variables(overlay)));
+        assert_eq!(finished.code, 0, "{}: {}", overlay.name, finished.stderr);
+    }
+    if overlays().is_some() {
+        assert!(seen.contains("eks") && !seen.contains("base"), "{seen:?}");
+    }
+}
+
+#[test]
 fn a_worker_has_longer_to_stop_than_it_takes_to_drain_and_memory_for_its_buffer() {
     for overlay in overlays().into_iter().flatten() {
         let settings = settings(overlay);
