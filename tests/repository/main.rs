@@ -6,6 +6,8 @@ mod layering;
 mod manifests;
 mod messages;
 mod observability;
+mod pages;
+mod releases;
 
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "the program's tests use the rest")]
