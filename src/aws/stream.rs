@@ -14,6 +14,7 @@ use super::clients::Clients;
 use super::get_records::GetRecords;
 use super::{CallError, ErrorKind, describe};
 use crate::model::checkpoint::Checkpoint;
+use crate::model::filter::Layout;
 use crate::model::lease::ShardId;
 use crate::model::record::{Page, ViewType};
 use crate::model::shard_graph::Shard;
@@ -40,8 +41,8 @@ pub struct Described {
     pub shards: Vec<Shard>,
     /// Whether the stream is switched off: it gets no further records, and its records stay readable for a day.
     pub disabled: bool,
-    /// The view type of the stream's records, if the service gives a known one.
-    pub view_type: Option<ViewType>,
+    /// The content of the stream's records.
+    pub layout: Layout,
     /// The start of the next page, when there is one.
     pub next: Option<ShardId>,
 }
@@ -231,10 +232,14 @@ fn described(description: Option<aws_sdk_dynamodbstreams::types::StreamDescripti
             ending: ending.and_then(|ending| ending.parse().ok()),
         })
     });
+    let keys = description.key_schema.unwrap_or_default().into_iter().map(|key| key.attribute_name);
     Ok(Described {
         shards: shards.collect(),
         disabled: matches!(description.stream_status, Some(StreamStatus::Disabled | StreamStatus::Disabling)),
-        view_type: description.stream_view_type.and_then(|view_type| ViewType::from_wire(view_type.as_str())),
+        layout: Layout {
+            view_type: description.stream_view_type.and_then(|view_type| ViewType::from_wire(view_type.as_str())),
+            keys: keys.collect(),
+        },
         next: description.last_evaluated_shard_id.filter(|id| !id.is_empty()).map(Into::into),
     })
 }

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use super::limit::Limit;
 #[cfg(feature = "cli")]
-use crate::model::filter;
-use crate::model::record::ViewType;
+use crate::model::filter::{self, Layout};
+
 #[cfg(feature = "cli")]
 use crate::options::OptionsError;
 use crate::options::WorkerOptions;
@@ -21,7 +21,7 @@ use crate::options::WorkerOptions;
 pub struct LiveOptions {
     options: watch::Sender<Arc<WorkerOptions>>,
     /// The stream that is read, which filters must suit.
-    stream: watch::Sender<Option<(String, Option<ViewType>)>>,
+    stream: watch::Sender<Option<(String, Layout)>>,
     /// Limits the processor calls of all shards together.
     calls: Arc<Limit>,
 }
@@ -58,8 +58,8 @@ impl LiveOptions {
     }
 
     /// Notes the stream that the worker reads from now on.
-    pub(crate) fn set_stream(&self, arn: &str, view_type: Option<ViewType>) {
-        self.stream.send_replace(Some((arn.to_owned(), view_type)));
+    pub(crate) fn set_stream(&self, arn: &str, layout: Layout) {
+        self.stream.send_replace(Some((arn.to_owned(), layout)));
     }
 
     /// Waits until the worker has found its stream.
@@ -87,8 +87,8 @@ impl LiveOptions {
             ..WorkerOptions::clone(&self.now())
         };
         options.validate()?;
-        if let Some((arn, view_type)) = &*self.stream.borrow() {
-            options.filters.clone().for_stream(arn).check(*view_type)?;
+        if let Some((arn, layout)) = &*self.stream.borrow() {
+            options.filters.clone().for_stream(arn).check_for(layout)?;
         }
         self.calls.set(options.concurrency.unwrap_or(usize::MAX));
         self.options.send_replace(Arc::new(options));

@@ -263,12 +263,12 @@ impl<F: ProcessorFactory> Worker<F> {
         };
         loop {
             startup.options = live.now();
-            let Ready { stream, view_type, leader } = tokio::select! {
+            let Ready { stream, layout, leader } = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return Ok(WorkerExit::Stopped),
                 ready = startup.until_ready() => ready?,
             };
-            live.set_stream(stream.arn(), view_type);
+            live.set_stream(stream.arn(), layout);
             let directory = ShardDirectory::default();
             let lifetime = Lifetime::default();
             let _end = lifetime.end_on_drop();

@@ -19,8 +19,8 @@ use crate::dead_letters::queue::PrepareError;
 use crate::error::{Phase, Verdict, on_table_error};
 use crate::model::backoff::Backoff;
 use crate::model::checkpoint::Checkpoint;
+use crate::model::filter::Layout;
 use crate::model::lease::{Lease, ShardId};
-use crate::model::record::ViewType;
 use crate::model::worker_record::LeaderRecord;
 use crate::options::{OnGap, StreamSelector, WorkerOptions};
 
@@ -63,7 +63,7 @@ pub(crate) struct LostStream {
 /// The stream that a worker is about to read.
 pub(super) struct Ready {
     pub(super) stream: Stream,
-    pub(super) view_type: Option<ViewType>,
+    pub(super) layout: Layout,
     pub(super) leader: LeaderRecord,
 }
 
@@ -183,7 +183,7 @@ impl<'a> Startup<'a> {
         };
         let (checked, leases_ready, fleet_ready, dead_letters_ready) =
             tokio::join!(self.check(&stream), leases.ensure(create), fleet.ensure(create), dead_letters);
-        let view_type = checked?;
+        let layout = checked?.layout;
         leases_ready.map_err(of_table)?;
         fleet_ready.map_err(of_table)?;
         dead_letters_ready.map_err(|error| match error {
@@ -191,7 +191,7 @@ impl<'a> Startup<'a> {
             error => Error::DeadLetters(error).into(),
         })?;
         match coordination::bind_stream(&leases, &fleet, &stream, &self.options).await {
-            Ok(leader) => Ok(Ready { stream, view_type, leader }),
+            Ok(leader) => Ok(Ready { stream, layout, leader }),
             Err(coordination::Error::Table(error)) => Err(of_table(error)),
             Err(error) => Err(Error::Fleet(error).into()),
         }
@@ -302,11 +302,11 @@ impl<'a> Startup<'a> {
         }
     }
 
-    /// Checks that the stream exists and that the filters can match its records. Returns its view type.
-    async fn check(&self, stream: &Stream) -> Result<Option<ViewType>, StartError> {
-        let view_type = self.describe(stream).await?.view_type;
-        self.check_filters(stream, view_type)?;
-        Ok(view_type)
+    /// Checks that the stream exists and that the filters can match its records. Returns its first page.
+    async fn check(&self, stream: &Stream) -> Result<Described, StartError> {
+        let described = self.describe(stream).await?;
+        self.check_filters(stream, &described)?;
+        Ok(described)
     }
 
     /// The stream's first page of shards.
@@ -318,9 +318,9 @@ impl<'a> Startup<'a> {
         })
     }
 
-    pub(crate) fn check_filters(&self, stream: &Stream, view_type: Option<ViewType>) -> Result<(), Error> {
+    pub(crate) fn check_filters(&self, stream: &Stream, described: &Described) -> Result<(), Error> {
         let filters = self.options.filters.clone().for_stream(stream.arn());
-        filters.check(view_type).map_err(Error::Filter)
+        filters.check_for(&described.layout).map_err(Error::Filter)
     }
 }
 

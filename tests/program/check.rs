@@ -104,6 +104,8 @@ fn a_filter_on_an_image_that_the_stream_does_not_hold_fails() {
     let fixture = Fixture::new("");
     let filter = r#"{"dynamodb":{"OldImage":{"status":{"S":["paid"]}}}}"#;
     assert_fails(&check(&fixture, &format!("--filter {filter}")), &["filters", "OldImage"]);
+    let no_key = r#"{"dynamodb":{"Keys":{"status":{"S":["paid"]}}}}"#;
+    assert_fails(&check(&fixture, &format!("--filter {no_key}")), &["filters", "dynamodb.Keys.status", "it is key"]);
 }
 
 #[test]

@@ -158,9 +158,9 @@ impl Check<'_> {
             ),
             false => report.ok("stream", stream.arn()),
         }
-        match startup.check_filters(&stream, described.view_type) {
+        match startup.check_filters(&stream, &described) {
             Err(error) => report.failure("filters", error),
-            Ok(()) => match described.view_type {
+            Ok(()) => match described.layout.view_type {
                 Some(ViewType::KeysOnly) => report.warning(
                     "view type",
                     "KEYS_ONLY: records hold the keys of what changed, and no image; switch the stream on with another \

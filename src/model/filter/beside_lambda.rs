@@ -112,6 +112,7 @@ fn conditions_that_no_kind_of_change_meets_together_are_refused() {
         format!(r#"{{"eventName":["INSERT"],"dynamodb":{{{old}}}}}"#),
         format!(r#"{{"eventName":["REMOVE"],"dynamodb":{{{new}}}}}"#),
         r#"{"eventName":["MODIFY"],"$or":[{"eventName":["REMOVE"]},{"eventName":["INSERT"]}]}"#.into(),
+        r#"{"eventName":["INSERT"],"userIdentity":{"type":["Service"]}}"#.into(),
     ] {
         let message = both_images(&text);
         assert!(message.contains("no record of an event that passes (insert,modify,remove) meets all"), "{message}");
@@ -119,9 +120,23 @@ fn conditions_that_no_kind_of_change_meets_together_are_refused() {
     let pattern = |text: &str| Filters::new().or(Pattern::parse(text).unwrap());
     let modified = format!(r#"{{"eventName":["MODIFY","INSERT"],"dynamodb":{{{old},{new}}}}}"#);
     assert_eq!(pattern(&modified).check(Some(ViewType::NewAndOldImages)), Ok(()));
+    let not_by_the_service = r#"{"eventName":["INSERT"],"userIdentity":{"type":[{"exists":false}]}}"#;
+    assert_eq!(pattern(not_by_the_service).check(None), Ok(()));
     let inserts = pattern(&modified).events("insert".parse().unwrap());
     let error = inserts.check(Some(ViewType::NewAndOldImages)).unwrap_err().to_string();
     assert!(error.contains("(insert)"), "{error}");
+}
+
+#[test]
+fn keys_that_the_table_does_not_have_are_refused() {
+    let layout = Layout { view_type: None, keys: vec!["pk".to_owned(), "sk".to_owned()] };
+    let outcome = |text: &str| Filters::new().or(Pattern::parse(text).unwrap()).check_for(&layout);
+    let of_keys = |inside: &str| outcome(&format!(r#"{{"dynamodb":{{"Keys":{inside}}}}}"#));
+    assert_eq!(of_keys(r#"{"pk":{"S":["x"]},"sk":{"N":["1"]}}"#), Ok(()));
+    assert_eq!(of_keys(r#"{"status":{"S":[{"exists":false}]}}"#), Ok(()));
+    let error = of_keys(r#"{"status":{"S":["paid"]}}"#).unwrap_err().to_string();
+    assert!(error.contains("dynamodb.Keys.status: the table's key has no such attribute: it is pk and sk"), "{error}");
+    assert_eq!(outcome(&image(r#"{"status":{"S":["paid"]}}"#)), Ok(()));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use super::error::Error;
 use super::pattern::{Formula, Leaf, Node, Object, Pattern};
-use super::place::{self, Place};
+use super::place::{self, Layout, Place};
 use super::presets::Events;
 use crate::model::record::{EventName, ViewType};
 
@@ -17,16 +17,16 @@ impl Pattern {
     /// # Errors
     /// Says which of the pattern's members no record can meet, and why.
     pub fn check(&self, view_type: Option<ViewType>) -> Result<(), Error> {
-        self.check_for(view_type, Events::ALL)
+        self.check_for(&Layout { view_type, keys: Vec::new() }, Events::ALL)
     }
 
     /// As [`Pattern::check`], when only these kinds of changes pass otherwise.
-    pub(super) fn check_for(&self, view_type: Option<ViewType>, events: Events) -> Result<(), Error> {
+    pub(super) fn check_for(&self, layout: &Layout, events: Events) -> Result<(), Error> {
         if self.root.formula.decide(self.known) == Some(false) {
             return Err(self.never(&[], "it names the eventSourceARN of another stream".into()));
         }
         let outcome_for = |event| {
-            let mut checker = Checker { view_type, event, path: Vec::new() };
+            let mut checker = Checker { layout, event, path: Vec::new() };
             checker.object(&self.root, Place::Record)
         };
         outcome_for(None).map_err(|(path, what)| self.never(&path, what))?;
@@ -34,8 +34,8 @@ impl Pattern {
             return Ok(());
         }
         let what = format!(
-            "no record of an event that passes ({events}) meets all of it: an INSERT has no OldImage, and a REMOVE no \
-             NewImage"
+            "no record of an event that passes ({events}) meets all of it: an INSERT has no OldImage, a REMOVE no \
+             NewImage, and only a REMOVE has a userIdentity"
         );
         Err(self.never(&[], what))
     }
@@ -48,14 +48,14 @@ impl Pattern {
 /// The path to what is wrong, and what is wrong there.
 type Never = (Vec<String>, String);
 
-struct Checker {
-    view_type: Option<ViewType>,
+struct Checker<'a> {
+    layout: &'a Layout,
     /// The kind of change whose records are considered; none: any.
     event: Option<EventName>,
     path: Vec<String>,
 }
 
-impl Checker {
+impl Checker<'_> {
     fn never<T>(&self, what: impl Into<String>) -> Result<T, Never> {
         Err((self.path.clone(), what.into()))
     }
@@ -86,7 +86,7 @@ impl Checker {
     }
 
     fn term(&mut self, name: &str, node: &Node, place: Place) -> Result<(), Never> {
-        let inner = match place.inside(name, self.view_type, self.event) {
+        let inner = match place.inside(name, self.layout, self.event) {
             Ok(inner) => inner,
             Err(what) => match node {
                 Node::Object(object) => return self.only_if_missing(object, &what),

@@ -27,6 +27,7 @@ mod scalar;
 
 pub use error::Error;
 pub use pattern::Pattern;
+pub use place::Layout;
 pub use presets::Events;
 
 use crate::model::record::{Record, ViewType};
@@ -96,6 +97,12 @@ impl Filters {
     /// # Errors
     /// Names the first pattern that no record could match, with the place in it, or the preset that cannot work.
     pub fn check(&self, view_type: Option<ViewType>) -> Result<(), Error> {
+        self.check_for(&Layout { view_type, keys: Vec::new() })
+    }
+
+    /// As [`Filters::check`], with all that is known of the stream's records.
+    pub(crate) fn check_for(&self, layout: &Layout) -> Result<(), Error> {
+        let view_type = layout.view_type;
         let lacks_new_image = view_type.filter(|view_type| !view_type.has_new_image());
         if let (true, Some(view_type)) = (self.skip_replicated, lacks_new_image) {
             return Err(Error::CannotWork {
@@ -109,7 +116,7 @@ impl Filters {
             });
         }
         let events = self.events.unwrap_or(Events::ALL);
-        self.patterns.iter().try_for_each(|pattern| pattern.check_for(view_type, events))
+        self.patterns.iter().try_for_each(|pattern| pattern.check_for(layout, events))
     }
 
     /// A sentence for each part of the patterns that AWS Lambda would treat otherwise, for those who copy them to or

@@ -13,6 +13,15 @@ const OF_IDENTITY: &[&str] = &["type", "principalId"];
 const EVENTS: &[&str] = &["INSERT", "MODIFY", "REMOVE"];
 const VIEW_TYPES: &[&str] = &["KEYS_ONLY", "NEW_IMAGE", "OLD_IMAGE", "NEW_AND_OLD_IMAGES"];
 
+/// The content of a stream's records, as DescribeStream tells it.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    /// The view type, if the service gives a known one.
+    pub view_type: Option<ViewType>,
+    /// The attributes of the table's key; empty if the service names none.
+    pub keys: Vec<String>,
+}
+
 /// The knowledge of a value that the layout of records gives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -58,16 +67,16 @@ impl Place {
     }
 
     /// The layout of the member `name`, or the reason why there is none.
-    pub(super) fn inside(
-        self,
-        name: &str,
-        view_type: Option<ViewType>,
-        event: Option<EventName>,
-    ) -> Result<Place, String> {
+    pub(super) fn inside(self, name: &str, layout: &Layout, event: Option<EventName>) -> Result<Place, String> {
+        let Layout { view_type, keys } = layout;
+        let view_type = *view_type;
         let word = |known, only| Place::Word { known, only };
         Ok(match (self, name) {
             (Place::Record, "dynamodb") => Place::StreamRecord,
-            (Place::Record, "userIdentity") => Place::Identity,
+            (Place::Record, "userIdentity") => match event {
+                None | Some(EventName::Remove) => Place::Identity,
+                Some(_) => return Err("such a change has no such member".into()),
+            },
             (Place::Record, "eventName") => word(EVENTS, event.and_then(name_of)),
             (Place::Record, "eventSource") => word(&["aws:dynamodb"], None),
             (Place::Record, "eventID" | "eventVersion" | "awsRegion" | "eventSourceARN") => Place::Text,
@@ -86,6 +95,9 @@ impl Place {
             (Place::StreamRecord, "ApproximateCreationDateTime") => Place::Number,
             (Place::Identity, "type" | "Type") => word(&["Service"], None),
             (Place::Identity, "principalId" | "PrincipalId") => word(&["dynamodb.amazonaws.com"], None),
+            (Place::KeyItem, name) if !keys.is_empty() && !keys.iter().any(|key| key == name) => {
+                return Err(format!("the table's key has no such attribute: it is {}", keys.join(" and ")));
+            }
             (Place::KeyItem, _) => Place::KeyValue,
             (Place::Item, _) | (Place::Value, "L") => Place::Value,
             (Place::Value, "M") => Place::Item,
