@@ -48,7 +48,7 @@ fn a_release_has_static_programs_packages_checksums_a_bill_of_materials_and_atte
     let steps = |job: &str| jobs[job]["steps"].as_array().expect("steps").clone();
     let has = |job: &str, word: &str| steps(job).iter().any(|step| step.to_string().contains(word));
     for (job, word) in [
-        ("crates", "cargo publish --dry-run --locked --workspace"),
+        ("crates", "cargo publish --dry-run --locked --package shardkeeper-local --package shardkeeper"),
         ("release", "sha256sum"),
         ("release", "sbom-action"),
         ("release", "attest-build-provenance"),
