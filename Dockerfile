@@ -22,17 +22,17 @@ FROM toolchain AS dependencies
 COPY Cargo.toml Cargo.lock ./
 COPY local/Cargo.toml local/
 COPY program/Cargo.toml program/
-RUN docker/build dependencies "$TARGETARCH" cli
+RUN docker/build dependencies "$TARGETARCH" cli,otlp
 
 FROM dependencies AS build
 COPY README.md ./
 COPY local/src local/src
 COPY src src
 COPY local local
-RUN docker/build program "$TARGETARCH" cli /out/shardkeeper
+RUN docker/build program "$TARGETARCH" cli,otlp /out/shardkeeper
 
 FROM build AS build-local
-RUN docker/build program "$TARGETARCH" cli,local /out/shardkeeper
+RUN docker/build program "$TARGETARCH" cli,local,otlp /out/shardkeeper
 
 FROM gcr.io/distroless/cc-debian12:nonroot AS runtime
 # 65532 is distroless' nonroot; as a number, so that Kubernetes can tell that it isn't root.

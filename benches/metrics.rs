@@ -18,7 +18,7 @@ criterion_main!(benches);
 const SHARDS: u64 = 5_000;
 
 fn scrape(criterion: &mut Criterion) {
-    let recorder = Recorder::install("phone-audit", "Phones").expect("the only recorder here");
+    let recorder = Recorder::install("phone-audit", "Phones", None).expect("the only recorder here");
     let telemetry = telemetry();
     let mut group = criterion.benchmark_group("scrape");
     group.sample_size(20);

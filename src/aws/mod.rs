@@ -14,6 +14,8 @@ pub(crate) mod own_table;
 #[cfg(feature = "cli")]
 pub mod preflight;
 pub mod record;
+#[cfg(feature = "otlp")]
+pub mod request_signer;
 #[cfg(test)]
 mod scripted;
 pub mod service_clock;

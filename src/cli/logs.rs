@@ -101,7 +101,10 @@ pub fn start(config: &LogConfig) {
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
     let events = EventLayer.with_filter(EventLayer::lines());
-    let started = tracing_subscriber::registry().with(lines.with_filter(filter)).with(events).try_init();
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter)).with(events);
+    #[cfg(feature = "otlp")]
+    let subscriber = subscriber.with(super::otlp::spans::layer());
+    let started = subscriber.try_init();
     // Otherwise a program around this one has set up its logs already.
     if started.is_ok() {
         *running() = Some(Running { filter: config.filter.clone(), handle });

@@ -4,7 +4,8 @@
 //! - [`args`]: the options, a struct for each sub-command. [`config`]: their sources, and all mistakes in them.
 //! - [`run`], [`check`], `local`, `demo`, [`status`], [`lease`], [`dead_letters`]: the sub-commands.
 //! - [`multilang`]: `run` by a properties file of KCL's MultiLangDaemon.
-//! - [`sinks`]: destinations of records. [`admin_server`]: metrics, health and status over HTTP.
+//! - [`sinks`]: destinations of records. [`admin_server`]: metrics, health and status over HTTP. `otlp`: metrics
+//!   and traces to a collector.
 //! - [`reference`]: completions, manual pages, the file's schema and the page of settings, made from the options.
 //! - [`reload`]: the configuration file read again while a worker runs.
 //! - [`systemd`]: readiness, watchdog and reloads for a service manager.
@@ -29,6 +30,8 @@ mod lease;
 mod local;
 mod logs;
 mod multilang;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod output;
 mod reference;
 mod reload;

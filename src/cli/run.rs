@@ -5,6 +5,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::run::RunArgs;
 use super::config::{Mistakes, Sources};
+#[cfg(feature = "otlp")]
+use super::otlp::Otlp;
 use super::output::Closed;
 use super::reload::Reloader;
 use super::signals::{self, HangUps};
@@ -56,13 +58,20 @@ async fn read(args: &RunArgs, sources: Sources) -> Result<(), anyhow::Error> {
     let version = reload::Version::first();
     // The admin server's address was asked for, so that the worker cannot do without.
     let needs_admin = sources.is_given("metrics_addr");
-    admin_server::start(&args.admin, &options, needs_admin, worker.telemetry(), version.clone()).await?;
+    let telemetry = worker.telemetry();
+    #[cfg(feature = "otlp")]
+    let (export, also) = Otlp::start(&options, &telemetry, args.admin.metrics_per_shard);
+    #[cfg(not(feature = "otlp"))]
+    let also = None;
+    admin_server::start(&args.admin, &options, needs_admin, telemetry.clone(), version.clone(), also).await?;
     let reloader =
         Reloader::new(sources, &options, args.dead_letters(), worker.live_options(), version, manager.clone());
     tokio::spawn(reloader.run(hang_ups, args.program.watch_config));
-    tokio::spawn(manager.clone().follow(worker.telemetry()));
+    tokio::spawn(manager.clone().follow(telemetry));
     let outcome = worker.run(closed.cancelled_owned()).await;
     manager.stopping();
+    #[cfg(feature = "otlp")]
+    export.end().await;
     children.end(args.sink.end_timeout()).await;
     let report = outcome.map_err(|error| match error {
         // The filters cannot work on this stream, which is known only now.

@@ -8,6 +8,7 @@ use fastrand::Rng;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::ConsumerDeps;
 use super::lease_deadline::LeaseDeadline;
@@ -22,7 +23,7 @@ use crate::model::lease::{Lease, LeaseLost, ShardId, Transition, TransitionError
 use crate::model::out_of_order_acks::OutOfOrderAcks;
 use crate::model::sequence_number::SequenceNumber;
 use crate::model::throughput::Throughput;
-use crate::telemetry::catalogue;
+use crate::telemetry::{catalogue, spans};
 
 /// The attempts at a commit whose items other transactions are writing.
 const COMMIT_ATTEMPTS: u32 = 6;
@@ -284,7 +285,11 @@ impl LeaseHandle {
         });
         if is_news {
             let started = Instant::now();
-            let outcome = self.write(&mut row, change).await;
+            let span = spans::checkpoint(&row.key);
+            let outcome = self.write(&mut row, change).instrument(span.clone()).await;
+            if let Err(error) = &outcome {
+                spans::fail(&span, error);
+            }
             count_checkpoint(&outcome, started.elapsed());
             outcome?;
         }

@@ -9,6 +9,7 @@ use fastrand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::ConsumerDeps;
 use super::budget::{Budget, HeldPages, PAGE_BYTES, Reservation};
@@ -26,6 +27,7 @@ use crate::model::shard_directory::Presence;
 use crate::model::shard_graph::SETTLING;
 use crate::options::StartPosition;
 use crate::shard_directory::ShardDirectory;
+use crate::telemetry::spans;
 
 /// The events that wait for the delivery. With the page in delivery and the one being fetched, these are three pages.
 const FETCH_AHEAD: usize = 1;
@@ -279,7 +281,13 @@ impl Reader {
                 iterator.insert(Box::pin(call).await?)
             }
         };
-        let page = self.stream.records(current, self.limit).await?;
+        let span = spans::fetch(&self.shard);
+        let page = self.stream.records(current, self.limit).instrument(span.clone()).await;
+        match &page {
+            Ok(page) => drop(span.record("records", page.records.len())),
+            Err(error) => spans::fail(&span, error),
+        }
+        let page = page?;
         let Some(floor) = &self.floor else { return Ok(page) };
         let page = page.skip_through(floor);
         if page.summary.as_ref().is_some_and(|page| page.last <= *floor) {

@@ -15,6 +15,7 @@ mod rate;
 #[cfg(feature = "cli")]
 mod sample;
 pub mod scope;
+pub mod spans;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -23,6 +23,8 @@ mod local_page;
 mod multilang;
 mod night;
 mod operator;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod page;
 mod permissions;
 mod processes;

@@ -3,6 +3,7 @@
 //! Read-only but for the level of the log, which the same machine may change, and bounded in connections, in the time that
 //! a request may take, and in what it costs the tables.
 
+mod both;
 mod event_stream;
 mod log_level;
 mod own_page;
@@ -29,7 +30,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::event_stream::{EventStream, Pieces};
 use self::own_page::OwnPage;
-pub use self::recorder::Recorder;
+pub use self::process::record_gauges as record_process_gauges;
+pub use self::recorder::{AlsoRecorder, Recorder};
 use self::status::StatusPage;
 use super::args::run::AdminArgs;
 use super::reload::Version;
@@ -61,7 +63,7 @@ struct Admin {
     own: Arc<OwnPage>,
 }
 
-/// Starts to record metrics of a worker with these options, and to serve them.
+/// Starts to record metrics of a worker with these options, here and by the recorder `also`, and to serve them.
 ///
 /// # Errors
 /// When the server is needed and the address cannot be listened on.
@@ -71,21 +73,12 @@ pub async fn start(
     is_needed: bool,
     telemetry: WorkerTelemetry,
     version: Version,
+    also: Option<AlsoRecorder>,
 ) -> Result<(), anyhow::Error> {
-    let Some(address) = args.metrics_addr.0 else { return Ok(()) };
-    let listener = match TcpListener::bind(address).await {
-        Ok(listener) => listener,
-        Err(error) if !is_needed => {
-            tracing::warn!(%address, %error, "cannot serve /metrics, /live, /ready and /status: the default address is taken, perhaps by another worker; give --metrics-addr");
-            return Ok(());
-        }
-        Err(error) => {
-            return Err(error).with_context(|| {
-                format!("cannot serve metrics on {address}: is another worker there? port 0 is any free one")
-            });
-        }
+    let Some(listener) = listen(args, is_needed).await? else {
+        return also.map_or(Ok(()), recorder::install_alone);
     };
-    let recorder = Recorder::install(&options.app, table_of(&options.stream))?;
+    let recorder = Recorder::install(&options.app, table_of(&options.stream), also)?;
     let address = listener.local_addr().context("cannot tell the address")?;
     tracing::info!(%address, "serving /metrics, /live, /ready and /status");
     let upkeep = recorder.clone();
@@ -108,8 +101,23 @@ pub async fn start(
     Ok(())
 }
 
+/// Listens on the address, if there is one, and it is not the default one that somebody else has.
+async fn listen(args: &AdminArgs, is_needed: bool) -> Result<Option<TcpListener>, anyhow::Error> {
+    let Some(address) = args.metrics_addr.0 else { return Ok(None) };
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if !is_needed => {
+            tracing::warn!(%address, %error, "cannot serve /metrics, /live, /ready and /status: the default address is taken, perhaps by another worker; give --metrics-addr");
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| {
+            format!("cannot serve metrics on {address}: is another worker there? port 0 is any free one")
+        }),
+    }
+}
+
 /// The table's name, for the label.
-fn table_of(stream: &StreamSelector) -> &str {
+pub fn table_of(stream: &StreamSelector) -> &str {
     match stream {
         // A name, or arn:aws:dynamodb:REGION:ACCOUNT:table/NAME
         StreamSelector::Table(table) => table.rsplit('/').next().unwrap_or(table),
@@ -201,7 +209,7 @@ impl Admin {
     async fn metrics(self: &Arc<Self>) -> Response<Body> {
         let admin = Arc::clone(self);
         let text = tokio::task::spawn_blocking(move || {
-            process::record_gauges();
+            record_process_gauges();
             admin.recorder.render(&admin.telemetry, admin.has_shards)
         });
         match text.await {

@@ -5,8 +5,22 @@ use std::fmt::Write;
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::both::Both;
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::catalogue::{self, Kind, Metric};
+
+/// A recorder besides the one behind `/metrics`.
+pub type AlsoRecorder = Box<dyn metrics::Recorder + Send + Sync>;
+
+/// Makes this recorder alone the process's.
+///
+/// # Errors
+/// When the process has a recorder already.
+pub fn install_alone(recorder: AlsoRecorder) -> Result<(), anyhow::Error> {
+    metrics::set_global_recorder(recorder).context("cannot record metrics")?;
+    catalogue::describe();
+    Ok(())
+}
 
 /// The process's recorder of metrics.
 #[derive(Clone, Debug)]
@@ -17,18 +31,23 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Makes this the process's recorder; every series gets the labels `app` and `table`.
+    /// Makes this, and `also`, the process's recorder; every series gets the labels `app` and `table`.
     ///
     /// # Errors
     /// When the process has a recorder already.
-    pub fn install(app: &str, table: &str) -> Result<Self, anyhow::Error> {
+    pub fn install(app: &str, table: &str, also: Option<AlsoRecorder>) -> Result<Self, anyhow::Error> {
         let mut builder = PrometheusBuilder::new().add_global_label("app", app).add_global_label("table", table);
         for metric in catalogue::ALL.iter().filter(|metric| metric.kind == Kind::Histogram) {
             let matcher = Matcher::Full(metric.name.to_owned());
             builder =
                 builder.set_buckets_for_metric(matcher, metric.buckets).context("the metrics' buckets are wrong")?;
         }
-        let handle = builder.install_recorder().context("cannot record metrics")?;
+        let own = builder.build_recorder();
+        let handle = own.handle();
+        match also {
+            Some(also) => metrics::set_global_recorder(Both(Box::new(own), also)).context("cannot record metrics")?,
+            None => metrics::set_global_recorder(own).context("cannot record metrics")?,
+        }
         catalogue::describe();
         let labels = format!("app=\"{}\",table=\"{}\"", escaped(app), escaped(table));
         Ok(Self { handle, labels })

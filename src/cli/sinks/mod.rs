@@ -1,6 +1,6 @@
 //! Destinations of records. A sink has a file of its own, a name in [`Sink`], and an arm wherever that is matched.
 
-mod http;
+pub(in crate::cli) mod http;
 pub mod multilang;
 mod stdout;
 

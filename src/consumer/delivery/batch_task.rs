@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::super::counters::Outcome;
 use super::super::failure::{BatchError, FailurePolicy, OnFailure};
@@ -22,6 +23,7 @@ use crate::model::blocked_record::BlockedRecord;
 use crate::model::lease::LeaseLost;
 use crate::model::record::{Record, RecordBatch};
 use crate::model::sequence_number::compare_digits;
+use crate::telemetry::spans;
 
 /// The failures after which a record without a limit on attempts is shown as blocking its shard.
 const BLOCKED_AFTER: u32 = 3;
@@ -103,7 +105,8 @@ impl<F: ProcessorFactory> BatchTask<F> {
 
     /// Processes the batch until all of it is done, the consumer leaves the shard or the lease is lost.
     pub(super) async fn run(mut self) -> Result<(), LeaseLost> {
-        let finished = self.process().await;
+        let span = spans::batch(&self.ctx.shard.shard_id, &self.batch.records);
+        let finished = self.process().instrument(span).await;
         self.ctx.status.clear_blocked_record(self.batch.id);
         match finished {
             Err(Interrupted::LeaseLost) => Err(LeaseLost),

@@ -10,6 +10,7 @@ use fastrand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::super::ConsumerDeps;
 use super::super::checkpointer::Checkpointer;
@@ -25,6 +26,7 @@ use crate::model::blocked_record::RunningCall;
 use crate::model::lease::LeaseLost;
 use crate::model::record::RecordBatch;
 use crate::options::WorkerOptions;
+use crate::telemetry::spans;
 
 /// The waits between attempts of `initialize` and `shard_ended`, which no failure policy covers.
 const FIRST_RETRY_WAIT: Duration = Duration::from_millis(100);
@@ -238,14 +240,19 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             attempts: attempt.saturating_add(1),
             since_ms: self.now_ms(),
         };
+        let span = spans::deliver(records.len(), attempt);
         // Inside of the future, as a method that is no async fn may panic before it returns one.
-        let call = self.timed(running, async { processor.process_records(input).await });
+        let call = async { processor.process_records(input).await };
+        let call = self.timed(running, call).instrument(span.clone());
         let outcome = match self.options().failure.handler_timeout {
             None => call.await,
             Some(limit) => {
                 tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(BatchError::timed_out(limit)))
             }
         };
+        if let Err(error) = &outcome {
+            spans::fail(&span, error);
+        }
         if !outcome.as_ref().err().is_some_and(|error| error.is_timeout() || error.is_unavailable()) {
             self.deps.answered.fetch_add(1, Ordering::Relaxed);
         }

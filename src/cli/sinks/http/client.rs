@@ -36,26 +36,26 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Time that sent bytes may stay unacknowledged: keep-alive asks nothing while there are any.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// The most requests at once. A process has 1024 files by default, and others need some too.
-pub(super) const MOST_REQUESTS: usize = 256;
+pub(in crate::cli) const MOST_REQUESTS: usize = 256;
 /// A server that has answered early reads the rest of the request within this time, or its connection is not used again.
 const READY: Duration = Duration::from_millis(100);
 /// The most of a response that is read: more than the failures of any batch take.
-pub(super) const LARGEST_RESPONSE: usize = 4 << 20;
+pub(in crate::cli) const LARGEST_RESPONSE: usize = 4 << 20;
 /// The most of a response that is read when its status says that the call failed.
 const LARGEST_ERROR: usize = 8 << 10;
 
 /// A handler's response, or as much as was read of it.
-pub(super) struct HandlerResponse {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Vec<u8>,
+pub(in crate::cli) struct HandlerResponse {
+    pub(in crate::cli) status: StatusCode,
+    pub(in crate::cli) headers: HeaderMap,
+    pub(in crate::cli) body: Vec<u8>,
     /// Whether the body is longer than what was read.
-    pub(super) is_cut: bool,
+    pub(in crate::cli) is_cut: bool,
 }
 
 /// A request without a response.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RequestError {
+pub(in crate::cli) enum RequestError {
     #[error("the handler cannot be reached: {0}")]
     Unreachable(String),
     #[error("the handler's response is incomplete: {0}")]
@@ -64,7 +64,7 @@ pub(super) enum RequestError {
 
 impl RequestError {
     /// The failure of the request's batch. A handler that was not reached has not seen a record.
-    pub(super) fn into_batch(self) -> BatchError {
+    pub(in crate::cli) fn into_batch(self) -> BatchError {
         match self {
             Self::Unreachable(_) => BatchError::unavailable(self, None),
             Self::BrokenOff(_) => self.into(),
@@ -74,14 +74,14 @@ impl RequestError {
 
 impl HandlerResponse {
     /// The target of a redirect, which is not followed.
-    pub(super) fn location(&self) -> Option<&str> {
+    pub(in crate::cli) fn location(&self) -> Option<&str> {
         self.headers.get(LOCATION).and_then(|location| location.to_str().ok())
     }
 }
 
 type Sender = SendRequest<Full<Bytes>>;
 
-pub(super) struct Client {
+pub(in crate::cli) struct Client {
     uri: Uri,
     connector: Connector,
     /// The proxy that plain requests go to.
@@ -103,11 +103,11 @@ impl Client {
     ///
     /// # Errors
     /// For `https`, when the system's certificates cannot be found.
-    pub(super) fn new(uri: Uri) -> std::io::Result<Self> {
+    pub(in crate::cli) fn new(uri: Uri) -> std::io::Result<Self> {
         Self::with_limit(uri, UNACKNOWLEDGED)
     }
 
-    pub(super) fn with_limit(uri: Uri, unacknowledged: Duration) -> std::io::Result<Self> {
+    pub(in crate::cli) fn with_limit(uri: Uri, unacknowledged: Duration) -> std::io::Result<Self> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -136,19 +136,23 @@ impl Client {
         Ok(Self { uri, connector, proxy, permits: Semaphore::new(MOST_REQUESTS), idle: Mutex::default() })
     }
 
-    /// Whether requests go to a proxy, which takes them to the handler.
-    pub(super) fn is_by_way_of_proxy(&self) -> bool {
-        self.proxy.is_some()
+    /// The target that a request for `uri` names: on a connection to the server itself the path alone, to a proxy the
+    /// whole URI (RFC 9112, section 3.2).
+    pub(in crate::cli) fn target(&self, uri: &Uri) -> Uri {
+        match self.proxy {
+            Some(_) => uri.clone(),
+            None => uri.path_and_query().map_or("/", |path| path.as_str()).parse().unwrap_or_default(),
+        }
     }
 
     /// The header by which that proxy knows the caller.
-    pub(super) fn proxy_authorization(&self) -> Option<(HeaderName, HeaderValue)> {
+    pub(in crate::cli) fn proxy_authorization(&self) -> Option<(HeaderName, HeaderValue)> {
         let value = self.proxy.as_ref()?.basic_auth()?;
         Some((PROXY_AUTHORIZATION, value.clone()))
     }
 
     /// Sends a request and reads the response.
-    pub(super) async fn send(
+    pub(in crate::cli) async fn send(
         &self,
         request: impl Fn() -> Request<Full<Bytes>>,
     ) -> Result<HandlerResponse, RequestError> {

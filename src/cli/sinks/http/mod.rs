@@ -4,7 +4,7 @@
 //! - `client`: connections, and a request and its response on one of them
 //! - `response`: the meaning of a response for its batch
 
-mod client;
+pub(in crate::cli) mod client;
 mod response;
 #[cfg(test)]
 mod tests;
@@ -299,16 +299,13 @@ impl Shared {
         let mut request = Request::new(http_body_util::Full::new(body.clone()));
         *request.method_mut() = Method::POST;
         let uri = &self.target.url.0;
-        // On a connection to the handler itself a request names the path alone, to a proxy the whole URL (RFC 9112,
-        // section 3.2).
-        *request.uri_mut() = match self.client.is_by_way_of_proxy() {
-            true => uri.clone(),
-            false => uri.path_and_query().map_or("/", |path| path.as_str()).parse().unwrap_or_default(),
-        };
+        *request.uri_mut() = self.client.target(uri);
         let headers = request.headers_mut();
         headers.extend(self.target.headers.as_ref().map(Setting::get).unwrap_or_default().0);
         let host = uri.authority().and_then(|authority| authority.as_str().parse().ok());
         headers.extend(self.client.proxy_authorization());
+        #[cfg(feature = "otlp")]
+        headers.extend(crate::cli::otlp::spans::traceparent());
         headers.insert(HOST, host.unwrap_or_else(|| HeaderValue::from_static("localhost")));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let agent = HeaderValue::from_static(concat!("shardkeeper/", env!("CARGO_PKG_VERSION")));
