@@ -74,7 +74,7 @@ fn a_watch_fills_its_window_shows_a_take_over_and_leaves_the_terminal_as_it_was(
 
 #[test]
 fn a_watch_without_color_ends_by_ctrl_c_or_a_signal_and_leaves_the_terminal_as_it_was() {
-    let (harness, _first, _second) = fleet("watch-plain");
+    let (harness, first, second) = fleet("watch-plain");
     let mut command = watch(&harness);
     command.env("NO_COLOR", "1");
     let terminal = Terminal::start(&command, (24, 80));
@@ -95,6 +95,8 @@ fn a_watch_without_color_ends_by_ctrl_c_or_a_signal_and_leaves_the_terminal_as_i
     terminal.wait("reason", |text| text.contains("Cannot look:") && text.contains("WORKERS"));
     harness.faults(&json!({}));
     terminal.wait("recovery", |text| !text.contains("Cannot look:"));
+    drop((first, second));
+    terminal.wait("note", |text| text.contains("NOTE\nno worker is alive: nothing is read"));
     terminal.type_in("q");
     terminal.ends_as_it_was();
 }

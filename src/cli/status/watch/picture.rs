@@ -89,7 +89,9 @@ fn header(watched: &Watched, width: usize, paint: Paint) -> Vec<Line<'static>> {
 
 fn sections(watched: &Watched, width: usize, paint: Paint) -> Vec<Section> {
     let status = &watched.status;
-    let waits = status.waits.iter().flat_map(|wait| wrapped(&wait.text, width).into_iter().map(Line::raw));
+    let sentences = |texts: Vec<&String>| -> Vec<Line<'static>> {
+        texts.into_iter().flat_map(|text| wrapped(text, width)).map(Line::raw).collect()
+    };
     let events = watched.events.iter().map(|(at_ms, event)| {
         let age = length(watched.seen_ms.saturating_sub(*at_ms));
         Line::raw(format!("{age:>5} ago  {event}"))
@@ -97,7 +99,8 @@ fn sections(watched: &Watched, width: usize, paint: Paint) -> Vec<Section> {
     let sections = [
         Section { title: "WORKERS", lines: workers(status, width) },
         Section { title: "SHARDS BY LAG", lines: shards(status, width, paint) },
-        Section { title: "WAITING", lines: waits.collect() },
+        Section { title: "WAITING", lines: sentences(status.waits.iter().map(|wait| &wait.text).collect()) },
+        Section { title: "NOTE", lines: sentences(status.remarks.iter().collect()) },
         Section { title: "EVENTS", lines: events.collect() },
     ];
     sections.into_iter().filter(|section| !section.lines.is_empty()).collect()
