@@ -87,12 +87,14 @@ impl Election {
         if let Some(KclAlive { owner, lease, .. }) = self.kcl_alive().cloned() {
             let _ = self.notices.send(Notice::Failed(Error::KclAlive { owner, lease }));
         }
+        self.publish_view();
+        // Before the election: the lead of an application that follows the next stream is not for a worker of the last one.
+        self.check_stream()?;
         let is_elected = self.kcl_alive().is_none()
             && self.is_vacant()
             && !self.deps.record.get().leaving
             && self.try_acquire_leadership().await?;
         self.publish_view();
-        self.check_stream()?;
         Ok(is_elected)
     }
 
