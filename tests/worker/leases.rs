@@ -116,6 +116,24 @@ async fn a_lease_that_a_leader_assigns_to_a_worker_which_is_just_leaving_is_rele
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn a_worker_of_the_last_stream_does_not_lead_an_application_that_is_bound_to_the_next() {
+    let fleet = Fleet::new(1);
+    let worker = start(&fleet, "w", 1);
+    fleet.until("it leads and reads", LIMIT, || fleet.owned_by("w") == 1).await;
+    // As the first worker of the next stream leaves the leader's item: bound, and vacant.
+    let bind = json!({
+        "TableName": "app-Fleet", "Key": {"key": {"S": "leader"}},
+        "UpdateExpression": "SET streamArn = :next ADD #t :one REMOVE worker", "ExpressionAttributeNames": {"#t": "term"},
+        "ExpressionAttributeValues": {":next": {"S": "arn:next"}, ":one": {"N": "1"}},
+    });
+    fleet.call("UpdateItem", &bind);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let leader = fleet.call("GetItem", &json!({"TableName": "app-Fleet", "Key": {"key": {"S": "leader"}}}));
+    assert_eq!(leader["Item"]["streamArn"]["S"], "arn:next", "{leader}");
+    worker.task.abort();
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn a_family_that_is_trimmed_between_two_pages_of_a_listing_is_not_taken_for_new() {
     // A listing of 18 pages, one a second, is under way when the families' time is over.
     const RETENTION: Duration = Duration::from_secs(124);
