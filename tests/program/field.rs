@@ -381,7 +381,7 @@ fn emulated(
 #[test]
 fn records_left_out_behind_one_that_waits_take_no_memory() {
     const BATCHES: usize = 16;
-    const LIMIT: u64 = (4 + 64) << 20;
+    const LIMIT: u64 = (8 + 64) << 20;
     let fixture = Fixture::new("--shards 1");
     let deliveries = fixture.deliveries("audit");
     let key = json!({"key": {"S": "waits"}});
@@ -393,7 +393,7 @@ fn records_left_out_behind_one_that_waits_take_no_memory() {
         status: if mended.load(Ordering::SeqCst) { 200 } else { 500 },
         body: json!({}),
     });
-    let flags = r#"--batch-size 10 --buffer-bytes 4MiB --filter {"eventName":["REMOVE"]}"#;
+    let flags = r#"--batch-size 10 --buffer-bytes 8MiB --filter {"eventName":["REMOVE"]}"#;
     let mut worker = fixture.worker("audit", "w", &deliveries, &format!("--to {} {flags}", handler.url()));
     worker.wait_for_log("processor failed, retrying");
     let padding = "x".repeat(200_000);
