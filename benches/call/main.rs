@@ -2,12 +2,10 @@
 //!
 //!     cargo bench --bench call                    all pages, five rounds
 //!     cargo bench --bench call -- --rounds 2 --calls 2000
-//!     cargo bench --profile dev --bench call -- --counts      counts instead of times, held to limits (CI)
 //!
 //! The three read the same pages from the same server, a process of its own, in turn. A line gives microseconds of CPU a
 //! call, user and system, and their ratio to the SDK's, with the least and the most of all rounds.
 
-mod counts;
 mod raw;
 mod server;
 
@@ -47,11 +45,6 @@ fn main() -> Result<(), anyhow::Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|argument| argument == server::ROLE) {
         return server::run();
-    }
-    match arguments.split_first() {
-        Some((role, rest)) if role == counts::ROLE => return counts::run(rest),
-        _ if arguments.iter().any(|argument| argument == "--counts") => return counts::check(),
-        _ => {}
     }
     let number = |name: &str, default: usize| -> Result<usize, anyhow::Error> {
         let Some(at) = arguments.iter().position(|argument| argument == name) else { return Ok(default) };
@@ -94,7 +87,7 @@ async fn measure(
     page: &'static str,
     calls: usize,
 ) -> Result<f64, anyhow::Error> {
-    let stream = stream(clients);
+    let stream = Stream::new(clients.streams.clone(), "arn:aws:dynamodb:us-east-1:000000000000:table/Things/stream/1");
     let raw = raw::Raw::new(url)?;
     let before = cpu();
     let mut tasks = JoinSet::new();
@@ -123,10 +116,6 @@ async fn measure(
         contender.name()
     );
     Ok((cpu() - before).as_secs_f64() * 1e6 / calls as f64)
-}
-
-fn stream(clients: &Clients) -> Stream {
-    Stream::new(clients.streams.clone(), "arn:aws:dynamodb:us-east-1:000000000000:table/Things/stream/1")
 }
 
 fn clients(url: &str) -> Clients {
