@@ -26,7 +26,7 @@ type ItemId = (String, String);
 
 #[derive(Clone, Debug)]
 enum Write {
-    Any(TransactWriteItem),
+    Any(Box<TransactWriteItem>),
     Add { table: String, key: Attributes, sums: Vec<(String, i64)> },
 }
 
@@ -40,7 +40,7 @@ impl Transaction {
         match record.new_image()? {
             Some(image) => {
                 let put = Put::builder().table_name(table).set_item(Some(image.into_attributes())).build()?;
-                self.add_write(table, &key, Write::Any(TransactWriteItem::builder().put(put).build()));
+                self.add_write(table, &key, Write::Any(Box::new(TransactWriteItem::builder().put(put).build())));
             }
             None => self.delete(table, key)?,
         }
@@ -59,7 +59,7 @@ impl Transaction {
         };
         let key: Attributes = key.iter().map(of_key).collect::<Result<_, _>>()?;
         let put = Put::builder().table_name(table).set_item(Some(item)).build()?;
-        self.add_write(table, &key, Write::Any(TransactWriteItem::builder().put(put).build()));
+        self.add_write(table, &key, Write::Any(Box::new(TransactWriteItem::builder().put(put).build())));
         Ok(())
     }
 
@@ -69,7 +69,7 @@ impl Transaction {
     /// None with a key; the SDK's builder has one.
     pub fn delete(&mut self, table: &str, key: Attributes) -> Result<(), Box<dyn Error + Send + Sync>> {
         let delete = Delete::builder().table_name(table).set_key(Some(key.clone())).build()?;
-        self.add_write(table, &key, Write::Any(TransactWriteItem::builder().delete(delete).build()));
+        self.add_write(table, &key, Write::Any(Box::new(TransactWriteItem::builder().delete(delete).build())));
         Ok(())
     }
 
@@ -90,7 +90,7 @@ impl Transaction {
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         let update = update.build()?;
         let (table, key) = (update.table_name().to_owned(), update.key().clone());
-        self.add_write(&table, &key, Write::Any(TransactWriteItem::builder().update(update).build()));
+        self.add_write(&table, &key, Write::Any(Box::new(TransactWriteItem::builder().update(update).build())));
         Ok(())
     }
 
@@ -165,7 +165,7 @@ fn add_up(sums: &mut Vec<(String, i64)>, more: Vec<(String, i64)>) {
 impl Write {
     fn into_item(self) -> Result<TransactWriteItem, Box<dyn Error + Send + Sync>> {
         let (table, key, sums) = match self {
-            Self::Any(item) => return Ok(item),
+            Self::Any(item) => return Ok(*item),
             Self::Add { table, key, sums } => (table, key, sums),
         };
         let expression: Vec<String> = (0..sums.len()).map(|index| format!("#a{index} :n{index}")).collect();

@@ -1,4 +1,4 @@
-//! What a release is made from: one version everywhere, workflows and forms that can be read, and a Debian package.
+//! The parts of a release: one version everywhere, workflows and forms that can be read, and a Debian package.
 
 use std::path::Path;
 use std::process::Command;

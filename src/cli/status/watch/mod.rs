@@ -31,7 +31,7 @@ struct Watched {
     problem: Option<String>,
 }
 
-/// Where the looks are shown.
+/// The place where the looks are shown.
 enum View {
     Screen(Screen),
     Lines,
