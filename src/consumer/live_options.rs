@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use super::limit::Limit;
 #[cfg(feature = "cli")]
-use crate::model::filter::{self, Layout};
-
+use crate::model::filter;
+use crate::model::filter::Layout;
 #[cfg(feature = "cli")]
 use crate::options::OptionsError;
 use crate::options::WorkerOptions;

@@ -21,11 +21,14 @@ use crate::support::local_service::Written;
 use crate::support::shardkeeper;
 use crate::support::wait::wait_for;
 
+/// A request's head and body.
+type Request = (String, Vec<u8>);
+
 /// A collector, and a handler too: answers every request with this status, and keeps it with its head in lower case.
 #[derive(Clone)]
 struct Collector {
     address: SocketAddr,
-    requests: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    requests: Arc<Mutex<Vec<Request>>>,
     status: Arc<Mutex<u16>>,
 }
 

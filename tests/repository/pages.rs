@@ -39,7 +39,7 @@ fn every_option_that_the_pages_name_is_one_of_the_programs() {
     let mut named = 0;
     for name in PAGES {
         let text = page(name);
-        for option in words(&text, "--").filter(|option| option.starts_with(|first| first == '-') && *option != "---") {
+        for option in words(&text, "--").filter(|option| option.starts_with('-') && *option != "---") {
             if option.trim_start_matches('-').is_empty() {
                 continue; // a table's rule
             }

@@ -39,7 +39,8 @@ fn refusal(outcome: Result<shardkeeper::Report, Error>) -> &'static str {
 
 #[tokio::test]
 async fn what_cannot_work_is_refused_before_anything_starts() {
-    let refusals: [(&str, fn(&mut WorkerOptions)); 10] = [
+    type Change = fn(&mut WorkerOptions);
+    let refusals: [(&str, Change); 10] = [
         ("app", |options| options.app = String::new()),
         ("app", |options| options.app = "ab".into()),
         ("app", |options| options.app = "all phones".into()),
@@ -163,7 +164,6 @@ async fn a_processor_that_buffers_flushes_a_quiet_shard_when_it_is_idle() {
 struct PanicsAtOnce(Arc<AtomicUsize>);
 
 impl RecordProcessor for PanicsAtOnce {
-    #[expect(clippy::manual_async_fn, reason = "the panic comes before the future")]
     fn process_records(&mut self, _: ProcessRecordsInput) -> impl Future<Output = Result<(), BatchError>> + Send {
         assert!(self.0.fetch_add(1, Ordering::Relaxed) > 0, "the first call");
         async { Ok(()) }

@@ -51,8 +51,10 @@ fn hung_calls_that_use_up_the_concurrency_of_all_workers_hold_up_no_other_record
     let handler = handled.handler(move |keys| {
         let is_first = |key: &String| hung.lock().expect("nobody panics holding it").insert(key.clone());
         let hangs = keys.iter().filter(|key| key.starts_with("hangs")).any(is_first);
-        while hangs {
-            pause();
+        if hangs {
+            loop {
+                pause();
+            }
         }
     });
     let flags = format!("--to {} --batch-size 1 --concurrency 2 --stuck-after 3s", handler.url());
