@@ -127,7 +127,11 @@ mod tests {
     }
 
     fn refused() -> TableError {
-        TableError::Refused { operation: "UpdateItem", table: "app".into(), source: String::from("no").into() }
+        TableError::Refused {
+            operation: "UpdateItem",
+            table: "app".into(),
+            source: crate::aws::CallError::described(None, "no".into()),
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use self::signature::{Scheme, Signer};
 use super::calls::{Outcome, Refusal, note_get_records};
 use super::stream::{Error, MOST_PAGE_RECORDS};
-use super::{ErrorKind, http_date_ms, with_causes};
+use super::{CallError, ErrorKind, http_date_ms, with_causes};
 
 /// The clock differences that a signature may have (AWS General Reference, Signature Version 4: five minutes).
 const MOST_SKEW_MS: i64 = 4 * 60 * 1000;
@@ -122,9 +122,9 @@ impl Template {
             note_get_records(Outcome::Ok, began.elapsed());
             return Ok(response.into_body());
         }
-        let (kind, words) = Box::pin(self.refusal(response)).await;
+        let (kind, error) = Box::pin(self.refusal(response)).await;
         note_get_records(Outcome::ErrorKind(kind), began.elapsed());
-        Err(Error::of(kind, words.into()))
+        Err(Error::of(kind, error))
     }
 
     /// A signer with the credentials in the SDK's cache.
@@ -174,21 +174,21 @@ impl Template {
     }
 
     /// An error's answer. A signature that is refused for its time sets the clock right.
-    async fn refusal(&self, mut response: HttpResponse) -> (ErrorKind, String) {
+    async fn refusal(&self, mut response: HttpResponse) -> (ErrorKind, CallError) {
         let body = super::stream::collect(response.take_body()).await.unwrap_or_default();
         let (headers, status) = (response.headers(), response.status().as_u16());
         let Refusal { code, message } = Refusal::of(headers, &body);
         let request_id = headers.get("x-amzn-requestid");
         tracing::debug!(code, request_id, status, "GetRecords was refused");
-        let code = code.unwrap_or_else(|| format!("status {status}"));
+        let name = code.clone().unwrap_or_else(|| format!("status {status}"));
         if let Some(skew_ms) = headers.get("date").and_then(|date| self.skew_to(date))
-            && TIME_REFUSED.contains(&code.as_str())
+            && TIME_REFUSED.contains(&name.as_str())
         {
             self.skew_ms.store(skew_ms, Ordering::Relaxed);
         }
         *self.last_signer() = None; // it may be what was refused
-        let words = message.map_or_else(|| code.clone(), |message| format!("{code}: {message}"));
-        (ErrorKind::of_code(&code), words)
+        let text = message.map_or_else(|| name.clone(), |message| format!("{name}: {message}"));
+        (ErrorKind::of_code(&name), CallError::described(code, text))
     }
 
     /// The lead of the service's clock over this machine's, in ms, if that is more than a signature may differ.

@@ -113,15 +113,14 @@ impl CallError {
         Self { code: error.code().map(ToOwned::to_owned), text: describe(error) }
     }
 
+    /// An error with the service's code, if it has one.
+    pub(crate) fn described(code: Option<String>, text: String) -> Self {
+        Self { code, text }
+    }
+
     /// The service's error code, such as `ThrottlingException`; absent for a call without an answer.
     pub fn code(&self) -> Option<&str> {
         self.code.as_deref()
-    }
-}
-
-impl From<String> for CallError {
-    fn from(text: String) -> Self {
-        Self { code: None, text }
     }
 }
 

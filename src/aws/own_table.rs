@@ -87,7 +87,7 @@ impl OwnTable {
 
     /// The items of an answer, which lists them even when there are none.
     pub(crate) fn listed<T>(&self, operation: &'static str, items: Option<T>) -> Result<T, TableError> {
-        let incomplete = || CallError::from(String::from("the answer lists no items"));
+        let incomplete = || CallError::described(None, "the answer lists no items".into());
         let error = || TableError::Unavailable { operation, table: self.name.clone(), source: incomplete() };
         items.ok_or_else(error)
     }
@@ -102,7 +102,11 @@ impl OwnTable {
 
     /// The error of a call that the SDK could not put together.
     pub(crate) fn unbuildable(&self, operation: &'static str, error: &BuildError) -> TableError {
-        TableError::Refused { operation, table: self.name.clone(), source: CallError::from(error.to_string()) }
+        TableError::Refused {
+            operation,
+            table: self.name.clone(),
+            source: CallError::described(None, error.to_string()),
+        }
     }
 
     /// Refuses a table whose keys are not this one's, such as one that holds somebody's data.

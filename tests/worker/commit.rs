@@ -284,7 +284,7 @@ async fn too_many_writes_and_a_wrong_one_are_refused_before_anything_is_written(
     let most: Vec<TransactWriteItem> = (0..99).map(|n| put_if(&format!("k{n}"), false)).collect();
     let twice = [counting(&batch.records), counting(&batch.records)].concat();
     let wrong = batch.checkpointer.commit(&batch.records, twice).await.expect_err("two writes of one item");
-    assert!(matches!(wrong, CommitError::Checkpoint(CheckpointError::Failed(_))), "{wrong:?}");
+    assert!(matches!(wrong, CommitError::Checkpoint(CheckpointError::Table(_))), "{wrong:?}");
     assert!(wrong.to_string().contains("multiple operations on one item"), "{wrong}");
     assert_eq!(batch.checkpointer.commit(&batch.records, most).await, Ok(Committed::Now));
 }

@@ -49,7 +49,8 @@ fn a_check_before_the_worker_is_the_same_program_with_the_same_settings() {
     let mut seen = BTreeSet::new();
     for overlay in overlays().into_iter().flatten() {
         let pod = &overlay.workers()["spec"]["template"]["spec"];
-        let Some(check) = pod["initContainers"].as_array().map(|containers| &containers[0]) else { continue };
+        let mut before = pod["initContainers"].as_array().into_iter().flatten();
+        let Some(check) = before.find(|container| container["name"] == "check") else { continue };
         seen.insert(overlay.name.as_str());
         assert_eq!(check["args"], json!(["check"]));
         for part in ["image", "env", "envFrom", "securityContext"] {
