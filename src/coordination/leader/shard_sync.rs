@@ -86,12 +86,12 @@ impl LeaderState {
             lease.since_ms = Some(leadership.started_at_ms);
         }
         let known = std::mem::take(&mut self.newcomers);
-        if !is_first {
+        if leadership.initial_sync_done {
             self.newcomers = &listing.graph.newcomers(had_lease) - &known;
             hold_back(&mut missing, &self.newcomers);
         }
         self.make(election, missing, hints).await?;
-        if !leadership.initial_sync_done && self.newcomers.is_empty() {
+        if !leadership.initial_sync_done {
             let wanted = LeaderRecord { initial_sync_done: true, term: leadership.term + 1, ..leadership.clone() };
             if election.deps.fleet.write_leader(&wanted, Some(leadership.term)).await? {
                 election.view.leadership = Some(wanted);
