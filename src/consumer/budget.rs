@@ -14,7 +14,7 @@ pub const PAGE_BYTES: u64 = 1024 * 1024;
 const LEAST_FIRST_PAGES: u32 = 4;
 
 /// The shards of a worker that read empty pages at full pace at once. Thousands would take all of its CPU.
-const FULL_PACE_SHARDS: usize = 16;
+const FULL_PACE_SHARDS: usize = 2;
 
 /// A worker's budget of bytes and calls.
 #[derive(Clone, Debug)]

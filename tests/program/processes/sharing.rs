@@ -52,7 +52,7 @@ fn an_application_that_has_a_stream_is_refused_another() {
     deliveries.wait_for_all(&written);
     let mut second = fixture.worker_on("--table Others", "audit", "b", Stdio::null(), "");
     let (own, other) = (fixture.service.stream_arn(TABLE), fixture.service.stream_arn("Others"));
-    second.assert_fails(&["application \"audit\" reads another stream", &own, &other, "--app"]);
+    second.assert_fails(&["application \"audit\" reads another stream", &own, &other, "choose another application"]);
     fixture.service.write(TABLE, &mut written, 200);
     deliveries.wait_for_all(&written);
     assert_eq!(first.stop(), 0);
