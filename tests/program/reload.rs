@@ -255,8 +255,8 @@ fn the_handling_of_failures_follows_a_reload_and_frees_a_blocked_shard() {
     it.reload("on-failure = 'skip'\nretry-attempts = 0\nhandler-timeout = '100ms'");
     it.write(1);
     it.worker.wait_for_log("the call took longer than the handler's timeout, 100ms");
-    it.wait_for_checkpoints();
     it.handler.set(|state| state.holds = false);
+    it.wait_for_checkpoints();
     assert_eq!(it.worker.stop(), 0);
 }
 

@@ -85,9 +85,10 @@ impl LeaderState {
         for lease in missing.iter_mut().filter(|lease| lease.checkpoint == Checkpoint::AtTimestamp) {
             lease.since_ms = Some(leadership.started_at_ms);
         }
-        let known = std::mem::take(&mut self.newcomers);
+        self.newcomers.clear();
         if leadership.initial_sync_done {
-            self.newcomers = &listing.graph.newcomers(had_lease) - &known;
+            self.newcomers = listing.graph.newcomers(had_lease);
+            self.newcomers.retain(|shard| listing.is_first_with(shard));
             hold_back(&mut missing, &self.newcomers);
         }
         self.make(election, missing, hints).await?;
@@ -199,8 +200,8 @@ fn start_of(start: StartPosition, moment_ms: u64) -> Start {
     Start::Since { checkpoint, moment_ms }
 }
 
-/// Holds back the leases of `newcomers`, shards that the last listing did not find to continue no known one, and of their
-/// descendants, until a second listing finds so too. While the pages of the first were read, a whole family may have been
+/// Holds back the leases of `newcomers`, shards that continue no known one and are listed for the first time, and of their
+/// descendants, until a second listing shows them too. While the pages of the first were read, a whole family may have been
 /// trimmed, the root after its page, its descendants before theirs: then a shard that was read long ago looks new.
 fn hold_back(missing: &mut Vec<Lease>, newcomers: &BTreeSet<ShardId>) {
     let mut held_back = BTreeSet::new();

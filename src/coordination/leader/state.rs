@@ -66,7 +66,7 @@ pub(super) struct LeaderState {
     listing_began: Option<Duration>,
     /// When each finished lease was first seen to be finished, by the directory's time.
     finished: BTreeMap<ShardId, Duration>,
-    /// Shards that continued no known one by the last listing: they get their leases when the next one finds the same.
+    /// Shards of the last listing that get their leases when the next one shows them as well.
     pub(super) newcomers: BTreeSet<ShardId>,
     pub(super) app_lag: AppLag,
     /// When the application's metrics were last worked out.

@@ -23,7 +23,7 @@ fn prometheus_shows_what_happens_to_a_fleet_and_alerts_on_it() {
     let prometheus = Prometheus::start(&prometheus, &addresses, None);
     let mut deliveries = fixture.deliveries("audit");
     let flags = |address: &SocketAddr| {
-        format!("--metrics-addr {address} --metrics-per-shard --unready-after 2s --lease-duration 4s")
+        format!("--metrics-addr {address} --metrics-per-shard --unready-after 2s --lease-duration 8s")
     };
     let start = |id: &str, address: &SocketAddr, stdout: Stdio| {
         fixture.worker_on(&format!("--table {TABLE}"), "audit", id, stdout, &flags(address))
