@@ -73,13 +73,13 @@ impl Leader {
             }
             let next = self.next_round(started);
             self.election.deps.telemetry.loop_tick(Loop::Leader, next);
-            let lists_first = self.state.as_mut().is_some_and(|state| state.listed_so_far().is_some());
+            let lists_first = self.state.as_ref().is_some_and(|state| state.first_pages.is_some());
             let directory = self.election.deps.directory.clone();
             let listing = tokio::select! {
                 biased;
                 listing = next_listing(self.state.as_mut()) => listing,
                 pages = directory.pages(), if lists_first => {
-                    if let Some(listed) = self.state.as_mut().and_then(LeaderState::listed_so_far) {
+                    if let Some(listed) = self.state.as_mut().and_then(|state| state.first_pages.as_mut()) {
                         pages.iter().for_each(|shard| listed.insert(shard.clone()));
                     }
                     continue;
@@ -122,6 +122,7 @@ impl Leader {
 
     fn note_listing(&mut self, listing: Result<Arc<Listing>, stream::Error>) -> Result<(), Error> {
         let Some(state) = &mut self.state else { return Ok(()) };
+        state.first_pages = None;
         match listing {
             Ok(listing) => state.note_listing(listing, self.election.deps.options.describe_stream_rate),
             Err(stream::Error::NotFound(reason)) => return Err(FatalError::StreamGone(reason).into()),

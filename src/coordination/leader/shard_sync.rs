@@ -27,7 +27,8 @@ impl LeaderState {
         let known: BTreeSet<ShardId> = known.chain(&self.bad).cloned().collect();
         let (directory, stream) = (election.deps.directory.clone(), election.deps.stream.clone());
         let is_first = !election.view.initial_sync_done() && self.rows.is_empty() && self.bad.is_empty();
-        self.first_pages = is_first.then(ShardGraph::default);
+        let decides_by_page = is_first && election.deps.options.start == StartPosition::TrimHorizon;
+        self.first_pages = decides_by_page.then(ShardGraph::default);
         let mut rng = election.rng.fork();
         let list = async move { discovery::list_whole(&directory, &stream, &known, &mut rng).await };
         self.lister.spawn(inherit(list));
@@ -45,9 +46,7 @@ impl LeaderState {
                 self.clean_up(election, &listing).await?;
             }
             self.rests_since = Some(Instant::now());
-        } else if let Some(pages) = &self.first_pages
-            && election.deps.options.start == StartPosition::TrimHorizon
-        {
+        } else if let Some(pages) = &self.first_pages {
             let now_ms = election.deps.options.clock.now_ms();
             let is_trimmed_above = |id: &ShardId| id.created_ms().is_some_and(|ms| ms + TRIMMED_ABOVE_MS <= now_ms);
             let is_root = |shard: &Shard| shard.parent.is_none() || is_trimmed_above(&shard.id);
@@ -58,11 +57,6 @@ impl LeaderState {
         Ok(hints)
     }
 
-    /// The shards that have come in while the application's first listing is under way.
-    pub(super) fn listed_so_far(&mut self) -> Option<&mut ShardGraph> {
-        self.first_pages.as_mut().filter(|_| !self.lister.is_empty())
-    }
-
     /// Makes the leases that a complete listing calls for.
     async fn make_missing(
         &mut self,
@@ -71,10 +65,9 @@ impl LeaderState {
         hints: &mut BTreeMap<WorkerId, Hints>,
     ) -> Result<(), Error> {
         let Some(leadership) = election.view.leadership.clone() else { return Ok(()) };
-        let is_first = self.first_pages.take().is_some();
         // Rows of other shards are of an earlier stream, which this one continues.
         let continues = || self.rows.keys().any(|key| !listing.graph.contains(key));
-        let start = match leadership.initial_sync_done || (!is_first && continues()) {
+        let start = match leadership.initial_sync_done || continues() {
             true => Start::TrimHorizon,
             false => start_of(election.deps.options.start, leadership.started_at_ms),
         };
@@ -85,11 +78,11 @@ impl LeaderState {
         for lease in missing.iter_mut().filter(|lease| lease.checkpoint == Checkpoint::AtTimestamp) {
             lease.since_ms = Some(leadership.started_at_ms);
         }
-        self.newcomers.clear();
+        self.holds_back = false;
         if leadership.initial_sync_done {
-            self.newcomers = listing.graph.newcomers(had_lease);
-            self.newcomers.retain(|shard| listing.is_first_with(shard));
-            hold_back(&mut missing, &self.newcomers);
+            let mut newcomers = listing.graph.newcomers(had_lease);
+            newcomers.retain(|shard| listing.is_first_with(shard));
+            self.holds_back = hold_back(&mut missing, &newcomers);
         }
         self.make(election, missing, hints).await?;
         if !leadership.initial_sync_done {
@@ -182,7 +175,7 @@ impl LeaderState {
     /// before are in a listing that began after the last end.
     pub(super) fn check_end_of_stream(&self, election: &Election) {
         let is_off = self.disabled_since.is_some_and(|since| self.is_settled(since));
-        let is_synced = election.view.initial_sync_done() && self.listing.is_none() && self.newcomers.is_empty();
+        let is_synced = election.view.initial_sync_done() && self.listing.is_none() && !self.holds_back;
         let is_read = !self.rows.is_empty() && self.rows.keys().all(|key| self.is_end_listed(key));
         if is_off && is_synced && is_read {
             tracing::warn!("the stream is switched off and everything in it is delivered");
@@ -200,10 +193,11 @@ fn start_of(start: StartPosition, moment_ms: u64) -> Start {
     Start::Since { checkpoint, moment_ms }
 }
 
-/// Holds back the leases of `newcomers`, shards that continue no known one and are listed for the first time, and of their
-/// descendants, until a second listing shows them too. While the pages of the first were read, a whole family may have been
-/// trimmed, the root after its page, its descendants before theirs: then a shard that was read long ago looks new.
-fn hold_back(missing: &mut Vec<Lease>, newcomers: &BTreeSet<ShardId>) {
+/// Holds back the leases of `newcomers`, shards that continue no known one and are listed for the first time, and of
+/// their descendants, until a second listing shows them too. While the pages of the first were read, a whole family may
+/// have been trimmed, the root after its page, its descendants before theirs: then a shard that was read long ago looks
+/// new. Returns whether there are any.
+fn hold_back(missing: &mut Vec<Lease>, newcomers: &BTreeSet<ShardId>) -> bool {
     let mut held_back = BTreeSet::new();
     // Parents come before their children here.
     missing.retain(|lease| {
@@ -213,6 +207,7 @@ fn hold_back(missing: &mut Vec<Lease>, newcomers: &BTreeSet<ShardId>) {
         }
         !waits
     });
+    !held_back.is_empty()
 }
 
 #[cfg(test)]
@@ -231,17 +226,17 @@ mod tests {
     fn a_shard_that_continues_nothing_gets_its_lease_when_a_second_listing_shows_it() {
         let missing = vec![lease("root", None), lease("follower", Some("leased")), lease("child", Some("root"))];
         let mut first = missing.clone();
-        hold_back(&mut first, &ids(&["root", "child"]));
+        assert!(hold_back(&mut first, &ids(&["root", "child"])));
         assert_eq!(first, [lease("follower", Some("leased"))], "what continues a leased shard waits for nothing");
         let mut second = missing.clone();
-        hold_back(&mut second, &ids(&[]));
+        assert!(!hold_back(&mut second, &ids(&[])));
         assert_eq!(second, missing);
     }
 
     #[test]
     fn no_lease_is_made_below_one_that_is_held_back() {
         let mut missing = vec![lease("root", None), lease("child", Some("root"))];
-        hold_back(&mut missing, &ids(&["root"]));
+        assert!(hold_back(&mut missing, &ids(&["root"])));
         assert_eq!(missing, []);
     }
 }

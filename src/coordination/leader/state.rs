@@ -49,8 +49,9 @@ pub(super) struct LeaderState {
     pub(super) bad: BTreeSet<ShardId>,
     /// A complete listing that was not yet acted upon.
     pub(super) listing: Option<Arc<Listing>>,
-    /// The shards of the application's first listing, as far as it has come in: they get their leases at once. Only on a
-    /// lease table without rows: otherwise a shard without a lease may have been read, and its lease cleaned up.
+    /// The shards of the application's first listing from the trim horizon, as far as it has come in: they get their
+    /// leases at once. Only on a lease table without rows: otherwise a shard without a lease may have been read, and its
+    /// lease cleaned up.
     pub(super) first_pages: Option<ShardGraph>,
     /// When the last complete listing came in; before the first, when this worker began to lead.
     pub(super) listed: Instant,
@@ -66,8 +67,8 @@ pub(super) struct LeaderState {
     listing_began: Option<Duration>,
     /// When each finished lease was first seen to be finished, by the directory's time.
     finished: BTreeMap<ShardId, Duration>,
-    /// Shards of the last listing that get their leases when the next one shows them as well.
-    pub(super) newcomers: BTreeSet<ShardId>,
+    /// Whether shards of the last listing get their leases when the next one shows them as well.
+    pub(super) holds_back: bool,
     pub(super) app_lag: AppLag,
     /// When the application's metrics were last worked out.
     pub(super) measured: Option<Instant>,
@@ -100,7 +101,7 @@ impl LeaderState {
             lister: JoinSet::new(),
             listing_began: None,
             finished: BTreeMap::new(),
-            newcomers: BTreeSet::new(),
+            holds_back: false,
             app_lag: AppLag::default(),
             measured: None,
             scaling: None,
@@ -206,7 +207,7 @@ impl LeaderState {
         let lacks_child = |key: &ShardId| self.rows.get(key).is_some_and(|row| row.children.is_empty());
         let is_on = self.disabled_since.is_none();
         let lacks_some = is_on && self.finished.keys().any(|key| is_young(key) && lacks_child(key));
-        let interval = if !self.newcomers.is_empty() || lacks_some {
+        let interval = if self.holds_back || lacks_some {
             URGENT_LISTING_INTERVAL
         } else if self.finished.keys().any(is_young) || self.disabled_since.is_some_and(|since| !self.is_settled(since))
         {
