@@ -3,7 +3,6 @@
 //! Read-only but for the level of the log, which the same machine may change, and bounded in connections, in the time that
 //! a request may take, and in what it costs the tables.
 
-mod both;
 mod event_stream;
 mod log_level;
 mod own_page;

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_util::layers::FanoutBuilder;
 
-use super::both::Both;
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::catalogue::{self, Kind, Metric};
 
@@ -45,7 +45,11 @@ impl Recorder {
         let own = builder.build_recorder();
         let handle = own.handle();
         match also {
-            Some(also) => metrics::set_global_recorder(Both(Box::new(own), also)).context("cannot record metrics")?,
+            Some(also) => {
+                let both = FanoutBuilder::default().add_recorder(own).add_recorder(also).build();
+                metrics::set_global_recorder(both)
+                    .map_err(|_| anyhow!("cannot record metrics: there is a recorder"))?;
+            }
             None => metrics::set_global_recorder(own).context("cannot record metrics")?,
         }
         catalogue::describe();
