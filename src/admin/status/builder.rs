@@ -392,7 +392,7 @@ fn or_nobody(worker: &Option<String>) -> &str {
     worker.as_deref().unwrap_or("nobody")
 }
 
-fn without_row(key: &ShardId, state: ShardState, parents: &BTreeSet<ShardId>) -> ShardStatus {
+pub(super) fn without_row(key: &ShardId, state: ShardState, parents: &BTreeSet<ShardId>) -> ShardStatus {
     ShardStatus {
         id: key.to_string(),
         state,

@@ -78,9 +78,10 @@ fn reader(shard: &ShardStatus) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use crate::admin::status::builder::without_row;
     use crate::admin::status::{LeaderStatus, StreamStatus, Totals, Verdict, WorkerStatus};
     use crate::aws::calls::IdlePolls;
     use crate::model::fleet_state::WorkerState;
@@ -104,18 +105,9 @@ mod tests {
 
     fn shard(id: &str, state: ShardState, owner: Option<&str>, handed_over_by: Option<&str>) -> ShardStatus {
         ShardStatus {
-            id: id.into(),
-            state,
             owner: owner.map(Into::into),
             handed_over_by: handed_over_by.map(Into::into),
-            checkpoint: None,
-            parents: Vec::new(),
-            counter: None,
-            throughput_kbps: None,
-            lag_at_most_ms: None,
-            trim_headroom_at_least_ms: None,
-            halted: None,
-            running_call: None,
+            ..without_row(&id.into(), state, &BTreeSet::new())
         }
     }
 
@@ -202,9 +194,12 @@ mod tests {
         let mut ill = well;
         ill.workers.push(worker("b", WorkerState::Silent));
         ill.shards.push(shard("s2", ShardState::OwnerSilent, Some("b"), None));
+        let waiting = ShardStatus { parents: vec!["s1".into()], ..shard("s3", ShardState::NoLease, None, None) };
+        ill.shards.push(waiting);
         ill.lag_at_most_ms = Some(600_000);
         let verdict = Verdict::of(&ill);
         assert_eq!(verdict.text, "The lag may be 10m, and 2 more troubles.");
+        assert!(verdict.troubles.iter().any(|trouble| trouble.text == "1 shard has no reader"), "the other one waits");
         let runbooks: Vec<_> = verdict.troubles.iter().filter_map(|trouble| trouble.runbook).collect();
         assert_eq!(runbooks, ["lag-high", "heartbeat-late", "shards-unowned"]);
         for runbook in runbooks {

@@ -1,5 +1,7 @@
 //! A fleet's state in one sentence, and what is wrong with it, the worst first.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::{FleetStatus, length};
@@ -98,7 +100,13 @@ fn troubles(status: &FleetStatus) -> Vec<Trouble> {
         add(Warn, format!("worker {} shows no sign of life", worker.id), Some("heartbeat-late"));
     }
     let unread = [ShardState::Unowned, ShardState::OwnerSilent, ShardState::NoLease, ShardState::BrokenRow];
-    match shards(&|shard| unread.contains(&shard.state)) {
+    let unfinished = status.shards.iter().filter(|shard| shard.state != ShardState::Finished);
+    let unfinished: BTreeSet<&str> = unfinished.map(|shard| &*shard.id).collect();
+    // A shard gets its lease at its parent's end at the latest: until then it waits for that, not for a reader.
+    let waits_for_parent = |shard: &super::ShardStatus| {
+        shard.state == ShardState::NoLease && shard.parents.iter().any(|parent| unfinished.contains(&**parent))
+    };
+    match shards(&|shard| unread.contains(&shard.state) && !waits_for_parent(shard)) {
         0 => {}
         count => {
             let have = if count == 1 { "has" } else { "have" };
