@@ -25,9 +25,11 @@ pub(crate) fn batch(shard: &ShardId, records: &RecordBatch) -> Span {
     trace_span!(target: TARGET, "batch", %shard, records = records.len(), first)
 }
 
-/// A call of the processor; `attempt` is the number of earlier calls with its records.
-pub(crate) fn deliver(records: usize, attempt: u32) -> Span {
-    trace_span!(target: TARGET, "deliver", otel.kind = "client", records, attempt, otel.status_code = field::Empty, error = field::Empty)
+/// A call of the processor, linked to the call `before` with its records; `attempt` is the number of earlier calls.
+pub(crate) fn deliver(records: usize, attempt: u32, before: &Span) -> Span {
+    let span = trace_span!(target: TARGET, "deliver", otel.kind = "client", records, attempt, otel.status_code = field::Empty, error = field::Empty);
+    span.follows_from(before);
+    span
 }
 
 /// A checkpoint's way into the lease table.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::time::Instant;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::super::counters::Outcome;
 use super::super::failure::{BatchError, FailurePolicy, OnFailure};
@@ -51,6 +51,8 @@ struct SubBatch {
     unavailable: u32,
     /// The calls with these records, alone or among others.
     calls: u32,
+    /// The last of these calls in a trace.
+    last_call: Span,
     first_failed_ms: Option<u64>,
     /// The end of the first call that took too long, and the calls that the worker's processors had answered by then.
     timed_out: Option<(Instant, u64)>,
@@ -67,6 +69,7 @@ impl SubBatch {
             attempts: 0,
             unavailable: 0,
             calls: 0,
+            last_call: Span::none(),
             first_failed_ms: None,
             timed_out: None,
             backoff,
@@ -83,6 +86,7 @@ impl SubBatch {
         let middle = self.range.start + len;
         let rest = Self {
             calls: self.calls,
+            last_call: self.last_call.clone(),
             first_failed_ms: self.first_failed_ms,
             timed_out: self.timed_out,
             ..Self::new(middle..self.range.end, policy)
@@ -116,9 +120,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
 
     async fn process(&mut self) -> Result<(), Interrupted> {
         while let Some(mut sub_batch) = self.sub_batches.pop() {
-            let records = self.records(&sub_batch);
-            let outcome = self.attempt(&records, sub_batch.calls).await?;
-            sub_batch.calls = sub_batch.calls.saturating_add(1);
+            let outcome = self.attempt(&mut sub_batch).await?;
             let is_unavailable = outcome.as_ref().err().is_some_and(|error| self.is_unavailable(&mut sub_batch, error));
             self.ctx.note_outcome(outcome.is_err(), is_unavailable);
             match outcome {
@@ -152,7 +154,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
     }
 
     /// Calls a processor with the records, once; initializes it first if it is new.
-    async fn attempt(&mut self, records: &RecordBatch, calls: u32) -> Result<Result<(), BatchError>, Interrupted> {
+    async fn attempt(&mut self, sub_batch: &mut SubBatch) -> Result<Result<(), BatchError>, Interrupted> {
         let mut guard = match self.processor.take() {
             Some(guard) => guard,
             None => self.ctx.take_processor().await?,
@@ -161,8 +163,12 @@ impl<F: ProcessorFactory> BatchTask<F> {
         self.ctx.prepare(processor, &mut self.rng).await?;
         let permit = self.ctx.permit().await?;
         self.ctx.check()?;
-        let outcome = self.ctx.process(processor, records, calls).await;
+        let records = self.records(sub_batch);
+        let span = spans::deliver(records.len(), sub_batch.calls, &sub_batch.last_call);
+        let outcome = self.ctx.process(processor, &records, sub_batch.calls, &span).await;
         drop(permit);
+        sub_batch.calls = sub_batch.calls.saturating_add(1);
+        sub_batch.last_call = span;
         self.processor = Some(guard);
         Ok(outcome)
     }

@@ -10,7 +10,7 @@ use fastrand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::super::ConsumerDeps;
 use super::super::checkpointer::Checkpointer;
@@ -212,12 +212,13 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         }
     }
 
-    /// Hands records to a processor, once.
+    /// Hands records to a processor, once, within this span.
     pub(super) async fn process(
         &self,
         processor: &mut F::Processor,
         records: &RecordBatch,
         attempt: u32,
+        span: &Span,
     ) -> Result<(), BatchError> {
         if !self.is_by_key()
             && let Some(through) = records.through().and_then(|through| through.parse().ok())
@@ -240,7 +241,6 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             attempts: attempt.saturating_add(1),
             since_ms: self.now_ms(),
         };
-        let span = spans::deliver(records.len(), attempt);
         // Inside of the future, as a method that is no async fn may panic before it returns one.
         let call = async { processor.process_records(input).await };
         let call = self.timed(running, call).instrument(span.clone());
@@ -251,7 +251,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             }
         };
         if let Err(error) = &outcome {
-            spans::fail(&span, error);
+            spans::fail(span, error);
         }
         if !outcome.as_ref().err().is_some_and(|error| error.is_timeout() || error.is_unavailable()) {
             self.deps.answered.fetch_add(1, Ordering::Relaxed);
