@@ -17,7 +17,7 @@ use serde::Serialize;
 use self::builder::StatusBuilder;
 pub use self::changes::changes;
 pub use self::kcl::{KclDeparture, KclInputs, KclWorkerStatus, foreign_leases};
-pub use self::verdict::{Severity, Verdict};
+pub use self::verdict::{Severity, Trouble, Verdict};
 use crate::aws::calls::IdlePolls;
 use crate::aws::lease_table::BadRow;
 use crate::model::app_lag::RETENTION_MS;

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::admin::status::{FleetStatus, KclDeparture, KclWorkerStatus, ShardStatus, WorkerStatus, length};
+use crate::admin::status::{
+    FleetStatus, KclDeparture, KclWorkerStatus, ShardStatus, Trouble, Verdict, WorkerStatus, length,
+};
 use crate::model::fleet_state::ShardState;
 use crate::model::worker_record::WorkerEnd;
 
@@ -72,14 +74,15 @@ fn summary(status: &FleetStatus, now_ms: u64) -> String {
         (Some(lag), Some(left)) => format!("at most {}; nothing is trimmed for {}", length(lag), length(left)),
         _ => "unknown".to_owned(),
     };
-    let mut lines = vec![
-        ["application".to_owned(), status.app.clone()],
+    let mut lines = vec![["application".to_owned(), status.app.clone()]];
+    lines.extend(verdict(&status.verdict));
+    lines.extend([
         ["stream".to_owned(), about_stream],
         ["leader".to_owned(), leader],
         ["workers".to_owned(), workers],
         ["shards".to_owned(), shards],
         ["behind".to_owned(), behind],
-    ];
+    ]);
     if let (Some(left), true) = (&status.left_for_kcl, status.workers.is_empty()) {
         let when = left.at_ms.map(|moment| format!("{} ago, ", length(now_ms.saturating_sub(moment))));
         let KclDeparture { worker, shard, .. } = left;
@@ -87,6 +90,20 @@ fn summary(status: &FleetStatus, now_ms: u64) -> String {
         lines.push(["left".to_owned(), format!("{}{reason}", when.unwrap_or_default())]);
     }
     aligned(lines.iter().map(|line| line.as_slice()).collect())
+}
+
+/// That all is well, or a line for each trouble.
+fn verdict(verdict: &Verdict) -> Vec<[String; 2]> {
+    let trouble = |trouble: &Trouble| match trouble.runbook {
+        Some(runbook) => format!("{}: see docs/runbooks/{runbook}.md", trouble.text),
+        None => trouble.text.clone(),
+    };
+    let mut texts: Vec<String> = verdict.troubles.iter().map(trouble).collect();
+    if texts.is_empty() {
+        texts.push(verdict.text.clone());
+    }
+    let names = std::iter::once("verdict").chain(std::iter::repeat(""));
+    names.zip(texts).map(|(name, text)| [name.to_owned(), text]).collect()
 }
 
 /// `3: 2 reading, 1 finished`.
@@ -184,6 +201,7 @@ pub fn aligned(lines: Vec<&[String]>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::status::Severity;
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
@@ -193,6 +211,21 @@ mod tests {
         ];
         let text = columns(&["N", "STATE", "LAG"], rows.into_iter());
         assert_eq!(text, "N    STATE      LAG\na    long cell  x\näöü  -          -\n");
+    }
+
+    #[test]
+    fn each_trouble_has_a_line_with_its_runbook() {
+        let trouble = |text: &str, runbook| Trouble { severity: Severity::Warn, text: text.to_owned(), runbook };
+        let troubles =
+            vec![trouble("no live worker leads", Some("no-leader")), trouble("the stream is switched off", None)];
+        let lines = verdict(&Verdict { text: String::new(), troubles });
+        let text = aligned(lines.iter().map(|line| line.as_slice()).collect());
+        assert_eq!(
+            text,
+            "verdict  no live worker leads: see docs/runbooks/no-leader.md\n         the stream is switched off\n"
+        );
+        let well = Verdict { text: "All is well.".to_owned(), troubles: Vec::new() };
+        assert_eq!(verdict(&well), [["verdict".to_owned(), "All is well.".to_owned()]]);
     }
 
     #[test]
