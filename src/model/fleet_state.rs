@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::lease::{Lease, WorkerId};
-use super::worker_record::{ObservedWorker, overdue_after};
+use super::worker_record::ObservedWorker;
 
 /// The state of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -42,11 +42,11 @@ pub enum ShardState {
 }
 
 impl WorkerState {
-    /// The state of a worker in a fleet with this lease duration. A heartbeat half an interval late is overdue.
+    /// The state of a worker in a fleet with this lease duration.
     pub fn of(seen: &ObservedWorker, lease_duration: Duration) -> Self {
         if !seen.is_alive {
             Self::Dead
-        } else if seen.still_for >= overdue_after(seen.member.record.lease_duration(lease_duration)) {
+        } else if seen.is_overdue(lease_duration) {
             Self::Silent
         } else if seen.member.record.leaving {
             Self::Leaving

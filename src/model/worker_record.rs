@@ -175,6 +175,13 @@ pub struct ObservedWorker {
     pub still_for: Duration,
 }
 
+impl ObservedWorker {
+    /// Whether its heartbeat is late by half an interval, by its own lease duration or the observer's, if that is longer.
+    pub fn is_overdue(&self, lease_duration: Duration) -> bool {
+        self.still_for >= overdue_after(self.member.record.lease_duration(lease_duration))
+    }
+}
+
 /// A digest of a set of lease keys that does not depend on their order: their FNV-1a hashes, combined by exclusive or.
 pub fn digest<'a>(keys: impl IntoIterator<Item = &'a ShardId>) -> u64 {
     keys.into_iter().fold(0, |digest, key| digest ^ fnv1a(key.as_str()))

@@ -24,7 +24,6 @@ use crate::coordination::FleetObserver;
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::Lease;
 use crate::model::shard_directory::Listing;
-use crate::model::worker_record::overdue_after;
 use crate::options::StreamSelector;
 use crate::shard_directory::ShardDirectory;
 
@@ -166,8 +165,7 @@ async fn watch(
     lease_duration: Duration,
     mut view: FleetView,
 ) -> Result<FleetView, anyhow::Error> {
-    let overdue = overdue_after(lease_duration);
-    while view.workers.iter().any(|seen| !seen.has_changed && seen.still_for < overdue) {
+    while view.workers.iter().any(|seen| !seen.has_changed && !seen.is_overdue(lease_duration)) {
         tokio::time::sleep(POLL_INTERVAL).await;
         view = observer.refresh_if_there().await?;
     }

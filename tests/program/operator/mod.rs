@@ -90,6 +90,24 @@ fn a_fleet_that_was_stopped_has_no_worker_and_unowned_shards() {
 }
 
 #[test]
+fn a_killed_fleet_is_not_called_alive_where_its_lease_duration_is_longer_than_the_status_assumes() {
+    let harness = Harness::new("long-leases", 2);
+    let workers = ["w-1", "w-2"].map(|id| harness.worker_with(id, "--lease-duration 10s"));
+    harness.wait_for_status("two workers", |status| {
+        status["totals"]["workers"] == json!({"active": 2}) && all_read(status, 2)
+    });
+    drop(workers); // killed
+    let status = harness.status();
+    assert_eq!(status["totals"]["workers"], json!({"silent": 2}), "{status}");
+    assert_eq!(status["verdict"]["troubles"][0]["text"], "no worker is alive: nothing is read");
+    let table = harness.operator("status").stdout;
+    assert!(
+        table.contains("verdict      no worker is alive: nothing is read: see docs/runbooks/no-workers.md"),
+        "{table}"
+    );
+}
+
+#[test]
 fn a_call_that_hangs_is_named_with_its_record_by_status_and_by_readiness() {
     let mut harness = Harness::new("hung", 1);
     // Takes connections and never answers.
