@@ -63,8 +63,8 @@ pub enum Error {
     /// The service asks for fewer calls.
     #[error("throttled: {0}")]
     Throttled(String),
-    /// The body of an answer stood still before its end: smaller pages may arrive.
-    #[error("the answer's body stood still for {} s", STILLNESS.as_secs())]
+    /// The body of an answer stalled before its end: smaller pages may arrive.
+    #[error("the answer's body stalled for {} s", STILLNESS.as_secs())]
     Still,
     /// No answer, a fault of the service, or an unreadable answer: to be retried from the same position.
     #[error("{0}")]

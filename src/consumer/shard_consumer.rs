@@ -65,7 +65,7 @@ pub enum FatalError {
     #[error("the stream no longer exists: {0}")]
     StreamGone(String),
     /// Records were trimmed before they were read, and the worker is told to stop at gaps.
-    #[error("records of shard {0} were trimmed before they were read")]
+    #[error("records of shard {0} were trimmed before they were read; --on-gap continue accepts the loss")]
     Gap(ShardId),
 }
 

@@ -272,7 +272,7 @@ impl<'a> StatusBuilder<'a> {
             None => "is not in the fleet table".to_owned(),
             Some(seen) => {
                 let still_s = seen.still_for.as_secs_f64();
-                format!("shows no sign of life (its heartbeat has stood still for {still_s:.1} s of looking)")
+                format!("shows no sign of life (its heartbeat has not changed for {still_s:.1} s)")
             }
         }
     }

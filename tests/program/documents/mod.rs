@@ -17,7 +17,7 @@ use crate::walkthrough;
 
 /// Languages whose blocks are no commands.
 const LANGUAGES: [(&str, &str); 5] = [
-    ("rust", "is Rust for a crate of the reader's"),
+    ("rust", "is Rust: the crate's own tests compile the library's page, the others are parts of programs"),
     ("rust,no_run", "is a program that the crate's own tests compile"),
     ("java", "is a part of a program"),
     ("text", "is output, or a formula"),

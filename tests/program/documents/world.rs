@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::prometheus_server::free_address;
+use crate::support::dynamodb_local::required_in_ci;
 use crate::support::http;
 use crate::support::local_service::{LocalService, signal};
 use crate::support::program::{command, environment};
@@ -24,11 +25,12 @@ pub const TABLE: &str = "Phones";
 pub const APP: &str = "phone-audit";
 
 /// Commands that need a thing which a test does not have.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: [(&str, &str); 7] = [
     ("docker ", "needs a container engine"),
     ("kind ", "needs a container engine"),
     ("cargo ", "builds what is built here already"),
     ("aws cloudformation ", "creates resources in AWS"),
+    ("aws lambda ", "asks for functions, in AWS"),
     ("amtool ", "needs an Alertmanager"),
     ("shardkeeper demo", "lasts a minute, and has a test of its own"),
 ];
@@ -142,6 +144,12 @@ impl World {
         let line = self.filled_in(written);
         if line.starts_with("kubectl ") {
             return self.kubectl(&line);
+        }
+        if let Some(arguments) = line.strip_prefix("helm install ") {
+            // Everything but the cluster's own answer.
+            let Some(helm) = required_in_ci("SHARDKEEPER_TEST_HELM") else { return Ok(Ran::Skipped("needs helm")) };
+            let line = format!("{} template {arguments}", helm.display());
+            return self.finish(&line, false).map(|_| Ran::Parsed);
         }
         if line.contains(" --watch") || line.starts_with("shardkeeper local") {
             return self.finish(&format!("timeout --preserve-status --signal INT 4 {line}"), false).map(|_| Ran::Done);
