@@ -315,6 +315,7 @@ fn a_batch_is_traced_from_its_deliveries_into_the_handler_if_that_is_asked_for()
     let failed = delivered.iter().filter(|span| span.status.as_ref().is_some_and(|status| status.code == 2));
     assert!(failed.count() >= 2, "{delivered:?}");
     // Each retry links the attempt before it, and begins after it.
+    let mut retries = 0;
     for batch in named("batch") {
         let mut attempts: Vec<_> = delivered.iter().filter(|span| span.parent_span_id == batch.span_id).collect();
         attempts.sort_by_key(|span| span.start_time_unix_nano);
@@ -323,8 +324,10 @@ fn a_batch_is_traced_from_its_deliveries_into_the_handler_if_that_is_asked_for()
             let linked: Vec<_> = pair[1].links.iter().map(|link| &link.span_id).collect();
             assert_eq!(linked, [&pair[0].span_id]);
             assert!(pair[0].end_time_unix_nano <= pair[1].start_time_unix_nano, "{pair:?}");
+            retries += 1;
         }
     }
+    assert!(retries >= 1, "{delivered:?}");
 }
 
 #[test]

@@ -22,8 +22,9 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it on these workers; alerts go to the Alertmanager, if there is one.
-    pub fn start(program: &Path, workers: &[SocketAddr], alertmanager: Option<SocketAddr>) -> Self {
+    /// Starts it on these workers; alerts go to the Alertmanager, if there is one. Trim headroom is low when the oldest
+    /// change is `old_s` seconds old.
+    pub fn start(program: &Path, workers: &[SocketAddr], alertmanager: Option<SocketAddr>, old_s: u32) -> Self {
         let address = free_address();
         let name = format!("prometheus-{}-{}", std::process::id(), address.port());
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -40,7 +41,7 @@ impl Prometheus {
             targets.join(", ")
         );
         std::fs::write(folder.join("prometheus.yml"), config).expect("it can be written");
-        std::fs::write(folder.join("rules.yml"), hastened(&shipped_rules())).expect("it can be written");
+        std::fs::write(folder.join("rules.yml"), hastened(&shipped_rules(), old_s)).expect("it can be written");
         let process = Command::new(program)
             .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
@@ -129,13 +130,15 @@ fn shipped_rules() -> String {
     std::fs::read_to_string(path).expect("the rules are there")
 }
 
-/// The rules for a fleet that lives sixty times as fast: minutes become seconds, and 300 seconds of lag are 5.
-fn hastened(rules: &str) -> String {
+/// The rules for a fleet that lives sixty times as fast: minutes become seconds, and 300 seconds of lag are 15, more than a
+/// take-over lasts.
+fn hastened(rules: &str, old_s: u32) -> String {
     let mut hastened = rules.to_owned();
+    let headroom = format!("vector(24 * 3600 - {old_s})");
     for (before, after) in [
         ("for: 30s", "for: 3s"),
-        ("vector(300)", "vector(5)"),
-        ("vector(6 * 3600)", "vector(24 * 3600 - 35)"),
+        ("vector(300)", "vector(15)"),
+        ("vector(6 * 3600)", &headroom),
         ("vector(600)", "vector(65)"),
         ("shardkeeper_start_time_seconds > 60", "shardkeeper_start_time_seconds > 1"),
     ] {

@@ -19,7 +19,7 @@ pub const SCENES: &[Scene] = &[
         name: HANDLER,
         fires: &["ShardkeeperShardsHalted", "ShardkeeperNotReady"],
         pages: &["ShardkeeperShardsHalted"],
-        beside: &["ShardkeeperLagHigh", "ShardkeeperTrimHeadroomLow"],
+        beside: &["ShardkeeperLagHigh"],
     },
     Scene {
         name: KILLED,
@@ -32,7 +32,7 @@ pub const SCENES: &[Scene] = &[
         name: RECORD,
         fires: &["ShardkeeperShardsHalted", "ShardkeeperRecordsGivenUp"],
         pages: &["ShardkeeperShardsHalted"],
-        beside: &["ShardkeeperNotReady", "ShardkeeperLagHigh", "ShardkeeperTrimHeadroomLow"],
+        beside: &["ShardkeeperNotReady", "ShardkeeperLagHigh"],
     },
     Scene {
         name: STORE,
@@ -43,7 +43,6 @@ pub const SCENES: &[Scene] = &[
             "ShardkeeperShardsHalted",
             "ShardkeeperShardsStuck",
             "ShardkeeperLagHigh",
-            "ShardkeeperTrimHeadroomLow",
             "ShardkeeperRecordsGivenUp",
         ],
     },
@@ -57,9 +56,9 @@ pub const SCENES: &[Scene] = &[
 ];
 
 #[test]
-#[ignore = "its last scenes have not been run yet"]
 fn a_night_of_faults_calls_a_person_once_for_each_and_its_runbooks_end_it() {
-    let Some(mut night) = Night::new(SCENES) else { return };
+    // A new leader takes half-read shards for as old as they are: at most four hours in AWS, and minutes here.
+    let Some(mut night) = Night::new(SCENES, 600) else { return };
     for number in 0..3 {
         night.world.stop_worker(&format!("--worker-id w-{number}"));
         night.start(number, "");
@@ -97,7 +96,8 @@ fn a_night_of_faults_calls_a_person_once_for_each_and_its_runbooks_end_it() {
     night.over();
 
     night.begin(THROTTLED);
-    let rule = json!({"share": 0.25, "code": "ThrottlingException", "operations": ["GetRecords"]});
+    // More would hold up single shards too: retries are as slow here as in a fleet of ordinary pace.
+    let rule = json!({"share": 0.12, "code": "ThrottlingException", "operations": ["GetRecords"]});
     night.world.service.faults(&json!({"rules": [rule]}));
     night.fires_all();
     night.runbook("throttled");

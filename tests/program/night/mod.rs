@@ -57,14 +57,15 @@ fn every_alert_is_made_to_fire_in_a_scene() {
 }
 
 impl Night {
-    /// A fleet of three at work, or nothing without the programs that this needs.
-    fn new(scenes: &'static [Scene]) -> Option<Self> {
+    /// A fleet of three at work, or nothing without the programs that this needs. Trim headroom is low when the oldest
+    /// change is `old_s` seconds old.
+    fn new(scenes: &'static [Scene], old_s: u32) -> Option<Self> {
         let (prometheus, alertmanager) = (tools::find("prometheus")?, tools::find("prometheus-alertmanager")?);
         let path = walkthrough::tools()?.into_string().expect("a PATH in UTF-8");
         let mut world = World::new(&path);
         let addresses = [world.metrics, free_address(), free_address()];
         let alertmanager = Alertmanager::start(&alertmanager);
-        let prometheus = Prometheus::start(&prometheus, &addresses, Some(alertmanager.address));
+        let prometheus = Prometheus::start(&prometheus, &addresses, Some(alertmanager.address), old_s);
         world.alertmanager = Some(alertmanager.address);
         world.create_table(TABLE);
         let mut rest = scenes.iter();

@@ -48,7 +48,7 @@ pub const SCENES: &[Scene] = &[
 
 #[test]
 fn what_holds_a_fleet_up_from_outside_calls_a_person_once_for_each_cause() {
-    let Some(mut night) = Night::new(SCENES) else { return };
+    let Some(mut night) = Night::new(SCENES, 35) else { return };
     let rule = json!({"share": 1, "code": "ThrottlingException", "operations": ["DescribeStream"]});
     night.world.service.faults(&json!({"rules": [rule]}));
     // The next leader never had a listing.

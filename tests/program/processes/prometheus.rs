@@ -20,7 +20,7 @@ fn prometheus_shows_what_happens_to_a_fleet_and_alerts_on_it() {
     let (Some(prometheus), Some(promtool)) = (tools::find("prometheus"), tools::find("promtool")) else { return };
     let fixture = Fixture::new("--shards 6");
     let addresses: Vec<SocketAddr> = (0..3).map(|_| free_address()).collect();
-    let prometheus = Prometheus::start(&prometheus, &addresses, None);
+    let prometheus = Prometheus::start(&prometheus, &addresses, None, 35);
     let mut deliveries = fixture.deliveries("audit");
     let flags = |address: &SocketAddr| {
         format!("--metrics-addr {address} --metrics-per-shard --unready-after 2s --lease-duration 8s")
