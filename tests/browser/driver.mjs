@@ -31,7 +31,7 @@ const commands = {
   scheme: ({ value }) => page.emulateMedia({ colorScheme: value }).then(() => null),
   size: ({ width, height }) => page.setViewportSize({ width, height }).then(() => null),
   overflow: () => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth),
-  screenshot: ({ path }) => page.screenshot({ path, fullPage: true }).then(() => null),
+  screenshot: ({ path }) => page.evaluate(() => scrollTo(0, 0)).then(() => page.screenshot({ path })).then(() => null),
   errors: () => errors,
   // The violations that axe finds, each with the elements. It is put in by the debugger, which the page's policy allows.
   axe: async () => {

@@ -136,7 +136,6 @@ fn the_page_shows_load_a_kill_a_stuck_processor_and_calm_as_they_are() {
     let reader = drain(third.take_stdout());
     browser.wait_for_text(SENTENCE, "calm", |text| text.starts_with("All is well: 2 workers"));
     assert_eq!(browser.text("#waits"), "Nothing: every shard that can be read is being read.");
-    browser.picture("page-calm");
     assert_eq!(browser.errors(), [""; 0]);
     assert_eq!(third.stop(), 0);
     reader.join().expect("it does not panic").expect("the pipe ends");
