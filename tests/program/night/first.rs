@@ -32,7 +32,7 @@ pub const SCENES: &[Scene] = &[
         name: RECORD,
         fires: &["ShardkeeperShardsHalted", "ShardkeeperRecordsGivenUp"],
         pages: &["ShardkeeperShardsHalted"],
-        beside: &["ShardkeeperNotReady", "ShardkeeperLagHigh"],
+        beside: &["ShardkeeperNotReady", "ShardkeeperLagHigh", "ShardkeeperShardsUnowned"],
     },
     Scene {
         name: STORE,
@@ -50,9 +50,14 @@ pub const SCENES: &[Scene] = &[
         name: GONE,
         fires: &["ShardkeeperNoWorkers"],
         pages: &["ShardkeeperNoWorkers"],
-        beside: &["ShardkeeperRecordsGivenUp"],
+        beside: &["ShardkeeperRecordsGivenUp", "ShardkeeperShardsUnowned", "ShardkeeperLagHigh"],
     },
-    Scene { name: TRIMMED, fires: &["ShardkeeperDataGap"], pages: &["ShardkeeperDataGap"], beside: &[] },
+    Scene {
+        name: TRIMMED,
+        fires: &["ShardkeeperDataGap"],
+        pages: &["ShardkeeperDataGap"],
+        beside: &["ShardkeeperShardsUnowned"],
+    },
 ];
 
 #[test]
