@@ -12,7 +12,7 @@ use aws_smithy_types::byte_stream::ByteStream;
 
 use super::clients::Clients;
 use super::get_records::GetRecords;
-use super::{CallError, ErrorKind, describe};
+use super::{CallError, ErrorKind};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::filter::Layout;
 use crate::model::lease::ShardId;
@@ -196,7 +196,13 @@ pub enum FindError {
     Refused(CallError),
     /// No answer, or a fault of the service: to be retried.
     #[error("{0}")]
-    Unavailable(String),
+    Unavailable(CallError),
+}
+
+impl FindError {
+    pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
+        Self::Unavailable(CallError::described(None, reason.into()))
+    }
 }
 
 /// The ARN of a table's latest stream (DescribeTable). A stream that was switched off stays readable for a day, so it
@@ -208,12 +214,12 @@ pub async fn find_stream(clients: &Clients, table: &str) -> Result<String, FindE
     let answer = clients.source.describe_table().table_name(table).send().await;
     let description = match answer.map(|answer| answer.table) {
         Ok(Some(description)) => description,
-        Ok(None) => return Err(FindError::Unavailable("the answer describes no table".into())),
+        Ok(None) => return Err(FindError::unavailable("the answer describes no table")),
         Err(error) => {
             return Err(match ErrorKind::of(&error) {
                 ErrorKind::NotFound => FindError::NoSuchTable(table.to_owned()),
                 ErrorKind::Refused | ErrorKind::UnknownOperation => FindError::Refused(CallError::new(&error)),
-                _ => FindError::Unavailable(describe(&error)),
+                _ => FindError::Unavailable(CallError::new(&error)),
             });
         }
     };

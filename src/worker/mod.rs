@@ -98,12 +98,12 @@ pub enum Error {
     #[error("the coordination thread failed: {0}")]
     Thread(String),
     /// The services could not be reached in time.
-    #[error("could not reach the service within {waited:?}: {reason}")]
+    #[error("could not reach the service within {waited:?}: {source}")]
     Unreachable {
         /// The start timeout.
         waited: Duration,
-        /// The failure of the last attempt.
-        reason: String,
+        /// The failure of the last attempt, such as [`Error::Fleet`] for a table that takes no calls.
+        source: Box<Error>,
     },
 }
 

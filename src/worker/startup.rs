@@ -33,7 +33,7 @@ const DENIAL_PAUSE: Duration = Duration::from_millis(300);
 pub(crate) enum StartError {
     /// The service may answer later.
     #[error("{0}")]
-    Unavailable(String),
+    Unavailable(Error),
     #[error(transparent)]
     Fatal(Error),
 }
@@ -48,9 +48,15 @@ impl StartError {
     fn of_table(error: TableError, may_create: bool) -> Self {
         match error {
             TableError::Missing { table } if !may_create => Self::Fatal(Error::NoTable(table)),
-            error if on_table_error(&error, Phase::Starting) == Verdict::Retry => Self::Unavailable(error.to_string()),
+            error if on_table_error(&error, Phase::Starting) == Verdict::Retry => {
+                Self::Unavailable(Error::Fleet(error.into()))
+            }
             error => Self::Fatal(Error::Fleet(error.into())),
         }
+    }
+
+    fn unavailable(reason: impl Into<String>) -> Self {
+        Self::Unavailable(FindError::unavailable(reason).into())
     }
 }
 
@@ -94,8 +100,8 @@ impl<'a> Startup<'a> {
         let latest = Instant::now() + limit;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         let mut has_warned = false;
-        let mut reason = "no answer, or the tables are not ready yet".to_owned();
-        let mut missing = None;
+        let mut reason: Error = FindError::unavailable("no answer, or the tables are not ready yet").into();
+        let mut is_missing = false;
         loop {
             let attempt = match self.is_first {
                 true => tokio::time::timeout_at(latest, self.prepare()).await,
@@ -103,24 +109,27 @@ impl<'a> Startup<'a> {
             };
             match attempt {
                 Ok(Ok(ready)) => return Ok(ready),
-                Ok(Err(StartError::Unavailable(newest))) => (reason, missing) = (newest, None),
+                Ok(Err(StartError::Unavailable(newest))) => (reason, is_missing) = (newest, false),
                 Ok(Err(StartError::Fatal(Error::NoStream(error)))) if self.waits_for(&error) => {
-                    (reason, missing) = (error.to_string(), Some(error));
+                    (reason, is_missing) = (error.into(), true);
                 }
                 Ok(Err(StartError::Fatal(error))) => return Err(error),
                 Err(_) => {} // cut off: the reason of the last complete attempt says more
             }
             if self.is_first && Instant::now() >= latest {
-                return Err(missing.map_or(Error::Unreachable { waited: limit, reason }, Error::NoStream));
+                return Err(match is_missing {
+                    true => reason,
+                    false => Error::Unreachable { waited: limit, source: Box::new(reason) },
+                });
             }
             if !has_warned {
                 has_warned = true;
                 match self.is_first {
-                    true if missing.is_some() => {
-                        tracing::info!(reason, limit_s = limit.as_secs(), "waiting for the table and its stream");
+                    true if is_missing => {
+                        tracing::info!(%reason, limit_s = limit.as_secs(), "waiting for the table and its stream");
                     }
-                    true => tracing::warn!(reason, limit_s = limit.as_secs(), "service not reachable yet, retrying"),
-                    false => tracing::info!(reason, "waiting for the table's next stream"),
+                    true => tracing::warn!(%reason, limit_s = limit.as_secs(), "service not reachable yet, retrying"),
+                    false => tracing::info!(%reason, "waiting for the table's next stream"),
                 }
             }
             tokio::time::sleep(Duration::from_millis(50) + backoff.next(&mut self.rng)).await;
@@ -156,7 +165,7 @@ impl<'a> Startup<'a> {
     async fn prepare(&self) -> Result<Ready, StartError> {
         if let Some(config) = self.credentials {
             aws::credentials::check(config).await.map_err(|error| match error {
-                ConfigError::CredentialsUnavailable(_) => StartError::Unavailable(error.to_string()),
+                ConfigError::CredentialsUnavailable(_) => StartError::Unavailable(error.into()),
                 error => Error::Config(error).into(),
             })?;
         }
@@ -167,7 +176,7 @@ impl<'a> Startup<'a> {
         leases.check().await.map_err(|error| StartError::of_table(error, create))?;
         let newest = self.find_arn().await?;
         if self.ended.as_ref() == Some(&newest) {
-            return Err(StartError::Unavailable(format!("{newest} is read to its end, and there is no newer one")));
+            return Err(StartError::unavailable(format!("{newest} is read to its end, and there is no newer one")));
         }
         let of_table = |error| StartError::of_table(error, create);
         let (arn, lost) = self.stream_to_read(newest, &leases, &fleet).await?;
@@ -260,7 +269,7 @@ impl<'a> Startup<'a> {
             let page = match stream.describe(after.as_ref()).await {
                 Ok(page) => page,
                 Err(aws::stream::Error::NotFound(_)) => return Ok(true), // no stream: `check` says so
-                Err(error) => return Err(StartError::Unavailable(error.to_string())),
+                Err(error) => return Err(StartError::unavailable(error.to_string())),
             };
             if page
                 .shards
@@ -282,7 +291,7 @@ impl<'a> Startup<'a> {
             match stream.describe(None).await {
                 Ok(_) => return Ok(false),
                 Err(aws::stream::Error::NotFound(_)) => tokio::time::sleep(DENIAL_PAUSE).await,
-                Err(error) => return Err(StartError::Unavailable(error.to_string())),
+                Err(error) => return Err(StartError::unavailable(error.to_string())),
             }
         }
         Ok(true)
@@ -296,7 +305,7 @@ impl<'a> Startup<'a> {
         match &self.options.stream {
             StreamSelector::Arn(arn) => Ok(arn.clone()),
             StreamSelector::Table(table) => find_stream(self.clients, table).await.map_err(|error| match error {
-                FindError::Unavailable(reason) => StartError::Unavailable(reason),
+                FindError::Unavailable(_) => StartError::Unavailable(error.into()),
                 error => Error::NoStream(error).into(),
             }),
         }
@@ -314,7 +323,7 @@ impl<'a> Startup<'a> {
         stream.describe(None).await.map_err(|error| match error {
             aws::stream::Error::NotFound(_) => Error::NoStream(FindError::NoSuchStream(stream.arn().to_owned())).into(),
             aws::stream::Error::Refused(reason) => Error::NoStream(FindError::Refused(reason)).into(),
-            error => StartError::Unavailable(error.to_string()),
+            error => StartError::unavailable(error.to_string()),
         })
     }
 

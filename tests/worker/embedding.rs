@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use serde_json::json;
 use shardkeeper::{
-    BatchError, BoxError, BoxProcessor, Checkpointer, Checkpoints, DeadLetter, DeadLetterQueue, Error, FailurePolicy,
-    OnFailure, OwnedRecord, ProcessRecordsInput, QueueFuture, RecordProcessor, ShardContext, Worker, WorkerOptions,
-    for_each,
+    BatchError, BoxError, BoxProcessor, CallError, Checkpointer, Checkpoints, CoordinationError, DeadLetter,
+    DeadLetterQueue, Error, FailurePolicy, FindError, OnFailure, OwnedRecord, ProcessRecordsInput, QueueFuture,
+    RecordProcessor, ShardContext, Worker, WorkerOptions, for_each,
 };
-use shardkeeper_local::LocalService;
+use shardkeeper_local::{FaultPlan, LocalService};
 
 use crate::fleet::Fleet;
 
@@ -59,6 +59,32 @@ async fn what_cannot_work_is_refused_before_anything_starts() {
     let builder = Worker::builder("phone-audit", "Phones").endpoint_url("http://127.0.0.1:1");
     let worker = builder.sdk_config(LocalService::start().sdk_config()).for_each(async |_| {});
     assert_eq!(refusal(worker.run(std::future::pending()).await), "endpoints");
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_be_reached_is_told_with_the_last_failure_to_be_matched() {
+    let service = LocalService::start();
+    service.create_table("Phones", &["k"]);
+    let throttle = |table: &str| {
+        let rule = json!({"tables": [table], "share": 1, "effect": "error", "code": "ThrottlingException"});
+        service.set_faults(FaultPlan::from_json(&json!({"rules": [rule]})).expect("a good plan"));
+    };
+    let start = || async {
+        let builder = Worker::builder("phone-audit", "Phones").sdk_config(service.sdk_config());
+        let builder = builder.configure(|options| options.start_timeout = Duration::from_secs(1));
+        match builder.for_each(async |_| {}).run(std::future::pending()).await {
+            Err(Error::Unreachable { source, .. }) => *source,
+            outcome => panic!("reached: {outcome:?}"),
+        }
+    };
+    throttle("phone-audit");
+    let error = start().await;
+    let Error::Fleet(CoordinationError::Table(table)) = error else { panic!("no error of a table: {error:?}") };
+    assert_eq!(table.code(), Some("ThrottlingException"));
+    throttle("Phones");
+    let error = start().await;
+    let is_throttled = |error: &CallError| error.code() == Some("ThrottlingException");
+    assert!(matches!(&error, Error::NoStream(FindError::Unavailable(call)) if is_throttled(call)), "{error:?}");
 }
 
 /// Retries some keys until their last attempt, rejects others.
