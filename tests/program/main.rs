@@ -34,6 +34,7 @@ mod reload;
 mod surroundings;
 #[cfg(target_os = "linux")]
 mod systemd;
+mod versions;
 mod walkthrough;
 
 #[path = "../support/mod.rs"]
