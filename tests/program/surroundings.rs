@@ -8,12 +8,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::fixture::{Fixture, TABLE, Worker, with_credentials};
 use crate::support::local_service::Written;
 use crate::support::tools::find;
-use crate::support::wait::wait_for;
 use crate::support::{Finished, finish, shardkeeper};
 
 /// A server that answers each request by a function of it, and closes the connection.
@@ -94,11 +93,15 @@ pub fn written(count: usize) -> Fixture {
     let fixture = Fixture::new("");
     fixture.service.write(TABLE, &mut Written::default(), count);
     // Callers with a policy are counted.
-    let everything = json!({"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]});
     let keys = ["process", "sso", "role", "old", "new"];
-    let policies: serde_json::Map<_, _> = keys.map(|key| (key.to_owned(), everything.clone())).into_iter().collect();
+    let policies: serde_json::Map<_, _> = keys.map(|key| (key.to_owned(), allowing(&["*"]))).into_iter().collect();
     fixture.service.faults(&json!({ "policies": policies }));
     fixture
+}
+
+/// A policy that allows these actions on everything.
+fn allowing(actions: &[&str]) -> Value {
+    json!({"Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]})
 }
 
 /// A file of the test's own.
@@ -232,7 +235,7 @@ fn a_stream_in_another_account_is_read_by_a_role_and_the_tables_stay_in_the_own_
 }
 
 #[test]
-fn a_credentials_file_that_is_replaced_is_read_again() {
+fn a_credentials_file_that_is_replaced_is_read_again_by_a_worker_whose_old_key_is_refused() {
     let fixture = written(20);
     let content = |key: &str| format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = x\n");
     let path = file(&fixture, "credentials", &content("old"));
@@ -240,12 +243,20 @@ fn a_credentials_file_that_is_replaced_is_read_again() {
     let url = fixture.service.url();
     command.args(["run", "--table", TABLE, "--app", "audit", "--worker-id", "w", "--to", "null"]);
     command.args(["--endpoint-url", &url, "--idle-poll", "100ms", "--metrics-addr", "off"]);
+    command.args(["--checkpoint-interval", "200ms"]);
     command.env("AWS_SHARED_CREDENTIALS_FILE", &path).env("AWS_CONFIG_FILE", "/dev/null").stdout(Stdio::null());
     let mut worker = Worker::start(&mut command, "w", fixture.log("w"));
-    wait_for("the old key to be used", || callers(&fixture).contains("old"));
+    fixture.wait_for_checkpoints("audit");
+    assert_eq!(callers(&fixture), ["old".to_owned()].into());
+    fixture.service.faults(&json!({"policies": {"old": allowing(&[]), "new": allowing(&["*"])}}));
+    worker.wait_for_log("a call was refused, retrying");
+    let put =
+        |n: usize| fixture.service.call("PutItem", &json!({"TableName": TABLE, "Item": {"key": {"S": n.to_string()}}}));
+    (0..20).for_each(|n| drop(put(n)));
     let replacement = file(&fixture, "credentials", &content("new"));
     std::fs::rename(replacement, &path).expect("it replaces the other");
-    wait_for("the new key to be used", || callers(&fixture).contains("new"));
+    fixture.wait_for_checkpoints("audit");
+    assert!(callers(&fixture).contains("new"));
     assert_eq!(worker.stop(), 0);
 }
 
