@@ -97,6 +97,16 @@ fn a_debian_package_holds_the_program_with_its_pages_and_completions() {
         String::from_utf8(shown.stdout).expect("text")
     };
     let (content, control) = (shown("--contents"), shown("--field"));
+    let root = package.with_extension("root");
+    let extracted = Command::new("dpkg-deb").arg("--extract").args([&package, &root]).status().expect("dpkg-deb runs");
+    assert!(extracted.success());
+    let program = root.join("usr/bin/shardkeeper");
+    let version = Command::new(&program).arg("--version").output().expect("the installed program runs").stdout;
+    assert_eq!(String::from_utf8_lossy(&version).trim(), format!("shardkeeper {}", env!("CARGO_PKG_VERSION")));
+    let unit = std::fs::read_to_string(root.join("usr/lib/systemd/system/shardkeeper@.service")).expect("the unit");
+    let called = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")?.split(' ').next()).expect("a program");
+    assert!(root.join(called.trim_start_matches('/')).is_file(), "{called} is not in the package");
+    std::fs::remove_dir_all(&root).expect("it was just made");
     std::fs::remove_file(&package).expect("it was just made");
     for file in [
         "./usr/bin/shardkeeper\n",
@@ -105,6 +115,7 @@ fn a_debian_package_holds_the_program_with_its_pages_and_completions() {
         "./usr/share/zsh/vendor-completions/_shardkeeper\n",
         "./usr/share/fish/vendor_completions.d/shardkeeper.fish\n",
         "./usr/share/doc/shardkeeper/copyright\n",
+        "./usr/share/doc/shardkeeper/examples/shardkeeper.toml\n",
     ] {
         assert!(content.contains(file), "{file} in {content}");
     }
