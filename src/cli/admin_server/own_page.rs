@@ -1,4 +1,4 @@
-//! `/worker`: this worker's readiness, and its figures of the last quarter of an hour, for whoever looks only now.
+//! `/worker`: this worker's readiness, and its figures of the last quarter of an hour, for a reader who has just arrived.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

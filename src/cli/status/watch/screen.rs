@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::Watched;
 use super::picture::{self, Paint};
 
-/// A wish of whoever watches.
+/// A wish of the person who watches.
 pub enum Input {
     Redraw,
     End,
