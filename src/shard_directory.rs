@@ -286,6 +286,10 @@ impl ShardDirectory {
             return Ok(());
         }
         let Some(Partial { began, graph, pages, .. }) = partial.take() else { return Ok(()) };
+        if graph.is_empty() && !page.disabled {
+            // A stream that is just being switched on, or a stale answer: one that is on always has a shard.
+            return Err(Error::Transient("the stream lists no shard".to_owned()));
+        }
         let now = self.elapsed();
         self.with(|state| {
             let listing = Listing::new(graph, page.disabled, (began, now), pages, state.listing.as_deref());

@@ -81,6 +81,10 @@ impl HangUps {
     }
 }
 
+/// Sent for a write beyond the limit of a file's size (`ulimit -f`), by Linux, macOS and the BSDs alike.
+#[cfg(unix)]
+const SIGXFSZ: i32 = 25;
+
 #[cfg(unix)]
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
@@ -91,6 +95,8 @@ struct Signals {
 impl Signals {
     fn install() -> io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
+        // From now on a write beyond the limit of a file's size fails, and no longer ends the process.
+        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
         Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 

@@ -80,6 +80,10 @@ pub(super) struct Reader {
     limit: u32,
     /// Whether wanted records may have been trimmed before anybody read the shard.
     begins_late: bool,
+    /// The service's words when it refused the position as trimmed, until a later page shows whether a record is lost.
+    refused: Option<String>,
+    /// Whether the last page had no successor.
+    has_ended: bool,
     budget: Budget,
     held: HeldPages,
     pacer: PollPacer,
@@ -139,6 +143,8 @@ impl Reader {
             shard,
             seeks_start: position.is_time(),
             begins_late,
+            refused: None,
+            has_ended: false,
             floor: position.sequence_number().cloned(),
             position,
             since_ms,
@@ -197,32 +203,19 @@ impl Reader {
                     if !self.send_page(page, taken, fetched_ms).await {
                         return;
                     }
-                    wait
+                    if self.has_ended { Duration::ZERO } else { wait }
                 }
                 Err(Error::ExpiredIterator) => {
+                    faults.note("the iterator has expired");
                     iterator = None;
                     // Without a pause, a service that takes each iterator for expired would be called in a tight loop.
                     self.pacer.next(PollResult::Failed, false, &mut self.rng)
                 }
-                // Nothing that is wanted was trimmed: emulators answer so on new streams.
-                Err(Error::Trimmed(_)) if self.position.is_start() => {
-                    iterator = None;
-                    self.pacer.next(PollResult::Failed, false, &mut self.rng)
-                }
-                Err(Error::Trimmed(_)) if self.seeks_start => {
-                    self.position = Checkpoint::TrimHorizon;
-                    iterator = None;
-                    self.pacer.next(PollResult::Failed, false, &mut self.rng)
-                }
                 Err(Error::Trimmed(reason)) => {
-                    if !self.is_read_whole().await {
-                        tracing::error!(
-                            shard = %self.shard, cause = "trimmed", from = %self.position, to = "the oldest record", reason,
-                            "gap: records were trimmed before they were read"
-                        );
-                        if !self.send(ReaderEvent::Gap).await {
-                            return;
-                        }
+                    faults.note(&reason);
+                    // Before the first wanted record, nothing wanted was trimmed: emulators answer so on new streams.
+                    if !self.position.is_start() && !self.seeks_start {
+                        self.refused = Some(reason);
                     }
                     self.position = Checkpoint::TrimHorizon;
                     iterator = None;
@@ -289,7 +282,11 @@ impl Reader {
         }
         let page = page?;
         let Some(floor) = &self.floor else { return Ok(page) };
+        let received = page.records.len();
         let page = page.skip_through(floor);
+        if page.records.len() < received {
+            self.refused = None; // what came before the position is still there, so nothing after it was trimmed
+        }
         if page.summary.as_ref().is_some_and(|page| page.last <= *floor) {
             return Err(Error::Transient(format!("the answer's records are out of order after {floor}")));
         }
@@ -297,9 +294,17 @@ impl Reader {
     }
 
     /// Sends the events of a page. Returns whether there is more to read.
+    ///
+    /// A shard has ended when a second answer without a next iterator confirms that nothing follows: emulators leave one
+    /// out now and then.
     async fn send_page(&mut self, page: Page, reservation: Option<Reservation>, fetched_ms: u64) -> bool {
         self.status.count_page(page.summary.as_ref());
-        let is_last = page.next_shard_iterator.is_none();
+        let had_ended = std::mem::replace(&mut self.has_ended, page.next_shard_iterator.is_none());
+        let is_last = had_ended && self.has_ended && page.summary.is_none();
+        let tells = page.summary.is_some() || is_last || self.pacer.tip() != Tip::Unproved;
+        if tells && !self.send_gap().await {
+            return false;
+        }
         let event = match page.summary {
             Some(summary) => {
                 self.position = Checkpoint::At(summary.last.clone());
@@ -310,7 +315,7 @@ impl Reader {
                     ReaderEvent::Records(Box::new(FetchedRecords { records, page: summary, reservation }))
                 })
             }
-            None if is_last || self.pacer.tip() == Tip::Unproved => None,
+            None if self.has_ended || self.pacer.tip() == Tip::Unproved => None,
             None => {
                 self.status.note(|lag| lag.at_tip(fetched_ms));
                 Some(ReaderEvent::Tip { moment_ms: fetched_ms, is_sure: self.pacer.tip() == Tip::Sure })
@@ -324,13 +329,27 @@ impl Reader {
         !is_last
     }
 
+    /// Tells of a gap if the position was refused and nothing has shown since that all after it is there. Returns whether
+    /// the delivery is still there.
+    async fn send_gap(&mut self) -> bool {
+        let Some(reason) = self.refused.take() else { return true };
+        let Some(position) = self.floor.clone() else { return true };
+        if self.is_ending(&position).await {
+            return true;
+        }
+        tracing::error!(
+            shard = %self.shard, cause = "trimmed", from = %position, to = "the oldest record", reason,
+            "gap: records were trimmed before they were read"
+        );
+        self.send(ReaderEvent::Gap).await
+    }
+
     /// Leaves out the records before the moment at which the lease begins, where the iterator began earlier.
     fn without_old(&mut self, records: RecordBatch, summary: PageSummary) -> Option<(RecordBatch, PageSummary)> {
         if !self.seeks_start {
             return Some((records, summary));
         }
-        // Times are whole seconds, rounded down: a record of the moment's second may be newer than the moment.
-        let is_new = |created_ms: u64| created_ms / 1000 >= self.since_ms / 1000;
+        let is_new = |created_ms: u64| may_be_from(created_ms, self.since_ms);
         let first = records.iter().position(|record| record.created_ms().is_none_or(is_new))?;
         self.seeks_start = false;
         let records = records.slice(first..);
@@ -338,12 +357,11 @@ impl Reader {
         Some((records, summary))
     }
 
-    /// Whether the position is the shard's ending number, so that no record after it can have been trimmed unread.
-    async fn is_read_whole(&self) -> bool {
+    /// Whether a position is the shard's ending number, so that no record after it can have been trimmed unread.
+    async fn is_ending(&self, position: &SequenceNumber) -> bool {
         let Ok(listing) = self.directory.listing(SETTLING).await else { return false };
         let shards = listing.graph.shards_named([&self.shard]);
-        let ending = shards.first().and_then(|shard| shard.ending.as_ref());
-        ending.zip(self.position.sequence_number()).is_some_and(|(ending, position)| ending <= position)
+        shards.first().and_then(|shard| shard.ending.as_ref()).is_some_and(|ending| ending <= position)
     }
 
     /// Tells a stream or a shard that is gone from a passing fault, after a "not found".
@@ -359,5 +377,25 @@ impl Reader {
             }
             Ok(Presence::Listed | Presence::Unknown) => None,
         }
+    }
+}
+
+/// Whether a record may be from `since_ms` or later. Its time is rounded down: to a second, by DynamoDB Local to a minute.
+fn may_be_from(created_ms: u64, since_ms: u64) -> bool {
+    let unit = if created_ms.is_multiple_of(60_000) { 60_000 } else { 1_000 };
+    created_ms / unit >= since_ms / unit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_counts_as_new_if_its_rounded_time_leaves_that_open() {
+        const MINUTE: u64 = 1_795_626_720_000;
+        let since = MINUTE + 20_300;
+        assert!(may_be_from(MINUTE + 20_000, since) && !may_be_from(MINUTE + 19_000, since), "whole seconds");
+        assert!(may_be_from(MINUTE, since) && !may_be_from(MINUTE - 60_000, since), "whole minutes");
+        assert!(may_be_from(MINUTE + 60_000, since));
     }
 }

@@ -144,6 +144,72 @@ fn empty_pages_by_the_hundred_before_a_record_neither_end_nor_slow_a_worker() {
 }
 
 #[test]
+fn pages_that_lack_their_next_iterator_now_and_then_are_followed_without_a_listing() {
+    let fixture = Fixture::new("--shards 1");
+    let mut deliveries = fixture.deliveries("audit");
+    let mut written = Written::default();
+    let (address, pages) = (fixture.service.address(), AtomicUsize::new(0));
+    let emulator = Rewriter::new(move |operation, request| {
+        let mut answer = http::call(address, operation, request);
+        if operation == "GetRecords" && pages.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+            answer.body["NextShardIterator"] = Value::Null;
+        }
+        answer
+    });
+    let mut worker = emulated(&fixture, &emulator, &deliveries, "");
+    for _ in 0..10 {
+        fixture.service.write(TABLE, &mut written, 10);
+        deliveries.wait_for_all(&written);
+    }
+    assert!(fixture.service.calls("DescribeStream") < 5, "{}", fixture.service.calls("DescribeStream"));
+    assert_eq!(worker.stop(), 0);
+    assert_eq!(deliveries.repeats(), []);
+}
+
+#[test]
+fn a_stream_that_lists_no_shard_yet_is_not_taken_for_an_empty_one() {
+    let fixture = Fixture::new("--shards 2");
+    let mut deliveries = fixture.deliveries("audit");
+    let mut written = Written::default();
+    fixture.service.write(TABLE, &mut written, 100);
+    let (address, listings) = (fixture.service.address(), AtomicUsize::new(0));
+    let emulator = Rewriter::new(move |operation, request| {
+        let mut answer = http::call(address, operation, request);
+        if operation == "DescribeStream" && listings.fetch_add(1, Ordering::SeqCst) < 3 {
+            answer.body["StreamDescription"]["StreamStatus"] = "ENABLING".into();
+            answer.body["StreamDescription"]["Shards"] = json!([]);
+        }
+        answer
+    });
+    let mut worker = emulated(&fixture, &emulator, &deliveries, "--until-caught-up");
+    assert_eq!(worker.exit_code(), 0);
+    assert!(deliveries.has_all(&written), "ended before everything was delivered");
+}
+
+#[test]
+fn a_position_that_is_refused_now_and_then_is_no_gap_while_its_record_is_there() {
+    let fixture = Fixture::new("--shards 1");
+    let mut deliveries = fixture.deliveries("audit");
+    let mut written = Written::default();
+    fixture.service.write(TABLE, &mut written, 10);
+    let mut worker = fixture.worker("audit", "w", &deliveries, "--on-gap stop");
+    deliveries.wait_for_all(&written);
+    for round in 1..=3 {
+        let rule =
+            json!({"share": 1, "effect": "error", "code": "TrimmedDataAccessException", "operations": ["GetRecords"]});
+        fixture.service.faults(&json!({"rules": [rule]}));
+        wait_for("a page to be refused", || {
+            fixture.service.errors("GetRecords", "TrimmedDataAccessException") >= round * 2
+        });
+        fixture.service.faults(&json!({}));
+        fixture.service.write(TABLE, &mut written, 10);
+        deliveries.wait_for_all(&written);
+    }
+    assert_eq!(worker.stop(), 0);
+    assert_eq!(deliveries.repeats(), []);
+}
+
+#[test]
 fn trimmed_data_is_no_gap_where_nothing_older_was_wanted() {
     let fixture = Fixture::new("--shards 1");
     let mut deliveries = fixture.deliveries("audit");

@@ -15,7 +15,7 @@ use crate::support::wait::wait_for;
 pub const TABLE: &str = "Things";
 
 /// Flags that make workers quick enough for tests.
-const QUICK: [(&str, &str); 3] =
+pub const QUICK: [(&str, &str); 3] =
     [("--lease-duration", "2s"), ("--idle-poll", "100ms"), ("--checkpoint-interval", "500ms")];
 
 /// A service and a folder for what workers write. The folder stays when the test fails.

@@ -3,13 +3,14 @@
 use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::fixture::{Fixture, TABLE};
+use crate::support::fixture::{Fixture, QUICK, TABLE, Worker, with_credentials};
 use crate::support::local_service::Written;
+use crate::support::shardkeeper;
 use crate::support::wait::let_last;
 
 #[test]
@@ -32,4 +33,37 @@ fn an_output_that_would_block_is_waited_for_and_gets_each_line_once() {
     }
     assert_eq!(events.len(), 3_000);
     assert_eq!(worker.exit_code(), 0);
+}
+
+#[test]
+fn an_output_that_may_not_grow_ends_between_lines_and_its_worker_stops_as_asked() {
+    let fixture = Fixture::new("--shards 1");
+    let mut written = Written::default();
+    fixture.service.write(TABLE, &mut written, 1_000);
+    let mut deliveries = fixture.deliveries("audit");
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -f 64 && exec "$0" "$@""#]).arg(shardkeeper().get_program());
+    command.args([
+        "run",
+        "--table",
+        TABLE,
+        "--app",
+        "audit",
+        "--worker-id",
+        "w",
+        "--endpoint-url",
+        &fixture.service.url(),
+    ]);
+    command.args(QUICK.iter().flat_map(|(flag, value)| [flag, value]));
+    with_credentials(&mut command).stdout(deliveries.stdout());
+    let mut worker = Worker::start(&mut command, "w", fixture.log("w"));
+    worker.wait_for_log("File too large");
+    assert_eq!(worker.stop(), 0);
+    let delivered = deliveries.firsts();
+    assert!((1..1_000).contains(&delivered), "{delivered}");
+    assert_eq!(deliveries.repeats(), []);
+    let mut unlimited = fixture.worker("audit", "w", &deliveries, "");
+    deliveries.wait_for_all(&written);
+    assert_eq!(unlimited.stop(), 0);
+    assert_eq!(deliveries.repeats(), []);
 }

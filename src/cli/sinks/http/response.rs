@@ -70,8 +70,8 @@ fn is_unavailable(status: StatusCode, credentials_rotate: bool) -> bool {
 fn retry_after(response: &HandlerResponse) -> Option<Duration> {
     let header = |name| response.headers.get(name)?.to_str().ok();
     let asked = header(RETRY_AFTER)?.trim();
-    if let Ok(seconds) = asked.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !asked.is_empty() && asked.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(asked.parse().unwrap_or(u64::MAX)));
     }
     let wait_ms = http_date_ms(asked)? - http_date_ms(header(DATE)?)?;
     u64::try_from(wait_ms).ok().map(Duration::from_millis)

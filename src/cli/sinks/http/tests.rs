@@ -279,6 +279,7 @@ async fn a_handler_that_is_busy_or_does_not_take_the_credentials_is_unavailable(
     let until = format!("{date}retry-after: Tue, 03 Mar 2026 10:00:07 GMT\r\n");
     for (status, headers, expected) in [
         ("429 Too Many Requests", "retry-after: 3\r\n", Some((true, Some(3)))),
+        ("429 Too Many Requests", "retry-after: 99999999999999999999\r\n", Some((true, Some(u64::MAX)))),
         ("503 Service Unavailable", &*until, Some((true, Some(7)))),
         ("503 Service Unavailable", "retry-after: soon\r\n", Some((true, None))),
         ("502 Bad Gateway", "", Some((true, None))),
