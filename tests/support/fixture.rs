@@ -15,7 +15,7 @@ use crate::support::wait::wait_for;
 pub const TABLE: &str = "Things";
 
 /// Flags that make workers quick enough for tests.
-pub const QUICK: [(&str, &str); 3] =
+const QUICK: [(&str, &str); 3] =
     [("--lease-duration", "2s"), ("--idle-poll", "100ms"), ("--checkpoint-interval", "500ms")];
 
 /// A service and a folder for what workers write. The folder stays when the test fails.
@@ -130,6 +130,12 @@ impl Worker {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    /// The process's id.
+    #[cfg(target_os = "linux")]
+    pub fn process_id(&self) -> String {
+        self.child.id().to_string()
     }
 
     /// Whether the process still runs.
