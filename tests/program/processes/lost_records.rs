@@ -78,7 +78,7 @@ fn a_gap_stops_a_worker_that_is_told_to_stop_at_one_and_is_still_there_for_the_n
 /// 300 open shards of four generations are 12 pages.
 #[test]
 fn a_fleet_that_was_away_for_longer_than_the_retention_reads_again_soon_and_spares_the_service() {
-    let fixture = Fixture::new("--shards 300 --retention 20s --describe-stream-per-second 10");
+    let fixture = Fixture::new("--shards 300 --retention 40s --describe-stream-per-second 10");
     let mut deliveries = fixture.deliveries("audit");
     let mut written = Written::default();
     fixture.service.write(TABLE, &mut written, 200);

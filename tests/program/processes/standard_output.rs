@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::fixture::{Fixture, QUICK, TABLE, Worker, with_credentials};
+use crate::support::fixture::{Fixture, TABLE};
 use crate::support::local_service::Written;
-use crate::support::shardkeeper;
 use crate::support::wait::let_last;
 
 #[test]
