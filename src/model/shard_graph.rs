@@ -70,6 +70,11 @@ impl ShardGraph {
         self.shards.insert(shard.id.clone(), shard);
     }
 
+    /// These shards, and those besides that an earlier listing showed.
+    pub fn joined_with(&self, earlier: &Self) -> Self {
+        earlier.shards.values().chain(self.shards.values()).cloned().collect()
+    }
+
     /// The number of listed shards.
     pub fn len(&self) -> usize {
         self.shards.len()
@@ -124,8 +129,7 @@ impl ShardGraph {
             if let Start::Since { checkpoint, moment_ms } = start
                 && !continues
             {
-                let is_older = |shard: &ShardId| shard.created_ms().is_none_or(|created| created <= *moment_ms);
-                if let Some(first) = line.iter().position(is_older) {
+                if let Some(first) = line.iter().position(|shard| is_from_before(shard, *moment_ms)) {
                     wanted.insert(line[first].clone(), checkpoint.clone());
                     line.truncate(first);
                 }
@@ -147,9 +151,25 @@ impl ShardGraph {
         missing.into_iter().map(|(_, lease)| lease).collect()
     }
 
+    /// The shards of this part of a new application's first listing whose leases don't depend on the rest. `is_root`:
+    /// nothing is listed above a shard.
+    ///
+    /// Their ancestors are all here, back to a root, or to one from before a start by time. A shard from before that time
+    /// is only certain to be the last one by then if it is still open, or if a child that came later is here.
+    pub fn certain_part(&self, start: &Start, is_root: impl Fn(&Shard) -> bool) -> Self {
+        let Start::Since { moment_ms, .. } = start else { return self.whole_lines(is_root) };
+        let is_older = |shard: &Shard| is_from_before(&shard.id, *moment_ms);
+        let whole = self.whole_lines(|shard| is_root(shard) || is_older(shard));
+        let is_last = |shard: &Shard| {
+            let mut children = self.shards_named(self.children.get(&shard.id).into_iter().flatten()).into_iter();
+            !shard.closed && self.is_leaf(shard) || children.any(|child| !is_older(&child))
+        };
+        whole.shards.values().filter(|shard| !is_older(shard) || is_last(shard)).cloned().collect()
+    }
+
     /// The shards whose ancestors are all in this part of a listing, back to a root. Whatever the rest shows, they are
     /// read from the beginning.
-    pub fn whole_lines(&self, is_root: impl Fn(&Shard) -> bool) -> Self {
+    fn whole_lines(&self, is_root: impl Fn(&Shard) -> bool) -> Self {
         let mut whole: BTreeMap<ShardId, bool> = BTreeMap::new();
         for shard in self.shards.values() {
             let mut line = vec![shard];
@@ -270,6 +290,11 @@ pub fn unfinished_parents<'a>(
     lease.parents.iter().filter(|parent| leases.get(*parent).is_some_and(|row| !row.is_finished()))
 }
 
+/// Whether a shard was there at a moment; one whose id tells no time counts as old.
+fn is_from_before(shard: &ShardId, moment_ms: u64) -> bool {
+    shard.created_ms().is_none_or(|created| created <= moment_ms)
+}
+
 fn children_moved_on(lease: &Lease, leases: &BTreeMap<ShardId, Lease>) -> bool {
     let moved_on = |child: &ShardId| {
         leases.get(child).is_some_and(|row| matches!(row.checkpoint, Checkpoint::At(_) | Checkpoint::ShardEnd))
@@ -378,6 +403,15 @@ mod tests {
     }
 
     #[test]
+    fn a_shard_whose_descendants_an_earlier_listing_showed_is_not_new() {
+        let earlier = graph(&[("old", None), ("r", Some("old")), ("c", Some("r")), ("g", Some("c"))]);
+        let listing = graph(&[("r", Some("old")), ("g", Some("c"))]);
+        let rows = leases(&[("g", &["c"], "3", &[])]);
+        assert_eq!(missing(&listing, &rows, Start::TrimHorizon), ["r@TRIM_HORIZON"]);
+        assert!(missing(&listing.joined_with(&earlier), &rows, Start::TrimHorizon).is_empty());
+    }
+
+    #[test]
     fn newcomers_are_whole_families_without_a_lease() {
         let shards = graph(&[("p", None), ("l", Some("p")), ("r", Some("p")), ("x", Some("gone")), ("y", Some("x"))]);
         let rows = leases(&[("p", &[], "SHARD_END", &["l"])]);
@@ -436,12 +470,15 @@ mod tests {
     /// Each shard's parent is an earlier one, or none: any forest.
     fn forests() -> impl Strategy<Value = Vec<Shard>> {
         prop::collection::vec(any::<Option<prop::sample::Index>>(), 1..40).prop_map(|parents| {
-            let name = |index: usize| format!("s{index:03}");
+            let name = |index: usize| format!("shardId-{index:020}-aaaaaaaa");
             let parent_of = |(index, parent): (usize, Option<prop::sample::Index>)| {
                 let parent = parent.filter(|_| index > 0).map(|parent| name(parent.index(index)));
                 shard(&name(index), parent.as_deref())
             };
-            parents.into_iter().enumerate().map(parent_of).collect()
+            let mut shards: Vec<Shard> = parents.into_iter().enumerate().map(parent_of).collect();
+            let parents: BTreeSet<ShardId> = shards.iter().filter_map(|shard| shard.parent.clone()).collect();
+            shards.iter_mut().for_each(|shard| shard.closed = parents.contains(&shard.id));
+            shards
         })
     }
 
@@ -460,6 +497,23 @@ mod tests {
             prop_assert!(graph.missing_leases(|id| rows.contains_key(id), &start).is_empty());
             if !latest {
                 prop_assert_eq!(rows.len(), graph.len());
+            }
+        }
+
+        #[test]
+        fn a_part_of_a_listing_calls_for_no_lease_that_the_whole_would_not(
+            shards in forests(),
+            is_in_part in prop::collection::vec(any::<bool>(), 40),
+            moment_ms in prop::option::of(0_u64..40),
+        ) {
+            let start = moment_ms.map_or(Start::TrimHorizon, |moment_ms| {
+                Start::Since { checkpoint: Checkpoint::AtTimestamp, moment_ms }
+            });
+            let part: ShardGraph = shards.iter().zip(&is_in_part).filter_map(|(shard, is_in)| is_in.then(|| shard.clone())).collect();
+            let of_whole = ShardGraph::from_iter(shards).missing_leases(|_| false, &start);
+            let certain = part.certain_part(&start, |shard| shard.parent.is_none());
+            for lease in certain.missing_leases(|_| false, &start) {
+                prop_assert!(of_whole.contains(&lease), "{}@{}", lease.key, lease.checkpoint);
             }
         }
 

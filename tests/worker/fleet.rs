@@ -1,6 +1,7 @@
 //! A table with its stream on the in-memory service, and workers with the real SDK beside it, in this process and on a
 //! paused clock.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +17,7 @@ use shardkeeper_local::{Clock, LocalOptions, LocalService, Request, Timestamp};
 use tokio::time::Instant;
 
 /// The time of day at which a test starts.
-const EPOCH_MS: u64 = 1_700_000_000_000;
+pub const EPOCH_MS: u64 = 1_700_000_000_000;
 static NEVER_SUSPENDED: AtomicU64 = AtomicU64::new(0);
 /// The table whose stream the workers read.
 pub const TABLE: &str = "Things";
@@ -94,6 +95,11 @@ impl Fleet {
         let Ok(body) = self.try_call("Scan", &json!({"TableName": "app"})) else { return Vec::new() };
         let page: Value = serde_json::from_slice(&body).expect("JSON");
         page["Items"].as_array().expect("a list of items").clone()
+    }
+
+    /// The keys of those rows.
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.leases().iter().map(|row| row["leaseKey"]["S"].as_str().expect("a key").to_owned()).collect()
     }
 
     /// The number of unfinished leases that a worker owns.

@@ -122,7 +122,6 @@ impl Leader {
 
     fn note_listing(&mut self, listing: Result<Arc<Listing>, stream::Error>) -> Result<(), Error> {
         let Some(state) = &mut self.state else { return Ok(()) };
-        state.first_pages = None;
         match listing {
             Ok(listing) => state.note_listing(listing, self.election.deps.options.describe_stream_rate),
             Err(stream::Error::NotFound(reason)) => return Err(FatalError::StreamGone(reason).into()),

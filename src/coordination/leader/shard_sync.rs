@@ -1,6 +1,7 @@
 //! Leases for the stream's shards: made when a listing shows a shard without one, deleted when nobody needs them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -26,9 +27,8 @@ impl LeaderState {
         let known = self.rows.values().flat_map(|row| row.parents.iter().chain([&row.key]));
         let known: BTreeSet<ShardId> = known.chain(&self.bad).cloned().collect();
         let (directory, stream) = (election.deps.directory.clone(), election.deps.stream.clone());
-        let is_first = !election.view.initial_sync_done() && self.rows.is_empty() && self.bad.is_empty();
-        let decides_by_page = is_first && election.deps.options.start == StartPosition::TrimHorizon;
-        self.first_pages = decides_by_page.then(ShardGraph::default);
+        let is_new = !election.view.initial_sync_done() && self.rows.is_empty() && self.bad.is_empty();
+        self.first_pages = (is_new || self.first_pages.is_some()).then(ShardGraph::default);
         let mut rng = election.rng.fork();
         let list = async move { discovery::list_whole(&directory, &stream, &known, &mut rng).await };
         self.lister.spawn(inherit(list));
@@ -38,54 +38,68 @@ impl LeaderState {
     pub(super) async fn sync_shards(&mut self, election: &mut Election) -> Result<BTreeMap<WorkerId, Hints>, Error> {
         let mut hints = BTreeMap::new();
         if let Some(listing) = self.listing.take() {
+            let is_new = self.first_pages.take().is_some();
+            let before = self.last_listing.replace(Arc::clone(&listing));
             // No lease is deleted until this listing is acted upon, nor by this listing afterwards: an old listing would
             // make a shard look new whose lease was deleted since.
             self.rests_since = None;
-            self.make_missing(election, &listing, &mut hints).await?;
+            self.make_missing(election, &listing, before.as_deref(), is_new, &mut hints).await?;
             if election.view.initial_sync_done() {
                 self.clean_up(election, &listing).await?;
             }
             self.rests_since = Some(Instant::now());
         } else if let Some(pages) = &self.first_pages {
+            let Some(leadership) = &election.view.leadership else { return Ok(hints) };
             let now_ms = election.deps.options.clock.now_ms();
             let is_trimmed_above = |id: &ShardId| id.created_ms().is_some_and(|ms| ms + TRIMMED_ABOVE_MS <= now_ms);
             let is_root = |shard: &Shard| shard.parent.is_none() || is_trimmed_above(&shard.id);
-            let whole = pages.whole_lines(is_root);
-            let missing = whole.missing_leases(|id| self.rows.contains_key(id), &Start::TrimHorizon);
+            let start = start_of(election.deps.options.start, leadership.started_at_ms);
+            let missing = pages.certain_part(&start, is_root).missing_leases(|id| self.rows.contains_key(id), &start);
             self.make(election, missing, &mut hints).await?;
         }
         Ok(hints)
     }
 
     /// Makes the leases that a complete listing calls for.
+    ///
+    /// While its pages were read, a whole family may have been trimmed, the root after its page, its descendants before
+    /// theirs: then a shard that was read long ago looks new. The listing `before` shows such descendants, which were
+    /// old by then and outlived it, as the root did. A leader's first listing has none before it, so what looks new waits
+    /// for the second one, unless the lease table knows nothing of this stream.
+    ///
+    /// `is_new`: the application had no lease when the listing began, and has only those that its pages called for.
     async fn make_missing(
         &mut self,
         election: &mut Election,
         listing: &Listing,
+        before: Option<&Listing>,
+        is_new: bool,
         hints: &mut BTreeMap<WorkerId, Hints>,
     ) -> Result<(), Error> {
         let Some(leadership) = election.view.leadership.clone() else { return Ok(()) };
         // Rows of other shards are of an earlier stream, which this one continues.
-        let continues = || self.rows.keys().any(|key| !listing.graph.contains(key));
+        let continues = || !is_new && self.rows.keys().any(|key| !listing.graph.contains(key));
         let start = match leadership.initial_sync_done || continues() {
             true => Start::TrimHorizon,
             false => start_of(election.deps.options.start, leadership.started_at_ms),
         };
         // A stale listing may hide a shard's child; the child's lease still says that the shard was read.
         let parents: BTreeSet<&ShardId> = self.rows.values().flat_map(|row| &row.parents).collect();
-        let had_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains(id) || parents.contains(id);
-        let mut missing = listing.graph.missing_leases(had_lease, &start);
-        for lease in missing.iter_mut().filter(|lease| lease.checkpoint == Checkpoint::AtTimestamp) {
-            lease.since_ms = Some(leadership.started_at_ms);
-        }
-        self.holds_back = false;
-        if leadership.initial_sync_done {
-            let mut newcomers = listing.graph.newcomers(had_lease);
-            newcomers.retain(|shard| listing.is_first_with(shard));
-            self.holds_back = hold_back(&mut missing, &newcomers);
-        }
+        let has_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains(id);
+        let had_lease = |id: &ShardId| !is_new && (has_lease(id) || parents.contains(id));
+        let is_known = || leadership.initial_sync_done || listing.graph.ids().any(had_lease);
+        let (lineage, newcomers) = match before {
+            Some(before) => (listing.graph.joined_with(&before.graph), BTreeSet::new()),
+            None if is_known() => (listing.graph.clone(), listing.graph.newcomers(had_lease)),
+            None => (listing.graph.clone(), BTreeSet::new()),
+        };
+        let mut missing = lineage.missing_leases(had_lease, &start);
+        missing.retain(|lease| {
+            listing.graph.contains(&lease.key) && !has_lease(&lease.key) && !newcomers.contains(&lease.key)
+        });
+        self.holds_back = !newcomers.is_empty();
         self.make(election, missing, hints).await?;
-        if !leadership.initial_sync_done {
+        if !leadership.initial_sync_done && !self.holds_back {
             let wanted = LeaderRecord { initial_sync_done: true, term: leadership.term + 1, ..leadership.clone() };
             if election.deps.fleet.write_leader(&wanted, Some(leadership.term)).await? {
                 election.view.leadership = Some(wanted);
@@ -104,6 +118,9 @@ impl LeaderState {
     ) -> Result<(), Error> {
         if !missing.is_empty() {
             tracing::info!(leases = missing.len(), "making leases");
+            for lease in missing.iter_mut().filter(|lease| lease.checkpoint == Checkpoint::AtTimestamp) {
+                lease.since_ms = election.view.leadership.as_ref().map(|leadership| leadership.started_at_ms);
+            }
             let mut all = self.rows.clone();
             all.extend(missing.iter().map(|lease| (lease.key.clone(), lease.clone())));
             let mut owners: BTreeMap<ShardId, WorkerId> = BTreeMap::new();
@@ -191,52 +208,4 @@ fn start_of(start: StartPosition, moment_ms: u64) -> Start {
         StartPosition::At(_) => Checkpoint::AtTimestamp,
     };
     Start::Since { checkpoint, moment_ms }
-}
-
-/// Holds back the leases of `newcomers`, shards that continue no known one and are listed for the first time, and of
-/// their descendants, until a second listing shows them too. While the pages of the first were read, a whole family may
-/// have been trimmed, the root after its page, its descendants before theirs: then a shard that was read long ago looks
-/// new. Returns whether there are any.
-fn hold_back(missing: &mut Vec<Lease>, newcomers: &BTreeSet<ShardId>) -> bool {
-    let mut held_back = BTreeSet::new();
-    // Parents come before their children here.
-    missing.retain(|lease| {
-        let waits = newcomers.contains(&lease.key) || !lease.parents.is_disjoint(&held_back);
-        if waits {
-            held_back.insert(lease.key.clone());
-        }
-        !waits
-    });
-    !held_back.is_empty()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lease(key: &str, parent: Option<&str>) -> Lease {
-        Lease::new(key.into(), parent.into_iter().map(ShardId::from).collect(), Checkpoint::TrimHorizon)
-    }
-
-    fn ids(names: &[&str]) -> BTreeSet<ShardId> {
-        names.iter().map(|name| ShardId::from(*name)).collect()
-    }
-
-    #[test]
-    fn a_shard_that_continues_nothing_gets_its_lease_when_a_second_listing_shows_it() {
-        let missing = vec![lease("root", None), lease("follower", Some("leased")), lease("child", Some("root"))];
-        let mut first = missing.clone();
-        assert!(hold_back(&mut first, &ids(&["root", "child"])));
-        assert_eq!(first, [lease("follower", Some("leased"))], "what continues a leased shard waits for nothing");
-        let mut second = missing.clone();
-        assert!(!hold_back(&mut second, &ids(&[])));
-        assert_eq!(second, missing);
-    }
-
-    #[test]
-    fn no_lease_is_made_below_one_that_is_held_back() {
-        let mut missing = vec![lease("root", None), lease("child", Some("root"))];
-        assert!(hold_back(&mut missing, &ids(&["root"])));
-        assert_eq!(missing, []);
-    }
 }

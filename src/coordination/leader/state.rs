@@ -49,9 +49,10 @@ pub(super) struct LeaderState {
     pub(super) bad: BTreeSet<ShardId>,
     /// A complete listing that was not yet acted upon.
     pub(super) listing: Option<Arc<Listing>>,
-    /// The shards of the application's first listing from the trim horizon, as far as it has come in: they get their
-    /// leases at once. Only on a lease table without rows: otherwise a shard without a lease may have been read, and its
-    /// lease cleaned up.
+    /// The last one that was.
+    pub(super) last_listing: Option<Arc<Listing>>,
+    /// The shards of the application's first listing, as far as it has come in: many of them get their leases at once.
+    /// Only on a lease table without rows: otherwise a shard without a lease may have been read, and its lease cleaned up.
     pub(super) first_pages: Option<ShardGraph>,
     /// When the last complete listing came in; before the first, when this worker began to lead.
     pub(super) listed: Instant,
@@ -67,7 +68,7 @@ pub(super) struct LeaderState {
     listing_began: Option<Duration>,
     /// When each finished lease was first seen to be finished, by the directory's time.
     finished: BTreeMap<ShardId, Duration>,
-    /// Whether shards of the last listing get their leases when the next one shows them as well.
+    /// Whether shards of this leader's first listing get their leases when the second one shows them as well.
     pub(super) holds_back: bool,
     pub(super) app_lag: AppLag,
     /// When the application's metrics were last worked out.
@@ -93,6 +94,7 @@ impl LeaderState {
             wrong: BTreeMap::new(),
             bad: BTreeSet::new(),
             listing: None,
+            last_listing: None,
             first_pages: None,
             listed: Instant::now(),
             rests_since: None,
