@@ -70,7 +70,9 @@ impl LeaseTable {
     ) -> Result<CommitOutcome, TableError> {
         let lease = TransactWriteItem::builder().update(self.update(transition)?).build();
         let items = std::iter::once(lease).chain(writes.iter().cloned()).collect();
-        let call = self.0.client.transact_write_items().set_transact_items(Some(items)).send().await;
+        let turn = self.turns.acquire().await;
+        let call = self.table.client.transact_write_items().set_transact_items(Some(items)).send().await;
+        drop(turn);
         let error = match call {
             Ok(_) => return Ok(CommitOutcome::Applied(transition.after.clone())),
             Err(error) => error,
@@ -96,7 +98,7 @@ impl LeaseTable {
             _ => {
                 // The handler's tables are as likely to be meant as the lease's own.
                 if matches!(ErrorKind::of(&error), ErrorKind::NotFound | ErrorKind::Refused) {
-                    let (operation, table) = ("TransactWriteItems", self.0.name.clone());
+                    let (operation, table) = ("TransactWriteItems", self.table.name.clone());
                     return Err(TableError::Refused { operation, table, source: CallError::new(&error) });
                 }
                 let row = self.read_valid(&transition.before.key).await?;
@@ -113,7 +115,7 @@ impl LeaseTable {
     }
 
     fn unavailable(&self, source: CallError) -> TableError {
-        TableError::Unavailable { operation: "TransactWriteItems", table: self.0.name.clone(), source }
+        TableError::Unavailable { operation: "TransactWriteItems", table: self.table.name.clone(), source }
     }
 }
 

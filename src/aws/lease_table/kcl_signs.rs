@@ -44,7 +44,7 @@ impl LeaseTable {
     /// KCL's own tables.
     fn kcl_tables(&self) -> [OwnTable; 2] {
         ["-WorkerMetricStats", "-CoordinatorState"]
-            .map(|suffix| OwnTable::new(self.0.client.clone(), format!("{}{suffix}", self.0.name), &[]))
+            .map(|suffix| OwnTable::new(self.table.client.clone(), format!("{}{suffix}", self.table.name), &[]))
     }
 }
 

@@ -10,6 +10,7 @@ mod commit;
 mod kcl_signs;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
@@ -17,9 +18,11 @@ use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, Update,
 };
+use tokio::sync::Semaphore;
 
 pub use self::commit::{CommitOutcome, MAX_WRITES, RefusedWrite, TransactWriteItem};
 pub use self::kcl_signs::{KclSign, KclSignKind};
+use super::clients::MAX_CALLS_IN_FLIGHT;
 use super::item::{Item, number, string, string_set};
 use super::own_table::OwnTable;
 use super::table_health::TableHealth;
@@ -52,7 +55,12 @@ const UNPROCESSED_WAIT: Duration = Duration::from_millis(50);
 
 /// The lease table of an application.
 #[derive(Clone, Debug)]
-pub struct LeaseTable(OwnTable);
+pub struct LeaseTable {
+    table: OwnTable,
+    /// The calls on single rows that may be under way: thousands of shards that start or stop at once would otherwise
+    /// open a connection each.
+    turns: Arc<Semaphore>,
+}
 
 /// A row that cannot be read as a lease: its shard waits until somebody has repaired it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,18 +98,19 @@ pub enum EndOutcome {
 impl LeaseTable {
     /// The table of this name.
     pub fn new(client: Client, name: impl Into<String>) -> Self {
-        Self(OwnTable::new(client, name.into(), &[KEY]))
+        let turns = Arc::new(Semaphore::new(MAX_CALLS_IN_FLIGHT));
+        Self { table: OwnTable::new(client, name.into(), &[KEY]), turns }
     }
 
     /// The same table; each call on it reports to `health` whether the table answers.
     #[must_use]
     pub fn with_health(self, health: &TableHealth) -> Self {
-        Self(self.0.with_health(health))
+        Self { table: self.table.with_health(health), ..self }
     }
 
     /// The table's name.
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.table.name
     }
 
     /// Waits until the table can be used, and creates it when it is missing and `create` allows that.
@@ -109,7 +118,7 @@ impl LeaseTable {
     /// # Errors
     /// [`TableError::Missing`] when it is missing and may not be created.
     pub async fn ensure(&self, create: bool) -> Result<(), TableError> {
-        self.0.ensure(create).await
+        self.table.ensure(create).await
     }
 
     /// Checks that the table, if it is there, has a lease table's key.
@@ -117,13 +126,13 @@ impl LeaseTable {
     /// # Errors
     /// [`TableError::Foreign`] when it has another one.
     pub async fn check(&self) -> Result<(), TableError> {
-        self.0.status().await.map(drop)
+        self.table.status().await.map(drop)
     }
 
     /// The table as such, for a preflight.
     #[cfg(feature = "cli")]
     pub(crate) fn own(&self) -> &OwnTable {
-        &self.0
+        &self.table
     }
 
     /// All rows.
@@ -144,7 +153,7 @@ impl LeaseTable {
             Some(sign) => signs.push(sign),
             None => rows.extend(read_row(&item)),
         };
-        self.0.scan(read).await?;
+        self.table.scan(read).await?;
         Ok((rows, signs))
     }
 
@@ -153,7 +162,8 @@ impl LeaseTable {
     /// # Errors
     /// When the call failed for good.
     pub async fn read(&self, key: &ShardId) -> Result<Option<Result<Lease, BadRow>>, TableError> {
-        Ok(self.0.get(key_item(key)).await?.as_ref().and_then(read_row))
+        let _turn = self.turns.acquire().await;
+        Ok(self.table.get(key_item(key)).await?.as_ref().and_then(read_row))
     }
 
     /// Some rows, as far as they are there.
@@ -167,14 +177,14 @@ impl LeaseTable {
             let mut left = chunk.to_vec();
             while !left.is_empty() {
                 let wanted = KeysAndAttributes::builder().set_keys(Some(left)).consistent_read(true).build();
-                let wanted = wanted.map_err(|error| self.0.unbuildable("BatchGetItem", &error))?;
-                let call = self.0.client.batch_get_item().request_items(&self.0.name, wanted);
-                let answer = call.send().await.map_err(|error| self.0.error("BatchGetItem", &error))?;
-                let mut tables = self.0.listed("BatchGetItem", answer.responses)?;
-                rows.extend(tables.remove(&self.0.name).unwrap_or_default().iter().filter_map(read_row));
+                let wanted = wanted.map_err(|error| self.table.unbuildable("BatchGetItem", &error))?;
+                let call = self.table.client.batch_get_item().request_items(&self.table.name, wanted);
+                let answer = call.send().await.map_err(|error| self.table.error("BatchGetItem", &error))?;
+                let mut tables = self.table.listed("BatchGetItem", answer.responses)?;
+                rows.extend(tables.remove(&self.table.name).unwrap_or_default().iter().filter_map(read_row));
                 left = answer
                     .unprocessed_keys
-                    .and_then(|mut tables| tables.remove(&self.0.name))
+                    .and_then(|mut tables| tables.remove(&self.table.name))
                     .map(|rest| rest.keys)
                     .unwrap_or_default();
                 if !left.is_empty() {
@@ -190,15 +200,17 @@ impl LeaseTable {
     /// # Errors
     /// When it is not known whether the row was created.
     pub async fn create(&self, lease: &Lease) -> Result<Outcome, TableError> {
+        let turn = self.turns.acquire().await;
         let call = self
-            .0
+            .table
             .client
             .put_item()
-            .table_name(&self.0.name)
+            .table_name(&self.table.name)
             .set_item(Some(new_item(lease)))
             .condition_expression("attribute_not_exists(leaseKey)")
             .send()
             .await;
+        drop(turn);
         match call {
             Ok(_) => Ok(Outcome::Applied(lease.clone())),
             Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => {
@@ -208,7 +220,7 @@ impl LeaseTable {
                     row => Outcome::Conflict(row),
                 })
             }
-            Err(error) => Err(self.0.error("PutItem", &error)),
+            Err(error) => Err(self.table.error("PutItem", &error)),
         }
     }
 
@@ -220,11 +232,12 @@ impl LeaseTable {
     /// When it is not known whether the write happened: it may yet. Apply the same transition again, or read the row.
     pub async fn apply(&self, transition: &Transition) -> Result<Outcome, TableError> {
         let change = Change::new(transition);
+        let turn = self.turns.acquire().await;
         let call = self
-            .0
+            .table
             .client
             .update_item()
-            .table_name(&self.0.name)
+            .table_name(&self.table.name)
             .key(KEY, string(transition.before.key.as_str()))
             .update_expression(change.update)
             .condition_expression(change.condition)
@@ -232,6 +245,7 @@ impl LeaseTable {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
+        drop(turn);
         let row = match call {
             Ok(_) => return Ok(Outcome::Applied(transition.after.clone())),
             Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => {
@@ -247,7 +261,7 @@ impl LeaseTable {
                 }
             }
             Err(error) => {
-                let error = self.0.error("UpdateItem", &error);
+                let error = self.table.error("UpdateItem", &error);
                 if !error.is_transient() {
                     return Err(error); // it did not happen
                 }
@@ -278,14 +292,17 @@ impl LeaseTable {
         let mut wanted: Vec<ChildWrite> =
             children.iter().map(|child| ChildWrite::Make(child.clone().owned_by(owner))).collect();
         loop {
-            let call = self.0.client.transact_write_items();
+            let call = self.table.client.transact_write_items();
             let call = call.transact_items(TransactWriteItem::builder().update(self.update(parent)?).build());
             let mut items = Vec::new();
             for child in &wanted {
                 items.push(self.child_item(child)?);
             }
             let call = items.into_iter().fold(call, |call, item| call.transact_items(item));
-            let error = match call.send().await {
+            let turn = self.turns.acquire().await;
+            let ended = call.send().await;
+            drop(turn);
+            let error = match ended {
                 Ok(_) => {
                     let children = wanted.into_iter().map(ChildWrite::into_lease).collect();
                     return Ok(EndOutcome::Applied { parent: parent.after.clone(), children });
@@ -316,7 +333,7 @@ impl LeaseTable {
             }
             let row = self.row_of(reasons.first().filter(|_| parent_failed), &parent.before.key).await?;
             if !parent_failed && row.as_ref() == Some(&parent.before) {
-                return Err(self.0.error("TransactWriteItems", &error));
+                return Err(self.table.error("TransactWriteItems", &error));
             }
             return self.ended(resolve(parent, row), owner).await;
         }
@@ -360,10 +377,10 @@ impl LeaseTable {
     /// When it is not known whether the row was deleted.
     pub async fn delete(&self, lease: &Lease) -> Result<bool, TableError> {
         let call = self
-            .0
+            .table
             .client
             .delete_item()
-            .table_name(&self.0.name)
+            .table_name(&self.table.name)
             .key(KEY, string(lease.key.as_str()))
             .condition_expression("leaseCounter = :counter AND checkpoint = :checkpoint")
             .expression_attribute_values(":counter", number(lease.counter))
@@ -373,7 +390,7 @@ impl LeaseTable {
         match call {
             Ok(_) => Ok(true),
             Err(error) if ErrorKind::of(&error) == ErrorKind::ConditionFailed => Ok(false),
-            Err(error) => Err(self.0.error("DeleteItem", &error)),
+            Err(error) => Err(self.table.error("DeleteItem", &error)),
         }
     }
 
@@ -402,14 +419,14 @@ impl LeaseTable {
     fn update(&self, transition: &Transition) -> Result<Update, TableError> {
         let change = Change::new(transition);
         Update::builder()
-            .table_name(&self.0.name)
+            .table_name(&self.table.name)
             .key(KEY, string(transition.before.key.as_str()))
             .update_expression(change.update)
             .condition_expression(change.condition)
             .set_expression_attribute_values(Some(change.values))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .build()
-            .map_err(|error| self.0.unbuildable("TransactWriteItems", &error))
+            .map_err(|error| self.table.unbuildable("TransactWriteItems", &error))
     }
 
     fn child_item(&self, child: &ChildWrite) -> Result<TransactWriteItem, TableError> {
@@ -418,12 +435,12 @@ impl LeaseTable {
             ChildWrite::Take(transition) => item.update(self.update(transition)?).build(),
             ChildWrite::Make(lease) => {
                 let put = Put::builder()
-                    .table_name(&self.0.name)
+                    .table_name(&self.table.name)
                     .set_item(Some(new_item(lease)))
                     .condition_expression("attribute_not_exists(leaseKey)")
                     .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
                     .build()
-                    .map_err(|error| self.0.unbuildable("TransactWriteItems", &error))?;
+                    .map_err(|error| self.table.unbuildable("TransactWriteItems", &error))?;
                 item.put(put).build()
             }
         })

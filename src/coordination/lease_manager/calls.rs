@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -18,9 +17,6 @@ use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
 use crate::model::worker_record::Hints;
 use crate::retry::retry;
 use crate::telemetry::scope::inherit;
-
-/// Writes under way at once.
-const WRITES_AT_ONCE: usize = 32;
 
 /// A lease table's answer.
 pub(super) enum Answer {
@@ -41,7 +37,6 @@ pub(super) struct Calls {
     poll: JoinSet<Result<Answer, TableError>>,
     scan: JoinSet<Result<Answer, TableError>>,
     hints: JoinSet<()>,
-    writes: Arc<Semaphore>,
     refusals: Arc<Refusals>,
     rng: Rng,
 }
@@ -55,7 +50,6 @@ impl Calls {
             poll: JoinSet::new(),
             scan: JoinSet::new(),
             hints: JoinSet::new(),
-            writes: Arc::new(Semaphore::new(WRITES_AT_ONCE)),
             refusals: Arc::default(),
             rng,
         }
@@ -124,9 +118,8 @@ impl Calls {
 
     /// Writes a row that no consumer holds.
     pub(super) fn write(&mut self, transition: Transition) {
-        let (leases, writes, retries) = (self.leases.clone(), Arc::clone(&self.writes), self.retries());
+        let (leases, retries) = (self.leases.clone(), self.retries());
         self.answers.spawn(inherit(async move {
-            let _permit = writes.acquire().await;
             let outcome = retries.answer(|| leases.apply(&transition)).await?;
             Ok(Answer::Written { key: transition.before.key, outcome })
         }));
