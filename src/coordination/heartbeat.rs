@@ -16,8 +16,8 @@ use crate::telemetry::Loop;
 
 /// The longest interval at which a worker reads its own record.
 const READ_INTERVAL: Duration = Duration::from_millis(250);
-/// The time that a process which may live under this worker's id has to answer: more than its read interval and the
-/// way there and back.
+/// The time that a process which may live under this worker's id has to answer: more than its read interval. Ways there
+/// and back take no part of it, for the id is taken on the condition that no answer has come by then.
 const PROBE_WAIT: Duration = Duration::from_millis(400);
 /// The interval at which the new process looks for the answer.
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);

@@ -149,6 +149,10 @@ pub struct WorkerEnd {
     pub reason: String,
 }
 
+/// The least lag that counts as one: the service tells its time in whole seconds, and a flowing shard is polled less often
+/// than written to.
+const LEAST_LAG_MS: u64 = 1_500;
+
 /// The number of ends that the fleet table keeps.
 pub const KEPT_ENDS: usize = 10;
 
@@ -179,6 +183,16 @@ impl ObservedWorker {
     /// Whether its heartbeat is late by half an interval, by its own lease duration or the observer's, if that is longer.
     pub fn is_overdue(&self, lease_duration: Duration) -> bool {
         self.still_for >= overdue_after(self.member.record.lease_duration(lease_duration))
+    }
+
+    /// The moment from which the worker's unprocessed changes count; one far ahead while there are none. A worker without
+    /// lag says so with each heartbeat, and not in between: its moment counts by the time of the heartbeat until the next
+    /// one is overdue, by an observer's `lease_duration` if it reports none.
+    pub fn unprocessed_since_ms(&self, lease_duration: Duration) -> Option<u64> {
+        let record = &self.member.record;
+        let since_ms = record.unprocessed_since_ms?;
+        let had_lag = record.written_ms.is_none_or(|written_ms| written_ms > since_ms.saturating_add(LEAST_LAG_MS));
+        Some(if had_lag || self.is_overdue(lease_duration) { since_ms } else { u64::MAX })
     }
 }
 
@@ -215,5 +229,24 @@ mod tests {
         assert_eq!(digest(&ids), digest(ids.iter().rev()));
         assert_ne!(digest(&ids), digest(&ids[1..]));
         assert_ne!(digest(&ids[..1]), digest(&ids[1..2]));
+    }
+
+    #[test]
+    fn a_worker_without_lag_has_none_between_two_heartbeats_and_a_lag_counts_however_long_its_lease_duration() {
+        let lease_duration = Duration::from_secs(600);
+        let seen = |since_ms, still_s| {
+            let record = WorkerRecord {
+                unprocessed_since_ms: Some(since_ms),
+                written_ms: Some(100_000),
+                ..WorkerRecord::default()
+            };
+            let (inbox, placed) = (Hints::default(), BTreeSet::new());
+            let member = Member { id: "w".into(), record, inbox, challenger: None, placed };
+            let still_for = Duration::from_secs(still_s);
+            ObservedWorker { member, is_alive: true, has_changed: true, still_for }.unprocessed_since_ms(lease_duration)
+        };
+        assert_eq!(seen(99_000, 170), Some(u64::MAX), "it says so until the next heartbeat is overdue");
+        assert_eq!(seen(99_000, 180), Some(99_000));
+        assert_eq!(seen(40_000, 10), Some(40_000), "a minute's lag");
     }
 }

@@ -129,6 +129,25 @@ async fn a_lease_that_a_leader_assigns_to_a_worker_which_is_just_leaving_is_rele
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
+async fn a_second_process_with_a_workers_id_is_refused_however_far_away_the_tables_are() {
+    let fleet = Fleet::new(1);
+    // So long that heartbeats tell little.
+    let set = |options: &mut WorkerOptions| options.lease_duration = Duration::from_secs(60);
+    let worker = start_with(&fleet, "w", 1, set);
+    fleet.until("it reads", LIMIT, || fleet.owned_by("w") == 1).await;
+    faults(&fleet, &json!({"latency_ms": {"*": 200}}));
+    // At each time between two reads of the first process.
+    for step in 0..8 {
+        let second = start_with(&fleet, "w", 2 + step, set);
+        let refused = second.task.await.expect("no panic").expect_err("the id is taken");
+        assert!(refused.to_string().contains("in use"), "{refused}");
+        assert!(!worker.task.is_finished(), "the first process works on");
+        tokio::time::sleep(Duration::from_millis(60 * step)).await;
+    }
+    worker.task.abort();
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn a_worker_of_the_last_stream_does_not_lead_an_application_that_is_bound_to_the_next() {
     let fleet = Fleet::new(1);
     let worker = start(&fleet, "w", 1);

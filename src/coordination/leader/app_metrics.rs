@@ -14,7 +14,6 @@ use crate::model::scaling::{self, DesiredWorkers, Load};
 use crate::model::shard_graph::{Start, unfinished_parents};
 use crate::model::worker_record::ObservedWorker;
 use crate::model::worker_record::digest;
-use crate::model::worker_record::overdue_after;
 use crate::telemetry::AppFigures;
 use crate::telemetry::catalogue;
 
@@ -74,20 +73,13 @@ impl LeaderState {
             }
         }
         let now_ms = election.deps.options.clock.now_ms();
-        // A worker without lag says so with each heartbeat, and not in between.
-        let slack = overdue_after(election.deps.options.lease_duration);
-        let slack_ms = u64::try_from(slack.as_millis()).unwrap_or(u64::MAX);
-        let unprocessed = |seen: &ObservedWorker, since_ms: u64| match now_ms.saturating_sub(since_ms) <= slack_ms {
-            true if seen.still_for < slack => u64::MAX, // none
-            _ => since_ms,
-        };
         let report = |seen: &ObservedWorker| {
             let record = &seen.member.record;
             let keys = owned.get(&seen.member.id).map(Vec::as_slice).unwrap_or_default();
             WorkerReport {
                 is_alive: seen.is_alive,
                 knows_its_leases: digest(keys.iter().copied()) == record.digest,
-                unprocessed_since_ms: record.unprocessed_since_ms.map(|since_ms| unprocessed(seen, since_ms)),
+                unprocessed_since_ms: seen.unprocessed_since_ms(election.deps.options.lease_duration),
                 unsaved_since_ms: record.unsaved_since_ms,
             }
         };
