@@ -18,6 +18,9 @@ use super::{CallError, TableError};
 /// The gaps between DescribeTable calls on a table that is being created: short at first, for local services are quick.
 const FIRST_GAP: Duration = Duration::from_millis(20);
 const LAST_GAP: Duration = Duration::from_secs(1);
+/// The items of a page of a scan: so few that a page of a megabyte, which a slow link does not carry within the time-out
+/// of short lease durations, is not asked for.
+const SCAN_PAGE_ITEMS: i32 = 500;
 
 /// The calls and errors that all tables share.
 #[derive(Clone, Debug)]
@@ -69,7 +72,7 @@ impl OwnTable {
     pub(crate) async fn scan(&self, mut read: impl FnMut(Item)) -> Result<(), TableError> {
         let mut start = None;
         loop {
-            let call = self.client.scan().table_name(&self.name).consistent_read(true);
+            let call = self.client.scan().table_name(&self.name).consistent_read(true).limit(SCAN_PAGE_ITEMS);
             let page = call.set_exclusive_start_key(start).send().await.map_err(|error| self.error("Scan", &error))?;
             self.listed("Scan", page.items)?.into_iter().for_each(&mut read);
             start = page.last_evaluated_key.filter(|key| !key.is_empty());

@@ -49,6 +49,8 @@ pub struct FieldScenario {
     pub longest_delay: Option<Ms>,
     /// The most items of any table of the application.
     pub most_items: Option<usize>,
+    /// The most tasks of any process.
+    pub most_tasks: Option<usize>,
 }
 
 impl FieldScenario {
@@ -283,6 +285,7 @@ impl Condition {
                 churn(scenario, ms(DAY) / 48);
                 scenario.field.longest_delay = Some(12_000);
                 scenario.field.most_items = Some(40);
+                scenario.field.most_tasks = Some(60);
                 scenario.workers = 3;
                 scenario.generations_before = 0;
                 scenario.service.initial_shards = 8;
@@ -420,6 +423,6 @@ fn a_fleet_that_comes_back_to_many_lost_shards_reads_the_new_ones() {
 }
 
 #[test]
-fn over_days_nothing_is_lost_and_no_table_grows() {
+fn over_days_nothing_is_lost_and_no_table_or_process_grows() {
     check_seeds(Condition::Life, 0..1);
 }

@@ -142,6 +142,11 @@ impl Process {
         }
     }
 
+    /// The tasks that it holds in memory.
+    pub fn tasks(&self) -> usize {
+        self.runtime.as_ref().map_or(0, |runtime| runtime.metrics().num_alive_tasks())
+    }
+
     /// Asks the worker to stop, as SIGTERM does.
     pub fn ask_to_stop(&mut self) {
         self.is_leaving = true;

@@ -210,6 +210,10 @@ impl Simulation {
                 self.break_rule(Rule::Grows, format!("{rows} leases, {items} items in the fleet table"));
             }
         }
+        let tasks = self.processes.iter().map(Process::tasks).max().unwrap_or_default();
+        if field.most_tasks.is_some_and(|most| tasks > most) {
+            self.break_rule(Rule::Grows, format!("{tasks} tasks in one process"));
+        }
         let settled_by = self.scenario.settled_by();
         if self.now < settled_by || field.churns || field.until_caught_up {
             return;

@@ -773,4 +773,16 @@ mod tests {
         assert!(table.read(&"shardId-1".into()).await.is_err_and(|error| error.is_transient()));
         assert_eq!(table.read(&"shardId-1".into()).await, Ok(None), "as the service says it");
     }
+
+    #[tokio::test]
+    async fn a_scan_asks_for_small_pages() {
+        let service = Service::default();
+        let pages = [r#"{"Items":[],"LastEvaluatedKey":{"leaseKey":{"S":"s"}}}"#, r#"{"Items":[]}"#].map(Answer::ok);
+        let table = LeaseTable::new(service.clients(pages, keys()).tables, "app");
+        assert_eq!(table.scan().await, Ok(Vec::new()));
+        for page in 0..2 {
+            let (_, _, body) = service.request(page);
+            assert!(String::from_utf8_lossy(&body).contains(r#""Limit":500"#));
+        }
+    }
 }
