@@ -63,6 +63,11 @@ impl Listing {
         Self { graph, is_disabled, began, arrived, pages, first_seen }
     }
 
+    /// Whether no earlier listing showed the shard.
+    pub fn is_first_with(&self, shard: &ShardId) -> bool {
+        self.first_seen.get(shard).is_none_or(|seen| *seen == self.arrived)
+    }
+
     /// The children of a shard whose end was read at `asked`, as soon as this listing tells.
     pub fn children(&self, parent: &ShardId, asked: Duration) -> Option<Children> {
         let ids = self.graph.children(parent);

@@ -128,11 +128,10 @@ impl ShardGraph {
             let (mut line, continues) = self.line_to_lease(leaf, &has_lease);
             if let Start::Since { checkpoint, moment_ms } = start
                 && !continues
+                && let Some(first) = line.iter().position(|shard| is_from_before(shard, *moment_ms))
             {
-                if let Some(first) = line.iter().position(|shard| is_from_before(shard, *moment_ms)) {
-                    wanted.insert(line[first].clone(), checkpoint.clone());
-                    line.truncate(first);
-                }
+                wanted.insert(line[first].clone(), checkpoint.clone());
+                line.truncate(first);
             }
             for shard in line {
                 wanted.entry(shard).or_insert(Checkpoint::TrimHorizon);

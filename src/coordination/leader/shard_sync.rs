@@ -64,8 +64,8 @@ impl LeaderState {
     ///
     /// While its pages were read, a whole family may have been trimmed, the root after its page, its descendants before
     /// theirs: then a shard that was read long ago looks new. The listing `before` shows such descendants, which were
-    /// old by then and outlived it, as the root did. A leader's first listing has none before it, so what looks new waits
-    /// for the second one, unless the lease table knows nothing of this stream.
+    /// old by then and outlived it, as the root did. A leader's first listing has none before it, so what no listing of this
+    /// worker has shown waits for the second one, unless the lease table knows nothing of this stream.
     ///
     /// `is_new`: the application had no lease when the listing began, and has only those that its pages called for.
     async fn make_missing(
@@ -88,11 +88,12 @@ impl LeaderState {
         let has_lease = |id: &ShardId| self.rows.contains_key(id) || self.bad.contains(id);
         let had_lease = |id: &ShardId| !is_new && (has_lease(id) || parents.contains(id));
         let is_known = || leadership.initial_sync_done || listing.graph.ids().any(had_lease);
-        let (lineage, newcomers) = match before {
-            Some(before) => (listing.graph.joined_with(&before.graph), BTreeSet::new()),
-            None if is_known() => (listing.graph.clone(), listing.graph.newcomers(had_lease)),
-            None => (listing.graph.clone(), BTreeSet::new()),
-        };
+        let lineage = before.map_or_else(|| listing.graph.clone(), |before| listing.graph.joined_with(&before.graph));
+        let mut newcomers = BTreeSet::new();
+        if before.is_none() && is_known() {
+            newcomers = listing.graph.newcomers(had_lease);
+            newcomers.retain(|shard| listing.is_first_with(shard));
+        }
         let mut missing = lineage.missing_leases(had_lease, &start);
         missing.retain(|lease| {
             listing.graph.contains(&lease.key) && !has_lease(&lease.key) && !newcomers.contains(&lease.key)
