@@ -508,7 +508,8 @@ mod tests {
             let start = moment_ms.map_or(Start::TrimHorizon, |moment_ms| {
                 Start::Since { checkpoint: Checkpoint::AtTimestamp, moment_ms }
             });
-            let part: ShardGraph = shards.iter().zip(&is_in_part).filter_map(|(shard, is_in)| is_in.then(|| shard.clone())).collect();
+            let in_part = shards.iter().zip(&is_in_part).filter(|(_, is_in)| **is_in);
+            let part: ShardGraph = in_part.map(|(shard, _)| shard.clone()).collect();
             let of_whole = ShardGraph::from_iter(shards).missing_leases(|_| false, &start);
             let certain = part.certain_part(&start, |shard| shard.parent.is_none());
             for lease in certain.missing_leases(|_| false, &start) {
