@@ -49,6 +49,7 @@ fn a_release_has_static_programs_packages_checksums_a_bill_of_materials_and_atte
     let has = |job: &str, word: &str| steps(job).iter().any(|step| step.to_string().contains(word));
     for (job, word) in [
         ("crates", "cargo publish --dry-run --locked --package shardkeeper-local --package shardkeeper"),
+        ("crates", "cargo semver-checks --package shardkeeper-local --package shardkeeper --baseline-rev"),
         ("release", "sha256sum"),
         ("release", "sbom-action"),
         ("release", "attest-build-provenance"),

@@ -87,6 +87,25 @@ async fn a_service_that_cannot_be_reached_is_told_with_the_last_failure_to_be_ma
     assert!(matches!(&error, Error::NoStream(FindError::Unavailable(call)) if is_throttled(call)), "{error:?}");
 }
 
+#[tokio::test]
+async fn a_worker_that_cannot_join_its_fleet_ends_after_the_start_timeout() {
+    let service = LocalService::start();
+    service.create_table("Phones", &["k"]);
+    let worker = |until_caught_up| {
+        let builder = Worker::builder("phone-audit", "Phones").sdk_config(service.sdk_config());
+        let builder = builder.configure(move |options| {
+            (options.start_timeout, options.until_caught_up) = (Duration::from_secs(1), until_caught_up);
+        });
+        builder.for_each(async |_| {}).run(std::future::pending())
+    };
+    worker(true).await.expect("the application is bound to its stream");
+    let rule = json!({"operations": ["PutItem"], "share": 1, "effect": "error", "code": "ThrottlingException"});
+    service.set_faults(FaultPlan::from_json(&json!({"rules": [rule]})).expect("a good plan"));
+    let ended = tokio::time::timeout(LIMIT, worker(false)).await.expect("it ends by itself");
+    let limit = Duration::from_secs(1);
+    assert!(matches!(ended, Err(Error::Fleet(CoordinationError::NotJoined(waited))) if waited == limit), "{ended:?}");
+}
+
 /// Retries some keys until their last attempt, rejects others.
 struct Picky {
     calls: Arc<Mutex<BTreeMap<String, usize>>>,
