@@ -31,6 +31,15 @@ impl From<String> for StreamSelector {
 }
 
 /// The settings of a worker. Start from [`WorkerOptions::new`] and change the fields.
+///
+/// ```
+/// use shardkeeper::WorkerOptions;
+///
+/// let mut options = WorkerOptions::new("phone-audit", "Phones", "worker-1");
+/// options.batch_size = Some(100);
+/// options.shard_concurrency = 4;
+/// assert!(options.validate().is_ok());
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkerOptions {

@@ -186,6 +186,16 @@ impl Checkpointer {
     /// transaction takes at most [`MAX_WRITES`] writes, each of a different item, and 4 MB in all. A conflict with
     /// another writer's transaction is retried a few times.
     ///
+    /// ```no_run
+    /// use shardkeeper::{BatchError, ProcessRecordsInput, TransactWriteItem};
+    ///
+    /// /// One write for the whole batch, in place of one for each record.
+    /// async fn count(input: ProcessRecordsInput, write: TransactWriteItem) -> Result<(), BatchError> {
+    ///     input.checkpointer.commit(&input.records, vec![write]).await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// When the lease is lost, a write was refused (for its condition, say), or the records do not lie between the last
     /// checkpoint and the last record handed to the processor. Nothing was written then, and nothing will be.

@@ -11,6 +11,27 @@ use crate::aws::TableError;
 pub type QueueFuture<'a, E = Box<dyn Error + Send + Sync>> = Pin<Box<dyn Future<Output = Result<(), E>> + Send + 'a>>;
 
 /// Keeps dead letters.
+///
+/// ```
+/// use shardkeeper::{DeadLetter, DeadLetterQueue, FailurePolicy, OnFailure, QueueFuture};
+///
+/// /// Prints letters, and so keeps them only as long as the log.
+/// struct Printer;
+///
+/// impl DeadLetterQueue for Printer {
+///     fn put<'a>(&'a self, letter: &'a DeadLetter) -> QueueFuture<'a> {
+///         Box::pin(async move {
+///             eprintln!("{letter:?}");
+///             Ok(())
+///         })
+///     }
+/// }
+///
+/// let mut policy = FailurePolicy::default();
+/// policy.on_failure = OnFailure::dead_letter(Printer);
+/// policy.attempts = Some(5);
+/// # drop(policy);
+/// ```
 pub trait DeadLetterQueue: Send + Sync + 'static {
     /// Checks that letters can be kept, before the worker reads anything. With `create`, makes what is missing.
     ///

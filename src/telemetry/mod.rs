@@ -51,6 +51,16 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const RECORDED_EVERY: u64 = 5;
 
 /// The observer of a running worker: its metrics and its health. Clones observe the same worker.
+///
+/// ```
+/// use shardkeeper::WorkerTelemetry;
+///
+/// /// The status and the text of a server's `/ready`.
+/// async fn ready(worker: WorkerTelemetry) -> (u16, String) {
+///     let reasons = worker.probe().await.not_ready_reasons;
+///     (if reasons.is_empty() { 200 } else { 503 }, reasons.join("\n"))
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct WorkerTelemetry(Arc<Inner>);
 

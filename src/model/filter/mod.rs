@@ -33,6 +33,17 @@ pub use presets::Events;
 use crate::model::record::{Record, ViewType};
 
 /// A choice of records. The default is all of them.
+///
+/// ```
+/// use shardkeeper::{Events, Filters, Pattern};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let is_paid: Pattern = r#"{"dynamodb": {"NewImage": {"status": {"S": ["paid"]}}}}"#.parse()?;
+/// let filters = Filters::new().or(is_paid).events(Events::INSERT | Events::MODIFY);
+/// # drop(filters);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filters {
     patterns: Vec<Pattern>,
