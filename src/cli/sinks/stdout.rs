@@ -55,8 +55,9 @@ impl Lines {
     fn to(mut output: impl Output, closed: CancellationToken) -> io::Result<Self> {
         let (batches, mut jobs) = mpsc::channel::<Job>(QUEUE);
         std::thread::Builder::new().name("output".into()).spawn(move || {
+            let mut lines = Vec::new();
             while let Some(job) = jobs.blocking_recv() {
-                let _ = job.written.send(write_records(&mut output, &job.records));
+                let _ = job.written.send(write_records(&mut output, &job.records, &mut lines));
             }
         })?;
         Ok(Self { batches, closed })
@@ -118,10 +119,11 @@ impl Output for File {
     }
 }
 
-fn write_records(output: &mut impl Output, records: &RecordBatch) -> Result<(), Incomplete> {
-    let mut lines = Vec::new();
+/// `lines` is memory for the lines, which one call leaves to the next.
+fn write_records(output: &mut impl Output, records: &RecordBatch, lines: &mut Vec<u8>) -> Result<(), Incomplete> {
+    lines.clear();
     for record in records.iter() {
-        write_line(&mut lines, record.json().as_bytes());
+        write_line(lines, record.json().as_bytes());
     }
     let mut written = 0;
     while written < lines.len() {
