@@ -5,6 +5,7 @@
 //!     cargo bench --bench fleet -- --scenario backlog-300       # one scenario; --list names them
 //!     cargo bench --bench fleet -- --write-docs                 # and writes docs/benchmarks.md with its plots
 //!     cargo bench --profile dev --bench fleet -- --quick        # does everything work? (CI)
+//!     cargo bench --profile dev --bench fleet -- --counts       # does a page cost more than before? (CI)
 //!
 //! Workers, service and the SDK loop are processes of their own on this machine; CPU and memory are the kernel's
 //! figures for them (so it needs Linux). The service's pages are made ahead, so that it takes little of the CPU; how
@@ -13,18 +14,23 @@
 //! # Layout
 //! - [`options`]: what was typed. [`scenarios`]: what is measured. [`report`], [`page`], [`plot`]: what comes out.
 //! - [`service`], [`workers`], [`process`], [`live`]: the parts of a scenario.
-//! - [`bare`], [`embedded`]: this program again, as the SDK loop and as a worker with a processor of its own.
+//! - [`counts`]: counts instead of times, which no load on the machine changes.
+//! - [`bare`], [`embedded`]: this program again, as the SDK loop and as a worker with a processor of its own. [`raw`]:
+//!   GetRecords without the SDK. [`handler`]: a handler over HTTP, and a client of it.
 
 #![expect(clippy::disallowed_methods, reason = "a load bench measures real time, and lets it pass")]
 
 mod bare;
+mod counts;
 mod embedded;
+mod handler;
 mod live;
 mod options;
 mod page;
 mod plot;
 mod process;
 mod progress;
+mod raw;
 mod report;
 mod scenarios;
 mod service;
@@ -41,9 +47,13 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.split_first() {
         Some((role, rest)) if role == bare::ROLE => bare::run(rest),
+        Some((role, rest)) if role == counts::ROLE => counts::run(rest),
+        Some((role, _)) if role == handler::ROLE => handler::run(),
+        Some((role, rest)) if role == handler::CLIENT_ROLE => handler::post(rest),
         Some((role, rest)) if role == embedded::ROLE => embedded::run(rest),
         _ => match Options::read(&arguments) {
             Ok(Asked::Run(options)) => bench(&options),
+            Ok(Asked::Counts) => counts::check(),
             Ok(Asked::Help) => print(options::HELP),
             Ok(Asked::List) => print(&scenarios::list()),
             Err(mistake) => {

@@ -12,6 +12,8 @@ Usage: cargo bench --bench fleet -- [OPTIONS]
 
   --quick            Small loads, a few seconds a scenario: whether everything works, no times worth keeping
   --scenario NAME    Only this scenario (again for more)
+  --counts           Instead, count the instructions, allocations and system calls of an empty call and of a full
+                     page, and fail if they exceed those in benches/fleet/counts.txt (build with --profile dev)
   --list             Name the scenarios
   --json FILE        Write all figures to FILE as JSON
   --write-docs       Write docs/benchmarks.md and its plots in docs/img
@@ -34,6 +36,7 @@ pub struct Options {
 /// The request of a command line.
 #[derive(Debug)]
 pub enum Asked {
+    Counts,
     Help,
     List,
     Run(Options),
@@ -52,6 +55,7 @@ impl Options {
                 "--write-docs" => options.write_docs = true,
                 "--json" => options.json = Some(value()?.into()),
                 "--scenario" => options.scenarios.push(known(value()?)?),
+                "--counts" => return Ok(Asked::Counts),
                 "--list" => return Ok(Asked::List),
                 "--help" | "-h" => return Ok(Asked::Help),
                 other => return Err(format!("{other} is no option")),

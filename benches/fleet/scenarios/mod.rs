@@ -1,7 +1,9 @@
 //! The scenarios.
 
 mod backlog;
+pub mod call;
 mod changes;
+mod http;
 mod many;
 mod processors;
 mod start;
@@ -28,9 +30,11 @@ pub struct Scenario {
 
 /// All scenarios, in the order in which they run.
 pub const ALL: &[Scenario] = &[
+    call::CALL,
     backlog::SMALL,
     backlog::BOTH_IMAGES,
     backlog::KEYS_ONLY,
+    http::HANDLER,
     changes::LIVE,
     changes::CHANGES,
     many::BACKLOG,
