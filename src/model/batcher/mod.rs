@@ -4,11 +4,13 @@
 //! one item go out in order, and while one of them is in flight no other goes out. The position is the highest one up to
 //! which all records are acknowledged; it skips none.
 //!
+//! - `ack_snapshot`: the records acknowledged beyond the position
 //! - `page`: a page and its acknowledged records
 //! - `take`: records that wait for their turn, by item
 //!
 //! Without a rule that concerns single records, a unit is a page, and no work is done for each record.
 
+mod ack_snapshot;
 mod page;
 mod take;
 
@@ -16,11 +18,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
+use self::ack_snapshot::AckSnapshot;
 use self::page::Page;
 use self::take::{Queues, TakeLimits, Waiting};
 use super::out_of_order_acks::OutOfOrderAcks;
 use super::record::{PageSummary, RecordBatch};
-use super::sequence_number::{SequenceNumber, compare_digits};
+use super::sequence_number::SequenceNumber;
 
 /// The most records of one shard, from the page of the oldest open one to the newest, before no further page is taken
 /// in: those left out count too. One page more may come that was already on its way.
@@ -311,7 +314,7 @@ impl<T> Batcher<T> {
         if !self.rules.by_key && inherited.is_none() {
             return None;
         }
-        let mut snapshot = AckSnapshot { inherited, ..AckSnapshot::default() };
+        let mut snapshot = AckSnapshot::new(inherited);
         for (place, page) in self.pages.iter().enumerate() {
             if page.is_done() {
                 snapshot.done(page.through.as_str());
@@ -471,55 +474,6 @@ fn open_record<T>(pages: &VecDeque<Page<T>>, number: u64) -> Option<(u64, usize)
 
 fn place_in<T>(page: &Page<T>, number: u64) -> usize {
     usize::try_from(number.saturating_sub(page.first)).unwrap_or(usize::MAX)
-}
-
-/// The records acknowledged beyond the position, collected from the oldest record on.
-#[derive(Default)]
-struct AckSnapshot<'a> {
-    open: Vec<&'a str>,
-    /// The last acknowledged record, and the number of open ones before it.
-    through: Option<(&'a str, usize)>,
-    /// The acknowledgments of an earlier owner, until the snapshot has reached their end.
-    inherited: Option<&'a OutOfOrderAcks>,
-}
-
-impl<'a> AckSnapshot<'a> {
-    fn done(&mut self, position: &'a str) -> bool {
-        self.note(position);
-        self.through = Some((position, self.open.len()));
-        true
-    }
-
-    /// Returns whether there was room for the record.
-    fn open(&mut self, position: &'a str) -> bool {
-        self.note(position);
-        if self.open.len() == OutOfOrderAcks::MOST_OPEN {
-            return false;
-        }
-        self.open.push(position);
-        true
-    }
-
-    /// Includes the inherited acknowledgments before the first record after them.
-    fn note(&mut self, position: &str) {
-        let is_before = |inherited: &OutOfOrderAcks| compare_digits(inherited.through.as_str(), position).is_lt();
-        if self.inherited.is_some_and(is_before) {
-            self.reach_inherited();
-        }
-    }
-
-    fn reach_inherited(&mut self) {
-        if let Some(inherited) = self.inherited.take() {
-            self.through = Some((inherited.through.as_str(), self.open.len()));
-        }
-    }
-
-    fn finish(self) -> Option<OutOfOrderAcks> {
-        let (through, open) = self.through?;
-        let through = through.parse().ok()?;
-        let open: Result<Vec<_>, _> = self.open[..open].iter().map(|open| open.parse()).collect();
-        Some(OutOfOrderAcks { through, open: open.ok()? })
-    }
 }
 
 #[cfg(test)]
