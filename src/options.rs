@@ -93,8 +93,10 @@ pub struct WorkerOptions {
     pub buffer_bytes: u64,
     /// The most leases that this worker will hold (default: no limit).
     pub max_leases: Option<usize>,
-    /// The longest call of a processor before the worker releases the shard to another worker, if there is one (default:
-    /// no limit). The result of the call is then refused; its side effects are not undone.
+    /// The time after which a processor call hangs (default: never). It no longer counts in `concurrency` then, but in a
+    /// limit of the same size for hung calls, and is dropped once the processor answers another. A shard of which no call
+    /// was answered for that long goes to another worker, if there is one. The results of dropped calls are refused; their
+    /// side effects are not undone.
     pub stuck_after: Option<Duration>,
     /// The longest time without progress of a shard, because of its processor or of failing reads, before the worker
     /// reports that it is not ready (default: 60 s).

@@ -58,6 +58,8 @@ pub(crate) struct InFlightCalls<T = ()>(Mutex<Calls<T>>);
 struct Calls<T> {
     /// The start of each call, oldest first.
     started: BTreeMap<u64, (Instant, T)>,
+    /// The start of the first call since one returned.
+    silent_since: Option<Instant>,
     next: u64,
     longest: Duration,
 }
@@ -70,7 +72,7 @@ pub(crate) struct InFlightCall<'a, T = ()> {
 
 impl<T> Default for InFlightCalls<T> {
     fn default() -> Self {
-        Self(Mutex::new(Calls { started: BTreeMap::new(), next: 0, longest: Duration::ZERO }))
+        Self(Mutex::new(Calls { started: BTreeMap::new(), silent_since: None, next: 0, longest: Duration::ZERO }))
     }
 }
 
@@ -79,13 +81,27 @@ impl<T> InFlightCalls<T> {
         let mut calls = self.lock();
         let number = calls.next;
         calls.next += 1;
-        calls.started.insert(number, (Instant::now(), call));
+        let now = Instant::now();
+        calls.started.insert(number, (now, call));
+        calls.silent_since.get_or_insert(now);
         InFlightCall { calls: self, number }
     }
 
     /// The age of the oldest call in flight.
     pub(super) fn oldest(&self) -> Option<Duration> {
         self.lock().started.first_key_value().map(|(_, (started, _))| started.elapsed())
+    }
+
+    /// The time for which calls were made and none has returned; zero while there are none.
+    pub(super) fn silence(&self) -> Duration {
+        let calls = self.lock();
+        calls.silent_since.filter(|_| !calls.started.is_empty()).map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Notes that a call with records has returned, or that nothing waits for those that were dropped.
+    pub(super) fn end_silence(&self) {
+        let mut calls = self.lock();
+        calls.silent_since = (!calls.started.is_empty()).then(Instant::now);
     }
 
     /// The oldest call in flight, if it has lasted for `limit`.
@@ -105,6 +121,21 @@ impl<T> InFlightCalls<T> {
 
     fn lock(&self) -> MutexGuard<'_, Calls<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> InFlightCall<'_, T> {
+    /// Ends the call, which has returned. A silence that is older than the call continues.
+    pub(super) fn returned(self) {
+        let calls = self.calls;
+        let was_first = {
+            let calls = calls.lock();
+            calls.started.get(&self.number).map(|(started, _)| *started) == calls.silent_since
+        };
+        drop(self);
+        if was_first {
+            calls.end_silence();
+        }
     }
 }
 
@@ -147,6 +178,27 @@ mod tests {
         drop(running);
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(busy.total(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silence_lasts_over_calls_that_are_dropped_and_ends_with_the_call_that_began_it() {
+        let calls = InFlightCalls::default();
+        drop(calls.start(()));
+        assert_eq!(calls.silence(), Duration::ZERO, "no call waits");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let retry = calls.start(());
+        calls.start(()).returned();
+        assert_eq!(calls.silence(), Duration::from_secs(3));
+        calls.end_silence();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(calls.silence(), Duration::from_secs(1));
+        drop(retry);
+        calls.end_silence();
+        let only = calls.start(());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        only.returned();
+        let _next = calls.start(());
+        assert_eq!(calls.silence(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

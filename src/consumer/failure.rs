@@ -44,8 +44,8 @@ enum Kind {
     Some(BTreeMap<SequenceNumber, RecordError>),
     /// The processor is busy or away, and asks to be spared for this time.
     Unavailable(Option<Duration>),
-    /// The processor did not return within the policy's limit.
-    TimedOut,
+    /// The processor did not return in time. It `answers` if it returned from a later call meanwhile.
+    TimedOut { answers: bool },
 }
 
 /// The failure of one record.
@@ -111,12 +111,21 @@ impl BatchError {
     pub(super) fn timed_out(limit: Duration) -> Self {
         Self {
             source: format!("the call took longer than the handler's timeout, {limit:?}").into(),
-            kind: Kind::TimedOut,
+            kind: Kind::TimedOut { answers: false },
         }
     }
 
+    pub(super) fn hung(limit: Duration, answers: bool) -> Self {
+        Self { source: format!("the call hung for {limit:?}").into(), kind: Kind::TimedOut { answers } }
+    }
+
     pub(super) fn is_timeout(&self) -> bool {
-        matches!(self.kind, Kind::TimedOut)
+        matches!(self.kind, Kind::TimedOut { .. })
+    }
+
+    /// Whether the call took too long while the processor answered others.
+    pub(super) fn is_proved_timeout(&self) -> bool {
+        matches!(self.kind, Kind::TimedOut { answers: true })
     }
 
     /// The first record that is not done; `None` if the whole batch failed.
@@ -124,7 +133,7 @@ impl BatchError {
         match &self.kind {
             Kind::From(position) => Some(position),
             Kind::Some(records) => records.keys().next(),
-            Kind::Batch | Kind::Unavailable(_) | Kind::TimedOut => None,
+            Kind::Batch | Kind::Unavailable(_) | Kind::TimedOut { .. } => None,
         }
     }
 
@@ -145,7 +154,7 @@ impl BatchError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self.kind {
             Kind::Unavailable(retry_after) => retry_after,
-            Kind::Batch | Kind::From(_) | Kind::Some(_) | Kind::TimedOut => None,
+            Kind::Batch | Kind::From(_) | Kind::Some(_) | Kind::TimedOut { .. } => None,
         }
     }
 
@@ -187,9 +196,10 @@ pub struct FailurePolicy {
     pub first_wait: Duration,
     /// The highest limit of the waits.
     pub longest_wait: Duration,
-    /// The duration after which a call is dropped (default: no limit). Its records are at fault, and it counts as an
-    /// attempt, only if the worker's processors have answered another call since the first of these records' calls that
-    /// was dropped, or five minutes after that. Before, the processor counts as [unavailable](BatchError::unavailable).
+    /// The duration after which a call is dropped (default: no limit). The records of a batch are then retried alone, unless
+    /// `bisect` is off. A record is at fault, and the call counts as an attempt, only if the worker's processors have
+    /// answered another call since the first of its calls that was dropped, or five minutes after that. Before, the
+    /// processor counts as [unavailable](BatchError::unavailable).
     pub handler_timeout: Option<Duration>,
     /// The action when a limit is reached.
     pub on_failure: OnFailure,

@@ -24,6 +24,8 @@ pub struct LiveOptions {
     stream: watch::Sender<Option<(String, Layout)>>,
     /// Limits the processor calls of all shards together.
     calls: Arc<Limit>,
+    /// Limits those that hang, and those with records whose calls hung before, which do not count among the others.
+    hung_calls: Arc<Limit>,
 }
 
 /// The reason that new options are refused.
@@ -39,8 +41,9 @@ pub(crate) enum UpdateError {
 impl LiveOptions {
     /// The options that a worker begins with.
     pub fn new(options: Arc<WorkerOptions>) -> Self {
-        let calls = Limit::new(options.concurrency.unwrap_or(usize::MAX));
-        Self { options: watch::Sender::new(options), stream: watch::Sender::new(None), calls }
+        let limit = || Limit::new(options.concurrency.unwrap_or(usize::MAX));
+        let (calls, hung_calls) = (limit(), limit());
+        Self { options: watch::Sender::new(options), stream: watch::Sender::new(None), calls, hung_calls }
     }
 
     /// The options that count now.
@@ -55,6 +58,10 @@ impl LiveOptions {
 
     pub(super) fn calls(&self) -> &Arc<Limit> {
         &self.calls
+    }
+
+    pub(super) fn hung_calls(&self) -> &Arc<Limit> {
+        &self.hung_calls
     }
 
     /// Notes the stream that the worker reads from now on.
@@ -90,7 +97,9 @@ impl LiveOptions {
         if let Some((arn, layout)) = &*self.stream.borrow() {
             options.filters.clone().for_stream(arn).check_for(layout)?;
         }
-        self.calls.set(options.concurrency.unwrap_or(usize::MAX));
+        for limit in [&self.calls, &self.hung_calls] {
+            limit.set(options.concurrency.unwrap_or(usize::MAX));
+        }
         self.options.send_replace(Arc::new(options));
         Ok(())
     }

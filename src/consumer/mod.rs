@@ -31,7 +31,6 @@ mod shard_consumer;
 mod status;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use fastrand::Rng;
 use tokio::sync::{Notify, mpsc, watch};
@@ -83,8 +82,8 @@ pub struct ConsumerDeps<F> {
     /// The origin of the moments that the worker's shards have in common.
     origin: Instant,
     counters: Counters,
-    /// The processor calls that were answered, also with a failure.
-    answered: AtomicU64,
+    /// The number of processor calls that were answered, also with a failure.
+    answered: watch::Sender<u64>,
 }
 
 impl<F: ProcessorFactory> ConsumerDeps<F> {
@@ -117,7 +116,7 @@ impl<F: ProcessorFactory> ConsumerDeps<F> {
             started_at_ms,
             origin: Instant::now(),
             counters,
-            answered: AtomicU64::default(),
+            answered: watch::Sender::default(),
         })
     }
 

@@ -116,6 +116,11 @@ impl ConsumerStatus {
         self.calls.oldest()
     }
 
+    /// The time for which processor calls were made and none has returned: the processor hangs, not only a record.
+    pub fn silence(&self) -> Duration {
+        self.calls.silence()
+    }
+
     /// The duration of the longest processor call that has returned: one that lasts much longer hangs.
     pub fn longest_call(&self) -> Duration {
         self.calls.longest()

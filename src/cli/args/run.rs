@@ -216,8 +216,8 @@ struct FleetArgs {
     /// The most shards that this worker reads at once; without it, its fair share.
     #[arg(long, value_name = "N", value_parser = value::count(), env = "SHARDKEEPER_MAX_LEASES")]
     max_leases: Option<usize>,
-    /// Time that the delivery of a batch may take before its shard is given to another worker, if there is one: 1s to 1h;
-    /// without it, any time.
+    /// Time after which a delivery hangs: it no longer counts in --concurrency, and a shard without any answer for that long
+    /// is given to another worker, if there is one: 1s to 1h; without it, any time.
     #[arg(long, value_name = "DURATION", value_parser = duration(SECOND..=HOUR), env = "SHARDKEEPER_STUCK_AFTER")]
     stuck_after: Option<Duration>,
     /// Time to finish and hand over work after SIGTERM or Ctrl-C: up to 1h.

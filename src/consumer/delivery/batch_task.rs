@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -131,6 +130,9 @@ impl<F: ProcessorFactory> BatchTask<F> {
                     }
                     self.done(sub_batch.range, Outcome::Ok);
                 }
+                Err(error) if error.is_timeout() && sub_batch.len() > 1 && self.ctx.options().failure.bisect => {
+                    self.try_alone(sub_batch, &error).await?;
+                }
                 Err(error) if is_unavailable => self.unavailable(sub_batch, &error).await?,
                 Err(error) => self.failed(sub_batch, &error).await?,
             }
@@ -145,28 +147,31 @@ impl<F: ProcessorFactory> BatchTask<F> {
     /// Whether a failed call tells of the processor, and not of the records. One that took too long may be the fault of
     /// either: of the records, if the processor answers other calls meanwhile.
     fn is_unavailable(&self, sub_batch: &mut SubBatch, error: &BatchError) -> bool {
-        let answered = self.ctx.deps.answered.load(Ordering::Relaxed);
         if error.is_timeout() {
+            let answered = *self.ctx.deps.answered.borrow();
             let (first, answered_by_then) = *sub_batch.timed_out.get_or_insert_with(|| (Instant::now(), answered));
-            return answered == answered_by_then && first.elapsed() < SILENCE;
+            return !error.is_proved_timeout() && answered == answered_by_then && first.elapsed() < SILENCE;
         }
         error.is_unavailable()
     }
 
     /// Calls a processor with the records, once; initializes it first if it is new.
     async fn attempt(&mut self, sub_batch: &mut SubBatch) -> Result<Result<(), BatchError>, Interrupted> {
-        let mut guard = match self.processor.take() {
+        let has_hung = sub_batch.timed_out.is_some();
+        let mut guard = match self.processor.take().filter(|_| !has_hung) {
             Some(guard) => guard,
+            None if has_hung => self.ctx.take_processor_for_hung().await?,
             None => self.ctx.take_processor().await?,
         };
-        let processor = self.ctx.initialize(guard.get(), &mut self.rng).await?;
+        let (pooled, permit) = guard.parts();
+        let processor = self.ctx.initialize(pooled, &mut self.rng).await?;
         self.ctx.prepare(processor, &mut self.rng).await?;
-        let permit = self.ctx.permit().await?;
+        let worker_permit = if has_hung { None } else { Some(self.ctx.permit().await?) };
         self.ctx.check()?;
         let records = self.records(sub_batch);
         let span = spans::deliver(records.len(), sub_batch.calls, &sub_batch.last_call);
-        let outcome = self.ctx.process(processor, &records, sub_batch.calls, &span).await;
-        drop(permit);
+        let permits = (permit, worker_permit);
+        let outcome = self.ctx.process(processor, &records, sub_batch.calls, permits, &span).await;
         sub_batch.calls = sub_batch.calls.saturating_add(1);
         sub_batch.last_call = span;
         self.processor = Some(guard);
@@ -216,6 +221,21 @@ impl<F: ProcessorFactory> BatchTask<F> {
         self.show(&mut first, policy, error);
         let wait = first.backoff.next(&mut self.rng);
         self.retry_after(first, wait).await
+    }
+
+    /// Retries each record of a call that took too long by itself. Bisecting would cost as much time again with each cut. No
+    /// record is at fault yet.
+    async fn try_alone(&mut self, mut slow: SubBatch, error: &BatchError) -> Result<(), Interrupted> {
+        let ctx = Arc::clone(&self.ctx);
+        let options = ctx.options();
+        ctx.counters().bisect();
+        slow.first_failed_ms.get_or_insert_with(|| ctx.now_ms());
+        tracing::warn!(shard = %ctx.shard.shard_id, records = slow.len(), %error, "processor failed, retrying");
+        while slow.len() > 1 {
+            self.sub_batches.push(slow.split_off(slow.len() - 1, &options.failure));
+        }
+        let wait = slow.backoff.next(&mut self.rng);
+        self.retry_after(slow, wait).await
     }
 
     /// Decides what follows on a failure, and waits before the next attempt if there is to be one.
@@ -285,6 +305,9 @@ impl<F: ProcessorFactory> BatchTask<F> {
         {
             waiting.is_blocked = true;
             self.show_blocked(&waiting, &record, &format!("the processor is unavailable: {error}"));
+        }
+        if error.is_timeout() {
+            self.requeue_rest();
         }
         let wait = policy.wait_after(error, waiting.backoff.next(&mut self.rng));
         self.retry_after(waiting, wait).await
@@ -458,6 +481,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
     fn done(&self, range: Range<usize>, outcome: Outcome) {
         let records = self.batch.records.slice(range.clone());
         let bytes = records.bytes_len();
+        self.ctx.status.calls.end_silence();
         self.ctx.counters().done(&records, bytes, outcome);
         self.ctx.report(BatchReport::Done { batch: self.batch.id, range, bytes });
     }

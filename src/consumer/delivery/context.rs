@@ -31,7 +31,6 @@ use crate::telemetry::spans;
 /// The waits between attempts of `initialize` and `shard_ended`, which no failure policy covers.
 const FIRST_RETRY_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_RETRY_WAIT: Duration = Duration::from_secs(30);
-
 pub(super) struct DeliveryContext<F: ProcessorFactory> {
     pub(super) deps: Arc<ConsumerDeps<F>>,
     pub(super) shard: ShardContext,
@@ -100,6 +99,13 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
 
     pub(super) async fn take_processor(&self) -> Result<ProcessorGuard<F::Processor>, Interrupted> {
         self.unless_leaving(self.processors.take()).await
+    }
+
+    /// Takes a processor for records whose call hung before, by the limit on such calls alone: they may hang again, and hold
+    /// up no others.
+    pub(super) async fn take_processor_for_hung(&self) -> Result<ProcessorGuard<F::Processor>, Interrupted> {
+        let permit = self.unless_leaving(self.deps.live.hung_calls().acquire()).await?;
+        Ok(self.processors.take_with(permit))
     }
 
     /// Waits until the worker's limit on processor calls allows another one.
@@ -212,12 +218,14 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         }
     }
 
-    /// Hands records to a processor, once, within this span.
+    /// Hands records to a processor, once, within this span. `permits` are those of the processor and, unless it is one for
+    /// hung calls, of the worker.
     pub(super) async fn process(
         &self,
         processor: &mut F::Processor,
         records: &RecordBatch,
         attempt: u32,
+        permits: (&mut Permit, Option<Permit>),
         span: &Span,
     ) -> Result<(), BatchError> {
         if !self.is_by_key()
@@ -244,20 +252,49 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         // Inside of the future, as a method that is no async fn may panic before it returns one.
         let call = async { processor.process_records(input).await };
         let call = self.timed(running, call).instrument(span.clone());
-        let outcome = match self.options().failure.handler_timeout {
-            None => call.await,
-            Some(limit) => {
-                tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(BatchError::timed_out(limit)))
-            }
+        let outcome = tokio::select! {
+            biased;
+            outcome = call => outcome,
+            error = self.timed_out() => Err(error),
+            error = self.hung(records.len(), permits) => Err(error),
         };
         if let Err(error) = &outcome {
             spans::fail(span, error);
         }
+        if !outcome.as_ref().is_err_and(BatchError::is_timeout) {
+            self.status.calls.end_silence();
+        }
         if !outcome.as_ref().err().is_some_and(|error| error.is_timeout() || error.is_unavailable()) {
-            self.deps.answered.fetch_add(1, Ordering::Relaxed);
+            self.deps.answered.send_modify(|calls| *calls += 1);
         }
         self.counters().call(records, attempt, outcome.is_ok(), started.elapsed(), self.deps.options.clock);
         outcome
+    }
+
+    async fn timed_out(&self) -> BatchError {
+        let Some(limit) = self.options().failure.handler_timeout else { return std::future::pending().await };
+        tokio::time::sleep(limit).await;
+        BatchError::timed_out(limit)
+    }
+
+    /// Watches a call with so many records. Several are dropped when they hang, to be retried alone. A single one no longer
+    /// counts among the other calls: it changes its permits for one of those for hung calls, and is dropped if there is
+    /// none. It has as much time again, until the processor answers another call.
+    async fn hung(&self, records: usize, (processor, mut worker): (&mut Permit, Option<Permit>)) -> BatchError {
+        let Some(limit) = self.deps.options.stuck_after else { return std::future::pending().await };
+        tokio::time::sleep(limit).await;
+        if records > 1 && self.options().failure.bisect {
+            return BatchError::hung(limit, false);
+        }
+        if worker.is_some() {
+            let Some(permit) = self.deps.live.hung_calls().try_acquire() else { return BatchError::hung(limit, false) };
+            *processor = permit;
+            worker = None;
+        }
+        let mut answered = self.deps.answered.subscribe();
+        let answers = tokio::time::timeout(limit, answered.changed()).await.is_ok();
+        drop(worker);
+        BatchError::hung(limit, answers)
     }
 
     /// Notes whether the last call failed, and whether it found the processor unavailable.
@@ -286,8 +323,10 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
         running: RunningCall,
         call: impl Future<Output = Result<(), E>>,
     ) -> Result<(), E> {
-        let _call = self.status.calls.start(running);
-        catch_panic(call).await
+        let running = self.status.calls.start(running);
+        let outcome = catch_panic(call).await;
+        running.returned();
+        outcome
     }
 
     async fn unless_leaving<T>(&self, wanted: impl Future<Output = T>) -> Result<T, Interrupted> {

@@ -25,7 +25,7 @@ pub(super) struct ProcessorGuard<P> {
     processor: Option<PooledProcessor<P>>,
     pool: Arc<ProcessorPool<P>>,
     // Declared last, so that it is released after the processor has returned.
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl<P> ProcessorPool<P> {
@@ -46,7 +46,7 @@ impl<P> ProcessorPool<P> {
 
     /// Takes a processor if one is free and nobody waits for it.
     pub(super) fn try_take(self: &Arc<Self>) -> Option<ProcessorGuard<P>> {
-        Some(self.guard(self.limit.try_acquire()?))
+        Some(self.take_with(self.limit.try_acquire()?))
     }
 
     /// Takes all processors that were made, if none is at work.
@@ -60,7 +60,14 @@ impl<P> ProcessorPool<P> {
 
     /// Waits for a processor, in the order of the calls.
     pub(super) async fn take(self: &Arc<Self>) -> ProcessorGuard<P> {
-        self.guard(self.limit.acquire().await)
+        self.take_with(self.limit.acquire().await)
+    }
+
+    /// Takes a processor beyond the limit, with the permit of another one.
+    pub(super) fn take_with(self: &Arc<Self>, permit: Permit) -> ProcessorGuard<P> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let processor = idle.unwrap_or_else(|| PooledProcessor { processor: None, is_initialized: false });
+        ProcessorGuard { processor: Some(processor), pool: Arc::clone(self), permit }
     }
 
     /// Waits until a processor is free, without taking it.
@@ -76,17 +83,16 @@ impl<P> ProcessorPool<P> {
     pub(super) fn put_back(&self, processors: impl IntoIterator<Item = PooledProcessor<P>>) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(processors);
     }
-
-    fn guard(self: &Arc<Self>, permit: Permit) -> ProcessorGuard<P> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let processor = idle.unwrap_or_else(|| PooledProcessor { processor: None, is_initialized: false });
-        ProcessorGuard { processor: Some(processor), pool: Arc::clone(self), _permit: permit }
-    }
 }
 
 impl<P> ProcessorGuard<P> {
     pub(super) fn get(&mut self) -> &mut PooledProcessor<P> {
-        self.processor.as_mut().expect("the processor is there until the drop")
+        self.parts().0
+    }
+
+    /// The processor, and the permit that it works with.
+    pub(super) fn parts(&mut self) -> (&mut PooledProcessor<P>, &mut Permit) {
+        (self.processor.as_mut().expect("the processor is there until the drop"), &mut self.permit)
     }
 }
 

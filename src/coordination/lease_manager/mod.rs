@@ -25,6 +25,7 @@ use super::overload_monitor::OverloadMonitor;
 use super::{Departure, Deps, Error, Notice, WorkerExit};
 use crate::aws::lease_table::{BadRow, Outcome};
 use crate::consumer::{ConsumerCommand, ConsumerExit, ConsumerHandle};
+use crate::model::checkpoint::Checkpoint;
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::{Lease, ShardId};
 use crate::model::worker_record::Hints;
@@ -38,6 +39,8 @@ const TICK: Duration = Duration::from_millis(250);
 const RECHECK_WAIT: Duration = Duration::from_millis(500);
 /// The time for which the counter of a lease that this worker left is remembered. No read takes so long.
 const LEFT_KEPT: Duration = Duration::from_secs(60);
+/// The time for which a shard that hung on two workers is not moved again.
+const HUNG_KEPT: Duration = Duration::from_secs(300);
 
 /// Starts and stops the consumers of one worker as its leases come and go.
 pub(super) struct LeaseManager {
@@ -47,6 +50,8 @@ pub(super) struct LeaseManager {
     exits: mpsc::UnboundedReceiver<(ShardId, ConsumerExit)>,
     exit_sender: mpsc::UnboundedSender<(ShardId, ConsumerExit)>,
     leases: BTreeMap<ShardId, KnownLease>,
+    /// The leases given away because their processor hung, since when, and with which checkpoint.
+    given_away: BTreeMap<ShardId, (Instant, Checkpoint)>,
     calls: Calls,
     /// Whether the next tick reads all rows.
     wants_scan: bool,
@@ -88,6 +93,8 @@ struct Running {
     is_owned: bool,
     /// When this worker learned that the lease goes to another.
     moving_since: Option<Instant>,
+    /// When the lease was last seen to be given away, here or elsewhere, because its processor hung at the same record.
+    hung_elsewhere: Option<Instant>,
     /// The hang of its processor, as far as it was acted upon.
     hang: Hang,
 }
@@ -117,6 +124,7 @@ impl LeaseManager {
             exits,
             exit_sender,
             leases: BTreeMap::new(),
+            given_away: BTreeMap::new(),
             calls,
             wants_scan: true,
             has_pending: false,
@@ -227,6 +235,7 @@ impl LeaseManager {
             LeaseState::Stuck { since } => since.elapsed() < stuck_for,
             _ => true,
         });
+        self.given_away.retain(|_, (since, _)| since.elapsed() < HUNG_KEPT);
     }
 
     fn on_answer(&mut self, answer: Answer) {
@@ -365,9 +374,18 @@ impl LeaseManager {
         tracing::info!(shard = %row.key, checkpoint = %row.checkpoint, reason, "lease taken");
         note_acquired(reason);
         let (key, counter) = (row.key.clone(), row.counter);
+        // Without progress, the processor of the worker between hung as well.
+        let hung_elsewhere = self.given_away.get(&key).filter(|(_, at)| *at == row.checkpoint).map(|(since, _)| *since);
         let handle = self.deps.spawner.start(row, self.rng.fork(), self.exit_sender.clone());
         self.deps.telemetry.begin(key.clone(), Arc::clone(&handle.status));
-        let running = Running { handle, since: Instant::now(), is_owned: true, moving_since: None, hang: Hang::None };
+        let running = Running {
+            handle,
+            since: Instant::now(),
+            is_owned: true,
+            moving_since: None,
+            hung_elsewhere,
+            hang: Hang::None,
+        };
         self.leases.insert(key, KnownLease { counter, state: LeaseState::Running(running) });
     }
 
@@ -393,7 +411,10 @@ impl LeaseManager {
         let (counter, state) = match &exit {
             ConsumerExit::Ended { row, .. } => (row.counter, LeaseState::Left { since }),
             ConsumerExit::Released(row) if !is_stuck => (row.counter, LeaseState::Left { since }),
-            ConsumerExit::Released(row) => (row.counter, LeaseState::Stuck { since }),
+            ConsumerExit::Released(row) => {
+                self.given_away.insert(key.clone(), (since, row.checkpoint.clone()));
+                (row.counter, LeaseState::Stuck { since })
+            }
             ConsumerExit::LeaseLost if is_stuck => (counter, LeaseState::Stuck { since }),
             ConsumerExit::LeaseLost => (counter, LeaseState::Lost { since }),
             ConsumerExit::Failed(failure) => return self.fail(failure.clone().into()),

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Hang, LeaseManager, LeaseState};
+use tokio::time::Instant;
+
+use super::{HUNG_KEPT, Hang, LeaseManager, LeaseState};
 use crate::consumer::ConsumerCommand;
 use crate::model::lease::ShardId;
 
@@ -15,28 +17,35 @@ impl LeaseManager {
     /// lease is on its way to another.
     ///
     /// The consumer drops its calls before it releases the row. So a processor never gets records that another worker
-    /// may be reading.
+    /// may be reading. A shard that hung elsewhere lately stays: its records are at fault, which the next owner would meet
+    /// anew. The consumer retries them beside the others.
     pub(super) fn release_hung(&mut self) {
         let (view, me) = (self.view.borrow().clone(), &self.deps.me.worker);
         let (stuck_after, drain_timeout) = (self.deps.options.stuck_after, self.deps.options.drain_timeout);
         let mut stuck = self.stuck().len();
         let mut has_news = false;
+        let others = || view.staying().filter(|seen| seen.member.id != *me);
+        let given_away: BTreeSet<&ShardId> = others().flat_map(|seen| &seen.member.record.stuck).collect();
         for (key, known) in &mut self.leases {
             let LeaseState::Running(running) = &mut known.state else { continue };
             let status = &running.handle.status;
-            let lasts = status.oldest_call().unwrap_or_default();
-            let is_hung = stuck_after.is_some_and(|limit| lasts >= limit);
+            let (lasts, silence) = (status.oldest_call().unwrap_or_default(), status.silence());
+            let lasts_s = lasts.max(silence).as_secs();
+            if given_away.contains(key) {
+                running.hung_elsewhere = Some(Instant::now());
+            }
+            let has_moved = running.hung_elsewhere.is_some_and(|seen| seen.elapsed() < HUNG_KEPT);
+            let is_hung = !has_moved && stuck_after.is_some_and(|limit| silence >= limit);
             // A call that takes its usual time is slow, and is waited for.
             let holds_up_move = running.moving_since.is_some_and(|since| since.elapsed() >= drain_timeout)
                 && lasts >= drain_timeout.max(status.longest_call() * 2);
-            let could_take = |id, stuck: &BTreeSet<ShardId>| id != me && !stuck.contains(key);
-            let has_taker = || view.staying().any(|seen| could_take(&seen.member.id, &seen.member.record.stuck));
+            let has_taker = || others().any(|seen| !seen.member.record.stuck.contains(key));
             if running.hang == Hang::Surrendered {
                 continue;
             }
             if holds_up_move || is_hung && has_taker() {
                 if stuck < MOST_STUCK {
-                    tracing::warn!(shard = %key, lasts_s = lasts.as_secs(), "the processor hangs: the shard goes to another worker");
+                    tracing::warn!(shard = %key, lasts_s, "the processor hangs: the shard goes to another worker");
                     running.hang = Hang::Surrendered;
                     running.is_owned = false;
                     running.handle.command(ConsumerCommand::Surrender);
@@ -46,7 +55,7 @@ impl LeaseManager {
                 running.hang = Hang::None;
             } else if running.hang == Hang::None {
                 running.hang = Hang::WithoutTaker;
-                tracing::warn!(shard = %key, lasts_s = lasts.as_secs(), "the processor hangs, and no other worker can take the shard");
+                tracing::warn!(shard = %key, lasts_s, "the processor hangs, and no other worker can take the shard");
             }
         }
         if has_news {

@@ -66,6 +66,27 @@ fn hung_calls_that_use_up_the_concurrency_of_all_workers_hold_up_no_other_record
 }
 
 #[test]
+fn records_whose_calls_hang_every_time_hold_up_no_others() {
+    for (workers, batch_size, hanging) in [(&["a", "b"][..], 1, 4), (&["a"][..], 1, 10), (&["a", "b"][..], 10, 4)] {
+        let fixture = Fixture::new("--shards 2");
+        let out = fixture.deliveries("audit");
+        let handled = Handled::default();
+        let handler = handled.handler(|keys| {
+            while keys.iter().any(|key| key.starts_with("hangs")) {
+                pause();
+            }
+        });
+        put(&fixture, (0..hanging).map(|number| format!("hangs-{number}")));
+        let flags = format!("--to {} --batch-size {batch_size} --concurrency 2 --stuck-after 1s", handler.url());
+        let _workers: Vec<_> = workers.iter().map(|id| fixture.worker("audit", id, &out, &flags)).collect();
+        for round in 1..=3 {
+            put(&fixture, (0..100).map(|number| format!("other-{round}-{number}")));
+            wait_for("all records but those that hang", || handled.count() == 100 * round);
+        }
+    }
+}
+
+#[test]
 fn a_handler_that_answers_nothing_for_a_while_costs_no_record_a_dead_letter() {
     let fixture = Fixture::new("--shards 2");
     let out = fixture.deliveries("audit");
