@@ -55,12 +55,10 @@ async fn every_metric_is_shown_by_workers_that_have_occasion_to() {
         {"share": 1.0, "effect": "error", "code": "ExpiredIteratorException", "operations": ["GetRecords"]}
     ]}));
     tokio::time::sleep(SECOND).await;
-    harness.faults(&json!({"rules": [
-        {"share": 1.0, "effect": "error", "code": "TrimmedDataAccessException", "operations": ["GetRecords"]}
-    ]}));
-    tokio::time::sleep(SECOND).await;
     harness.faults(&json!({}));
     first.task.abort();
+    harness.write(50);
+    harness.change_shards(StreamAction::Trim);
     harness.until("a take-over", 60 * SECOND, || harness.owned_by("second") == 4).await;
     tokio::time::sleep(20 * SECOND).await;
 
