@@ -51,7 +51,7 @@ pub struct Report {
     pub ending: WorkerExit,
     /// The counts of its work.
     pub totals: Totals,
-    /// The shards whose processors did not finish within the drain timeout. Their leases were left to expire, and what is
+    /// The shards whose processors did not finish within the drain timeout. Their calls were dropped, and what is
     /// not checkpointed comes again.
     pub undrained: Vec<ShardId>,
 }

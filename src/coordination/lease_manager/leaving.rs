@@ -12,7 +12,7 @@ use crate::model::lease::Lease;
 
 /// The time that consumers get to drop their calls: a call that blocks its thread cannot be dropped.
 const ABORT_LIMIT: Duration = Duration::from_secs(1);
-/// The longest wait for the last look at the rows.
+/// The longest wait for the last look at the rows, and the time after which a table that refuses all calls is not waited for.
 const LAST_SCAN_LIMIT: Duration = Duration::from_secs(2);
 
 /// The progress of leaving.
@@ -72,14 +72,13 @@ impl LeaseManager {
         if times_out {
             let mut undrained = Vec::new();
             for (shard, running) in self.running() {
-                running.handle.command(ConsumerCommand::Abort);
+                running.handle.command(ConsumerCommand::Surrender);
                 undrained.push(shard.clone());
             }
+            if !undrained.is_empty() {
+                tracing::warn!(leases = undrained.len(), "processors did not finish in time, dropping their calls");
+            }
             self.deps.telemetry.set_undrained(undrained);
-            tracing::warn!(
-                leases = self.running().count(),
-                "processors did not finish in time; their leases are left to expire"
-            );
         }
     }
 
@@ -99,14 +98,20 @@ impl LeaseManager {
         }
     }
 
-    /// Whether no consumer runs, and no lease is on its way here.
+    /// Whether no consumer runs, and no lease is on its way here that a read or a write of its row can still settle.
     pub(super) fn holds_nothing(&self) -> bool {
-        let waits = self.leaving.as_ref().is_some_and(|leaving| !leaving.has_timed_out);
+        let waits = self.leaving.as_ref().is_some_and(|leaving| !leaving.has_timed_out) && !self.is_cut_off();
         !self.leases.values().any(|known| match known.state {
             LeaseState::Running(_) => true,
             LeaseState::Pending | LeaseState::Writing | LeaseState::Lost { .. } => waits,
             _ => false,
         })
+    }
+
+    /// Whether the lease table refuses all calls.
+    fn is_cut_off(&self) -> bool {
+        let failing = self.deps.telemetry.lease_table().failing_for();
+        failing.is_some_and(|(lasts, _)| lasts >= LAST_SCAN_LIMIT)
     }
 
     /// Notes whether rows read after this worker held nothing name it.
@@ -124,7 +129,7 @@ impl LeaseManager {
         if leaving.since.elapsed() >= self.deps.options.drain_timeout + ABORT_LIMIT {
             return true;
         }
-        let has_looked = |since: Instant| leaving.is_clear || since.elapsed() >= LAST_SCAN_LIMIT;
+        let has_looked = |since: Instant| leaving.is_clear || self.is_cut_off() || since.elapsed() >= LAST_SCAN_LIMIT;
         leaving.empty_since.is_some_and(has_looked) && self.holds_nothing()
     }
 }

@@ -141,3 +141,39 @@ fn a_closed_pipe_stops_the_worker_and_nothing_unwritten_is_acknowledged() {
     assert_eq!(worker.stop(), 0);
     assert_eq!(deliveries.repeats(), []);
 }
+
+#[test]
+fn a_worker_whose_leases_ran_out_ends_at_once_though_its_tables_refuse_all_calls() {
+    let fixture = Fixture::new("--shards 2");
+    let deliveries = fixture.deliveries("audit");
+    let mut worker = fixture.worker("audit", "w", &deliveries, "--drain-timeout 1h");
+    worker.wait_for_log("lease taken");
+    let plan = json!({"rules": [{"share": 1.0, "effect": "error", "code": "AccessDeniedException", "operations": [
+        "UpdateItem", "PutItem", "GetItem", "Scan", "BatchGetItem", "DeleteItem", "TransactWriteItems", "Query"
+    ]}]});
+    fixture.service.faults(&plan);
+    worker.wait_for_log("every call on the table failed, retrying");
+    worker.signal("TERM");
+    worker.exit_code(); // which waits for less than the drain timeout
+    assert!(!worker.log().contains("processors did not finish"), "{}", worker.log());
+}
+
+#[test]
+fn a_drain_that_times_out_releases_its_leases_and_says_only_that() {
+    let fixture = Fixture::new("--shards 1");
+    let source = format!("--table {TABLE}");
+    let mut worker = fixture.worker_on(&source, "audit", "w", Stdio::piped(), "--drain-timeout 1s --unready-after 1s");
+    // Nobody reads its standard output: the pipe fills up, and the sink behind it.
+    fixture.service.write(TABLE, &mut Written::default(), 20_000);
+    worker.wait_for_log("shard stalled");
+    worker.signal("TERM");
+    worker.exit_code();
+    let log = worker.log();
+    let says = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+    assert_eq!(
+        (says("processors did not finish in time, dropping their calls"), says("lease released"), says("lease lost")),
+        (1, 1, 0),
+        "{log}"
+    );
+    assert!(fixture.service.leases("audit").values().all(|row| row.owner.is_none()), "{log}");
+}
