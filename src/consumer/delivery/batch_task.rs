@@ -230,7 +230,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
         let options = ctx.options();
         ctx.counters().bisect();
         slow.first_failed_ms.get_or_insert_with(|| ctx.now_ms());
-        tracing::warn!(shard = %ctx.shard.shard_id, records = slow.len(), %error, "processor failed, retrying");
+        self.log_failure(&slow, slow.len(), error);
         while slow.len() > 1 {
             self.sub_batches.push(slow.split_off(slow.len() - 1, &options.failure));
         }
@@ -271,6 +271,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
             ctx.counters().bisect();
         }
         if bisect_at.is_some() && culprit.is_none() {
+            self.log_failure(&failed, records.len(), error);
             // A smaller batch has not failed yet: the search for the failing record should not wait ever longer.
             failed.attempts = 0;
             failed.backoff = Backoff::new(policy.first_wait, policy.longest_wait);
@@ -348,22 +349,29 @@ impl<F: ProcessorFactory> BatchTask<F> {
 
     /// Shows a failure in the log and, once it blocks the shard, in the status.
     fn show(&self, failed: &mut SubBatch, policy: &FailurePolicy, error: &BatchError) {
+        self.log_failure(failed, failed.len(), error);
         let Some(record) = self.batch.records.get(failed.range.start) else { return };
-        let (shard, attempts) = (&self.ctx.shard.shard_id, failed.attempts);
-        let position = record.sequence_number();
-        if is_logged(attempts) {
-            tracing::warn!(%shard, position, records = failed.len(), attempts, %error, "processor failed, retrying");
-        }
         let has_no_limit = policy.attempts.is_none();
-        if self.limit(failed, policy).is_none() && !(has_no_limit && attempts >= BLOCKED_AFTER) {
+        if self.limit(failed, policy).is_none() && !(has_no_limit && failed.attempts >= BLOCKED_AFTER) {
             return;
         }
         if !failed.is_blocked {
             failed.is_blocked = true;
+            let (shard, position) = (&self.ctx.shard.shard_id, record.sequence_number());
             let keys = record.keys_json().unwrap_or_default();
             tracing::error!(%shard, position, keys, %error, "record keeps failing, shard blocked");
         }
         self.show_blocked(failed, &record, &error.to_string());
+    }
+
+    /// Logs the failure of a call with so many records, of which these are the first.
+    fn log_failure(&self, first: &SubBatch, records: usize, error: &BatchError) {
+        let (Some(failures), Some(record)) = (self.ctx.failures.note(), self.batch.records.get(first.range.start))
+        else {
+            return;
+        };
+        let (shard, position, attempts) = (&self.ctx.shard.shard_id, record.sequence_number(), first.attempts);
+        tracing::warn!(%shard, position, records, attempts, failures, %error, "processor failed, retrying");
     }
 
     fn show_blocked(&self, failed: &SubBatch, record: &Record<'_>, error: &str) {

@@ -2,8 +2,8 @@
 //! for reports.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -31,6 +31,9 @@ use crate::telemetry::spans;
 /// The waits between attempts of `initialize` and `shard_ended`, which no failure policy covers.
 const FIRST_RETRY_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_RETRY_WAIT: Duration = Duration::from_secs(30);
+/// The time without a failure after which the next one is news.
+const QUIET: Duration = Duration::from_secs(300);
+
 pub(super) struct DeliveryContext<F: ProcessorFactory> {
     pub(super) deps: Arc<ConsumerDeps<F>>,
     pub(super) shard: ShardContext,
@@ -38,6 +41,7 @@ pub(super) struct DeliveryContext<F: ProcessorFactory> {
     pub(super) lease: Arc<LeaseHandle>,
     pub(super) checkpointer: Checkpointer,
     pub(super) status: Arc<ConsumerStatus>,
+    pub(super) failures: FailureLog,
     /// Cancelled when no further attempt may begin.
     pub(super) leaving: CancellationToken,
     pub(super) reports: mpsc::UnboundedSender<BatchReport>,
@@ -338,6 +342,21 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
     }
 }
 
+/// The failed calls of a shard's processors, also those that the next attempt heals: few of them get a log line.
+#[derive(Debug, Default)]
+pub(super) struct FailureLog(Mutex<Option<(u32, Instant)>>);
+
+impl FailureLog {
+    /// Counts a failure. Returns the number since the last quiet time, if this one gets a log line.
+    pub(super) fn note(&self) -> Option<u32> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = last.filter(|(_, at)| at.elapsed() < QUIET).map_or(0, |(count, _)| count);
+        let count = before.saturating_add(1);
+        *last = Some((count, Instant::now()));
+        is_logged(count).then_some(count)
+    }
+}
+
 /// The attempts of a processor call that no failure policy covers.
 struct Retry {
     call: &'static str,
@@ -364,4 +383,18 @@ impl Retry {
 /// Whether a series of failures gets a log line at this attempt: each time that their number has doubled.
 pub(super) fn is_logged(attempts: u32) -> bool {
     attempts.is_power_of_two()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_logged_when_their_number_has_doubled_and_after_a_quiet_time() {
+        let log = FailureLog::default();
+        let logged: Vec<u32> = (0..100).filter_map(|_| log.note()).collect();
+        assert_eq!(logged, [1, 2, 4, 8, 16, 32, 64]);
+        tokio::time::advance(QUIET).await;
+        assert_eq!(log.note(), Some(1));
+    }
 }

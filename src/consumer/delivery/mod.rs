@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::batch_task::BatchTask;
 use self::checkpoint_timer::CheckpointTimer;
-use self::context::{BatchReport, DeliveryContext, Interrupted};
+use self::context::{BatchReport, DeliveryContext, FailureLog, Interrupted};
 use self::processor_pool::ProcessorPool;
 pub(super) use self::processor_pool::catch_panic;
 use super::ConsumerDeps;
@@ -146,6 +146,7 @@ impl<F: ProcessorFactory> Delivery<F> {
             shard,
             lease,
             status,
+            failures: FailureLog::default(),
             leaving: CancellationToken::new(),
             reports: report_sender,
             by_key: AtomicBool::new(rules.by_key),

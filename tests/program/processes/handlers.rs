@@ -5,15 +5,38 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::fixture::{Fixture, TABLE, Worker};
+use crate::support::http::Answer;
 use crate::support::local_service::Written;
+use crate::support::rewriter::Rewriter;
 use crate::support::wait::wait_for;
 use crate::support::{finish, shardkeeper};
 
 const SECRET: &str = "a secret of some length";
+
+#[test]
+fn failures_that_the_next_attempt_heals_leave_a_line_each_time_that_their_number_has_doubled() {
+    let fixture = Fixture::new("--shards 1");
+    let mut written = Written::default();
+    fixture.service.write(TABLE, &mut written, 300);
+    let calls = AtomicUsize::new(0);
+    let handler = Rewriter::new(move |_, _| Answer {
+        status: if calls.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) { 500 } else { 200 },
+        body: json!({"error": "each second call"}),
+    });
+    let deliveries = fixture.deliveries("audit");
+    let flags = format!("--to {} --batch-size 10 --until-caught-up", handler.url());
+    let mut worker = fixture.worker("audit", "w", &deliveries, &flags);
+    assert_eq!(worker.exit_code(), 0, "{}", worker.log());
+    let log = worker.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("processor failed, retrying")).collect();
+    assert!((2..=8).contains(&lines.len()), "{log}");
+    assert!(lines.iter().all(|line| line.contains("WARN") && line.contains("each second call")), "{log}");
+}
 
 /// A handler's process. It is killed with this value.
 struct PythonHandler {
