@@ -21,7 +21,7 @@ pub use self::verdict::{Severity, Trouble, Verdict};
 use crate::aws::calls::IdlePolls;
 use crate::aws::lease_table::BadRow;
 use crate::model::app_lag::RETENTION_MS;
-use crate::model::blocked_record::{BlockedRecord, RunningCall};
+use crate::model::blocked_record::{BlockedRecord, RunningCall, Stall};
 use crate::model::fleet_state::{ShardState, WorkerState};
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::Lease;
@@ -173,6 +173,8 @@ pub struct ShardStatus {
     pub halted: Option<BlockedRecord>,
     /// The processor call that has not returned for ten seconds or longer, by its owner's report.
     pub running_call: Option<RunningCall>,
+    /// Another cause of its making no progress, by its owner's report.
+    pub stall: Option<Stall>,
 }
 
 /// A shard that isn't being read, and why.
@@ -244,6 +246,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::model::blocked_record::StallCause;
     use crate::model::checkpoint::Checkpoint;
     use crate::model::lease::{ShardId, WorkerId};
     use crate::model::shard_graph::{Shard, ShardGraph};
@@ -411,6 +414,28 @@ mod tests {
         assert_eq!(wait_of(&reading, "s"), format!("shard s waits: {hangs}"));
         assert!(wait_of(&reading, "child").ends_with(&format!("which worker a reads; {hangs}")));
         assert!(wait_of(&status(Ok(moving)), "s").ends_with(&format!("has delivered what it holds; {hangs}")));
+    }
+
+    #[test]
+    fn a_shard_whose_reading_fails_tells_the_services_words_and_is_not_called_well() {
+        let stall = Stall { cause: StallCause::Reading, error: Some("refused: no".into()), since_ms: 4_000 };
+        let mut owner = worker("a", 0, &["s", "t"]);
+        let stalls = ["s", "t"].map(|id| (id.into(), stall.clone()));
+        owner.member.record.stalls.extend(stalls);
+        let rows = ["s", "t"].map(|id| row(id, Some("a"), "1", &[]));
+        let both = status(&rows, &view(vec![owner.clone()], "a"), None);
+        assert_eq!(both.shards[0].stall, Some(stall));
+        let words = "worker a has made no progress with it for 6 s: reading it keeps failing: refused: no";
+        assert_eq!(wait_of(&both, "s"), format!("shard s waits: {words}"));
+        assert_eq!(both.verdict.text, "Shard s makes no progress: reading it keeps failing; 1 more shard makes none.");
+        assert_eq!(both.verdict.troubles[0].runbook, Some("shards-stuck"));
+
+        let child = row("child", Some("a"), "TRIM_HORIZON", &["s"]);
+        owner.member.record.calls.insert("t".into(), RunningCall::without_records(4_000));
+        let [s, t] = rows;
+        let one = status(&[s, t, child], &view(vec![owner], "a"), None);
+        assert!(wait_of(&one, "child").ends_with(&format!("which worker a reads; {words}")));
+        assert_eq!(one.shards[2].stall, None, "its call tells already");
     }
 
     #[test]

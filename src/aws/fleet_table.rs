@@ -49,7 +49,7 @@ const fn attribute(
 }
 
 /// The whole of a worker's item but its key, inbox and challenger.
-const ATTRIBUTES: [Attribute; 19] = [
+const ATTRIBUTES: [Attribute; 20] = [
     attribute("heartbeat", |worker| Some(number(worker.heartbeat)), |worker, value| set(&mut worker.heartbeat, value)),
     attribute(
         "incarnation",
@@ -103,6 +103,7 @@ const ATTRIBUTES: [Attribute; 19] = [
     ),
     attribute("halted", |worker| json_map(&worker.blocked), |worker, value| worker.blocked = read_json_map(value)),
     attribute("calls", |worker| json_map(&worker.calls), |worker, value| worker.calls = read_json_map(value)),
+    attribute("stalls", |worker| json_map(&worker.stalls), |worker, value| worker.stalls = read_json_map(value)),
     attribute(
         "leaseDuration",
         |worker| worker.lease_duration_ms.map(number),
@@ -534,7 +535,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::model::blocked_record::{BlockedRecord, RunningCall};
+    use crate::model::blocked_record::{BlockedRecord, RunningCall, Stall, StallCause};
 
     #[test]
     fn a_worker_reads_its_item_as_it_wrote_it() {
@@ -546,6 +547,7 @@ mod tests {
             attempts: 12,
             since_ms: 1_700_000_000_003,
         };
+        let stall = Stall { cause: StallCause::Reading, error: Some("no".into()), since_ms: 1_700_000_000_006 };
         let record = WorkerRecord {
             heartbeat: 7,
             incarnation: "i".into(),
@@ -565,6 +567,7 @@ mod tests {
             lease_duration_ms: Some(5_000),
             drain_timeout_ms: Some(25_000),
             calls: BTreeMap::from([("shardId-7".into(), RunningCall::without_records(1_700_000_000_004))]),
+            stalls: BTreeMap::from([("shardId-6".into(), stall)]),
             written_ms: Some(1_700_000_000_005),
         };
         let mut item = member_item(&"w/1".into(), &record);

@@ -1,10 +1,13 @@
 //! Durations that other tasks can read while they run: time spent waiting, calls in flight, streaks of failures.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::model::blocked_record::shown;
 
 /// The time that one task has spent on something.
 #[derive(Debug, Default)]
@@ -147,21 +150,32 @@ impl<T> Drop for InFlightCall<'_, T> {
     }
 }
 
-/// The time since calls began to fail one after the other.
+/// Calls that fail one after the other: since when, and the last error.
 #[derive(Debug, Default)]
-pub(super) struct FailureStreak(Mutex<Option<Instant>>);
+pub(super) struct FailureStreak(Mutex<Option<(Instant, String)>>);
 
 impl FailureStreak {
-    pub(super) fn note(&self, failed: bool) {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match failed {
-            true => drop(since.get_or_insert_with(Instant::now)),
-            false => *since = None,
-        }
+    /// Notes the outcome of a call, by its error.
+    pub(super) fn note<E: Display>(&self, error: Option<&E>) {
+        let mut streak = self.lock();
+        let since = streak.as_ref().map(|(since, _)| *since);
+        *streak = error.map(|error| (since.unwrap_or_else(Instant::now), shown(&error.to_string())));
+    }
+
+    pub(super) fn clear(&self) {
+        *self.lock() = None;
     }
 
     pub(super) fn lasts(&self) -> Option<Duration> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+        self.lock().as_ref().map(|(since, _)| since.elapsed())
+    }
+
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.lock().as_ref().map(|(_, error)| error.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -85,6 +85,7 @@ fn boot_ms() -> u64 {
     0
 }
 
-pub(super) fn millis(duration: Duration) -> u64 {
+/// A duration in whole milliseconds.
+pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -40,7 +40,7 @@ use tracing::Instrument;
 pub use self::box_processor::BoxProcessor;
 pub use self::budget::Budget;
 pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
-pub use self::clock::WallClock;
+pub use self::clock::{WallClock, millis};
 pub use self::counters::{Counters, Totals};
 pub use self::failure::{BatchError, FailurePolicy, OnFailure, PartialFailure, ReadAgain};
 pub use self::for_each::{ForEach, ForEachRecord, HandlerOutcome, for_each};
@@ -51,7 +51,7 @@ pub use self::processor::{BoxError, ProcessRecordsInput, ProcessorFactory, Recor
 pub use self::projection::Projection;
 pub use self::replay::{Replayer, StillFails};
 pub use self::shard_consumer::{ConsumerCommand, ConsumerExit, FatalError};
-pub use self::status::{ConsumerStatus, StallCause};
+pub use self::status::ConsumerStatus;
 
 use self::counters::EventCounts;
 use self::shard_consumer::ShardConsumer;

@@ -11,7 +11,7 @@ use super::busy_time::{BusyTime, FailureStreak, InFlightCalls};
 use super::clock::{WallClock, millis};
 use crate::aws::stream::Error;
 use crate::model::app_lag::unread_since_ms;
-use crate::model::blocked_record::{BlockedRecord, RunningCall};
+use crate::model::blocked_record::{BlockedRecord, RunningCall, StallCause};
 use crate::model::lag::{Fetched, Lag, Stage};
 use crate::model::lease::Lease;
 use crate::model::record::{Page, PageSummary};
@@ -42,25 +42,6 @@ pub struct ConsumerStatus {
     idle_poll_interval_ms: AtomicU64,
     /// The records that keep failing, by their batch.
     blocked_records: Mutex<BTreeMap<u64, BlockedRecord>>,
-}
-
-/// The cause of a stall.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum StallCause {
-    /// A processor call does not return.
-    Processor,
-    /// The processor keeps failing.
-    Retrying,
-    /// The processor is busy or away.
-    Unavailable,
-    /// Dead letters cannot be written.
-    DeadLetters,
-    /// Reading keeps failing.
-    Reading,
-    /// There is no memory for another page.
-    Memory,
-    /// Too many calls are in flight for another one.
-    Concurrency,
 }
 
 impl ConsumerStatus {
@@ -174,6 +155,17 @@ impl ConsumerStatus {
         lasting.filter(|(_, lasts)| *lasts >= limit).max_by_key(|(_, lasts)| *lasts)
     }
 
+    /// The last error of a cause, while it lasts.
+    pub fn last_error(&self, cause: StallCause) -> Option<String> {
+        match cause {
+            StallCause::Retrying => self.processing_failures.last_error(),
+            StallCause::Unavailable => self.unavailability.last_error(),
+            StallCause::DeadLetters => self.dead_letter_failures.last_error(),
+            StallCause::Reading => self.reading_failures.last_error(),
+            StallCause::Processor | StallCause::Memory | StallCause::Concurrency => None,
+        }
+    }
+
     /// The record that has blocked the shard longest.
     pub fn blocked_record(&self) -> Option<BlockedRecord> {
         self.blocked_records().values().min_by_key(|record| record.since_ms).cloned()
@@ -213,7 +205,7 @@ impl ConsumerStatus {
         if matches!(outcome, Err(Error::ExpiredIterator)) {
             catalogue::ITERATORS_EXPIRED.inc([]);
         }
-        self.reading_failures.note(outcome.is_err());
+        self.reading_failures.note(outcome.as_ref().err());
     }
 
     /// Notes the wait after a page, and whether that was empty.
@@ -268,45 +260,6 @@ impl ConsumerStatus {
     }
 }
 
-impl StallCause {
-    /// All causes.
-    pub const ALL: [Self; 7] = [
-        Self::Processor,
-        Self::Retrying,
-        Self::Unavailable,
-        Self::DeadLetters,
-        Self::Reading,
-        Self::Memory,
-        Self::Concurrency,
-    ];
-
-    /// The cause in a few words.
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Processor => "a call of the processor does not return",
-            Self::Retrying => "the processor keeps failing",
-            Self::Unavailable => "the processor is unavailable",
-            Self::DeadLetters => "its dead letters cannot be written",
-            Self::Reading => "reading it keeps failing",
-            Self::Memory => "other shards hold the buffer",
-            Self::Concurrency => "calls of other shards do not return",
-        }
-    }
-
-    /// The cause as a value of the label `cause`.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Processor => "processor",
-            Self::Retrying => "retrying",
-            Self::Unavailable => "unavailable",
-            Self::DeadLetters => "dead_letters",
-            Self::Reading => "reading",
-            Self::Memory => "memory",
-            Self::Concurrency => "concurrency",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,13 +279,14 @@ mod tests {
         tokio::time::advance(LIMIT).await;
         assert_eq!(status.stall(LIMIT), Some((StallCause::Processor, LIMIT)));
         drop(call);
-        status.processing_failures.note(true);
+        status.processing_failures.note(Some(&"busy"));
         tokio::time::advance(LIMIT / 2).await;
-        status.processing_failures.note(true);
+        status.processing_failures.note(Some(&"no room"));
         assert_eq!(status.stall(LIMIT), None);
         tokio::time::advance(LIMIT / 2).await;
         assert_eq!(status.stall(LIMIT), Some((StallCause::Retrying, LIMIT)));
-        status.processing_failures.note(false);
+        assert_eq!(status.last_error(StallCause::Retrying).as_deref(), Some("no room"));
+        status.processing_failures.clear();
         assert_eq!(status.stall(LIMIT), None);
     }
 
@@ -354,6 +308,7 @@ mod tests {
         status.read(&Err(Error::Throttled("slow down".into())), WallClock::System);
         tokio::time::advance(LIMIT).await;
         assert_eq!(status.stall(LIMIT), Some((StallCause::Reading, LIMIT)));
+        assert_eq!(status.last_error(StallCause::Reading).as_deref(), Some("throttled: slow down"));
         let page = Page::decode(bytes::Bytes::from_static(br#"{"Records":[]}"#)).expect("a page");
         status.read(&Ok(page), WallClock::System);
         assert_eq!(status.stall(LIMIT), None);

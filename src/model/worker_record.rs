@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::blocked_record::{BlockedRecord, RunningCall};
+use super::blocked_record::{BlockedRecord, RunningCall, Stall};
 use super::fnv1a;
 use super::lease::{ShardId, WorkerId};
 
@@ -47,6 +47,8 @@ pub struct WorkerRecord {
     /// Shards whose processor call has lasted for [`LONG_CALL`], or has made the worker unready: some of them, if there
     /// are many.
     pub calls: BTreeMap<ShardId, RunningCall>,
+    /// Shards without progress: some of them, if there are many.
+    pub stalls: BTreeMap<ShardId, Stall>,
     /// The lease duration that the worker runs with; absent in reports of older versions.
     pub lease_duration_ms: Option<u64>,
     /// The longest time for which the worker finishes what it has when it gives a lease away; absent like the one before.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{WorkerTelemetry, lock};
-use crate::consumer::StallCause;
+use crate::model::blocked_record::StallCause;
 use crate::model::lease::ShardId;
 
 /// The time after which a table whose calls all fail is logged.
@@ -27,7 +27,8 @@ impl WorkerTelemetry {
         for (shard, status) in shards.iter() {
             match (status.stall(limit), logged.shards.get(shard)) {
                 (Some((trouble, lasts)), None) => {
-                    tracing::warn!(%shard, cause = trouble.word(), lasts_s = lasts.as_secs(), "shard stalled: {}", trouble.words());
+                    let (cause, lasts_s, error) = (trouble.word(), lasts.as_secs(), status.last_error(trouble));
+                    tracing::warn!(%shard, cause, lasts_s, error, "shard stalled: {}", trouble.words());
                     logged.shards.insert(shard.clone(), trouble);
                 }
                 (None, Some(trouble)) => {

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::{AppFigures, Fleet, Loop, Phase, WorkerTelemetry, lock};
 use crate::aws::calls::IdlePolls;
-use crate::consumer::{ConsumerStatus, StallCause};
+use crate::consumer::ConsumerStatus;
 use crate::model::app_lag::RETENTION_MS;
+use crate::model::blocked_record::StallCause;
 use crate::model::fleet_state::ShardState;
 use crate::model::lag::Stage;
 use crate::model::lease::ShardId;

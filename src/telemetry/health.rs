@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Loop, Phase, WorkerTelemetry, lock};
-use crate::consumer::StallCause;
+use crate::model::blocked_record::StallCause;
 use crate::model::lease::ShardId;
 
 /// The time that a loop of the coordination may take to come round. Its calls are cut off at half a lease duration, and
@@ -138,8 +138,9 @@ impl WorkerTelemetry {
                 let record = status.long_call(limit).filter(|_| trouble == StallCause::Processor);
                 let record = record.and_then(|call| Some((call.sequence_number?, call.attempts)));
                 let record = record.map(|(position, attempts)| format!(" (record {position}, attempt {attempts})"));
+                let error = status.last_error(trouble).map(|error| format!(": {error}")).unwrap_or_default();
                 let (trouble, record) = (trouble.words(), record.unwrap_or_default());
-                format!("shard {shard} has made no progress for {lasts:.1} s: {trouble}{record}")
+                format!("shard {shard} has made no progress for {lasts:.1} s: {trouble}{record}{error}")
             })
             .collect()
     }

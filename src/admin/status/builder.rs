@@ -6,7 +6,7 @@ use super::{KclDeparture, KclWorkerStatus, LeaderStatus, ShardState, ShardStatus
 use super::{WorkerState, WorkerStatus, foreign_leases};
 use crate::aws::calls::IdlePolls;
 use crate::model::app_lag::{AppLag, LagInputs, LagSince, RETENTION_MS, WorkerReport};
-use crate::model::blocked_record::{BlockedRecord, RunningCall};
+use crate::model::blocked_record::{BlockedRecord, RunningCall, Stall};
 use crate::model::lease::{Lease, ShardId, WorkerId};
 use crate::model::shard_graph::{Start, unfinished_parents};
 use crate::model::worker_record::{KclAlive, ObservedWorker, WorkerRecord, digest};
@@ -146,6 +146,10 @@ impl<'a> StatusBuilder<'a> {
     fn shard(&self, row: &Lease, lags: &BTreeMap<&str, u64>, headrooms: &BTreeMap<&str, u64>) -> ShardStatus {
         let state = self.shard_state(row);
         let is_read = state == ShardState::Reading;
+        let report = self.report(row, state);
+        let halted = report.and_then(|report| report.blocked.get(&row.key).cloned());
+        let running_call = report.and_then(|report| report.calls.get(&row.key).cloned());
+        let is_told = halted.is_some() || running_call.is_some();
         let of_owner = |of: &BTreeMap<&str, u64>| row.owner.as_ref().and_then(|owner| of.get(owner.as_str()).copied());
         ShardStatus {
             id: row.key.to_string(),
@@ -158,8 +162,9 @@ impl<'a> StatusBuilder<'a> {
             throughput_kbps: row.throughput_kbps,
             lag_at_most_ms: of_owner(lags).filter(|_| is_read),
             trim_headroom_at_least_ms: of_owner(headrooms).filter(|_| is_read),
-            halted: self.report(row, state).and_then(|report| report.blocked.get(&row.key).cloned()),
-            running_call: self.report(row, state).and_then(|report| report.calls.get(&row.key).cloned()),
+            halted,
+            running_call,
+            stall: report.filter(|_| !is_told).and_then(|report| report.stalls.get(&row.key).cloned()),
         }
     }
 
@@ -170,12 +175,18 @@ impl<'a> StatusBuilder<'a> {
         Some(&self.inputs.view.worker(holder)?.member.record)
     }
 
-    /// The call of a shard's reader that does not return, in words.
-    fn hung_call(&self, row: &Lease) -> Option<String> {
-        let (state, holder) = (self.shard_state(row), row.holder()?);
-        let RunningCall { sequence_number, records, attempts, since_ms } =
-            self.report(row, state)?.calls.get(&row.key)?;
-        let lasts_s = self.inputs.now_ms.saturating_sub(*since_ms) / 1_000;
+    /// The call of a shard's reader that does not return, or its stall, in words.
+    fn hold_up(&self, row: &Lease) -> Option<String> {
+        let (report, holder) = (self.report(row, self.shard_state(row))?, row.holder()?);
+        let lasts_s = |since_ms: u64| self.inputs.now_ms.saturating_sub(since_ms) / 1_000;
+        let Some(call) = report.calls.get(&row.key) else {
+            let Stall { cause, error, since_ms } = report.stalls.get(&row.key)?;
+            let error = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            let (lasts_s, cause) = (lasts_s(*since_ms), cause.words());
+            return Some(format!("worker {holder} has made no progress with it for {lasts_s} s: {cause}{error}"));
+        };
+        let RunningCall { sequence_number, records, attempts, since_ms } = call;
+        let lasts_s = lasts_s(*since_ms);
         let records = match sequence_number {
             Some(first) => format!("attempt {attempts}, {records} records from {first}"),
             None => "a call without records".to_owned(),
@@ -209,7 +220,7 @@ impl<'a> StatusBuilder<'a> {
             ShardState::Reading => {
                 for_worker = shard.owner.clone();
                 let Some(halted) = &shard.halted else {
-                    let text = format!("shard {id} waits: {}", self.hung_call(self.rows.get(&id)?)?);
+                    let text = format!("shard {id} waits: {}", self.hold_up(self.rows.get(&id)?)?);
                     return Some(Wait { shard: shard.id.clone(), state: shard.state, for_shard, for_worker, text });
                 };
                 let BlockedRecord { sequence_number, event_id, keys, error, attempts, since_ms } = halted;
@@ -231,9 +242,9 @@ impl<'a> StatusBuilder<'a> {
             ShardState::HandingOver => {
                 for_worker = shard.handed_over_by.clone();
                 let (from, to) = (or_nobody(&shard.handed_over_by), or_nobody(&shard.owner));
-                let hangs = self.rows.get(&id).and_then(|row| self.hung_call(row));
-                let hangs = hangs.map(|hangs| format!("; {hangs}")).unwrap_or_default();
-                format!("shard {id} goes from worker {from} to {to}, once {from} has delivered what it holds{hangs}")
+                let hold_up = self.rows.get(&id).and_then(|row| self.hold_up(row));
+                let hold_up = hold_up.map(|hold_up| format!("; {hold_up}")).unwrap_or_default();
+                format!("shard {id} goes from worker {from} to {to}, once {from} has delivered what it holds{hold_up}")
             }
             ShardState::Unowned => format!("shard {id} has no owner: {}", self.who_assigns(&id)),
             ShardState::OwnerSilent => {
@@ -259,8 +270,8 @@ impl<'a> StatusBuilder<'a> {
             (ShardState::BlockedOnParent, _) => "which itself waits for its parent".to_owned(),
             (_, None) => "which nobody owns".to_owned(),
             (ShardState::OwnerSilent, Some(holder)) => format!("whose owner {holder} {}", self.silence_of(holder)),
-            (_, Some(holder)) => match self.hung_call(row) {
-                Some(hangs) => format!("which worker {holder} reads; {hangs}"),
+            (_, Some(holder)) => match self.hold_up(row) {
+                Some(hold_up) => format!("which worker {holder} reads; {hold_up}"),
                 None => format!("which worker {holder} reads"),
             },
         };
@@ -406,5 +417,6 @@ pub(super) fn without_row(key: &ShardId, state: ShardState, parents: &BTreeSet<S
         trim_headroom_at_least_ms: None,
         halted: None,
         running_call: None,
+        stall: None,
     }
 }

@@ -68,6 +68,11 @@ fn of_shards(before: &FleetStatus, now: &FleetStatus, found: &mut Vec<String>) {
             (Some(_), None) => found.push(format!("the processor call of shard {id} is over")),
             _ => {}
         }
+        match (&was.stall, &shard.stall) {
+            (None, Some(stall)) => found.push(format!("shard {id} makes no progress: {}", stall.cause.words())),
+            (Some(_), None) => found.push(format!("shard {id} is stalled no longer")),
+            _ => {}
+        }
     }
 }
 

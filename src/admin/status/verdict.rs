@@ -92,6 +92,16 @@ fn troubles(status: &FleetStatus) -> Vec<Trouble> {
         1 => add(Page, "1 processor call does not return".to_owned(), Some("shards-stuck")),
         count => add(Page, format!("{count} processor calls do not return"), Some("shards-stuck")),
     }
+    let stalled = status.shards.iter().filter_map(|shard| Some((shard.stall.as_ref()?, &shard.id)));
+    if let Some((stall, id)) = stalled.min_by_key(|(stall, _)| stall.since_ms) {
+        let others = match shards(&|shard| shard.stall.is_some()) - 1 {
+            0 => String::new(),
+            1 => "; 1 more shard makes none".to_owned(),
+            count => format!("; {count} more shards make none"),
+        };
+        let text = format!("shard {id} makes no progress: {}{others}", stall.cause.words());
+        add(Page, text, Some("shards-stuck"));
+    }
     if let Some(lag) = status.lag_at_most_ms.filter(|lag| *lag > MOST_LAG_MS) {
         add(Page, format!("the lag may be {}", length(lag)), Some("lag-high"));
     }

@@ -244,6 +244,7 @@ mod tests {
                 trim_headroom_at_least_ms: None,
                 halted: None,
                 running_call: None,
+                stall: None,
             };
             super::shard(&shard)[2..].to_vec()
         };

@@ -18,7 +18,7 @@ use crate::dead_letters::letter::{DeadLetter, FailureLimit};
 use crate::dead_letters::queue::DeadLetterQueue;
 use crate::model::backoff::Backoff;
 use crate::model::batcher::Unit;
-use crate::model::blocked_record::BlockedRecord;
+use crate::model::blocked_record::{BlockedRecord, shown};
 use crate::model::lease::LeaseLost;
 use crate::model::record::{Record, RecordBatch};
 use crate::model::sequence_number::compare_digits;
@@ -121,7 +121,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
         while let Some(mut sub_batch) = self.sub_batches.pop() {
             let outcome = self.attempt(&mut sub_batch).await?;
             let is_unavailable = outcome.as_ref().err().is_some_and(|error| self.is_unavailable(&mut sub_batch, error));
-            self.ctx.note_outcome(outcome.is_err(), is_unavailable);
+            self.ctx.note_outcome(outcome.as_ref().err(), is_unavailable);
             match outcome {
                 Ok(()) => {
                     if sub_batch.is_blocked {
@@ -378,8 +378,8 @@ impl<F: ProcessorFactory> BatchTask<F> {
         let blocked = BlockedRecord {
             sequence_number: record.sequence_number().to_owned(),
             event_id: record.event_id().map(ToOwned::to_owned),
-            keys: truncate(record.keys_json().unwrap_or_default()),
-            error: truncate(error),
+            keys: shown(record.keys_json().unwrap_or_default()),
+            error: shown(error),
             attempts: failed.calls,
             since_ms: failed.first_failed_ms.unwrap_or_default(),
         };
@@ -439,9 +439,9 @@ impl<F: ProcessorFactory> BatchTask<F> {
             ctx.check()?;
             let outcome = queue.put(&letter).await;
             // The processor's part is over.
-            ctx.status.processing_failures.note(false);
-            ctx.status.unavailability.note(false);
-            ctx.status.dead_letter_failures.note(outcome.is_err());
+            ctx.status.processing_failures.clear();
+            ctx.status.unavailability.clear();
+            ctx.status.dead_letter_failures.note(outcome.as_ref().err());
             let Err(error) = outcome else {
                 ctx.status.clear_blocked_record(self.batch.id);
                 return Ok(true);
@@ -462,7 +462,7 @@ impl<F: ProcessorFactory> BatchTask<F> {
                 // The letter is on its way, and its shard waits for it.
                 OnFailure::Halt => {}
                 OnFailure::Skip => {
-                    ctx.status.dead_letter_failures.note(false);
+                    ctx.status.dead_letter_failures.clear();
                     ctx.status.clear_blocked_record(self.batch.id);
                     return Ok(false);
                 }
@@ -493,8 +493,4 @@ impl<F: ProcessorFactory> BatchTask<F> {
         self.ctx.counters().done(&records, bytes, outcome);
         self.ctx.report(BatchReport::Done { batch: self.batch.id, range, bytes });
     }
-}
-
-fn truncate(text: &str) -> String {
-    text[..text.floor_char_boundary(BlockedRecord::SHOWN_BYTES)].to_owned()
 }

@@ -156,9 +156,11 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
                 processor.initialize(&self.shard).await
             });
             let outcome = outcome.await;
-            self.status.processing_failures.note(outcome.is_err());
             match outcome {
-                Ok(()) => pooled.is_initialized = true,
+                Ok(()) => {
+                    self.status.processing_failures.clear();
+                    pooled.is_initialized = true;
+                }
                 Err(error) => self.retry(&mut retry, &error, rng).await?,
             }
         }
@@ -191,7 +193,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
                 let Err(error) = self.timed(self.other_call(), ended).await else { break };
                 self.retry(&mut retry, &error, rng).await?;
             }
-            self.status.processing_failures.note(false);
+            self.status.processing_failures.clear();
         }
         Ok(())
     }
@@ -203,7 +205,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
             let Some(processor) = pooled.processor.as_mut().filter(|_| pooled.is_initialized) else { continue };
             self.lease.check()?;
             let told = self.timed(self.other_call(), async { processor.idle(&self.checkpointer).await }).await;
-            self.status.processing_failures.note(told.is_err());
+            self.status.processing_failures.note(told.as_ref().err());
             if let Err(error) = told {
                 tracing::warn!(shard = %self.shard.shard_id, call = "idle", %error, "processor failed, retrying");
             }
@@ -302,9 +304,9 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
     }
 
     /// Notes whether the last call failed, and whether it found the processor unavailable.
-    pub(super) fn note_outcome(&self, has_failed: bool, is_unavailable: bool) {
-        self.status.unavailability.note(is_unavailable);
-        self.status.processing_failures.note(has_failed && !is_unavailable);
+    pub(super) fn note_outcome(&self, error: Option<&BatchError>, is_unavailable: bool) {
+        self.status.unavailability.note(error.filter(|_| is_unavailable));
+        self.status.processing_failures.note(error.filter(|_| !is_unavailable));
     }
 
     /// A call without records.
@@ -314,7 +316,7 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
 
     /// Shows a failure that no failure policy covers, and waits before the next attempt.
     async fn retry(&self, retry: &mut Retry, error: &BoxError, rng: &mut Rng) -> Result<(), Interrupted> {
-        self.status.processing_failures.note(true);
+        self.status.processing_failures.note(Some(error));
         if error.is::<ReadAgain>() {
             return Err(Interrupted::LeaseLost);
         }

@@ -1,16 +1,19 @@
 //! This worker's leases and progress, as its heartbeats show them, and the end of a worker that has caught up.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{Hang, LeaseManager, LeaseState};
 use crate::aws::lease_table::BadRow;
+use crate::consumer::{ConsumerStatus, millis};
+use crate::model::blocked_record::Stall;
 use crate::model::lag::Stage;
 use crate::model::lease::{Lease, ShardId};
 use crate::model::shard_graph::unfinished_parents;
 use crate::model::worker_record::{LONG_CALL, digest};
 
-/// The most blocked records that a heartbeat names.
-const MOST_BLOCKED: usize = 20;
+/// The most shards that a heartbeat names for each thing that holds shards up.
+const MOST_NAMED: usize = 20;
 
 impl LeaseManager {
     /// Updates the record that the next heartbeat shows.
@@ -26,13 +29,10 @@ impl LeaseManager {
         let since = [Stage::Processed, Stage::Checkpointed].map(|stage| self.deps.telemetry.waiting_since_ms(stage));
         let [unprocessed_since_ms, unsaved_since_ms] = since;
         let stuck = self.stuck();
-        let blocked =
-            self.running().filter_map(|(key, held)| Some((key.clone(), held.handle.status.blocked_record()?)));
-        let blocked = blocked.take(MOST_BLOCKED).collect();
         let long_call = LONG_CALL.min(self.deps.options.unready_after);
-        let calls =
-            self.running().filter_map(|(key, held)| Some((key.clone(), held.handle.status.long_call(long_call)?)));
-        let calls = calls.take(MOST_BLOCKED).collect();
+        let blocked = self.shards_with(ConsumerStatus::blocked_record);
+        let calls = self.shards_with(|status| status.long_call(long_call));
+        let stalls = self.shards_with(|status| self.stall(status, long_call));
         let kbps = self.deps.telemetry.kbps();
         let idle_polls_per_hour = self.deps.telemetry.idle_polls_per_hour();
         let running = self.leases.iter().filter_map(|(key, known)| match &known.state {
@@ -52,7 +52,24 @@ impl LeaseManager {
             record.stuck = stuck;
             record.blocked = blocked;
             record.calls = calls;
+            record.stalls = stalls;
         });
+    }
+
+    /// The shards of which a status has something to report.
+    fn shards_with<T>(&self, report: impl Fn(&ConsumerStatus) -> Option<T>) -> BTreeMap<ShardId, T> {
+        let reports = self.running().filter_map(|(key, held)| Some((key.clone(), report(&held.handle.status)?)));
+        reports.take(MOST_NAMED).collect()
+    }
+
+    /// A shard's stall: failures for `limit`, waits for other shards until they make the worker unready.
+    fn stall(&self, status: &ConsumerStatus, limit: Duration) -> Option<Stall> {
+        let options = &self.deps.options;
+        let (cause, lasts) = status.stall(limit)?;
+        let error = status.last_error(cause);
+        let is_reported = error.is_some() || lasts >= options.unready_after;
+        let since_ms = options.clock.now_ms().saturating_sub(millis(lasts));
+        is_reported.then_some(Stall { cause, error, since_ms })
     }
 
     /// The moment before which everything in this worker's shards is delivered and checkpointed, if it is known.

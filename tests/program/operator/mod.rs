@@ -139,6 +139,31 @@ fn a_call_that_hangs_is_named_with_its_record_by_status_and_by_readiness() {
 }
 
 #[test]
+fn reading_that_is_refused_is_told_by_status_and_readiness_in_the_services_words() {
+    let harness = Harness::new("refused", 1);
+    let metrics = free_address();
+    let _worker = harness.worker_with("w-1", &format!("--metrics-addr {metrics} --unready-after 2s"));
+    harness.wait_for_status("a worker", |status| all_read(status, 1));
+    harness.faults(&json!({"rules": [
+        {"share": 1.0, "effect": "error", "code": "AccessDeniedException", "operations": ["GetRecords"]}
+    ]}));
+    let status = harness.wait_for_status("the stall to show", |status| status["waits"] != json!([]));
+    let stall = &status["shards"][0]["stall"];
+    assert_eq!(stall["cause"], "reading");
+    let error = stall["error"].as_str().expect("the service's words");
+    assert!(error.contains("AccessDenied"), "{error}");
+    let text = status["waits"][0]["text"].as_str().unwrap();
+    assert!(text.contains("worker w-1 has made no progress with it for ") && text.ends_with(error), "{text}");
+    let trouble = &status["verdict"]["troubles"][0];
+    assert!(trouble["text"].as_str().unwrap().ends_with(" makes no progress: reading it keeps failing"), "{trouble}");
+    assert_eq!(trouble["runbook"], "shards-stuck");
+    let reason = not_ready_reason(metrics);
+    assert!(reason.contains(": reading it keeps failing: ") && reason.contains("AccessDenied"), "{reason}");
+    harness.faults(&json!({}));
+    harness.wait_for_status("reading to resume", |status| all_read(status, 1));
+}
+
+#[test]
 fn a_dead_letter_store_that_fails_is_told_from_a_processor_that_fails() {
     let mut harness = Harness::new("letters", 1);
     let metrics = free_address();
@@ -150,7 +175,7 @@ fn a_dead_letter_store_that_fails_is_told_from_a_processor_that_fails() {
     harness.call("DeleteTable", &json!({"TableName": format!("{}-DeadLetters", harness::APP)}));
     harness.write(1);
     let reason = not_ready_reason(metrics);
-    assert!(reason.ends_with("its dead letters cannot be written"), "{reason}");
+    assert!(reason.contains(": its dead letters cannot be written: "), "{reason}");
 }
 
 fn free_address() -> std::net::SocketAddr {

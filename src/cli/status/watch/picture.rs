@@ -132,9 +132,9 @@ fn shards(status: &FleetStatus, width: usize, paint: Paint) -> Vec<Line<'static>
     shards.sort_by_key(|shard| (Reverse(shard.lag_at_most_ms.unwrap_or(u64::MAX)), &shard.id));
     let rows: Vec<_> = shards.iter().map(|shard| shard_row(shard, width)).collect();
     let lines = text_lines(&aligned(rows.iter().map(|row| row.as_slice()).collect()));
-    let is_well = |shard: &ShardStatus| {
-        shard.state == ShardState::Reading && shard.halted.is_none() && shard.running_call.is_none()
-    };
+    let is_held_up =
+        |shard: &ShardStatus| shard.halted.is_some() || shard.running_call.is_some() || shard.stall.is_some();
+    let is_well = |shard: &ShardStatus| shard.state == ShardState::Reading && !is_held_up(shard);
     let style = |shard: &ShardStatus| if is_well(shard) { Style::new() } else { paint.color(Color::Yellow) };
     lines.into_iter().zip(shards).map(|(line, shard)| line.style(style(shard))).collect()
 }
@@ -143,6 +143,7 @@ fn shard_row(shard: &ShardStatus, width: usize) -> [String; 5] {
     let state = match shard {
         ShardStatus { halted: Some(_), .. } => "waits at a record",
         ShardStatus { running_call: Some(_), .. } => "call does not return",
+        ShardStatus { stall: Some(_), .. } => "makes no progress",
         _ => shard.state.words(),
     };
     let owner = shard.owner.as_deref().unwrap_or("no owner");
