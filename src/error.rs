@@ -111,6 +111,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::aws::TableRole;
 
     #[test]
     fn each_class_has_its_verdict_in_each_phase() {
@@ -157,6 +158,6 @@ mod tests {
     async fn a_table_of_another_program_is_not_waited_for() {
         let foreign = TableError::Foreign { table: "app".into(), found: String::new(), wanted: String::new() };
         assert!(!Refusals::default().allow(&foreign));
-        assert!(Refusals::default().allow(&TableError::Missing { table: "app".into() }));
+        assert!(Refusals::default().allow(&TableError::Missing { table: "app".into(), role: TableRole::Leases }));
     }
 }

@@ -180,7 +180,7 @@ pub use aws::record::DeserializeError;
 pub use aws::sdk as aws_sdk;
 pub use aws::stream::FindError;
 pub use aws::transaction::Transaction;
-pub use aws::{CallError, TableError};
+pub use aws::{CallError, TableError, TableRole};
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub use cli::main;

@@ -10,7 +10,7 @@ use aws_smithy_runtime_api::client::interceptors::context::{
     AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
 };
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
-use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, Metadata};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_runtime_api::http::Headers;
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
@@ -152,6 +152,9 @@ impl Intercept for HealthInterceptor {
     ) -> Result<(), BoxError> {
         match outcome(context) {
             Outcome::Ok | Outcome::ErrorKind(ErrorKind::ConditionFailed) => self.0.good(),
+            Outcome::ErrorKind(ErrorKind::Transient) => {
+                self.0.failed(&context.response().map_or_else(String::new, fault))
+            }
             outcome => self.0.failed(outcome.word()),
         }
         Ok(())
@@ -182,10 +185,18 @@ impl Outcome {
 fn outcome(context: &FinalizerInterceptorContextRef<'_>) -> Outcome {
     let Some(response) = context.response() else { return Outcome::NoAnswer };
     if response.status().is_success() {
-        return Outcome::Ok;
+        // A proxy's page is a good answer of nobody's.
+        let is_read = context.output_or_error().is_none_or(|output| output.is_ok());
+        return if is_read { Outcome::Ok } else { Outcome::ErrorKind(ErrorKind::Transient) };
     }
     let refusal = Refusal::of(response.headers(), response.body().bytes().unwrap_or_default());
     Outcome::ErrorKind(refusal.code.as_deref().map_or(ErrorKind::Transient, ErrorKind::of_code))
+}
+
+/// The words for an answer that is of no use, and none that asks for anything.
+fn fault(answer: &HttpResponse) -> String {
+    let code = Refusal::of(answer.headers(), answer.body().bytes().unwrap_or_default()).code;
+    code.unwrap_or_else(|| super::unreadable(answer))
 }
 
 /// The answer to a call that was refused or failed.

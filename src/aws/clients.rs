@@ -17,7 +17,7 @@ use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
 use aws_smithy_runtime::client::retries::RetryPartition;
 
 use super::calls::{BodyInterceptor, MetricsInterceptor};
-use super::credentials;
+use super::{authorities, credentials, endpoint_url};
 
 /// The most idle connections to one host: as many as calls may be in flight, so that none is opened anew.
 pub const MAX_CALLS_IN_FLIGHT: usize = 64;
@@ -72,12 +72,22 @@ pub enum ConfigError {
     /// A profile that makes no sense.
     #[error("the AWS configuration is wrong: {0}")]
     WrongProfile(String),
-    /// The file of AWS_CA_BUNDLE cannot be used.
-    #[error("AWS_CA_BUNDLE: cannot read certificates from {path:?}: {reason}")]
-    CaBundle {
+    /// The file of authorities that a variable names cannot be used.
+    #[error("{variable}: cannot read certificates from {}: {reason}", path.display())]
+    Authorities {
+        /// The variable.
+        variable: &'static str,
         /// The file's path.
         path: PathBuf,
         /// The reason.
+        reason: String,
+    },
+    /// The URL of a service is none.
+    #[error("{place}: {reason}")]
+    Endpoint {
+        /// The variable, or the other place of the URL.
+        place: String,
+        /// The mistake.
         reason: String,
     },
 }
@@ -96,9 +106,11 @@ pub struct Clients {
 /// Loads the AWS environment, once for the whole process. Credentials are not asked for yet: [`credentials::check`] does.
 ///
 /// # Errors
-/// When there is no region, or the trusted certificates cannot be read.
+/// When there is no region, a URL is wrong, or the trusted certificates cannot be read.
 pub async fn load(endpoints: &Endpoints) -> Result<SdkConfig, ConfigError> {
-    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http_client(ca_bundle()?));
+    authorities::check()?;
+    let mut loader =
+        aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http_client(authorities::bundle()?));
     if let Ok(name) = AppName::new("shardkeeper") {
         loader = loader.app_name(name);
     }
@@ -113,6 +125,7 @@ pub async fn load(endpoints: &Endpoints) -> Result<SdkConfig, ConfigError> {
         loader = loader.region(region_of_user());
     }
     let mut config = loader.load().await;
+    endpoint_url::check(&config, endpoints)?;
     if config.region().is_none() {
         if !has_endpoint(&config, endpoints) {
             return Err(ConfigError::NoRegion);
@@ -188,7 +201,7 @@ fn for_stream(config: &SdkConfig, access: &StreamAccess) -> SdkConfig {
 /// The same configuration with HTTP connections of its own.
 pub fn with_own_pool(config: &SdkConfig) -> SdkConfig {
     // A bundle that has become unreadable since the start is no reason to trust fewer than the system's certificates.
-    config.to_builder().http_client(http_client(ca_bundle().unwrap_or_default())).build()
+    config.to_builder().http_client(http_client(authorities::bundle().unwrap_or_default())).build()
 }
 
 /// Connections by way of the proxies of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, which trust the system's
@@ -211,18 +224,6 @@ fn http_client(bundle: Option<Vec<u8>>) -> SharedHttpClient {
         }
         connector.build()
     })
-}
-
-/// The certificates of `AWS_CA_BUNDLE`, which the AWS command line trusts; none: it is not set.
-fn ca_bundle() -> Result<Option<Vec<u8>>, ConfigError> {
-    let Some(path) = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()).map(PathBuf::from) else {
-        return Ok(None);
-    };
-    match std::fs::read(&path) {
-        Ok(pem) if memchr::memmem::find(&pem, b"-----BEGIN CERTIFICATE-----").is_some() => Ok(Some(pem)),
-        Ok(_) => Err(ConfigError::CaBundle { path, reason: "there are none in it".to_owned() }),
-        Err(error) => Err(ConfigError::CaBundle { path, reason: error.to_string() }),
-    }
 }
 
 /// The region that the user set, by variable or profile.

@@ -14,7 +14,7 @@ use super::item::{Item, count, flag, number, real_text, string, string_or_none, 
 use super::own_table::OwnTable;
 use super::service_clock::ServiceClock;
 use super::table_health::TableHealth;
-use super::{ErrorKind, TableError};
+use super::{ErrorKind, TableError, TableRole};
 use crate::model::lease::{ShardId, WorkerId};
 use crate::model::worker_record::{Fleet, Hints, KEPT_ENDS, KclAlive, LeaderRecord, Member, WorkerEnd, WorkerRecord};
 
@@ -146,7 +146,7 @@ fn set(count: &mut u64, value: &AttributeValue) {
 impl FleetTable {
     /// The fleet table of an application.
     pub fn new(client: Client, app: &str) -> Self {
-        Self(OwnTable::new(client, format!("{app}-Fleet"), &[KEY]))
+        Self(OwnTable::new(client, format!("{app}-Fleet"), TableRole::Fleet, &[KEY]))
     }
 
     /// The same table; each call on it reports to `health` whether the table answers.
@@ -161,6 +161,14 @@ impl FleetTable {
     /// [`TableError::Missing`] when it is missing and may not be created.
     pub async fn ensure(&self, create: bool) -> Result<(), TableError> {
         self.0.ensure(create).await
+    }
+
+    /// Checks that the table, if it is there, has a fleet table's key.
+    ///
+    /// # Errors
+    /// [`TableError::Foreign`] when it has another one.
+    pub async fn check(&self) -> Result<(), TableError> {
+        self.0.check().await
     }
 
     /// The table as such, for a preflight.

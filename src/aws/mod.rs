@@ -3,9 +3,11 @@
 //! The adapters turn the model's values into calls and the answers into values, and classify every error by what its
 //! caller should do. They decide nothing else.
 
+pub(crate) mod authorities;
 pub mod calls;
 pub mod clients;
 pub mod credentials;
+pub mod endpoint_url;
 pub mod fleet_table;
 mod get_records;
 pub(crate) mod item;
@@ -33,7 +35,8 @@ pub mod sdk {
 
 use std::error::Error as StdError;
 
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::date_time::{DateTime, Format};
 
 /// A time in RFC 3339's form, such as `2026-01-31T12:00:00Z`, in milliseconds since the epoch.
@@ -49,15 +52,59 @@ pub fn format_time(seconds: i64) -> Option<String> {
     DateTime::from_secs(seconds).fmt(Format::DateTime).ok()
 }
 
+/// The role of a table in an application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TableRole {
+    /// It keeps the dead letters.
+    DeadLetters,
+    /// It keeps the workers' heartbeats and their leader.
+    Fleet,
+    /// The Kinesis Client Library keeps something of its own in it.
+    Kcl,
+    /// It keeps the leases with their checkpoints.
+    Leases,
+    /// Its stream is read.
+    Source,
+}
+
+impl TableRole {
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::DeadLetters => "start the workers again, which create it; its letters are gone unless it is restored",
+            Self::Fleet => "start the workers again, which create it; no position is lost",
+            Self::Kcl => "only the Kinesis Client Library creates it",
+            Self::Leases => {
+                "restore it from a backup, or start the workers again, which create it and begin at the start position"
+            }
+            Self::Source => "check its name, and the region and endpoint in use",
+        }
+    }
+}
+
+impl std::fmt::Display for TableRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::DeadLetters => "dead-letter table",
+            Self::Fleet => "fleet table",
+            Self::Kcl => "KCL's table",
+            Self::Leases => "lease table",
+            Self::Source => "table",
+        })
+    }
+}
+
 /// A failed call to a table, by what its caller should do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableError {
     /// The table does not exist.
-    #[error("table {table} does not exist")]
+    #[error("{role} {table} does not exist: {}", role.remedy())]
     Missing {
         /// The table's name.
         table: String,
+        /// The table's role in the application.
+        role: TableRole,
     },
     /// The service refuses the call: credentials, permissions, or an invalid request. Retrying does not help until
     /// somebody has changed something.
@@ -73,7 +120,7 @@ pub enum TableError {
     /// The table is there and has other keys: it is no table of this application's.
     #[error(
         "table {table} belongs to something else: its key is {found}, and that of an application's table is {wanted}. \
-         Choose another application; nothing was written"
+         Choose another application; nothing was written to it"
     )]
     Foreign {
         /// The table's name.
@@ -105,10 +152,9 @@ pub struct CallError {
 }
 
 impl CallError {
-    pub(crate) fn new<E, R>(error: &SdkError<E, R>) -> Self
+    pub(crate) fn new<E>(error: &SdkError<E>) -> Self
     where
         E: ProvideErrorMetadata + StdError + 'static,
-        R: std::fmt::Debug,
     {
         Self { code: error.code().map(ToOwned::to_owned), text: describe(error) }
     }
@@ -125,14 +171,13 @@ impl CallError {
 }
 
 impl TableError {
-    pub(crate) fn new<E, R>(operation: &'static str, table: &str, error: &SdkError<E, R>) -> Self
+    pub(crate) fn new<E>(operation: &'static str, role: TableRole, table: &str, error: &SdkError<E>) -> Self
     where
         E: ProvideErrorMetadata + StdError + 'static,
-        R: std::fmt::Debug,
     {
         let (table, source) = (table.to_owned(), CallError::new(error));
         match ErrorKind::of(error) {
-            ErrorKind::NotFound => Self::Missing { table },
+            ErrorKind::NotFound => Self::Missing { table, role },
             ErrorKind::Refused | ErrorKind::UnknownOperation => Self::Refused { operation, table, source },
             _ => Self::Unavailable { operation, table, source },
         }
@@ -201,10 +246,9 @@ impl ErrorKind {
 }
 
 /// An SDK error in one line: the service's code and message, or what happened to the call.
-pub(crate) fn describe<E, R>(error: &SdkError<E, R>) -> String
+pub(crate) fn describe<E>(error: &SdkError<E>) -> String
 where
     E: ProvideErrorMetadata + StdError + 'static,
-    R: std::fmt::Debug,
 {
     match (error.code(), error.message()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
@@ -214,10 +258,22 @@ where
             SdkError::DispatchFailure(failure) => failure
                 .as_connector_error()
                 .map_or_else(|| "the call could not be sent".to_owned(), |error| with_causes(error)),
-            SdkError::ResponseError(_) => "the answer could not be read".to_owned(),
-            other => DisplayErrorContext(other).to_string(),
+            SdkError::ResponseError(_) | SdkError::ServiceError(_) => {
+                error.raw_response().map_or_else(|| "the answer could not be read".to_owned(), unreadable)
+            }
+            _ => error.source().map_or_else(|| "the call could not be made".to_owned(), with_causes),
         },
     }
+}
+
+/// The words for an answer that is none of the service's, such as a proxy's page.
+pub(crate) fn unreadable(answer: &HttpResponse) -> String {
+    let kind = match answer.body().bytes() {
+        Some([]) => "empty",
+        _ => answer.headers().get("content-type").unwrap_or("of no type"),
+    };
+    let status = answer.status();
+    format!("the answer is not the service's (HTTP {status}, {kind}): check the endpoint, and proxies on the way to it")
 }
 
 /// The time (ms since the epoch) of a date in an HTTP header.
@@ -236,5 +292,51 @@ pub(crate) fn with_causes(error: &dyn StdError) -> String {
         }
         next = cause.source();
     }
-    text
+    in_words(text)
+}
+
+/// The same text; rustls names some causes by Rust's variants, such as `Other(OtherError(CaUsedAsEndEntity))`, which
+/// become words.
+fn in_words(text: String) -> String {
+    const BEFORE: [&str; 4] =
+        ["invalid peer certificate: ", "received fatal alert: ", "peer is incompatible: ", "peer misbehaved: "];
+    let Some(at) = BEFORE.iter().find_map(|before| Some(text.find(before)? + before.len())) else { return text };
+    let (start, rest) = text.split_at(at);
+    let variants = rest.split_once(" {").map_or(rest, |(variants, _)| variants);
+    let name = variants.trim_end_matches(')').rsplit('(').next().unwrap_or_default();
+    let is_name = |letter: u8| letter.is_ascii_alphanumeric() || matches!(letter, b'(' | b')');
+    if name.is_empty() || !variants.bytes().all(is_name) {
+        return text;
+    }
+    let mut words = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    if name == "UnknownIssuer" {
+        words += " (SSL_CERT_FILE, and for AWS also AWS_CA_BUNDLE, name the authorities to trust)";
+    }
+    format!("{start}{words}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_that_tls_names_by_variants_are_told_in_words() {
+        for (text, words) in [
+            ("x: invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", "ca used as end entity"),
+            ("peer is incompatible: NoCipherSuitesInCommon", "no cipher suites in common"),
+            ("invalid peer certificate: UnknownIssuer", "unknown issuer"),
+            ("invalid peer certificate: UnsupportedAlgorithm { id: [1, 2] }", "unsupported algorithm"),
+        ] {
+            let told = in_words(text.to_owned());
+            assert!(told.contains(words) && !told.contains(['{', '[']) && !told.contains("Other"), "{told}");
+        }
+        let good = "invalid peer certificate: certificate expired: verification time 2 (UNIX)";
+        assert_eq!(in_words(good.to_owned()), good);
+    }
 }

@@ -13,7 +13,7 @@ use aws_sdk_dynamodb::types::{
 use super::calls::HealthInterceptor;
 use super::item::Item;
 use super::table_health::TableHealth;
-use super::{CallError, TableError};
+use super::{CallError, TableError, TableRole};
 
 /// The gaps between DescribeTable calls on a table that is being created: short at first, for local services are quick.
 const FIRST_GAP: Duration = Duration::from_millis(20);
@@ -27,13 +27,14 @@ const SCAN_PAGE_ITEMS: i32 = 500;
 pub(crate) struct OwnTable {
     pub(crate) client: Client,
     pub(crate) name: String,
+    role: TableRole,
     /// The string hash key and, if there is a second one, the string sort key.
     pub(super) keys: &'static [&'static str],
 }
 
 impl OwnTable {
-    pub(crate) fn new(client: Client, name: String, keys: &'static [&'static str]) -> Self {
-        Self { client, name, keys }
+    pub(crate) fn new(client: Client, name: String, role: TableRole, keys: &'static [&'static str]) -> Self {
+        Self { client, name, role, keys }
     }
 
     /// The same table; each call on it reports to `health` whether the table answers.
@@ -61,7 +62,7 @@ impl OwnTable {
                     created = true;
                     continue;
                 }
-                None => return Err(TableError::Missing { table: self.name.clone() }),
+                None => return Err(TableError::Missing { table: self.name.clone(), role: self.role }),
             }
             tokio::time::sleep(gap).await;
             gap = (gap * 2).min(LAST_GAP);
@@ -95,12 +96,11 @@ impl OwnTable {
         items.ok_or_else(error)
     }
 
-    pub(crate) fn error<E, R>(&self, operation: &'static str, error: &SdkError<E, R>) -> TableError
+    pub(crate) fn error<E>(&self, operation: &'static str, error: &SdkError<E>) -> TableError
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug,
     {
-        TableError::new(operation, &self.name, error)
+        TableError::new(operation, self.role, &self.name, error)
     }
 
     /// The error of a call that the SDK could not put together.
@@ -112,7 +112,18 @@ impl OwnTable {
         }
     }
 
-    /// Refuses a table whose keys are not this one's, such as one that holds somebody's data.
+    /// Refuses a table that is there and has other keys. Calls on it would fail for reasons that mislead, or find nothing.
+    /// A caller that may not describe it is left to them.
+    ///
+    /// # Errors
+    /// [`TableError::Foreign`], and [`TableError::Unavailable`] without an answer.
+    pub(crate) async fn check(&self) -> Result<(), TableError> {
+        match self.status().await {
+            Err(TableError::Refused { .. }) => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
     fn check_keys(&self, table: &TableDescription) -> Result<(), TableError> {
         let of_key = |key: &KeySchemaElement| {
             let mut definitions = table.attribute_definitions().iter();

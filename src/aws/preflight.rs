@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::{AttributeDefinition, AttributeValue, KeySchemaElement, KeyType, KeysAndAttributes};
 use aws_sdk_dynamodb::types::{BillingMode, ScalarAttributeType};
 
-use super::TableError;
 use super::clients::Clients;
 use super::own_table::OwnTable;
 use super::service_clock::ServiceClock;
+use super::{TableError, TableRole};
 
 /// The value of each key in a call that may not find an item.
 const NO_KEY: &str = "shardkeeper-check";
@@ -34,7 +34,7 @@ impl Clients {
     /// When the table cannot be described.
     pub async fn replicas(&self, table: &str) -> Result<Vec<String>, TableError> {
         let answer = self.source.describe_table().table_name(table).send().await;
-        let answer = answer.map_err(|error| TableError::new("DescribeTable", table, &error))?;
+        let answer = answer.map_err(|error| TableError::new("DescribeTable", TableRole::Source, table, &error))?;
         let replicas = answer.table.and_then(|table| table.replicas).unwrap_or_default();
         Ok(replicas.into_iter().filter_map(|replica| replica.region_name).collect())
     }

@@ -4,7 +4,6 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use aws_smithy_runtime_api::client::identity::Identity;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use bytes::Bytes;
 use http::Request;
 
@@ -38,7 +37,7 @@ impl RequestSigner {
     /// When the credentials cannot be had now, or the request cannot be signed; a sentence says why.
     pub async fn sign(&self, request: &mut Request<Bytes>, service: &str) -> Result<(), String> {
         let credentials = self.credentials.provide_credentials().await;
-        let identity: Identity = credentials.map_err(|error| DisplayErrorContext(error).to_string())?.into();
+        let identity: Identity = credentials.map_err(|error| super::with_causes(&error))?.into();
         let params = v4::SigningParams::builder()
             .identity(&identity)
             .region(&self.region)

@@ -151,10 +151,9 @@ impl Stream {
 }
 
 impl Error {
-    pub(super) fn new<E, R>(error: &SdkError<E, R>) -> Self
+    pub(super) fn new<E>(error: &SdkError<E>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug,
     {
         Self::of(ErrorKind::of(error), CallError::new(error))
     }

@@ -22,16 +22,17 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Loads the AWS environment. No call is made yet.
+    /// Loads the AWS environment, and checks that the application's tables, if they are there, are its own.
     ///
     /// # Errors
-    /// When there is no region or there are no credentials.
+    /// When there is no region, there are no credentials, a table is another program's, or the service does not answer.
     pub async fn new(app: &str, endpoints: &Endpoints, lease_duration: Duration) -> Result<Self, anyhow::Error> {
         let config = clients::load(endpoints).await?;
         credentials::check(&config).await?;
         let clients = clients::clients(&config, endpoints, clients::table_timeout(lease_duration), "operator");
         let leases = LeaseTable::new(clients.tables.clone(), app);
         let fleet = FleetTable::new(clients.tables.clone(), app);
+        tokio::try_join!(leases.check(), fleet.check())?;
         Ok(Self { clients, leases, fleet })
     }
 
@@ -49,7 +50,7 @@ impl Connection {
     /// As [`Connection::rows`].
     pub async fn rows_with_signs(&self) -> Result<(Vec<Result<Lease, BadRow>>, Vec<KclSign>), anyhow::Error> {
         self.leases.scan_with_signs().await.map_err(|error| match error {
-            TableError::Missing { table } => anyhow!(
+            TableError::Missing { table, .. } => anyhow!(
                 "there is no application \"{table}\" here: table {table} does not exist. Check --app, and the region \
                  and endpoint in use"
             ),

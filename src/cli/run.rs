@@ -13,6 +13,7 @@ use super::signals::{self, HangUps};
 use super::sinks::multilang::Children;
 use super::systemd::Notifier;
 use super::{admin_server, reload};
+use crate::aws::with_causes;
 use crate::consumer::OnFailure;
 use crate::worker::{Error, Worker};
 
@@ -29,7 +30,7 @@ pub fn run(args: &RunArgs, sources: Sources) -> Result<(), anyhow::Error> {
     if let Err(error) = &outcome
         && !error.is::<Closed>()
     {
-        tracing::error!(error = format!("{error:#}"), "the worker ended with a failure");
+        tracing::error!(error = with_causes(error.as_ref()), "the worker ended with a failure");
     }
     outcome
 }

@@ -87,7 +87,9 @@ impl LetterStore {
     async fn open_table(app: &str, endpoints: &Endpoints) -> Result<Self, anyhow::Error> {
         let config = clients::load(endpoints).await?;
         credentials::check(&config).await?;
-        Ok(Self::Table(DeadLetterTable::from_config(&config, app)))
+        let table = DeadLetterTable::from_config(&config, app);
+        table.check().await?;
+        Ok(Self::Table(table))
     }
 
     /// Calls `visit` with all letters, or those of one shard, page by page; each shard's together and in order.
@@ -242,7 +244,7 @@ fn read_file(file: &FileStore, at: &Identity) -> Result<Option<StoredLetter>, an
 
 fn table_error(error: TableError) -> anyhow::Error {
     match error {
-        TableError::Missing { table } => anyhow!(
+        TableError::Missing { table, .. } => anyhow!(
             "there are no dead letters here: table {table} does not exist. Check --app, and the region and endpoint in \
              use; with letters in a file, give --from file:PATH"
         ),

@@ -23,7 +23,7 @@ use super::queue::{DeadLetterQueue, PrepareError, QueueFuture};
 use crate::aws::calls::MetricsInterceptor;
 use crate::aws::item::{Item, count, number, real_text, string, string_or_none, text};
 use crate::aws::own_table::OwnTable;
-use crate::aws::{ErrorKind, TableError};
+use crate::aws::{ErrorKind, TableError, TableRole};
 use crate::model::fnv1a;
 use crate::model::lease::ShardId;
 
@@ -132,7 +132,7 @@ impl DeadLetterTable {
 
     /// The dead letter table of an application.
     pub fn new(client: Client, app: &str) -> Self {
-        Self(OwnTable::new(client, format!("{app}{}", Self::SUFFIX), &[SHARD, POSITION]))
+        Self(OwnTable::new(client, format!("{app}{}", Self::SUFFIX), TableRole::DeadLetters, &[SHARD, POSITION]))
     }
 
     /// The same, with a client of its own, whose time-outs leave time for records of full size.
@@ -156,6 +156,15 @@ impl DeadLetterTable {
     /// [`TableError::Missing`] when it is missing and `create` is false.
     pub async fn ensure(&self, create: bool) -> Result<(), TableError> {
         self.0.ensure(create).await
+    }
+
+    /// Checks that the table, if it is there, has a dead letter table's keys.
+    ///
+    /// # Errors
+    /// [`TableError::Foreign`] when it has others.
+    #[cfg(feature = "cli")]
+    pub async fn check(&self) -> Result<(), TableError> {
+        self.0.check().await
     }
 
     /// Calls `action`, such as `PutItem`, without an effect.

@@ -47,7 +47,7 @@ impl From<Error> for StartError {
 impl StartError {
     fn of_table(error: TableError, may_create: bool) -> Self {
         match error {
-            TableError::Missing { table } if !may_create => Self::Fatal(Error::NoTable(table)),
+            TableError::Missing { table, .. } if !may_create => Self::Fatal(Error::NoTable(table)),
             error if on_table_error(&error, Phase::Starting) == Verdict::Retry => {
                 Self::Unavailable(Error::Fleet(error.into()))
             }
@@ -173,7 +173,8 @@ impl<'a> Startup<'a> {
         let fleet = FleetTable::new(self.clients.tables.clone(), &self.options.app);
         let create = self.options.create_tables;
         // Before any table is made: an --app that names somebody's table must leave nothing behind.
-        leases.check().await.map_err(|error| StartError::of_table(error, create))?;
+        let checked = tokio::try_join!(leases.check(), fleet.check());
+        checked.map_err(|error| StartError::of_table(error, create))?;
         let newest = self.find_arn().await?;
         if self.ended.as_ref() == Some(&newest) {
             return Err(StartError::unavailable(format!("{newest} is read to its end, and there is no newer one")));

@@ -1,12 +1,12 @@
 //! TLS with authorities of one's own: a bundle for the services, and handlers behind a proxy.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::dynamodb_local::required_in_ci;
 use crate::support::finish;
-use crate::support::fixture::{Fixture, with_credentials};
+use crate::support::fixture::{Fixture, Worker, with_credentials};
 use crate::support::tools::find;
 use crate::surroundings::{Server, assert_reads, until_caught_up, written};
 
@@ -128,12 +128,34 @@ fn a_bundle_of_authorities_counts_for_the_services_and_without_it_their_certific
 }
 
 #[test]
-fn a_bundle_that_is_missing_is_named() {
+fn authorities_that_are_missing_are_named_before_anything_starts() {
     let fixture = written(1);
-    let mut command = worker(&fixture, "https://localhost:1");
-    let finished = finish(command.env("AWS_CA_BUNDLE", Path::new("/nowhere/ca.pem")).args(["--start-timeout", "1s"]));
-    assert_eq!(finished.code, 1);
-    assert!(finished.stderr.contains("/nowhere/ca.pem"), "{}", finished.stderr);
+    for (variable, service, handler) in [
+        ("AWS_CA_BUNDLE", "https://localhost:1".to_owned(), "http://localhost:1"),
+        ("SSL_CERT_FILE", "https://localhost:1".to_owned(), "http://localhost:1"),
+        ("SSL_CERT_FILE", fixture.service.url(), "https://localhost:1"),
+        ("SSL_CERT_DIR", fixture.service.url(), "https://localhost:1"),
+    ] {
+        let mut command = worker(&fixture, &service);
+        command.env(variable, "/nowhere/ca.pem").args(["--start-timeout", "1s", "--to", handler]);
+        let finished = finish(&mut command);
+        assert_eq!(finished.code, 1);
+        let words = format!("{variable}: cannot read certificates from /nowhere/ca.pem: No such file");
+        assert!(finished.stderr.contains(&words), "{}", finished.stderr);
+        assert!(!finished.stderr.contains("WARN") && !finished.stderr.contains("retrying"), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_handler_whose_certificate_is_not_good_is_told_in_words() {
+    let fixture = written(1);
+    let handler = Server::start(|_| (200, String::new()));
+    let Some(secured) = Secured::start(&fixture, "DNS:localhost", &handler.url) else { return };
+    let mut command = worker(&fixture, &fixture.service.url());
+    let mut worker = Worker::start(command.args(["--to", &secured.url()]), "w", fixture.log("w"));
+    worker.wait_for_log("processor unavailable, retrying");
+    assert!(worker.log().contains("invalid peer certificate: unknown issuer (SSL_CERT_FILE"), "{}", worker.log());
+    worker.kill();
 }
 
 #[test]

@@ -290,6 +290,8 @@ async fn what_is_not_there_is_told_in_a_sentence() {
         assert_eq!((finished.code, &*finished.stdout), (1, ""), "{line}");
         assert!(finished.stderr.contains(words), "{line}: {}", finished.stderr);
     }
+    let list = harness.run("list --shard shardId-x");
+    assert_eq!((list.code, &*list.stdout, &*list.stderr), (0, "", "no dead letters of shard shardId-x\n"));
     let typo = harness.good("replay --shard shardId-x --to null");
     assert_eq!(typo, "no dead letters of shard shardId-x: nothing to replay\n");
     let help = run_in(Path::new("."), "dead-letters --help");

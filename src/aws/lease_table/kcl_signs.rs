@@ -2,9 +2,9 @@
 //! lock. KCL 3.5 may keep both in the lease table; before, they have tables of their own.
 
 use super::LeaseTable;
-use crate::aws::TableError;
 use crate::aws::item::{Item, count, text};
 use crate::aws::own_table::OwnTable;
+use crate::aws::{TableError, TableRole};
 use crate::model::lease::WorkerId;
 
 /// A KCL worker's or leader's sign of life, which changes while it lives.
@@ -44,7 +44,8 @@ impl LeaseTable {
     /// KCL's own tables.
     fn kcl_tables(&self) -> [OwnTable; 2] {
         ["-WorkerMetricStats", "-CoordinatorState"]
-            .map(|suffix| OwnTable::new(self.table.client.clone(), format!("{}{suffix}", self.table.name), &[]))
+            .map(|suffix| (format!("{}{suffix}", self.table.name), self.table.client.clone()))
+            .map(|(name, client)| OwnTable::new(client, name, TableRole::Kcl, &[]))
     }
 }
 

@@ -26,7 +26,7 @@ use super::clients::MAX_CALLS_IN_FLIGHT;
 use super::item::{Item, number, string, string_set};
 use super::own_table::OwnTable;
 use super::table_health::TableHealth;
-use super::{ErrorKind, TableError};
+use super::{ErrorKind, TableError, TableRole};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::lease::{Lease, ShardId, Transition, WorkerId};
 
@@ -99,7 +99,7 @@ impl LeaseTable {
     /// The table of this name.
     pub fn new(client: Client, name: impl Into<String>) -> Self {
         let turns = Arc::new(Semaphore::new(MAX_CALLS_IN_FLIGHT));
-        Self { table: OwnTable::new(client, name.into(), &[KEY]), turns }
+        Self { table: OwnTable::new(client, name.into(), TableRole::Leases, &[KEY]), turns }
     }
 
     /// The same table; each call on it reports to `health` whether the table answers.
@@ -126,7 +126,7 @@ impl LeaseTable {
     /// # Errors
     /// [`TableError::Foreign`] when it has another one.
     pub async fn check(&self) -> Result<(), TableError> {
-        self.table.status().await.map(drop)
+        self.table.check().await
     }
 
     /// The table as such, for a preflight.
@@ -645,6 +645,7 @@ fn key_item(key: &ShardId) -> Item {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aws::fleet_table::FleetTable;
     use crate::aws::scripted::{Answer, Service, keys};
 
     fn lease() -> Lease {
@@ -691,6 +692,20 @@ mod tests {
             let bad = read_row(&item).expect("a lease").expect_err("nonsense");
             assert!(bad.reason.contains(word) && bad.to_string().contains("shardId-1"), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_table_that_is_gone_is_told_by_its_role_with_what_to_do() {
+        const GONE: Answer = Answer::Response {
+            status: 400,
+            headers: &[],
+            body: r#"{"__type":"com.amazonaws#ResourceNotFoundException","message":"Requested resource not found"}"#,
+        };
+        let clients = Service::default().clients([GONE, GONE], keys());
+        let leases = LeaseTable::new(clients.tables.clone(), "app").scan().await.expect_err("it is gone").to_string();
+        assert!(leases.starts_with("lease table app does not exist: restore it from a backup, or start"), "{leases}");
+        let fleet = FleetTable::new(clients.tables, "app").scan().await.expect_err("it is gone").to_string();
+        assert!(fleet.starts_with("fleet table app-Fleet does not exist: start the workers again"), "{fleet}");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use self::value::{HOUR, MINUTE, SECOND, duration, format_duration, one_of};
 use super::config::Sources;
 use super::logs::{Filter, Format, LogConfig};
 use crate::aws::clients::{Endpoints, StreamAccess};
+use crate::aws::endpoint_url;
 use crate::options::{StreamSelector, WorkerOptions};
 
 /// Reads a DynamoDB stream with any number of workers: start more copies, and they divide its shards among themselves.
@@ -153,10 +154,10 @@ pub struct AwsArgs {
     region: Option<String>,
     /// The URL of DynamoDB, for local services and private endpoints; otherwise AWS_ENDPOINT_URL_DYNAMODB,
     /// AWS_ENDPOINT_URL or the region's. DynamoDB Streams is expected there too, unless the next says otherwise.
-    #[arg(long, value_name = "URL", value_parser = value::url, env = "SHARDKEEPER_ENDPOINT_URL")]
+    #[arg(long, value_name = "URL", value_parser = endpoint_url::parse, env = "SHARDKEEPER_ENDPOINT_URL")]
     endpoint_url: Option<String>,
     /// The URL of DynamoDB Streams; otherwise AWS_ENDPOINT_URL_DYNAMODB_STREAMS, AWS_ENDPOINT_URL or the region's.
-    #[arg(long, value_name = "URL", value_parser = value::url, env = "SHARDKEEPER_STREAMS_ENDPOINT_URL")]
+    #[arg(long, value_name = "URL", value_parser = endpoint_url::parse, env = "SHARDKEEPER_STREAMS_ENDPOINT_URL")]
     streams_endpoint_url: Option<String>,
     /// The region of the stream, if it is not that of the application's tables; otherwise that of --table's ARN.
     #[arg(long, value_name = "REGION", value_parser = value::region, env = "SHARDKEEPER_STREAM_REGION")]

@@ -329,23 +329,6 @@ pub fn region(text: &str) -> Result<String, String> {
     Ok(text.to_string())
 }
 
-/// The address of a service: `http://` or `https://` and a host, perhaps a port and a path.
-pub fn url(text: &str) -> Result<String, String> {
-    let wrong = || format!("{text:?} is not a URL; write one like http://localhost:8000");
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(wrong)?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (authority, None),
-    };
-    let has_bad_character = text.chars().any(|c| c.is_whitespace() || c.is_control());
-    let is_port = |port: &str| port.parse::<u16>().is_ok();
-    if host.is_empty() || has_bad_character || !port.is_none_or(is_port) {
-        return Err(wrong());
-    }
-    Ok(text.to_string())
-}
-
 /// Filter patterns: one, or several in a JSON array (as objects, or as strings that hold one).
 #[derive(Clone)]
 pub struct Patterns(pub Vec<Pattern>);
@@ -474,17 +457,5 @@ mod tests {
         assert!(super::table("arn:aws:s3:::bucket").unwrap_err().contains("not a table's ARN"));
         assert!(role_arn("arn:aws:iam::123456789012:role/path/Reader").is_ok());
         assert!(role_arn("Reader").unwrap_err().contains("arn:aws:iam"));
-    }
-
-    #[test]
-    fn urls_need_a_scheme_and_a_host() {
-        for right in
-            ["http://localhost:8000", "https://dynamodb.eu-west-1.amazonaws.com/", "http://[::1]:8000", "http://[::1]"]
-        {
-            assert_eq!(url(right), Ok(right.to_string()));
-        }
-        for wrong in ["localhost:8000", "http://", "http://:80", "ftp://x", "http://x:y", "http://a b"] {
-            assert!(url(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -223,6 +223,10 @@ impl Check<'_> {
             [("lease table", self.leases.own(), LEASE_ACTIONS), ("fleet table", self.fleet.own(), FLEET_ACTIONS)];
         let mut found = Vec::new();
         for (kind, table, actions) in tables {
+            if let Err(error) = table.check().await {
+                report.failure(kind, error);
+                continue; // every try of an action would fail by it
+            }
             let (mut allowed, mut is_missing) = (Vec::new(), false);
             for action in actions.iter().copied() {
                 let outcome = table.probe(action).await;
@@ -359,6 +363,9 @@ async fn check_dead_letters(args: &RunArgs, options: &WorkerOptions, config: &Sd
         None => {}
         Some(DeadLetterTarget::Table) => {
             let table = DeadLetterTable::from_config(config, &options.app);
+            if let Err(error) = table.check().await {
+                return report.failure(NAME, error);
+            }
             let (mut is_complete, mut is_missing) = (true, false);
             for action in DEAD_LETTER_ACTIONS.iter().copied() {
                 let outcome = table.probe(action).await;

@@ -62,7 +62,8 @@ async fn list(args: &ListArgs) -> Result<(), anyhow::Error> {
     let store = open_read_only(&args.store).await?;
     let now_ms = WallClock::System.now_ms();
     let mut count = 0;
-    visit_selected(&store, &Selection::of_shard(args.shard.as_ref()), |page| {
+    let selection = Selection::of_shard(args.shard.as_ref());
+    visit_selected(&store, &selection, |page| {
         if page.is_empty() {
             return Ok(());
         }
@@ -75,7 +76,7 @@ async fn list(args: &ListArgs) -> Result<(), anyhow::Error> {
     })
     .await?;
     if count == 0 {
-        eprintln!("no dead letters");
+        eprintln!("no dead letters{}", of_shard(&selection));
     }
     Ok(())
 }

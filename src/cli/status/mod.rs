@@ -84,10 +84,10 @@ pub struct StatusReader {
 }
 
 impl StatusReader {
-    /// Loads the AWS environment. No call is made yet.
+    /// Loads the AWS environment, and checks the application's tables.
     ///
     /// # Errors
-    /// When there is no region or there are no credentials.
+    /// As [`Connection::new`].
     pub async fn new(
         app: &str,
         source: Option<StreamSelector>,

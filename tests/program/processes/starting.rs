@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::support::fixture::{Fixture, TABLE, Worker, with_credentials};
 use crate::support::local_service::Written;
 use crate::support::{finish, shardkeeper};
+use crate::surroundings::Server;
 
 const ON_A_TABLE: [&str; 5] = ["run", "--table", "Things", "--app", "audit"];
 
@@ -32,6 +33,39 @@ fn without_a_region_and_an_endpoint_it_says_what_to_set() {
     for word in ["region", "AWS_REGION"] {
         assert!(finished.stderr.contains(word), "no {word} in {}", finished.stderr);
     }
+}
+
+#[test]
+fn a_url_without_a_scheme_is_refused_at_once_with_the_name_of_its_place() {
+    let fixture = Fixture::empty("");
+    let profile = fixture.log("profile");
+    std::fs::write(&profile, "[default]\nendpoint_url = localhost:8000\n").expect("written");
+    let profile = profile.to_str().expect("a path");
+    for (variable, value, place) in [
+        ("AWS_ENDPOINT_URL", "localhost:8000", "AWS_ENDPOINT_URL: "),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "localhost:8000", "AWS_ENDPOINT_URL_DYNAMODB: "),
+        ("AWS_ENDPOINT_URL_DYNAMODB_STREAMS", "localhost:8000", "AWS_ENDPOINT_URL_DYNAMODB_STREAMS: "),
+        ("AWS_CONFIG_FILE", profile, "endpoint_url of the AWS profile: "),
+    ] {
+        let mut command = shardkeeper();
+        with_credentials(&mut command).env("AWS_REGION", "us-east-1").env(variable, value);
+        let finished = finish(command.args(ON_A_TABLE).args(["--start-timeout", "2s"]));
+        assert_eq!(finished.code, 1, "{}", finished.stderr);
+        let words = format!("error: {place}\"localhost:8000\" is not a URL; write one like http://localhost:8000");
+        assert!(finished.stderr.contains(&words), "no {words} in {}", finished.stderr);
+        assert!(!finished.stderr.contains("retrying"), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn an_answer_that_is_not_the_services_is_told_without_words_of_rust() {
+    let portal = Server::start(|_| (200, "<html>log in</html>".to_owned()));
+    let fixture = Fixture::empty("");
+    let mut command = shardkeeper();
+    with_credentials(&mut command).args(ON_A_TABLE).args(["--start-timeout", "2s", "--endpoint-url", &portal.url]);
+    let mut worker = Worker::start(&mut command, "w", fixture.log("w"));
+    worker.assert_fails(&["the answer is not the service's (HTTP 200"]);
+    assert!(!worker.log().contains("Error {") && !worker.log().contains("source:"), "{}", worker.log());
 }
 
 #[test]

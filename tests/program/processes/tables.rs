@@ -1,10 +1,16 @@
 //! Tables that somebody else changes while workers run.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
 
-use crate::support::fixture::{Fixture, TABLE};
+use crate::support::fixture::{Fixture, TABLE, with_credentials};
+use crate::support::http::{self, Answer};
 use crate::support::local_service::{LocalService, Written};
+use crate::support::rewriter::Rewriter;
 use crate::support::wait::wait_for;
+use crate::support::{finish, shardkeeper};
 
 fn set(service: &LocalService, app: &str, shard: &str, attribute: &str, value: &Value) {
     let request = json!({
@@ -93,6 +99,72 @@ fn a_deleted_lease_table_holds_up_its_application_alone() {
     assert!(worker.runs(), "it waits two minutes for its table");
     let tables = fixture.service.call("ListTables", &json!({}));
     assert_eq!(tables["TableNames"], json!([TABLE, "audit-Fleet", "other", "other-Fleet"]));
+}
+
+#[test]
+fn a_table_of_another_program_is_named_by_all_commands_and_nothing_is_made() {
+    for (table, is_dead_letters) in [("audit", false), ("audit-Fleet", false), ("audit-DeadLetters", true)] {
+        let fixture = Fixture::new("");
+        fixture.service.call(
+            "CreateTable",
+            &json!({
+                "TableName": table,
+                "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "N"}],
+                "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
+                "BillingMode": "PAY_PER_REQUEST",
+            }),
+        );
+        let commands: &[&str] = match is_dead_letters {
+            false => &[
+                "run --table Things",
+                "check --table Things",
+                "status",
+                "replay --from 1h --yes",
+                "lease release shardId-1 --yes",
+            ],
+            true => &[
+                "check --table Things --on-failure dead-letter --retry-attempts 1",
+                "dead-letters list",
+                "dead-letters replay --all --to null",
+                "dead-letters purge --all --yes",
+            ],
+        };
+        for line in commands {
+            let mut command = shardkeeper();
+            with_credentials(&mut command).args(line.split(' ')).args(["--app", "audit"]);
+            let finished = finish(command.args(["--endpoint-url", &fixture.service.url()]));
+            let told = finished.stdout + &finished.stderr;
+            assert_eq!(finished.code, 1, "{line}: {told}");
+            assert!(
+                told.contains(&format!("table {table} belongs to something else: its key is id (N)")),
+                "{line}: {told}"
+            );
+            assert!(!told.contains("ValidationException") && !told.contains("deploy/iam"), "{line}: {told}");
+        }
+        assert_eq!(fixture.service.call("ListTables", &json!({}))["TableNames"], json!([TABLE, table]));
+    }
+}
+
+#[test]
+fn tables_that_answer_with_a_proxys_page_are_told_by_the_log() {
+    let fixture = Fixture::new("--shards 1");
+    let (address, is_away) = (fixture.service.address(), Arc::new(AtomicBool::new(false)));
+    let away = Arc::clone(&is_away);
+    let proxy = Rewriter::new(move |operation, request| match away.load(Ordering::SeqCst) {
+        true => Answer { status: 200, body: json!("<html>log in</html>") },
+        false => http::call(address, operation, request),
+    });
+    let mut deliveries = fixture.deliveries("audit");
+    let mut written = Written::default();
+    fixture.service.write(TABLE, &mut written, 10);
+    let flags = format!("--endpoint-url {} --streams-endpoint-url {}", proxy.url(), fixture.service.url());
+    let mut worker = fixture.worker("audit", "w", &deliveries, &flags);
+    deliveries.wait_for_all(&written);
+    is_away.store(true, Ordering::SeqCst);
+    worker.wait_for_log("every call on the table failed, retrying");
+    assert!(worker.log().contains("the answer is not the service's (HTTP 200"), "{}", worker.log());
+    is_away.store(false, Ordering::SeqCst);
+    assert_eq!(worker.stop(), 0);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use crate::aws::with_causes;
+use crate::aws::{authorities, with_causes};
 use crate::consumer::BatchError;
 
 /// Limit of a connection attempt, with name resolution and TLS.
@@ -102,7 +102,7 @@ impl Client {
     /// A client for the host of `uri`; no connection is opened yet.
     ///
     /// # Errors
-    /// For `https`, when the system's certificates cannot be found.
+    /// For `https`, when the authorities to trust cannot be read.
     pub(in crate::cli) fn new(uri: Uri) -> std::io::Result<Self> {
         Self::with_limit(uri, UNACKNOWLEDGED)
     }
@@ -120,6 +120,7 @@ impl Client {
         let _ = unacknowledged;
         let mut proxy = Matcher::from_env().intercept(&uri);
         let connector = if uri.scheme_str() == Some("https") {
+            authorities::check().map_err(std::io::Error::other)?;
             let builder = HttpsConnectorBuilder::new().with_native_roots()?.https_only().enable_http1();
             match proxy.take() {
                 Some(proxy) => {
