@@ -10,8 +10,9 @@ use crate::consumer::ConsumerCommand;
 use crate::coordination::{Error, WorkerExit};
 use crate::model::lease::Lease;
 
-/// The time that consumers get to drop their calls: a call that blocks its thread cannot be dropped.
-const ABORT_LIMIT: Duration = Duration::from_secs(1);
+/// The time that consumers get to drop their calls. A call that blocks its thread cannot be dropped: its lease is left to
+/// expire, since that takes a consumer longer to release.
+const ABORT_LIMIT: Duration = Duration::from_millis(800);
 /// The longest wait for the last look at the rows, and the time after which a table that refuses all calls is not waited for.
 const LAST_SCAN_LIMIT: Duration = Duration::from_secs(2);
 
