@@ -82,6 +82,9 @@ pub enum ConfigError {
         /// The reason.
         reason: String,
     },
+    /// The region is none.
+    #[error("{0:?} is not the name of a region; write one like eu-west-1 (--region, AWS_REGION or the AWS profile)")]
+    Region(String),
     /// The URL of a service is none.
     #[error("{place}: {reason}")]
     Endpoint {
@@ -109,8 +112,10 @@ pub struct Clients {
 /// When there is no region, a URL is wrong, or the trusted certificates cannot be read.
 pub async fn load(endpoints: &Endpoints) -> Result<SdkConfig, ConfigError> {
     authorities::check()?;
-    let mut loader =
-        aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http_client(authorities::bundle()?));
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(http_client(authorities::bundle()?))
+        // Each client has its own. The SDK would panic at values that other SDKs take (AWS_RETRY_MODE=legacy).
+        .retry_config(RetryConfig::standard());
     if let Ok(name) = AppName::new("shardkeeper") {
         loader = loader.app_name(name);
     }
@@ -124,9 +129,13 @@ pub async fn load(endpoints: &Endpoints) -> Result<SdkConfig, ConfigError> {
         // Without this, a machine outside the cloud would wait for the metadata service before it calls a local one.
         loader = loader.region(region_of_user());
     }
-    let mut config = loader.load().await;
+    let mut config = endpoint_url::without_empty(loader.load().await);
     endpoint_url::check(&config, endpoints)?;
-    if config.region().is_none() {
+    let region = config.region().map(AsRef::as_ref).unwrap_or_default();
+    if !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err(ConfigError::Region(region.to_owned()));
+    }
+    if region.is_empty() {
         if !has_endpoint(&config, endpoints) {
             return Err(ConfigError::NoRegion);
         }

@@ -1,7 +1,7 @@
 //! The URLs of services, as users give them. The SDK takes any text, and then fails with each call.
 
 use aws_config::SdkConfig;
-use aws_types::service_config::ServiceConfigKey;
+use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 
 use super::clients::{ConfigError, Endpoints};
 
@@ -32,6 +32,23 @@ pub fn parse(text: &str) -> Result<String, String> {
         return Err(wrong());
     }
     Ok(text.to_string())
+}
+
+/// A configuration without the URLs that are set and empty, as other SDKs take them. This one panics at such a URL.
+pub(super) fn without_empty(config: SdkConfig) -> SdkConfig {
+    let url = config.endpoint_url().filter(|url| !url.is_empty()).map(ToOwned::to_owned);
+    let mut builder = config.to_builder().service_config(WithoutEmpty(config));
+    builder.set_endpoint_url(url);
+    builder.build()
+}
+
+#[derive(Debug)]
+struct WithoutEmpty(SdkConfig);
+
+impl LoadServiceConfig for WithoutEmpty {
+    fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
+        self.0.service_config()?.load_config(key).filter(|value| !value.is_empty())
+    }
 }
 
 /// Checks the URLs of `endpoints`, or else those of the AWS environment.

@@ -58,6 +58,40 @@ fn a_url_without_a_scheme_is_refused_at_once_with_the_name_of_its_place() {
 }
 
 #[test]
+fn variables_that_other_sdks_take_do_not_end_the_program() {
+    let fixture = Fixture::new("--shards 1");
+    let mut written = Written::default();
+    fixture.service.write(TABLE, &mut written, 10);
+    let url = fixture.service.url();
+    for (app, general, flags) in [("variable", &*url, vec![]), ("flag", "", vec!["--endpoint-url", &*url])] {
+        let mut deliveries = fixture.deliveries(app);
+        let mut command = shardkeeper();
+        with_credentials(&mut command).env("AWS_REGION", "us-east-1").env("AWS_ENDPOINT_URL", general);
+        for (variable, value) in [
+            ("AWS_ENDPOINT_URL_DYNAMODB", ""),
+            ("AWS_ENDPOINT_URL_DYNAMODB_STREAMS", ""),
+            ("AWS_RETRY_MODE", "legacy"),
+            ("AWS_MAX_ATTEMPTS", "0"),
+        ] {
+            command.env(variable, value);
+        }
+        command.args(["run", "--until-caught-up", "--table", TABLE, "--app", app, "--worker-id", "w"]).args(flags);
+        let mut worker = Worker::start(command.stdout(deliveries.stdout()), app, fixture.log(app));
+        assert_eq!(worker.exit_code(), 0, "{}", worker.log());
+        assert!(deliveries.has_all(&written));
+    }
+}
+
+#[test]
+fn a_region_that_is_none_is_told_at_once() {
+    let mut command = shardkeeper();
+    with_credentials(&mut command).env("AWS_REGION", "us east 1");
+    let finished = finish(command.args(ON_A_TABLE).args(["--start-timeout", "2s"]));
+    assert_eq!(finished.code, 1, "{}", finished.stderr);
+    assert!(finished.stderr.contains("error: \"us east 1\" is not the name of a region"), "{}", finished.stderr);
+}
+
+#[test]
 fn an_answer_that_is_not_the_services_is_told_without_words_of_rust() {
     let portal = Server::start(|_| (200, "<html>log in</html>".to_owned()));
     let fixture = Fixture::empty("");
