@@ -176,13 +176,14 @@ impl HeartbeatTask {
             None => {}
         }
         tracing::warn!("this worker was taken for dead and rejoins the fleet");
+        // First of all, since the answer to what follows may be lost, and the next heartbeat finds the record there.
+        self.alive.end_epoch();
+        let _ = self.notices.send(Notice::Expired);
         let sent = self.alive.now();
         if !self.deps.fleet.register(&self.deps.me.worker, record, None).await? {
             return Err(Error::Replaced(self.deps.me.worker.clone()));
         }
-        self.alive.end_epoch();
         self.prove(sent);
-        let _ = self.notices.send(Notice::Expired);
         Ok(())
     }
 

@@ -166,12 +166,12 @@ impl Scenario {
 
     /// By when the fleet must have settled: two lease durations after the last fault, as the invariant says, and a
     /// margin for what began before: processes that start, calls that time out, backoff that has grown, and leases
-    /// that name somebody who isn't in the fleet table. Where shards vanish, some seconds prove each one gone, a
-    /// generation after the other. And a listing goes no faster than the service's limit allows: where a page shows few
-    /// shards, it takes its time.
+    /// that name somebody who isn't in the fleet table. Each generation's end is read twice, one after the other. Where
+    /// shards vanish, some seconds prove each one gone. And a listing goes no faster than the service's limit allows:
+    /// where a page shows few shards, it takes its time.
     pub fn settled_by(&self) -> Ms {
         let vanishing = if self.trims_by_age() { 90_000 } else { 0 };
-        let settled = self.chaos_ends + ms(self.lease_duration * 2) + ms(self.kcl_failover_time()) / 2 + 5_000;
+        let settled = self.chaos_ends + ms(self.lease_duration * 2) + ms(self.kcl_failover_time()) / 2 + 6_000;
         settled + vanishing + self.listing_time()
     }
 

@@ -124,11 +124,15 @@ impl Election {
     }
 
     fn note_departures(&mut self, view: &FleetView) {
+        let term = |view: &FleetView| view.leadership.as_ref().map(|leadership| leadership.term);
+        // Whoever empties the table removes workers that have not said goodbye.
+        let was_emptied = term(view) < term(&self.view);
         for seen in &self.view.workers {
             if view.worker(&seen.member.id).is_none() {
                 let record = &seen.member.record;
                 let lease_duration = record.lease_duration(self.deps.options.lease_duration);
-                let departure = Departure { last_seen: Instant::now(), lease_duration, was_leaving: record.leaving };
+                let was_leaving = record.leaving && !was_emptied;
+                let departure = Departure { last_seen: Instant::now(), lease_duration, was_leaving };
                 self.departed.insert(seen.member.id.clone(), departure);
             }
         }
