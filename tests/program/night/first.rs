@@ -27,7 +27,12 @@ pub const SCENES: &[Scene] = &[
         pages: &[],
         beside: &["ShardkeeperLagHigh"],
     },
-    Scene { name: THROTTLED, fires: &["ShardkeeperThrottled"], pages: &[], beside: &[] },
+    Scene {
+        name: THROTTLED,
+        fires: &["ShardkeeperThrottled"],
+        pages: &[],
+        beside: &["ShardkeeperNotReady", "ShardkeeperLagHigh"],
+    },
     Scene {
         name: RECORD,
         fires: &["ShardkeeperShardsHalted", "ShardkeeperRecordsGivenUp"],
@@ -56,7 +61,7 @@ pub const SCENES: &[Scene] = &[
         name: TRIMMED,
         fires: &["ShardkeeperDataGap"],
         pages: &["ShardkeeperDataGap"],
-        beside: &["ShardkeeperShardsUnowned"],
+        beside: &["ShardkeeperShardsUnowned", "ShardkeeperLagHigh"],
     },
 ];
 

@@ -18,7 +18,7 @@ pub const SCENES: &[Scene] = &[
         name: LISTING,
         fires: &["ShardkeeperDiscoveryOld"],
         pages: &[],
-        beside: &["ShardkeeperThrottled", "ShardkeeperTooFewWorkers"],
+        beside: &["ShardkeeperThrottled", "ShardkeeperTooFewWorkers", "ShardkeeperLagHigh"],
     },
     Scene {
         name: HUNG,
@@ -36,13 +36,24 @@ pub const SCENES: &[Scene] = &[
         name: LEADER,
         fires: &["ShardkeeperNoLeader"],
         pages: &[],
-        beside: &["ShardkeeperShardsUnowned", "ShardkeeperTooFewWorkers"],
+        beside: &[
+            "ShardkeeperShardsUnowned",
+            "ShardkeeperTooFewWorkers",
+            "ShardkeeperLagHigh",
+            "ShardkeeperTrimHeadroomLow",
+        ],
     },
     Scene {
         name: CUT_OFF,
         fires: &["ShardkeeperFleetCutOff", "ShardkeeperHeartbeatLate"],
         pages: &["ShardkeeperFleetCutOff"],
-        beside: &["ShardkeeperNoLeader", "ShardkeeperNotReady", "ShardkeeperShardsUnowned", "ShardkeeperLagHigh"],
+        beside: &[
+            "ShardkeeperNoLeader",
+            "ShardkeeperNotReady",
+            "ShardkeeperShardsUnowned",
+            "ShardkeeperLagHigh",
+            "ShardkeeperTrimHeadroomLow",
+        ],
     },
 ];
 
