@@ -93,7 +93,7 @@ impl Connection {
             body.len()
         );
         self.stream.get_mut().write_all(request.as_bytes()).expect("the service takes a request");
-        let mut length = 0;
+        let (mut length, mut is_chunked) = (0, false);
         let mut status = String::new();
         self.stream.read_line(&mut status).expect("a status line");
         loop {
@@ -104,11 +104,26 @@ impl Connection {
                 Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
                     length = value.parse().expect("a length");
                 }
-                Some(_) => {}
+                Some((name, _)) => is_chunked |= name.eq_ignore_ascii_case("transfer-encoding"),
             }
         }
-        let mut answer = vec![0; length];
-        self.stream.read_exact(&mut answer).expect("a whole body");
+        let mut answer = Vec::new();
+        loop {
+            if is_chunked {
+                let mut size = String::new();
+                self.stream.read_line(&mut size).expect("a chunk's size");
+                length = usize::from_str_radix(size.trim_end(), 16).expect("a size");
+            }
+            let begin = answer.len();
+            answer.resize(begin + length, 0);
+            self.stream.read_exact(&mut answer[begin..]).expect("a whole body");
+            if is_chunked {
+                self.stream.read_line(&mut String::new()).expect("the end of a chunk");
+            }
+            if !is_chunked || length == 0 {
+                break;
+            }
+        }
         assert!(status.contains(" 200 "), "{operation} {body}: {}", String::from_utf8_lossy(&answer));
         answer
     }
