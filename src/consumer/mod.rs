@@ -42,6 +42,7 @@ pub use self::budget::Budget;
 pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
 pub use self::clock::{WallClock, millis};
 pub use self::counters::{Counters, Totals};
+pub use self::delivery::DROP_LIMIT;
 pub use self::failure::{BatchError, FailurePolicy, OnFailure, PartialFailure, ReadAgain};
 pub use self::for_each::{ForEach, ForEachRecord, HandlerOutcome, for_each};
 pub use self::lease_deadline::LeaseDeadline;

@@ -12,7 +12,7 @@ use crate::model::shard_directory::Children;
 use crate::model::shard_graph::Shard;
 
 /// The time that the calls in flight get to be dropped before a lease is surrendered.
-const DROP_LIMIT: Duration = Duration::from_secs(1);
+pub const DROP_LIMIT: Duration = Duration::from_secs(1);
 
 impl<F: ProcessorFactory> Delivery<F> {
     /// The children of the shard, once the service proves its end. A last page alone proves nothing: emulators leave the

@@ -24,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::batch_task::BatchTask;
 use self::checkpoint_timer::CheckpointTimer;
 use self::context::{BatchReport, DeliveryContext, FailureLog, Interrupted};
+pub use self::endings::DROP_LIMIT;
 use self::processor_pool::ProcessorPool;
 pub(super) use self::processor_pool::catch_panic;
 use super::ConsumerDeps;

@@ -6,13 +6,13 @@ use tokio::time::Instant;
 
 use super::{LeaseManager, LeaseState};
 use crate::aws::lease_table::BadRow;
-use crate::consumer::ConsumerCommand;
+use crate::consumer::{ConsumerCommand, DROP_LIMIT};
 use crate::coordination::{Error, WorkerExit};
 use crate::model::lease::Lease;
 
 /// The time that consumers get to drop their calls. A call that blocks its thread cannot be dropped: its lease is left to
-/// expire, since that takes a consumer longer to release.
-const ABORT_LIMIT: Duration = Duration::from_millis(800);
+/// expire, since its consumer waits for longer before it releases it.
+const ABORT_LIMIT: Duration = DROP_LIMIT.saturating_sub(Duration::from_millis(200));
 /// The longest wait for the last look at the rows, and the time after which a table that refuses all calls is not waited for.
 const LAST_SCAN_LIMIT: Duration = Duration::from_secs(2);
 
