@@ -80,8 +80,8 @@ pub(super) struct Reader {
     limit: u32,
     /// Whether wanted records may have been trimmed before anybody read the shard.
     begins_late: bool,
-    /// The service's words when it refused the position as trimmed, until a later page shows whether a record is lost.
-    refused: Option<String>,
+    /// A position that the service refused as trimmed, and its words, until a page shows whether a record is lost.
+    refused: Option<(SequenceNumber, String)>,
     /// Whether the last page had no successor.
     has_ended: bool,
     budget: Budget,
@@ -214,8 +214,10 @@ impl Reader {
                 Err(Error::Trimmed(reason)) => {
                     faults.note(&reason);
                     // Before the first wanted record, nothing wanted was trimmed: emulators answer so on new streams.
-                    if !self.position.is_start() && !self.seeks_start {
-                        self.refused = Some(reason);
+                    if let Checkpoint::At(position) = &self.position
+                        && !self.seeks_start
+                    {
+                        self.refused = Some((position.clone(), reason));
                     }
                     self.position = Checkpoint::TrimHorizon;
                     iterator = None;
@@ -332,8 +334,7 @@ impl Reader {
     /// Tells of a gap if the position was refused and nothing has shown since that all after it is there. Returns whether
     /// the delivery is still there.
     async fn send_gap(&mut self) -> bool {
-        let Some(reason) = self.refused.take() else { return true };
-        let Some(position) = self.floor.clone() else { return true };
+        let Some((position, reason)) = self.refused.take() else { return true };
         if self.is_ending(&position).await {
             return true;
         }

@@ -286,20 +286,19 @@ impl<F: ProcessorFactory> DeliveryContext<F> {
     /// Watches a call with so many records. Several are dropped when they hang, to be retried alone. A single one no longer
     /// counts among the other calls: it changes its permits for one of those for hung calls, and is dropped if there is
     /// none. It has as much time again, until the processor answers another call.
-    async fn hung(&self, records: usize, (processor, mut worker): (&mut Permit, Option<Permit>)) -> BatchError {
+    async fn hung(&self, records: usize, (processor, worker): (&mut Permit, Option<Permit>)) -> BatchError {
         let Some(limit) = self.deps.options.stuck_after else { return std::future::pending().await };
         tokio::time::sleep(limit).await;
         if records > 1 && self.options().failure.bisect {
             return BatchError::hung(limit, false);
         }
-        if worker.is_some() {
+        if let Some(worker) = worker {
             let Some(permit) = self.deps.live.hung_calls().try_acquire() else { return BatchError::hung(limit, false) };
             *processor = permit;
-            worker = None;
+            drop(worker);
         }
         let mut answered = self.deps.answered.subscribe();
         let answers = tokio::time::timeout(limit, answered.changed()).await.is_ok();
-        drop(worker);
         BatchError::hung(limit, answers)
     }
 

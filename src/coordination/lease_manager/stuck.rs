@@ -25,13 +25,13 @@ impl LeaseManager {
         let mut stuck = self.stuck().len();
         let mut has_news = false;
         let others = || view.staying().filter(|seen| seen.member.id != *me);
-        let given_away: BTreeSet<&ShardId> = others().flat_map(|seen| &seen.member.record.stuck).collect();
+        let hung_there: BTreeSet<&ShardId> = others().flat_map(|seen| &seen.member.record.stuck).collect();
         for (key, known) in &mut self.leases {
             let LeaseState::Running(running) = &mut known.state else { continue };
             let status = &running.handle.status;
             let (lasts, silence) = (status.oldest_call().unwrap_or_default(), status.silence());
             let lasts_s = lasts.max(silence).as_secs();
-            if given_away.contains(key) {
+            if hung_there.contains(key) {
                 running.hung_elsewhere = Some(Instant::now());
             }
             let has_moved = running.hung_elsewhere.is_some_and(|seen| seen.elapsed() < HUNG_KEPT);
