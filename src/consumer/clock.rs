@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+use crate::model::millis;
+
 /// A wall clock, real or simulated.
 #[derive(Clone, Copy, Debug)]
 pub enum WallClock {
@@ -83,9 +85,4 @@ fn boot_ms() -> u64 {
 #[cfg(not(unix))]
 fn boot_ms() -> u64 {
     0
-}
-
-/// A duration in whole milliseconds.
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

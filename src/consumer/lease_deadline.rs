@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::clock::{Stopwatch, WallClock, millis};
+use super::clock::{Stopwatch, WallClock};
+use crate::model::millis;
 
 /// The moment up to which this worker may start deliveries: one lease duration after it sent the last heartbeat that
 /// arrived.

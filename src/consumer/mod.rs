@@ -40,7 +40,7 @@ use tracing::Instrument;
 pub use self::box_processor::BoxProcessor;
 pub use self::budget::Budget;
 pub use self::checkpointer::{CheckpointError, Checkpointer, CommitError, Committed};
-pub use self::clock::{WallClock, millis};
+pub use self::clock::WallClock;
 pub use self::counters::{Counters, Totals};
 pub use self::delivery::DROP_LIMIT;
 pub use self::failure::{BatchError, FailurePolicy, OnFailure, PartialFailure, ReadAgain};

@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::busy_time::{BusyTime, FailureStreak, InFlightCalls};
-use super::clock::{WallClock, millis};
+use super::clock::WallClock;
 use crate::aws::stream::Error;
 use crate::model::app_lag::unread_since_ms;
 use crate::model::blocked_record::{BlockedRecord, RunningCall, StallCause};
 use crate::model::lag::{Fetched, Lag, Stage};
 use crate::model::lease::Lease;
+use crate::model::millis;
 use crate::model::record::{Page, PageSummary};
 use crate::model::sequence_number::SequenceNumber;
 use crate::telemetry::catalogue;

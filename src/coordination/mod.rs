@@ -36,6 +36,7 @@ use crate::error::Refusals;
 use crate::model::app_lag::RETENTION_MS;
 use crate::model::fleet_view::FleetView;
 use crate::model::lease::{ShardId, WorkerId};
+use crate::model::millis;
 use crate::model::worker_record::{Hints, LeaderRecord, WorkerEnd, WorkerRecord};
 use crate::options::{OnGap, StartPosition, WorkerOptions};
 use crate::shard_directory::ShardDirectory;
@@ -384,8 +385,7 @@ pub async fn bind_stream(
 
 /// The start time (ms since the epoch). The service does not tell that what was asked for is trimmed, so it is told here.
 fn start_at(time: SystemTime, now_ms: u64, on_gap: OnGap) -> Result<u64, Error> {
-    let start_ms =
-        time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    let start_ms = time.duration_since(UNIX_EPOCH).map_or(0, millis);
     let age = Duration::from_millis(now_ms.saturating_sub(start_ms));
     if age > Duration::from_millis(RETENTION_MS) {
         if on_gap == OnGap::Stop {

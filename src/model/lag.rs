@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::millis;
 use super::sequence_number::SequenceNumber;
 
 /// The allowance for a call, on top of the poll interval, before an idle shard's lag begins to grow.
@@ -139,8 +140,7 @@ impl Lag {
             (None, Seen::Nothing { since_ms, .. }) => Some(since_ms),
             (None, Seen::Records(next_ms)) => Some(next_ms),
             (None, Seen::Tip(moment_ms)) => {
-                let idle_poll_ms = u64::try_from(idle_poll.as_millis()).unwrap_or(u64::MAX);
-                Some(moment_ms.saturating_add(idle_poll_ms).saturating_add(POLL_SLACK_MS))
+                Some(moment_ms.saturating_add(millis(idle_poll)).saturating_add(POLL_SLACK_MS))
             }
         }
     }

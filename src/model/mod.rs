@@ -28,6 +28,13 @@ pub mod shard_graph;
 pub mod throughput;
 pub mod worker_record;
 
+use std::time::Duration;
+
+/// A duration in whole milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// FNV-1a, 64 bits: a hash for texts that nobody chose in order to deceive.
 pub(crate) fn fnv1a(text: &str) -> u64 {
     text.bytes()

@@ -42,6 +42,7 @@ use crate::model::fleet_state::ShardState;
 use crate::model::fleet_view::FleetView;
 use crate::model::lag::Stage;
 use crate::model::lease::{ShardId, WorkerId};
+use crate::model::millis;
 use crate::model::worker_record::{WorkerRecord, proved_for};
 use crate::options::WorkerOptions;
 
@@ -313,10 +314,6 @@ impl WorkerTelemetry {
         let proved = proved_for(self.0.options.lease_duration);
         Some((self.0.alive.now() + proved).saturating_sub(self.0.alive.deadline()?))
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

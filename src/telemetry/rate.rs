@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::model::millis;
+
 /// The time over which the rate is measured.
 const WINDOW: Duration = Duration::from_secs(15);
 
@@ -22,7 +24,7 @@ impl Rate {
     /// KiB a second.
     pub(crate) fn kbps(&self) -> u64 {
         let (Some((from, before)), Some((to, after))) = (self.0.front(), self.0.back()) else { return 0 };
-        let ms = u64::try_from(to.saturating_sub(*from).as_millis()).unwrap_or(u64::MAX);
+        let ms = millis(to.saturating_sub(*from));
         (after - before).saturating_mul(1000).checked_div(ms).unwrap_or(0) / 1024
     }
 }

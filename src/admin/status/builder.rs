@@ -8,6 +8,7 @@ use crate::aws::calls::IdlePolls;
 use crate::model::app_lag::{AppLag, LagInputs, LagSince, RETENTION_MS, WorkerReport};
 use crate::model::blocked_record::{BlockedRecord, RunningCall, Stall};
 use crate::model::lease::{Lease, ShardId, WorkerId};
+use crate::model::millis;
 use crate::model::shard_graph::{Start, unfinished_parents};
 use crate::model::worker_record::{KclAlive, ObservedWorker, WorkerRecord, digest};
 
@@ -88,7 +89,7 @@ impl<'a> StatusBuilder<'a> {
             caught_up_to_ms,
             lag_ms: caught_up_to_ms.or(record.unsaved_since_ms).map(|moment| self.inputs.now_ms.saturating_sub(moment)),
             last_heartbeat_ms: record.written_ms,
-            heartbeat_still_ms: u64::try_from(seen.still_for.as_millis()).unwrap_or(u64::MAX),
+            heartbeat_still_ms: millis(seen.still_for),
         }
     }
 

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use crate::aws::parse_time_ms;
 use crate::consumer::WallClock;
 use crate::model::filter::Pattern;
+use crate::model::millis;
 use crate::options::StartPosition;
 
 pub const MILLISECOND: Duration = Duration::from_millis(1);
@@ -58,7 +59,7 @@ impl Moment {
     pub fn ms(self, now_ms: u64) -> u64 {
         match self {
             Self::Time(time_ms) => time_ms,
-            Self::Age(age) => now_ms.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            Self::Age(age) => now_ms.saturating_sub(millis(age)),
         }
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::{Hang, LeaseManager, LeaseState};
 use crate::aws::lease_table::BadRow;
-use crate::consumer::{ConsumerStatus, millis};
+use crate::consumer::ConsumerStatus;
 use crate::model::blocked_record::Stall;
 use crate::model::lag::Stage;
 use crate::model::lease::{Lease, ShardId};
+use crate::model::millis;
 use crate::model::shard_graph::unfinished_parents;
 use crate::model::worker_record::{LONG_CALL, digest};
 
